@@ -1,0 +1,137 @@
+"""Grids of samples while training: several samplers side by side, from the same starting noise."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from diffexp.callbacks.ema import EMA
+from diffexp.callbacks.grids import beside, grid, save_png, tensor_of
+from diffexp.data.images import to_uint8
+from diffexp.models.base import GenerativeModel
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one sampler's last grid cost."""
+
+    network_calls: int
+    images: int
+    seconds: float
+
+
+class _StoppedError(Exception):
+    """Sampling was given up because training is to stop."""
+
+
+class SampleGrid(L.Callback):
+    """Every so many steps, and at the end, draws a grid of images with each of the named samplers.
+
+    All samplers start from the same noise: image i from (seed, i). The grids are written as
+    ``step-00001000-NAME.png``, with a row of real images above, and beside each other as
+    ``step-00001000.png``; both go to the W&B and TensorBoard loggers under fixed keys.
+
+    Args:
+        folder: where the pictures go.
+        variants: named variants of the model's `sample` (for diffusion: sampler configs).
+        every: steps between two grids.
+        count: images in a grid.
+        seed: of the starting noise.
+        ema: the callback whose averaged weights to use; None uses the raw ones.
+        real: uint8 (M, C, H, W), for the first row.
+
+    Attributes:
+        drawn: by name, what the last grid cost.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        variants: Mapping[str, Any],
+        every: int,
+        count: int = 64,
+        seed: int = 0,
+        ema: EMA | None = None,
+        real: Tensor | None = None,
+    ) -> None:
+        self.folder = folder
+        self.variants = variants
+        self.every = every
+        self.count = count
+        self.seed = seed
+        self.ema = ema
+        self.real = real
+        self.drawn: dict[str, Drawn] = {}
+        self._drawn_step = -1
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A resumed run need not draw again what it starts from."""
+        self._drawn_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Draw, if this batch ended a step that is due."""
+        due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
+        if due and trainer.global_step != self._drawn_step:
+            self._drawn_step = trainer.global_step
+            self.draw(trainer, pl_module)
+
+    def draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw and save one grid with each sampler. Every process must call it; each draws its share."""
+        assert isinstance(pl_module, GenerativeModel)
+        pictures: dict[str, Image.Image] = {}
+        try:
+            with self.ema.applied(pl_module) if self.ema is not None else nullcontext():
+                for name, variant in self.variants.items():
+                    images = self._sample(trainer, pl_module, name, variant)
+                    pictures[name] = grid(images, self.real)
+        except _StoppedError:
+            return
+        if trainer.is_global_zero:
+            self._publish(trainer, pictures)
+
+    def _sample(self, trainer: L.Trainer, model: GenerativeModel, name: str, variant: Any) -> Tensor:
+        """uint8 (count, C, H, W), the same on every process."""
+        world, rank = trainer.world_size, trainer.global_rank
+        share = -(-self.count // world)
+        mine = range(rank * share, (rank + 1) * share)  # the last process may draw a few more than are wanted
+        calls = model.network_calls(variant)
+        start = time.perf_counter()
+        with tqdm(total=calls, desc=f"sample {name}", unit="call", leave=False, delay=1, disable=rank > 0) as bar:
+            images = to_uint8(model.sample(variant, mine, self.seed, on_call=self._watch(trainer, bar)))
+        if world > 1:
+            gathered = trainer.strategy.all_gather(images)
+            assert isinstance(gathered, Tensor)
+            images = gathered.flatten(0, 1)[: self.count]
+        self.drawn[name] = Drawn(calls, self.count, time.perf_counter() - start)
+        return images.cpu()
+
+    @staticmethod
+    def _watch(trainer: L.Trainer, bar: "tqdm[Any]") -> Callable[[], None]:
+        def after_call() -> None:
+            bar.update()
+            # alone only: processes that give up at different calls would wait for each other for ever
+            if trainer.should_stop and trainer.world_size == 1:
+                raise _StoppedError
+
+        return after_call
+
+    def _publish(self, trainer: L.Trainer, pictures: dict[str, Image.Image]) -> None:
+        step = trainer.global_step
+        for name, picture in pictures.items():
+            save_png(picture, self.folder / f"step-{step:08d}-{name}.png")
+        if len(pictures) > 1:
+            save_png(beside(pictures), self.folder / f"step-{step:08d}.png")
+        for logger in trainer.loggers:
+            for name, picture in pictures.items():
+                if isinstance(logger, WandbLogger):
+                    logger.log_image(f"samples/{name}", [picture], step=step)
+                elif isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_image(f"samples/{name}", tensor_of(picture), step)

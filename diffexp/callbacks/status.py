@@ -1,0 +1,45 @@
+"""Tells the outside where a run stands."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+
+_INTERVAL = 5.0  # seconds between two writes while training
+
+
+class StatusFile(L.Callback):
+    """Reports state and step when training starts, every few seconds, and however it ends.
+
+    Args:
+        write: called on the main process with ("running" | "finished" | "interrupted" | "failed", step,
+            steps) and, after a failure, error=text.
+    """
+
+    def __init__(self, write: Callable[..., None]) -> None:
+        self.write = write
+        self._written = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report the start."""
+        self._report(trainer, "running")
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Report the step, now and then."""
+        if time.monotonic() - self._written > _INTERVAL:
+            self._report(trainer, "running")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report the end."""
+        self._report(trainer, "finished" if trainer.global_step >= trainer.max_steps else "interrupted")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Report the failure."""
+        state = "interrupted" if isinstance(exception, KeyboardInterrupt) else "failed"
+        self._report(trainer, state, error=repr(exception))
+
+    def _report(self, trainer: L.Trainer, state: str, **more: Any) -> None:
+        self._written = time.monotonic()
+        if trainer.is_global_zero:
+            self.write(state, trainer.global_step, trainer.max_steps, **more)

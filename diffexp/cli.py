@@ -1,0 +1,150 @@
+"""The command line. Commands import what is heavy when they run, so that help and config checks are quick."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diffexp import __version__
+from diffexp.errors import UserError
+
+if TYPE_CHECKING:
+    from diffexp.training import Outcome
+
+_PLUGIN = click.option("--plugin", "plugins", multiple=True, metavar="MODULE", help="Import a module of yours first.")
+_OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="diffexp")
+def cli() -> None:
+    """Experiments with diffusion models, from one config."""
+
+
+@cli.command()
+@click.argument("config")
+@_OVERRIDES
+@click.option("--resume", is_flag=True, help="Go on with the run in CONFIG's directory (or run_dir).")
+@_PLUGIN
+def train(config: str, overrides: tuple[str, ...], resume: bool, plugins: tuple[str, ...]) -> None:
+    """Train what CONFIG describes.
+
+    CONFIG is a YAML file, a run's directory, or the name of a ready config (digits, fashion_mnist, …).
+    Overrides are dotted keys: optim.lr=1e-3 model.schedule.name=linear.
+    """
+    from diffexp.config import load_experiment
+    from diffexp.config.layers import find_config
+    from diffexp.config.plugins import load_plugins
+
+    load_plugins(plugins)
+    experiment = load_experiment(config, overrides)
+    from diffexp import training
+
+    run = training.resume_run(find_config(config), experiment) if resume else training.start_run(experiment)
+    outcome = training.train(experiment, run, list(plugins))
+    if outcome.is_main:
+        _report(outcome)
+    if outcome.stopped_by is not None:
+        sys.exit(128 + outcome.stopped_by)
+
+
+@cli.command()
+@click.argument("run", metavar="RUN|CHECKPOINT")
+@_OVERRIDES
+@_PLUGIN
+def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+    """Draw images with a trained model.
+
+    Keys: sampler.name, sampler.steps, sampler.eta, …; count, seed, weights (ema or raw), batch_size, and out:
+    a .png (grid), an .npz or a folder of PNGs.
+    """
+    from diffexp.config import load_sample_request
+    from diffexp.config.plugins import load_plugins
+
+    load_plugins(plugins)
+    from diffexp import sampling
+
+    trained = sampling.load_trained(Path(run))
+    request = load_sample_request(overrides, trained.experiment)
+    out = Path(request.out) if request.out is not None else sampling.default_out(trained, request)
+    sampling.check_out(out)
+    model = sampling.build_trained(trained, request)
+    sampling.save(sampling.draw(model, request), out)
+    click.echo(f"{request.count} images: {out}")
+
+
+@cli.group()
+def config() -> None:
+    """Show, check and compare configs."""
+
+
+@config.command()
+@click.argument("config")
+@_OVERRIDES
+@_PLUGIN
+def show(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+    """Print CONFIG with every key written out."""
+    from diffexp.config.merging import as_yaml
+
+    click.echo(as_yaml(_load(config, overrides, plugins)), nl=False)
+
+
+@config.command()
+@click.argument("config")
+@_OVERRIDES
+@_PLUGIN
+def check(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+    """Say whether CONFIG is right; what is wrong otherwise."""
+    _load(config, overrides, plugins)
+    click.echo(f"{config}: is right")
+
+
+@config.command()
+@click.argument("first")
+@click.argument("second")
+@_PLUGIN
+def diff(first: str, second: str, plugins: tuple[str, ...]) -> None:
+    """Print just the keys in which two configs or runs differ."""
+    from diffexp.config.merging import as_dict, differing
+
+    one, two = (as_dict(_load(each, (), plugins)) for each in (first, second))
+    for key, before, after in differing(one, two):
+        click.echo(f"{key}: {_shown(before)} → {_shown(after)}")
+
+
+def _load(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> Any:
+    from diffexp.config import load_experiment
+    from diffexp.config.plugins import load_plugins
+
+    load_plugins(plugins)
+    return load_experiment(config, overrides)
+
+
+def _shown(value: Any) -> str:
+    return {None: "null", "???": "(none)"}.get(value, str(value)) if not isinstance(value, list) else str(value)
+
+
+def _report(outcome: "Outcome") -> None:
+    """Say where to look, what sampling cost, and how to go on."""
+    run = outcome.run
+    click.echo(f"\n{outcome.step} of {outcome.steps} steps done: {run.path}")
+    if outcome.drawn:
+        click.echo(f"\n{'sampler':<12} {'steps':>6} {'images':>7} {'seconds':>8} {'score':>6}")
+        for name, drawn in outcome.drawn.items():
+            cells = f"{drawn.network_calls:>6} {drawn.images:>7} {drawn.seconds:>8.1f} {'–':>6}"
+            click.echo(f"{name:<12} {cells}")
+        click.echo(f"\nlook at {run.samples / f'step-{outcome.step:08d}.png'}")
+    if outcome.step < outcome.steps:
+        click.echo(f"go on with: diffexp train {run.path} --resume")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message and exit code 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        cli()
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

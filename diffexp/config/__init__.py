@@ -1,0 +1,48 @@
+"""Configs: typed, layered, checked without torch. See `load_experiment`."""
+
+from collections.abc import Sequence
+
+from diffexp.config.checking import check
+from diffexp.config.experiment import Experiment, SampleRequest
+from diffexp.config.layers import Layer, file_layers, find_config, override_layer, parse_yaml
+from diffexp.config.merging import merge
+
+__all__ = ["experiment_from_text", "load_experiment", "load_sample_request"]
+
+
+def load_experiment(config: str, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment that a config file, a run directory or a ready config describes, with overrides.
+
+    Args:
+        config: see `find_config`.
+        overrides: ``key=value`` texts.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    layers = [*file_layers(find_config(config)), *(override_layer(text) for text in overrides)]
+    merged = merge(Experiment, layers)
+    check(merged, merged.config)
+    return merged.config
+
+
+def experiment_from_text(text: str, source: str) -> Experiment:
+    """The experiment in a config.yaml's text that was found in `source`, as inside a checkpoint.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    merged = merge(Experiment, [Layer(source, parse_yaml(text, source))])
+    check(merged, merged.config)
+    return merged.config
+
+
+def load_sample_request(overrides: Sequence[str], experiment: Experiment) -> SampleRequest:
+    """What to sample from a model trained by `experiment`.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    merged = merge(SampleRequest, [override_layer(text) for text in overrides])
+    check(merged, experiment)
+    return merged.config

@@ -1,0 +1,160 @@
+"""Schemas of the diffusion model: noise schedule, what the network predicts, samplers.
+
+The formulas are in `diffexp.diffusion`; here are their parameters, defaults and ranges.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from diffexp.config.fields import number
+from diffexp.config.models import MODELS, ModelConfig
+from diffexp.config.networks import NetworkConfig, UNetConfig
+from diffexp.config.registry import Choice, Registry
+
+if TYPE_CHECKING:
+    from diffexp.config.experiment import Experiment
+
+# Imported by name in the builders' strings below; a constant so that a moved module is one change.
+_SCHEDULES = "diffexp.diffusion.schedules"
+_SAMPLERS = "diffexp.diffusion.samplers"
+
+Rescale = Literal["none", "1000/T"]
+Prediction = Literal["epsilon", "x0", "v", "scaled_epsilon"]
+Spacing = Literal["leading", "trailing", "linspace", "quadratic", "quadratic-0.8"]
+
+
+# --- noise schedules: β_1 … β_T ------------------------------------------------------------------
+
+
+@dataclass
+class ScheduleConfig(Choice):
+    """A noise schedule. Its builder gets T and returns β, a float64 tensor of shape (T,)."""
+
+
+SCHEDULES = Registry("schedule", ScheduleConfig)
+
+
+@dataclass
+class _BetaRange(ScheduleConfig):
+    """From beta_start to beta_end, meant for T = 1000; `rescale` says what another T does to them."""
+
+    beta_start: float = number(1e-4, above=0, below=1)
+    beta_end: float = number(0.02, above=0, below=1)
+    rescale: Rescale = "none"
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        if self.beta_end < self.beta_start:
+            yield "beta_end", f"must not be below beta_start = {self.beta_start}"
+
+
+@SCHEDULES.register("linear", f"{_SCHEDULES}:linear")
+@dataclass
+class LinearSchedule(_BetaRange):
+    """β equally spaced (Ho et al. 2020)."""
+
+    name: str = "linear"
+
+
+@SCHEDULES.register("scaled_linear", f"{_SCHEDULES}:scaled_linear")
+@dataclass
+class ScaledLinearSchedule(_BetaRange):
+    """√β equally spaced (latent diffusion)."""
+
+    name: str = "scaled_linear"
+
+
+@SCHEDULES.register("sigmoid", f"{_SCHEDULES}:sigmoid")
+@dataclass
+class SigmoidSchedule(_BetaRange):
+    """β along a sigmoid (GeoDiff)."""
+
+    name: str = "sigmoid"
+
+
+@SCHEDULES.register("proportional", f"{_SCHEDULES}:proportional")
+@dataclass
+class ProportionalSchedule(ScheduleConfig):
+    """β_t = beta_end · t/T (the lecture notes)."""
+
+    name: str = "proportional"
+    beta_end: float = number(0.02, above=0, below=1)
+    rescale: Rescale = "none"
+
+
+@SCHEDULES.register("cosine", f"{_SCHEDULES}:cosine")
+@dataclass
+class CosineSchedule(ScheduleConfig):
+    """ᾱ along a squared cosine (Nichol & Dhariwal 2021); a function of t/T, so any T fits."""
+
+    name: str = "cosine"
+    s: float = number(0.008, at_least=0)
+    max_beta: float = number(0.999, above=0, below=1)
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+@MODELS.register("diffusion", "diffexp.models.diffusion:from_config")
+@dataclass
+class DiffusionConfig(ModelConfig):
+    """A denoising diffusion model."""
+
+    name: str = "diffusion"
+    timesteps: int = number(1000, at_least=1)
+    schedule: ScheduleConfig = field(default_factory=LinearSchedule)
+    prediction: Prediction = "epsilon"
+    network: NetworkConfig = field(default_factory=UNetConfig)
+
+
+# --- samplers ------------------------------------------------------------------------------------
+
+
+@dataclass
+class SamplerConfig(Choice):
+    """A sampler over a path of timesteps.
+
+    Keys:
+        steps: how many of the T timesteps are visited; null visits all.
+        spacing: which ones.
+        clip: clip x̂0 to [-1, 1] at every step, and derive ε̂ from it again.
+    """
+
+    steps: int | None = number(None, at_least=1)
+    spacing: Spacing = "leading"
+    clip: bool = True
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        model = experiment.model
+        if isinstance(model, DiffusionConfig) and self.steps is not None and self.steps > model.timesteps:
+            yield (
+                "steps",
+                f"{self.steps} steps cannot be taken out of model.timesteps = {model.timesteps}",
+            )
+
+
+SAMPLERS = Registry("sampler", SamplerConfig)
+
+
+@SAMPLERS.register("ddpm", f"{_SAMPLERS}:DDPM")
+@dataclass
+class DDPMConfig(SamplerConfig):
+    """Ancestral sampling (Ho et al. 2020). `variance` is that of the noise added at each step."""
+
+    name: str = "ddpm"
+    variance: Literal["fixed_small", "fixed_large", "none"] = "fixed_large"
+
+
+@SAMPLERS.register("ddim", f"{_SAMPLERS}:DDIM")
+@dataclass
+class DDIMConfig(SamplerConfig):
+    """Song et al. 2021. `eta` scales the noise; `sigma_hat` takes the paper's larger σ̂ (with eta: 1)."""
+
+    name: str = "ddim"
+    eta: float = number(0.0, at_least=0, at_most=1)
+    sigma_hat: bool = False
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        yield from super().problems(experiment)
+        if self.sigma_hat and self.eta != 1:
+            yield "eta", f"must be 1 with sigma_hat: true (σ̂ goes with the mean of η = 1), not {self.eta}"

@@ -1,0 +1,174 @@
+"""The schema of an experiment: everything that `diffexp train` needs to know."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from omegaconf import MISSING
+
+from diffexp.config.data import DataConfig
+from diffexp.config.diffusion import DDIMConfig, DDPMConfig, DiffusionConfig, SamplerConfig
+from diffexp.config.fields import number
+from diffexp.config.models import ModelConfig
+
+Weights = Literal["ema", "raw"]
+Accelerator = Literal["auto", "cpu", "gpu"]
+
+
+@dataclass
+class Optim:
+    """Adam; with weight_decay above 0 it is AdamW. The rate rises linearly over warmup_steps, then decays."""
+
+    lr: float = number(2e-4, above=0)
+    betas: list[float] = number([0.9, 0.999], at_least=0, below=1)
+    eps: float = number(1e-8, above=0)
+    weight_decay: float = number(0.0, at_least=0)
+    warmup_steps: int = number(0, at_least=0)
+    decay: Literal["none", "cosine"] = "none"
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        if len(self.betas) != 2:
+            yield "betas", f"Adam has two, not {len(self.betas)}"
+
+
+@dataclass
+class Ema:
+    """Moving average of the weights.
+
+    Keys:
+        half_life: images (not steps) after which a weight's share in the average has halved.
+        rampup: warm-up: the half-life never exceeds this share of the images seen so far; null switches it off.
+    """
+
+    half_life: float = number(500_000, above=0)
+    rampup: float | None = number(0.05, above=0)
+
+
+@dataclass
+class Training:
+    """How long and on what.
+
+    Keys:
+        steps: optimiser steps of the whole run (never epochs).
+        batch_size: images per optimiser step, over all devices, nodes and accumulated batches together.
+        accumulate: batches whose gradients are added up for one optimiser step.
+        gradient_clip: largest norm of the gradient; null does not clip.
+        precision: auto takes bf16-mixed where the hardware gains from it, else 32-true.
+        devices, nodes: processes per node and number of nodes.
+        log_every: steps between two points of the logged curves.
+    """
+
+    steps: int = number(10_000, at_least=1)
+    batch_size: int = number(128, at_least=1)
+    accumulate: int = number(1, at_least=1)
+    gradient_clip: float | None = number(1.0, above=0)
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    accelerator: Accelerator = "auto"
+    devices: int = number(1, at_least=1)
+    nodes: int = number(1, at_least=1)
+    log_every: int = number(50, at_least=1)
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        parts = self.devices * self.nodes * self.accumulate
+        if self.batch_size % parts:
+            yield (
+                "batch_size",
+                f"{self.batch_size} is not divisible by devices · nodes · accumulate = {parts}",
+            )
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint every `every` steps and at the end; the newest `keep` stay (null: all)."""
+
+    every: int = number(1_000, at_least=1)
+    keep: int | None = number(2, at_least=1)
+
+
+def _ddpm_and_ddim() -> dict[str, SamplerConfig | None]:
+    return {"ddpm": DDPMConfig(), "ddim-50": DDIMConfig(steps=50)}
+
+
+@dataclass
+class SampleGrids:
+    """Grids of samples, all samplers from the same starting noise.
+
+    Keys:
+        every: steps between two grids; there is always one at the end.
+        count: images in a grid.
+        weights: sample with the averaged (ema) or the raw weights.
+        samplers: named samplers; setting one to null removes it.
+    """
+
+    every: int = number(1_000, at_least=1)
+    count: int = number(64, at_least=1)
+    seed: int = number(0, at_least=0)
+    weights: Weights = "ema"
+    samplers: dict[str, SamplerConfig | None] = field(default_factory=_ddpm_and_ddim)
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        if self.weights == "ema" and experiment.ema is None:
+            yield "weights", "must be raw when ema is null"
+        for name in self.samplers:
+            if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
+                yield "samplers", f"{name!r} names files: use letters, digits, '-' and '_'"
+
+
+@dataclass
+class Wandb:
+    """Where a run appears in W&B. Without a login (and without WANDB_MODE) it is recorded offline."""
+
+    project: str = "diffexp"
+    entity: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Experiment:
+    """One experiment.
+
+    Keys:
+        name: names the run and, without run_dir, its directory runs_dir/name-NUMBER.
+        seed: of everything random in training.
+        run_dir: the run's directory.
+    """
+
+    name: str = "experiment"
+    seed: int = number(0, at_least=0)
+    runs_dir: str = "runs"
+    run_dir: str | None = None
+    data: DataConfig = MISSING
+    model: ModelConfig = field(default_factory=DiffusionConfig)
+    optim: Optim = field(default_factory=Optim)
+    training: Training = field(default_factory=Training)
+    ema: Ema | None = field(default_factory=Ema)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    sample_grid: SampleGrids | None = field(default_factory=SampleGrids)
+    loggers: list[Literal["csv", "tensorboard", "wandb"]] = field(default_factory=lambda: ["csv", "wandb"])
+    wandb: Wandb = field(default_factory=Wandb)
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            yield "name", f"{self.name!r} names a directory: no '/', not empty, not starting with '.'"
+
+
+@dataclass
+class SampleRequest:
+    """What `diffexp sample` draws.
+
+    Keys:
+        count: images; image i depends on the seed and i alone.
+        batch_size: images sampled at once; changes nothing but memory and speed.
+        out: NAME.png (a grid), NAME.npz (an array `images`, uint8, N×H×W×C) or a folder of PNGs;
+            null makes a grid in the run's samples/.
+    """
+
+    sampler: SamplerConfig = field(default_factory=lambda: DDIMConfig(steps=50))
+    count: int = number(64, at_least=1)
+    seed: int = number(0, at_least=0)
+    weights: Weights = "ema"
+    batch_size: int = number(256, at_least=1)
+    accelerator: Accelerator = "auto"
+    out: str | None = None

@@ -1,0 +1,53 @@
+"""Numbers with a range, declared where the field is declared."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values a number may take; ``None`` is no bound."""
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+
+    def problem(self, value: float) -> str | None:
+        """What is wrong with ``value``, or None. NaN and infinities are always wrong."""
+        if not math.isfinite(value):
+            return f"must be a finite number, not {value}"
+        bounds = (
+            ("above", self.above, lambda bound: value > bound),
+            ("at least", self.at_least, lambda bound: value >= bound),
+            ("below", self.below, lambda bound: value < bound),
+            ("at most", self.at_most, lambda bound: value <= bound),
+        )
+        for words, bound, holds in bounds:
+            if bound is not None and not holds(bound):
+                return f"must be {words} {bound:g}, not {value}"
+        return None
+
+
+def number(default: Any, **bounds: float) -> Any:
+    """A dataclass field for a number (or a list of numbers) within the bounds of `Range`."""
+    metadata = {"range": Range(**bounds)}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def range_problems(node: Any) -> Iterator[tuple[str, str]]:
+    """Yield ``(field name, what is wrong)`` for the numbers of one dataclass instance."""
+    assert is_dataclass(node)
+    for each in fields(node):
+        bounds = each.metadata.get("range", Range())
+        value = getattr(node, each.name)
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(one, (int, float)) and not isinstance(one, bool):
+                problem = bounds.problem(one)
+                if problem is not None:
+                    yield each.name, problem
+                    break

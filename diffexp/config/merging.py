@@ -1,0 +1,169 @@
+"""Layers of values → a typed config; every error names its source, its key and what was probably meant."""
+
+import copy
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffexp.config.arranging import Part, arrange, is_optional, without_none
+from diffexp.config.layers import Layer
+from diffexp.config.registry import Choice
+from diffexp.errors import UserError
+
+Schema = TypeVar("Schema")
+
+
+@dataclass(frozen=True)
+class Merged(Generic[Schema]):
+    """A typed config, and for each key that was given, the source that gave it last."""
+
+    config: Schema
+    sources: dict[str, str]
+
+    def where(self, key: str) -> str:
+        """``"source: key"`` for messages about a key; the source of a default is its schema."""
+        related = [
+            source
+            for given, source in self.sources.items()
+            if given == key or given.startswith(f"{key}.") or key.startswith(f"{given}.")
+        ]
+        return f"{related[-1] if related else 'default'}: {key}"
+
+
+def merge(schema: type[Schema], layers: Sequence[Layer]) -> Merged[Schema]:
+    """Merge the layers, later over earlier, into an instance of the dataclass `schema`.
+
+    Where the schema holds a `Choice`, the last ``name:`` given decides its schema. Values given to an
+    earlier choice are kept where the last one has the same key, and dropped with the choice elsewhere.
+
+    Raises:
+        UserError: for an unknown key or name, a value of the wrong type, or a required key not given.
+    """
+    layers = [Layer(layer.source, copy.deepcopy(layer.values)) for layer in layers]
+    skeleton = arrange(schema(), [Part(layer.source, "", layer.values) for layer in layers])
+    root = OmegaConf.structured(skeleton)
+    sources: dict[str, str] = {}
+    for layer in layers:
+        for path, value in _leaves(layer.values):
+            _set(root, skeleton, layer.source, path, value)
+            key = ".".join(path)
+            sources.pop(key, None)  # the order of the keys is that of their last source
+            sources[key] = layer.source
+    try:
+        OmegaConf.resolve(root)
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "")
+        raise UserError(f"{sources.get(key, 'config')}: {key}: {str(error).splitlines()[0]}") from error
+    _require_all(root, skeleton)
+    config = OmegaConf.to_object(root)
+    assert isinstance(config, schema)
+    return Merged(config, sources)
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A typed config as nested plain data."""
+    values = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def as_yaml(config: Any) -> str:
+    """A typed config as YAML, every key written out."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def differing(first: dict[str, Any], second: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted key, value in first, value in second) for just the keys that differ; `MISSING` where absent."""
+    for key in [*first, *(key for key in second if key not in first)]:
+        one, two = first.get(key, MISSING), second.get(key, MISSING)
+        if isinstance(one, dict) and isinstance(two, dict):
+            yield from differing(one, two, f"{prefix}{key}.")
+        elif one != two:
+            yield f"{prefix}{key}", one, two
+
+
+# --- one value at a time ---------------------------------------------------------------------------
+
+
+def _leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
+
+
+def _set(root: DictConfig, skeleton: Any, source: str, path: tuple[str, ...], value: Any) -> None:
+    nested: Any = value
+    for part in reversed(path):
+        nested = {part: nested}
+    try:
+        root.merge_with(nested)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        key = ".".join(path)
+        hint = _hint_at(skeleton, path)
+        if hint is None:
+            raise UserError(f"{source}: {key}: there is no such key.{_meant(skeleton, path)}") from error
+        given = "null" if value is None else repr(value)
+        raise UserError(f"{source}: {key}: must be {describe(hint)}, not {given}") from error
+
+
+def _hint_at(node: Any, path: tuple[str, ...]) -> Any:
+    """The type declared at a path below `node`, or None if there is no such key."""
+    hint: Any = type(node)
+    for part in path:
+        if isinstance(node, dict):
+            hint, node = get_args(hint)[1] if get_args(hint) else Any, node.get(part)
+        elif is_dataclass(node) and part in (hints := get_type_hints(type(node))) and hasattr(node, part):
+            hint, node = hints[part], getattr(node, part)
+        elif is_dataclass(hint) or is_dataclass(without_none(hint)):
+            return None
+        else:
+            return hint  # a value where the path goes on: the value is what is wrong
+        hint = without_none(hint) if is_dataclass(node) or isinstance(node, dict) else hint
+    return hint
+
+
+def describe(hint: Any) -> str:
+    """What a type asks for, in words."""
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    if is_optional(hint):
+        return f"{describe(without_none(hint))} or null"
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(str(each) for each in get_args(hint))}"
+    if get_origin(hint) is list:
+        return f"a list, each {describe(get_args(hint)[0])}"
+    return names.get(hint, "a section of keys")
+
+
+def _all_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    for each in fields(node):
+        key, value = f"{prefix}{each.name}", getattr(node, each.name)
+        yield key
+        if is_dataclass(value):
+            yield from _all_keys(value, f"{key}.")
+
+
+def _meant(skeleton: Any, path: tuple[str, ...]) -> str:
+    keys = list(_all_keys(skeleton))
+    key = ".".join(path)
+    same_end = [each for each in keys if each.rpartition(".")[2] == path[-1]]
+    siblings = [each for each in keys if each.rpartition(".")[0] == key.rpartition(".")[0]]
+    nearest = (
+        difflib.get_close_matches(key, siblings, n=1, cutoff=0.7)
+        or same_end[:1]
+        or difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    )
+    return f" Did you mean {nearest[0]}?" if nearest else f" Known here: {', '.join(siblings or keys)}."
+
+
+def _require_all(root: DictConfig, skeleton: Any) -> None:
+    for key in sorted(OmegaConf.missing_keys(root)):
+        hint = without_none(_hint_at(skeleton, tuple(key.split("."))))
+        if isinstance(hint, type) and issubclass(hint, Choice):
+            raise UserError(f"config: {key}.name: is required (one of {', '.join(hint.registry.names)})")
+        raise UserError(f"config: {key}: is required; give it in the config or as {key}=…")

@@ -1,0 +1,31 @@
+"""Modules of users that register their own choices. Named on the command line or installed, never by a config."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from diffexp.errors import UserError
+
+ENTRY_POINTS = "diffexp.plugins"
+
+
+def load_plugins(modules: Sequence[str]) -> None:
+    """Import the installed plugins (entry points "diffexp.plugins"), then the named modules.
+
+    Raises:
+        UserError: if one cannot be imported.
+    """
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except Exception as error:
+            raise UserError(f"the installed plugin {entry.name!r} ({entry.value}) fails to load: {error!r}") from error
+    if modules and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # a plugin is the user's code: whatever it raises is told, not traced
+            raise UserError(f"--plugin {module}: cannot be imported: {error!r}") from error

@@ -1,0 +1,62 @@
+"""Timestep paths: which S of the T timesteps a sampler visits (Song et al. 2021, section 4.2).
+
+A path is written out as S pairs (t, t_prev) from the noisiest to the data: t falls strictly, each t_prev
+is the next pair's t, and the last t_prev is -1, the data. Libraries that take t_prev = t - T//S instead
+are wrong wherever S does not divide T.
+"""
+
+import math
+
+Path = list[tuple[int, int]]
+
+SPACINGS = ("leading", "trailing", "linspace", "quadratic", "quadratic-0.8")
+
+
+def timestep_path(timesteps: int, steps: int | None = None, spacing: str = "leading") -> Path:
+    """Exactly S pairs (t, t_prev).
+
+    Args:
+        timesteps: T, the number of timesteps the model was trained with.
+        steps: S, from 1 to T; None visits all T.
+        spacing: the rule for the visited t, in increasing order, i = 0 … S-1:
+            "leading"        ⌊i T/S⌋: starts at 0 and does not reach T-1 (the DDIM paper's linear one);
+            "trailing"       ⌊(i+1) T/S⌋ - 1: ends at T-1;
+            "linspace"       round(i (T-1)/(S-1)): both ends (S = 1: T-1);
+            "quadratic"      ⌊c i²⌋ with the last at T-1 (the DDIM paper's, for CIFAR-10);
+            "quadratic-0.8"  the same with the last at 0.8 T (the DDIM authors' code).
+            The quadratic ones would visit the smallest t repeatedly; there each i is visited instead,
+            max(i, ⌊c i²⌋), which keeps the t distinct and their number S.
+
+    Returns:
+        [(t_S, t_{S-1}), …, (t_2, t_1), (t_1, -1)].
+
+    Raises:
+        ValueError: if S is not in 1 … T or the spacing is unknown.
+    """
+    count = timesteps if steps is None else steps
+    if not 1 <= count <= timesteps:
+        raise ValueError(f"steps must be from 1 to T = {timesteps}, not {count}")
+    visited = _visited(timesteps, count, spacing)
+    return list(zip(reversed(visited), [*reversed(visited[:-1]), -1], strict=True))
+
+
+def _visited(timesteps: int, steps: int, spacing: str) -> list[int]:
+    last = timesteps - 1
+    if spacing == "leading":
+        return [i * timesteps // steps for i in range(steps)]
+    if spacing == "trailing":
+        return [(i + 1) * timesteps // steps - 1 for i in range(steps)]
+    if spacing == "linspace":
+        return [round(i * last / (steps - 1)) for i in range(steps)] if steps > 1 else [last]
+    if spacing == "quadratic":
+        return _quadratic(steps, last)
+    if spacing == "quadratic-0.8":
+        # numpy's linspace(0, √(0.8 T), S)**2 in the authors' code, cut to integers
+        return _quadratic(steps, min(last, math.floor(0.8 * timesteps)))
+    raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing!r}")
+
+
+def _quadratic(steps: int, last: int) -> list[int]:
+    if steps == 1:
+        return [last]
+    return [max(i, last * i**2 // (steps - 1) ** 2) for i in range(steps)]

@@ -1,0 +1,106 @@
+"""What the network predicts, and how x̂_0 and ε̂ follow from it.
+
+All four are the same model written differently; with a = √ᾱ_t and s = √(1-ᾱ_t), so x_t = a x_0 + s ε:
+
+    prediction       target of the network    the denoiser
+    epsilon          ε                        ε̂ = output
+    x0               x_0                      x̂_0 = output
+    v                a ε - s x_0              x̂_0 = a x_t - s output,  ε̂ = s x_t + a output
+    scaled_epsilon   ε                        ε̂ = √((1-ᾱ_t)/β_t) · output
+
+(ε: Ho et al. 2020; v: Salimans & Ho 2022; scaled ε: the lecture notes, with which the reverse step reads
+x_{t-1} = (x_t - √β_t · output)/√α_t.) The training loss compares `estimate` with `target`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffexp.diffusion.schedules import Schedule
+
+PREDICTIONS = ("epsilon", "x0", "v", "scaled_epsilon")
+
+# A network: (x_t of shape (B, C, H, W), indices t of shape (B,)) → output of x_t's shape.
+Network = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """A denoiser's answer at (x_t, t): x_t = √ᾱ_t x0 + √(1-ᾱ_t) epsilon holds for the pair."""
+
+    x0: Tensor
+    epsilon: Tensor
+
+
+class Denoiser(Protocol):
+    """What samplers ask: x̂_0 and ε̂ for images x_t of shape (B, C, H, W), all at index t."""
+
+    def __call__(self, x_t: Tensor, t: int) -> Denoised:
+        """Return (x̂_0, ε̂), both of x_t's shape and type."""
+        ...
+
+
+class Prediction:
+    """One of the four parametrisations, on one schedule.
+
+    Args:
+        name: "epsilon", "x0", "v" or "scaled_epsilon".
+        schedule: the noise schedule.
+
+    Raises:
+        ValueError: for another name.
+    """
+
+    def __init__(self, name: str, schedule: Schedule) -> None:
+        if name not in PREDICTIONS:
+            raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, not {name!r}")
+        self.name = name
+        self.schedule = schedule
+        self._output_scale = ((1 - schedule.alphas_cumprod) / schedule.betas).sqrt()
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What `estimate` should be: of x0's shape, for images x0, noise ε and indices t (B,)."""
+        if self.name == "x0":
+            return x0
+        if self.name == "v":
+            signal, sigma = self.schedule.levels(t, like=x0)
+            return signal * noise - sigma * x0
+        return noise
+
+    def estimate(self, output: Tensor, t: Tensor) -> Tensor:
+        """The network's output (B, C, H, W), scaled as its target is, at indices t (B,)."""
+        if self.name != "scaled_epsilon":
+            return output
+        scale = self._output_scale.to(t.device)[t].view(-1, *[1] * (output.ndim - 1))
+        return output * scale.to(output.dtype)
+
+    def denoiser(self, network: Network) -> Denoiser:
+        """The denoiser that this network is under this prediction."""
+
+        def denoise(x_t: Tensor, t: int) -> Denoised:
+            indices = torch.full((len(x_t),), t, device=x_t.device)
+            estimate = self.estimate(network(x_t, indices).to(x_t.dtype), indices)
+            # numbers of the host, so that no step waits for the device
+            alpha_bar = self.schedule.alpha_bar(t)
+            signal, sigma = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+            if self.name == "x0":
+                return Denoised(estimate, (x_t - signal * estimate) / sigma)
+            if self.name == "v":
+                return Denoised(signal * x_t - sigma * estimate, sigma * x_t + signal * estimate)
+            return Denoised((x_t - sigma * estimate) / signal, estimate)
+
+        return denoise
+
+
+def clipped(denoiser: Denoiser, schedule: Schedule) -> Denoiser:
+    """The denoiser with x̂_0 clipped to [-1, 1], the range of images, and ε̂ derived from it again."""
+
+    def denoise(x_t: Tensor, t: int) -> Denoised:
+        x0 = denoiser(x_t, t).x0.clamp(-1, 1)
+        alpha_bar = schedule.alpha_bar(t)
+        return Denoised(x0, (x_t - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5)
+
+    return denoise

@@ -1,0 +1,140 @@
+"""Samplers: rules x_t → x_prev along a path of timesteps.
+
+A rule turns a pair (ᾱ_t, ᾱ_prev) into the coefficients of one step,
+
+    x_prev = of_x · x_t + of_x0 · x̂_0 + of_epsilon · ε̂ + sigma · z,      z ~ N(0, I),
+
+in float64 on the host; `sample` walks the path. A rule knows nothing of networks, clipping or devices.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from diffexp.diffusion.paths import Path
+from diffexp.diffusion.predictions import Denoiser
+from diffexp.diffusion.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Step:
+    """The coefficients of one step."""
+
+    of_x: float
+    of_x0: float
+    of_epsilon: float
+    sigma: float
+
+
+class Rule(Protocol):
+    """A sampler's rule for one step."""
+
+    def step(self, alpha_bar: float, alpha_bar_prev: float) -> Step:
+        """Coefficients of the step from a level ᾱ_t to ᾱ_prev > ᾱ_t; ᾱ_prev = 1 is the data."""
+        ...
+
+
+@dataclass(frozen=True)
+class DDPM:
+    """Ancestral sampling (Ho et al. 2020, algorithm 2):
+
+        x_{t-1} = (x_t - β_t/√(1-ᾱ_t) · ε̂)/√α_t + σ_t z.
+
+    On a path that leaves timesteps out, α_t is ᾱ_t/ᾱ_prev and β_t is 1-α_t (Nichol & Dhariwal 2021).
+
+    Args:
+        variance: σ_t² is "fixed_small" β̃_t = β_t (1-ᾱ_{t-1})/(1-ᾱ_t), "fixed_large" β_t, or "none" 0
+            (the lecture notes' deterministic recursion). The last step adds no noise.
+    """
+
+    variance: Literal["fixed_small", "fixed_large", "none"] = "fixed_large"
+
+    def step(self, alpha_bar: float, alpha_bar_prev: float) -> Step:
+        """Coefficients of one step."""
+        alpha = alpha_bar / alpha_bar_prev
+        beta = 1 - alpha
+        variance = {
+            "fixed_small": beta * (1 - alpha_bar_prev) / (1 - alpha_bar),
+            "fixed_large": beta if alpha_bar_prev < 1 else 0.0,
+            "none": 0.0,
+        }[self.variance]
+        return Step(
+            of_x=alpha**-0.5,
+            of_x0=0.0,
+            of_epsilon=-beta / ((1 - alpha_bar) * alpha) ** 0.5,
+            sigma=variance**0.5,
+        )
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """Denoising diffusion implicit models (Song et al. 2021, eq. 12):
+
+        x_prev = √ᾱ_prev · x̂_0 + √(1-ᾱ_prev-σ²) · ε̂ + σ z,
+        σ(η)   = η √((1-ᾱ_prev)/(1-ᾱ_t)) √(1-ᾱ_t/ᾱ_prev)      (eq. 16).
+
+    η = 0 is deterministic; η = 1 over all T steps is DDPM with fixed_small variance.
+
+    Args:
+        eta: η in [0, 1]; multiplies the standard deviation.
+        sigma_hat: add the larger noise σ̂ = √(1-ᾱ_t/ᾱ_prev) while the mean keeps η = 1: over all T steps
+            DDPM with fixed_large variance. The last step adds no noise.
+    """
+
+    eta: float = 0.0
+    sigma_hat: bool = False
+
+    def step(self, alpha_bar: float, alpha_bar_prev: float) -> Step:
+        """Coefficients of one step."""
+        variance_hat = 1 - alpha_bar / alpha_bar_prev
+        sigma = self.eta * ((1 - alpha_bar_prev) / (1 - alpha_bar) * variance_hat) ** 0.5
+        noise = variance_hat**0.5 if self.sigma_hat and alpha_bar_prev < 1 else sigma
+        return Step(
+            of_x=0.0,
+            of_x0=alpha_bar_prev**0.5,
+            of_epsilon=max(0.0, 1 - alpha_bar_prev - sigma**2) ** 0.5,
+            sigma=noise,
+        )
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a sampler is after one step: x at index t (-1: the data), and the x̂_0 that led there."""
+
+    t: int
+    x: Tensor
+    x0: Tensor
+
+
+def sample(
+    denoiser: Denoiser, schedule: Schedule, rule: Rule, path: Path, x: Tensor, noise: Callable[[], Tensor]
+) -> Iterator[State]:
+    """Walk the path from x, yielding the state after every step; the last state's x is the sample.
+
+    Args:
+        denoiser: gives x̂_0 and ε̂ at (x_t, t).
+        schedule: gives ᾱ.
+        rule: the sampler.
+        path: pairs (t, t_prev), see `diffexp.diffusion.paths`.
+        x: x_T ~ N(0, I), shape (B, C, H, W); is not changed.
+        noise: each call gives fresh z ~ N(0, I) of x's shape; called once for each step with sigma > 0.
+    """
+    for t, t_prev in path:
+        step = rule.step(schedule.alpha_bar(t), schedule.alpha_bar(t_prev))
+        denoised = denoiser(x, t)
+        terms = [(step.of_x, x), (step.of_x0, denoised.x0), (step.of_epsilon, denoised.epsilon)]
+        x = _combine(terms, noise, step.sigma)
+        yield State(t_prev, x, denoised.x0)
+
+
+def _combine(terms: list[tuple[float, Tensor]], noise: Callable[[], Tensor], sigma: float) -> Tensor:
+    """Σ coefficient · tensor (+ sigma z), one fused multiply-add a term, none for a coefficient of 0."""
+    if sigma > 0:
+        terms = [*terms, (sigma, noise())]
+    (first, tensor), *rest = [term for term in terms if term[0] != 0]
+    total = tensor * first
+    for coefficient, each in rest:
+        total.add_(each, alpha=coefficient)
+    return total

@@ -1,0 +1,18 @@
+"""What a user can have done wrong, as exceptions whose message is the whole explanation."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user gave us: a file, a key, a value, an argument.
+
+    The message says what is wrong, where, and what to do. The command line prints it without a
+    traceback and exits with 2.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` with the known word nearest to ``word``, or an empty string."""
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""

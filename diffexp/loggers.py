@@ -1,0 +1,104 @@
+"""Where metrics go: metrics.jsonl, which is the truth, and the loggers of the config, which mirror it."""
+
+import json
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import wandb
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from diffexp.config.experiment import Experiment
+from diffexp.config.merging import as_dict
+from diffexp.files import write_text
+from diffexp.runs import Run
+
+
+class MetricsFile(Logger):
+    """Appends one JSON object a line: ``{"step": 50, "train/loss": 0.1, …}``.
+
+    Args:
+        path: the file.
+        resume_step: lines of later steps are dropped first: the run that wrote them did not keep those steps.
+    """
+
+    def __init__(self, path: Path, resume_step: int = 0) -> None:
+        super().__init__()
+        self.path = path
+        self.kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in self.kept))
+
+    @property
+    def name(self) -> str:
+        """The kind of the logger."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """There is one file a run."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append a line."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **{name: float(value) for name, value in metrics.items()}}) + "\n")
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the config is in config.yaml."""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; [] if there is none. A last line cut short by a crash is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def build_loggers(experiment: Experiment, run: Run, resume_step: int) -> list[Logger]:
+    """metrics.jsonl and the chosen loggers, continued after `resume_step`; on the main process only."""
+    if rank_zero_only.rank > 0:
+        return []
+    truth = MetricsFile(run.metrics, resume_step)
+    loggers: list[Logger] = [truth]
+    for name in experiment.loggers:
+        if name == "csv":
+            csv = CSVLogger(run.path, name="", version="", flush_logs_every_n_steps=1)
+            run.path.joinpath("metrics.csv").unlink(missing_ok=True)
+            for row in truth.kept:  # a CSVLogger starts its file anew
+                csv.log_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
+            loggers.append(csv)
+        elif name == "tensorboard":
+            loggers.append(
+                TensorBoardLogger(
+                    run.path, name="", version="tensorboard", purge_step=resume_step + 1 if resume_step else None
+                )
+            )
+        elif name == "wandb":
+            loggers.append(_wandb(experiment, run))
+    return loggers
+
+
+def _wandb(experiment: Experiment, run: Run) -> WandbLogger:
+    settings = experiment.wandb
+    offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False, verify=False)
+    logger = WandbLogger(
+        name=run.path.name,
+        save_dir=run.path,
+        id=run.read_environment()["run_id"],  # the same after a resume
+        resume="allow",
+        project=settings.project,
+        entity=settings.entity,
+        group=settings.group,
+        job_type=settings.job_type,
+        tags=settings.tags or None,
+        config=as_dict(experiment),  # at init: in a W&B sweep, what is logged later loses the swept subtrees
+        mode="offline" if offline else None,
+        settings=wandb.Settings(silent=True) if offline else None,
+        log_model=False,
+    )
+    logger._wandb_init.pop("anonymous", None)  # Lightning always passes it; current wandb warns of it
+    return logger

@@ -1,0 +1,40 @@
+"""What any generative model offers here; callbacks and commands use nothing else."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+
+class GenerativeModel(L.LightningModule, ABC):
+    """A LightningModule that learns images and draws new ones.
+
+    Args:
+        image_shape: (C, H, W) of the images it learns and makes.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+
+    @abstractmethod
+    def sample(
+        self, variant: Any, indices: Sequence[int], seed: int, on_call: Callable[[], None] | None = None
+    ) -> Tensor:
+        """Draw images with the current weights.
+
+        Args:
+            variant: how to sample: one of the configs that this model's `network_calls` understands.
+            indices: which images; image i depends on (seed, i) and the weights, not on the rest of the batch.
+            seed: of the whole set of images.
+            on_call: called after every network call, for progress; may raise to give up.
+
+        Returns:
+            float32 (len(indices), C, H, W) on the model's device, in [-1, 1] up to what the model overshoots.
+        """
+
+    @abstractmethod
+    def network_calls(self, variant: Any) -> int:
+        """How many times `sample` calls the network for one batch: the usual measure of its cost."""

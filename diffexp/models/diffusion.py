@@ -1,0 +1,211 @@
+"""A denoising diffusion model: network, schedule and loss as a LightningModule."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from diffexp.config.diffusion import SAMPLERS, SCHEDULES, SamplerConfig, ScheduleConfig
+from diffexp.config.experiment import Optim
+from diffexp.config.networks import NETWORKS, NetworkConfig
+from diffexp.data.images import to_float
+from diffexp.diffusion.paths import timestep_path
+from diffexp.diffusion.predictions import Prediction, clipped
+from diffexp.diffusion.samplers import State, sample
+from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule
+from diffexp.errors import UserError
+from diffexp.models.base import GenerativeModel
+from diffexp.models.losses import LossByTime
+from diffexp.randomness import ImageNoise, derive_seed, generator
+
+log = logging.getLogger(__name__)
+
+
+class DiffusionModule(GenerativeModel):
+    """Learns to predict, from x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε at random t, the target of its prediction.
+
+    The loss is E ‖target - estimate‖², averaged over pixels (L_simple, Ho et al. 2020, eq. 14). Step k of training draws
+    t and ε from the address (seed, k) and the image's position in the global batch, so that the devices
+    and accumulated batches over which a step is spread change nothing.
+
+    Args:
+        image_shape: (C, H, W).
+        network: (x_t (B, C, H, W), indices t (B,)) → (B, C, H, W).
+        schedule: the noise schedule.
+        prediction: what the network predicts, one of `diffexp.diffusion.predictions.PREDICTIONS`.
+        optim: the optimiser's settings.
+        seed: of t, ε and dropout in training.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        network: nn.Module,
+        schedule: Schedule,
+        prediction: str = "epsilon",
+        optim: Optim | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(image_shape)
+        self.network = network
+        self.schedule = schedule
+        self.prediction = Prediction(prediction, schedule)
+        self.optim = optim or Optim()
+        self.seed = seed
+        self.losses = LossByTime(schedule.timesteps)
+        self._step = -1
+        self._micro_batch = 0
+
+    # --- training
+
+    def loss(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The loss of each image (B,), for images x0 in [-1, 1], noise ε (B, C, H, W) and indices t (B,)."""
+        x_t = self.schedule.add_noise(x0, noise, t)
+        estimate = self.prediction.estimate(self.network(x_t, t).float(), t)
+        return (self.prediction.target(x0, noise, t) - estimate).square().mean(dim=(1, 2, 3))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The mean loss of a batch: ``images``, uint8 or float in [-1, 1], shape (B, C, H, W)."""
+        images = batch["images"]
+        x0 = to_float(images) if images.dtype == torch.uint8 else images
+        step = self.trainer.global_step
+        self._micro_batch = self._micro_batch + 1 if step == self._step else 0
+        self._step = step
+        t, noise = self._draw(x0)
+        loss = self.loss(x0, noise, t)
+        self.losses.add(loss.detach(), t)
+        self._log(step + 1)
+        return loss.mean()
+
+    def _draw(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """t (B,) and ε of x0's shape: this process's part of what the global batch of this step draws."""
+        trainer = self.trainer
+        parts = trainer.world_size * trainer.accumulate_grad_batches
+        part = self._micro_batch * trainer.world_size + trainer.global_rank
+        mine = slice(part * len(x0), (part + 1) * len(x0))
+        source = generator(x0.device, "training", self.seed, self._step)
+        t = torch.randint(self.schedule.timesteps, (parts * len(x0),), generator=source, device=x0.device)
+        noise = torch.randn(parts * len(x0), *x0.shape[1:], generator=source, device=x0.device)
+        torch.manual_seed(derive_seed("dropout", self.seed, self._step, part))
+        return t[mine], noise[mine]
+
+    def _log(self, step: int) -> None:
+        """Log the losses since the last point, when the step that is about to end is a logged one."""
+        trainer = self.trainer
+        if step % trainer.log_every_n_steps or self._micro_batch + 1 < trainer.accumulate_grad_batches:
+            return
+        means = self.losses.means(trainer.strategy)
+        self.losses.reset()
+        metrics = {f"train/{name}": value for name, value in means.items()}
+        metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        for logger in self.loggers:  # not self.log, whose steps are counted from 0 and differ from the checkpoints'
+            logger.log_metrics(metrics, step=step)
+        self.log("loss", means["loss"], prog_bar=True, logger=False, batch_size=1)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with a linear warm-up and an optional cosine decay to 0 at the last step."""
+        optim, total = self.optim, self.trainer.max_steps
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=optim.lr,
+            betas=(optim.betas[0], optim.betas[1]),
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            # the fused step unscales gradients itself, which forbids clipping them under fp16
+            fused=self.trainer.precision != "16-mixed",
+        )
+
+        def factor(step: int) -> float:
+            if step < optim.warmup_steps:
+                return (step + 1) / optim.warmup_steps
+            if optim.decay == "cosine":
+                progress = (step - optim.warmup_steps) / max(1, total - optim.warmup_steps)
+                return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+            return 1.0
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient's norm. Lightning's own refuses every fused optimiser, though only fp16 is a reason to."""
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the losses not yet logged, so that a resumed run logs the same curve."""
+        checkpoint["losses"] = self.losses.state(self.trainer.strategy)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the losses not yet logged."""
+        self.losses.load(checkpoint["losses"], first=self.trainer.is_global_zero)
+
+    # --- sampling
+
+    def states(self, sampler: SamplerConfig, noise: ImageNoise) -> Iterator[State]:
+        """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.sample`."""
+        denoiser = self.prediction.denoiser(self.network)
+        if sampler.clip:
+            denoiser = clipped(denoiser, self.schedule)
+        path = timestep_path(self.schedule.timesteps, sampler.steps, sampler.spacing)
+        return sample(denoiser, self.schedule, SAMPLERS.build(sampler), path, noise.draw(), noise.draw)
+
+    @torch.no_grad()
+    def sample(
+        self, variant: SamplerConfig, indices: Sequence[int], seed: int, on_call: Callable[[], None] | None = None
+    ) -> Tensor:
+        """Draw images with a sampler; see `GenerativeModel.sample`."""
+        noise = ImageNoise(seed, indices, self.image_shape, self.device)
+        training = self.network.training
+        self.network.eval()
+        try:
+            for state in self.states(variant, noise):
+                images = state.x
+                if on_call is not None:
+                    on_call()
+        finally:
+            self.network.train(training)
+        return images
+
+    def network_calls(self, variant: SamplerConfig) -> int:
+        """The number of steps: each calls the network once."""
+        return self.schedule.timesteps if variant.steps is None else variant.steps
+
+
+def from_config(
+    image_shape: tuple[int, int, int],
+    optim: Optim,
+    seed: int,
+    *,
+    timesteps: int,
+    schedule: ScheduleConfig,
+    prediction: str,
+    network: NetworkConfig,
+) -> DiffusionModule:
+    """Build the module that a config describes, its weights drawn from the seed.
+
+    Raises:
+        UserError: if the schedule is invalid at this T.
+    """
+    try:
+        built = Schedule(SCHEDULES.build(schedule, timesteps))
+    except ValueError as error:
+        raise UserError(f"model.schedule: {schedule.name} at model.timesteps = {timesteps}: {error}") from error
+    if built.terminal_signal > MUCH_SIGNAL:
+        remedy = "; rescale: 1000/T keeps what T = 1000 has" if getattr(schedule, "rescale", "") == "none" else ""
+        log.warning(
+            "model.schedule: %s at T = %d leaves √ᾱ_T = %.3g of the signal in x_T, but sampling starts from none%s",
+            *(schedule.name, timesteps, built.terminal_signal, remedy),
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed("weights", seed))
+        built_network = NETWORKS.build(network, image_shape)
+    return DiffusionModule(image_shape, built_network, built, prediction, optim, seed)

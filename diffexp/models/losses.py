@@ -1,0 +1,54 @@
+"""The training loss between two logged points: overall and by quarter of the timesteps."""
+
+import torch
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor, nn
+
+QUARTERS = 4
+
+
+class LossByTime(nn.Module):
+    """Sums losses on the device, without waiting for it, until their means are asked for.
+
+    Args:
+        timesteps: T. Quarter 1 holds the least noisy timesteps, 0 ≤ t < T/4.
+    """
+
+    def __init__(self, timesteps: int) -> None:
+        super().__init__()
+        self.timesteps = timesteps
+        self.sums: Tensor
+        self.register_buffer("sums", torch.zeros(2, QUARTERS), persistent=False)
+
+    def add(self, losses: Tensor, t: Tensor) -> None:
+        """Add the losses (B,) of images at indices t (B,)."""
+        quarter = t * QUARTERS // self.timesteps
+        member = (quarter[:, None] == torch.arange(QUARTERS, device=t.device)).to(losses.dtype)
+        # not index_add_: on a GPU its order, and so its rounding, varies from run to run
+        self.sums += torch.stack([(member * losses[:, None]).sum(0), member.sum(0)])
+
+    def means(self, strategy: Strategy) -> dict[str, float]:
+        """``loss`` and, of the quarters that were hit, ``loss_q1`` … ``loss_q4``, over all processes."""
+        sums, counts = self.state(strategy)
+        means = {"loss": sum(sums) / sum(counts)}
+        for quarter, (total, count) in enumerate(zip(sums, counts, strict=True), start=1):
+            if count:
+                means[f"loss_q{quarter}"] = total / count
+        return means
+
+    def reset(self) -> None:
+        """Start the next window."""
+        self.sums.zero_()
+
+    def state(self, strategy: Strategy) -> list[list[float]]:
+        """[sums, counts] by quarter, over all processes. Every process must call it."""
+        total = strategy.reduce(self.sums.clone(), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        values: list[list[float]] = total.tolist()
+        return values
+
+    def load(self, state: list[list[float]], *, first: bool) -> None:
+        """Take up a state: the first process takes all of it, the others start at zero."""
+        self.reset()
+        if first:
+            self.sums += torch.tensor(state, device=self.sums.device)

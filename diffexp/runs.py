@@ -1,0 +1,108 @@
+"""A run directory: what a run leaves behind, and from which the same run can be made again.
+
+config.yaml        the resolved config; `diffexp train RUN/config.yaml` is the same run
+environment.json   versions, git commit, device, Slurm ids
+status.json        where the run stands
+metrics.jsonl      one JSON object a line: "step" and what was logged at it
+checkpoints/  samples/
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from diffexp.config.experiment import Experiment
+from diffexp.config.merging import as_yaml
+from diffexp.errors import UserError
+from diffexp.files import write_text
+
+
+class Run:
+    """The directory of one run.
+
+    Args:
+        path: the directory; need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
+        self.status = path / "status.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+
+    def exists(self) -> bool:
+        """Whether the directory holds a run."""
+        return self.config.is_file()
+
+    def create(self, experiment: Experiment, environment: Mapping[str, Any]) -> None:
+        """Make the directory and write what describes the run, with a random "run_id" beside the environment.
+
+        Raises:
+            UserError: if it cannot be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            described = {"run_id": secrets.token_hex(4), **environment}
+            write_text(self.environment, json.dumps(described, indent=2) + "\n")
+            # last, because this file is what makes the directory a run
+            write_text(self.config, config_text(experiment))
+        except OSError as error:
+            raise UserError(f"run_dir: {self.path} cannot be written: {error.strerror}") from error
+
+    def discard_if_empty(self) -> None:
+        """Remove the directory if nothing was written to it."""
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    def write_status(self, state: str, step: int, steps: int, **more: Any) -> None:
+        """Replace status.json: the state ("running", "finished", "interrupted", "failed") and the step."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        status = {"state": state, "step": step, "steps": steps, "updated": now, "pid": os.getpid(), **more}
+        write_text(self.status, json.dumps(status, indent=2) + "\n")
+
+    def read_environment(self) -> dict[str, Any]:
+        """environment.json."""
+        environment: dict[str, Any] = json.loads(self.environment.read_text())
+        return environment
+
+
+def config_text(experiment: Experiment) -> str:
+    """config.yaml: the resolved config, without the run_dir, so that the same run can be made elsewhere."""
+    return as_yaml(replace(experiment, run_dir=None))
+
+
+def new_run(experiment: Experiment) -> Run:
+    """The directory for a new run: run_dir, else runs_dir/name-NUMBER with the first free number, which is taken.
+
+    Raises:
+        UserError: if run_dir holds something, or nothing can be made there.
+    """
+    if experiment.run_dir is not None:
+        run = Run(Path(experiment.run_dir))
+        if run.exists():
+            raise UserError(f"run_dir: {run.path} holds a run; give --resume to go on with it, or another run_dir")
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise UserError(f"run_dir: {run.path} exists and is not an empty folder")
+        return run
+    parent = Path(experiment.runs_dir)
+    number = 1
+    while True:
+        path = parent / f"{experiment.name}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if not parent.is_dir():
+                raise UserError(f"runs_dir: {parent} is not a folder") from None
+            number += 1
+        except OSError as error:
+            raise UserError(f"runs_dir: {parent} cannot be written: {error.strerror}") from error
+        else:
+            return Run(path)

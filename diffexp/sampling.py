@@ -1,0 +1,142 @@
+"""Samples from a trained model, for `diffexp sample`."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffexp.callbacks.checkpoints import checkpoints, step_of
+from diffexp.callbacks.ema import averaged
+from diffexp.callbacks.grids import grid, save_png, to_picture
+from diffexp.config import experiment_from_text
+from diffexp.config.experiment import Experiment, SampleRequest
+from diffexp.data.images import to_uint8
+from diffexp.errors import UserError
+from diffexp.files import whole_file
+from diffexp.hardware import device_for
+from diffexp.models.base import GenerativeModel
+from diffexp.runs import Run
+from diffexp.training import build_model
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint's contents.
+
+    Attributes:
+        path: its file.
+        experiment: what was trained.
+        raw, ema: the weights by name; ema is None where none were averaged.
+    """
+
+    path: Path
+    experiment: Experiment
+    raw: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
+
+
+def load_trained(path: Path) -> Trained:
+    """Read a checkpoint, or the newest one of a run's directory. Nothing in the file is executed.
+
+    Raises:
+        UserError: if there is none, or it is not one of ours.
+    """
+    if path.is_dir():
+        found = checkpoints(Run(path).checkpoints)
+        if not found:
+            raise UserError(f"{path}: has no checkpoints/step-*.ckpt; is it a run's directory, and trained?")
+        path = found[-1]
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint or run directory")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        text, raw = content["config"], content["state_dict"]
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"{path}: is damaged or not a checkpoint of diffexp ({type(error).__name__})") from error
+    return Trained(path, experiment_from_text(text, str(path)), raw, averaged(content))
+
+
+def build_trained(trained: Trained, request: SampleRequest) -> GenerativeModel:
+    """The model with the wanted weights, on the wanted device.
+
+    Raises:
+        UserError: if the weights do not fit the network, averaged ones are wanted but were not kept, or
+            there is no such device.
+    """
+    if request.weights == "ema" and trained.ema is None:
+        raise UserError(f"{trained.path}: holds no averaged weights; use weights=raw")
+    model = build_model(trained.experiment)
+    weights = {**trained.raw, **(trained.ema or {})} if request.weights == "ema" else trained.raw
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{trained.path}: the weights do not fit the config in it: {error}") from error
+    return model.to(device_for(request.accelerator)).eval()
+
+
+def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:
+    """uint8 (count, C, H, W), batch by batch, with a progress bar over network calls."""
+    starts = range(0, request.count, request.batch_size)
+    total = len(starts) * model.network_calls(request.sampler)
+    batches = []
+    with tqdm(total=total, desc=f"sample {request.sampler.name}", unit="call", delay=1) as bar:
+        for start in starts:
+            indices = range(start, min(start + request.batch_size, request.count))
+            images = model.sample(request.sampler, indices, request.seed, on_call=lambda: bar.update() and None)
+            batches.append(to_uint8(images).cpu())
+    return torch.cat(batches)
+
+
+def default_out(trained: Trained, request: SampleRequest) -> Path:
+    """Where a grid goes when no `out` is given: samples/ beside the checkpoint's folder, else beside the file."""
+    sampler = request.sampler
+    name = f"{trained.path.stem}-{sampler.name}-{sampler.steps or 'all'}-seed-{request.seed}.png"
+    folder = trained.path.parent
+    return (folder.parent / "samples" if folder.name == "checkpoints" else folder) / name
+
+
+def save(images: Tensor, out: Path) -> None:
+    """Write images as a grid (.png), an array (.npz) or, without either suffix, a folder of PNGs.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        out: the file or folder; the folder must be new or empty.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        if out.suffix == ".png":
+            save_png(grid(images), out)
+        elif out.suffix == ".npz":
+            with whole_file(out) as file:
+                np.savez(file, images=images.permute(0, 2, 3, 1).contiguous().numpy())
+        else:
+            for index, image in enumerate(images):
+                save_png(to_picture(image), out / f"{index:06d}.png")
+    except OSError as error:
+        raise UserError(f"out: {out} cannot be written: {error.strerror}") from error
+
+
+def check_out(out: Path) -> None:
+    """Refuse a place that cannot be written, before anything is sampled.
+
+    Raises:
+        UserError: saying why.
+    """
+    if out.suffix in (".png", ".npz"):
+        if out.is_dir():
+            raise UserError(f"out: {out} is a folder")
+    elif out.is_file():
+        raise UserError(f"out: {out} is a file; a name without .png or .npz is a folder for PNGs")
+    elif out.is_dir() and any(out.iterdir()):
+        raise UserError(f"out: {out} is not empty; old images would stand among the new")
+    parent = next(each for each in [out, *out.absolute().parents] if each.is_dir())
+    if not os.access(parent, os.W_OK) or not parent.is_dir():
+        raise UserError(f"out: {parent} cannot be written to")

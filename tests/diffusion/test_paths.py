@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from diffusers import DDIMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffexp.diffusion.paths import SPACINGS, timestep_path
+
+
+def visited(timesteps, steps, spacing):
+    return [t for t, _ in timestep_path(timesteps, steps, spacing)][::-1]
+
+
+@given(st.integers(1, 1200), st.data(), st.sampled_from(SPACINGS))
+def test_exactly_s_falling_steps_each_leading_to_the_next(timesteps, data, spacing):
+    steps = data.draw(st.integers(1, timesteps))
+    path = timestep_path(timesteps, steps, spacing)
+    assert len(path) == steps
+    assert path[-1][1] == -1
+    assert all(t_prev == following for (_, t_prev), (following, _) in zip(path, path[1:], strict=False))
+    assert all(timesteps > t > t_prev >= -1 for t, t_prev in path)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_all_steps_are_all_timesteps(spacing):
+    assert visited(1000, 1000, spacing) == list(range(1000))
+    assert timestep_path(7) == timestep_path(7, 7, spacing)
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50, 100, 1000])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_equals_diffusers_where_S_divides_T(spacing, steps):  # noqa: N802
+    theirs = DDIMScheduler(num_train_timesteps=1000, timestep_spacing=spacing)
+    theirs.set_timesteps(steps)
+    assert visited(1000, steps, spacing)[::-1] == theirs.timesteps.tolist()
+
+
+def test_where_S_does_not_divide_T_the_number_of_steps_is_still_S():  # noqa: N802
+    # range(0, 1000, 1000 // 30) has 31 entries
+    assert visited(1000, 30, "leading") == [i * 1000 // 30 for i in range(30)]
+
+
+def test_quadratic_is_the_papers_with_the_last_step_at_the_end():
+    assert visited(1000, 10, "quadratic") == [int(999 / 81 * i**2 + 1e-9) for i in range(10)]
+
+
+@pytest.mark.parametrize("steps", [10, 20])
+def test_quadratic_08_is_the_authors_code(steps):
+    theirs = [int(t) for t in np.linspace(0, np.sqrt(1000 * 0.8), steps) ** 2]
+    ours = visited(1000, steps, "quadratic-0.8")
+    assert all(abs(a - b) <= 1 for a, b in zip(ours, theirs, strict=True))  # their √ and ² round down by one at times
+    assert ours[-1] == 800
+
+
+def test_quadratic_visits_each_of_the_smallest_once():
+    assert visited(1000, 100, "quadratic")[:5] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("steps", [0, 1001, -1])
+def test_steps_outside_1_T_are_refused(steps):  # noqa: N802
+    with pytest.raises(ValueError, match=f"from 1 to T = 1000, not {steps}"):
+        timestep_path(1000, steps)
+
+
+def test_an_unknown_spacing_is_refused():
+    with pytest.raises(ValueError, match="spacing must be one of"):
+        timestep_path(10, 5, "cubic")

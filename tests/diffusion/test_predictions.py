@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from diffexp.diffusion import schedules
+from diffexp.diffusion.paths import timestep_path
+from diffexp.diffusion.predictions import PREDICTIONS, Prediction
+from diffexp.diffusion.samplers import DDIM, DDPM, sample
+from diffexp.diffusion.schedules import Schedule
+
+SCHEDULE = Schedule(schedules.linear(1000))
+
+
+def perfect_output(kind, x0, noise, t):
+    """What a network that knows x_0 and ε puts out under each prediction."""
+    alpha_bar = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1)
+    if kind == "x0":
+        return x0
+    if kind == "v":
+        return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0
+    if kind == "scaled_epsilon":
+        return noise * (SCHEDULE.betas[t].view(-1, 1, 1, 1) / (1 - alpha_bar)).sqrt()
+    return noise
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_a_perfect_network_has_no_loss_and_is_a_perfect_denoiser(kind):
+    prediction = Prediction(kind, SCHEDULE)
+    x0, noise = torch.randn(2, 6, 1, 4, 4, dtype=torch.float64)
+    t = torch.tensor([0, 1, 100, 500, 900, 999])
+    output = perfect_output(kind, x0, noise, t)
+    torch.testing.assert_close(prediction.estimate(output, t), prediction.target(x0, noise, t), rtol=1e-6, atol=1e-6)
+    for index in t.tolist():
+        signal, sigma = SCHEDULE.alpha_bar(index) ** 0.5, (1 - SCHEDULE.alpha_bar(index)) ** 0.5
+        x_t = signal * x0 + sigma * noise
+        outputs = perfect_output(kind, x0, noise, torch.full((6,), index))
+        answer = prediction.denoiser(lambda x, t, outputs=outputs: outputs)(x_t, index)
+        torch.testing.assert_close(answer.x0, x0, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(answer.epsilon, noise, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [DDIM(), DDIM(1.0), DDPM("fixed_large"), DDPM("none")])
+def test_the_notes_scaled_epsilon_samples_as_epsilon_does(rule):
+    """A network whose output is √(β/(1-ᾱ)) times another's ε̂ is the same model."""
+
+    def epsilon(x, t):
+        return torch.tanh(x + t.view(-1, 1, 1, 1) / 1000)
+
+    def scaled(x, t):
+        return epsilon(x, t) * (SCHEDULE.betas[t] / (1 - SCHEDULE.alphas_cumprod[t])).sqrt().view(-1, 1, 1, 1)
+
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    ends = []
+    for kind, network in (("epsilon", epsilon), ("scaled_epsilon", scaled)):
+        source = torch.Generator().manual_seed(0)
+        noise = lambda source=source: torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=source)  # noqa: E731
+        denoiser = Prediction(kind, SCHEDULE).denoiser(network)
+        *_, last = sample(denoiser, SCHEDULE, rule, timestep_path(1000, 50), x, noise)
+        ends.append(last.x)
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-9)
+
+
+def test_the_notes_reverse_step_is_hos_with_the_scaled_output():
+    """x_{t-1} = (x_t - √β_t · output)/√α_t."""
+    x, output = torch.randn(2, 3, 1, 2, 2, dtype=torch.float64)
+    denoiser = Prediction("scaled_epsilon", SCHEDULE).denoiser(lambda x, t: output)
+    state = next(sample(denoiser, SCHEDULE, DDPM("none"), [(700, 699)], x, torch.clone))
+    expected = (x - SCHEDULE.betas[700].sqrt() * output) / SCHEDULE.alphas[700].sqrt()
+    torch.testing.assert_close(state.x, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_an_unknown_prediction_is_refused():
+    with pytest.raises(ValueError, match="prediction must be one of"):
+        Prediction("noise", SCHEDULE)

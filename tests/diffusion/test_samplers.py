@@ -1,0 +1,192 @@
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from diffexp.diffusion import schedules
+from diffexp.diffusion.paths import timestep_path
+from diffexp.diffusion.predictions import Denoised, Prediction, clipped
+from diffexp.diffusion.samplers import DDIM, DDPM, sample
+from diffexp.diffusion.schedules import Schedule
+from tests.diffusion.gaussian import MEAN, STD, gaussian_denoiser
+
+SCHEDULE = Schedule(schedules.linear(1000))
+
+
+def run(rule, path, x, noise=lambda: torch.zeros(()), denoiser=None):
+    return list(sample(denoiser or gaussian_denoiser(SCHEDULE), SCHEDULE, rule, path, x, noise))
+
+
+def std_of_result(rule, steps):
+    """Exact: with this denoiser every step is affine, x → gain · x + offset + σ z, so variances propagate.
+
+    Gains are measured through `sample` itself, on the numbers 0 and 1; so is σ, with z = 1.
+    """
+    variance = 1.0
+    for pair in timestep_path(1000, steps, "leading"):
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        still = run(rule, [pair], ends)[-1].x
+        noisy = run(rule, [pair], ends, lambda: torch.ones(2, dtype=torch.float64))[-1].x
+        variance = variance * (still[1] - still[0]).item() ** 2 + (noisy[0] - still[0]).item() ** 2
+    return math.sqrt(variance)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (10, [0.374128, 0.373069, 0.367083, 0.333263, 0.589025]),
+        (50, [0.472439, 0.471553, 0.466651, 0.444123, 0.517229]),
+        (100, [0.485981, 0.485410, 0.482262, 0.468256, 0.508490]),
+        (1000, [0.498495, 0.498415, 0.497977, 0.496110, 0.500752]),
+    ],
+)
+def test_exact_gaussian_table(steps, expected):
+    rules = [DDIM(0.0), DDIM(0.2), DDIM(0.5), DDIM(1.0), DDIM(1.0, sigma_hat=True)]
+    assert [std_of_result(rule, steps) for rule in rules] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("rule", "expected"), [(DDIM(0.2), 0.471553), (DDIM(1.0, sigma_hat=True), 0.517229)])
+def test_gaussian_table_by_simulation(rule, expected):
+    torch.manual_seed(0)
+    x = torch.randn(400_000, dtype=torch.float64)
+    result = run(rule, timestep_path(1000, 50), x, lambda: torch.randn(len(x), dtype=torch.float64))[-1].x
+    assert result.std().item() == pytest.approx(expected, abs=4 * expected / math.sqrt(2 * len(x)))
+
+
+def test_ddim_error_against_the_exact_ode_is_of_order_1():
+    """The probability-flow ODE of a Gaussian is affine: z-scores at x_T are kept."""
+    x = torch.linspace(-2, 2, 401, dtype=torch.float64)
+
+    def error(steps):
+        path = timestep_path(1000, steps, "leading")
+        alpha_bar = SCHEDULE.alpha_bar(path[0][0])
+        std = math.sqrt(alpha_bar * STD**2 + 1 - alpha_bar)
+        exact = MEAN + STD * (x - math.sqrt(alpha_bar) * MEAN) / std
+        return (run(DDIM(), path, x)[-1].x - exact).abs().max().item()
+
+    errors = [error(steps) for steps in (10, 20, 50, 100, 250, 500, 1000)]
+    expected = [0.2525, 0.1328, 0.05521, 0.02809, 0.01146, 0.005846, 0.003027]
+    assert errors == pytest.approx(expected, rel=1e-3)
+    assert math.log(errors[1] / errors[3]) / math.log(5) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("steps", [1000, 50, 30])
+@pytest.mark.parametrize(
+    ("ddpm", "ddim"),
+    [(DDPM("fixed_small"), DDIM(1.0)), (DDPM("fixed_large"), DDIM(1.0, sigma_hat=True))],
+)
+def test_ddpm_is_ddim_with_eta_1(ddpm, ddim, steps):
+    x = torch.linspace(-3, 3, 64, dtype=torch.float64)
+    ends = []
+    for rule in (ddpm, ddim):
+        source = torch.Generator().manual_seed(1)
+        noise = lambda source=source: torch.randn(64, dtype=torch.float64, generator=source)  # noqa: E731
+        ends.append(torch.stack([state.x for state in run(rule, timestep_path(1000, steps), x, noise)]))
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_ddim_coefficients_by_undetermined_coefficients(eta):
+    """P(x_prev | x_t, x_0) = N(k x_0 + m x_t, σ²) with the k and m that keep the marginals (docs/theory.md)."""
+    for t, t_prev in timestep_path(1000, 30)[:-1]:
+        alpha_bar, previous = SCHEDULE.alpha_bar(t), SCHEDULE.alpha_bar(t_prev)
+        step = DDIM(eta).step(alpha_bar, previous)
+        m = math.sqrt(1 - previous - step.sigma**2) / math.sqrt(1 - alpha_bar)
+        k = math.sqrt(previous) - m * math.sqrt(alpha_bar)
+        # ε̂ = (x_t - √ᾱ x_0)/√(1-ᾱ) put into the step
+        assert step.of_epsilon / math.sqrt(1 - alpha_bar) == pytest.approx(m, rel=1e-12)
+        assert step.of_x0 - m * math.sqrt(alpha_bar) == pytest.approx(k, rel=1e-12)
+        # and the marginal of x_prev is the schedule's
+        assert k**2 + 2 * k * m * math.sqrt(alpha_bar) + m**2 * alpha_bar == pytest.approx(previous, rel=1e-12)
+        assert m**2 * (1 - alpha_bar) + step.sigma**2 == pytest.approx(1 - previous, rel=1e-12)
+
+
+def test_the_last_step_adds_no_noise():
+    for rule in (DDPM("fixed_small"), DDPM("fixed_large"), DDPM("none"), DDIM(1.0), DDIM(1.0, sigma_hat=True)):
+        assert rule.step(SCHEDULE.alpha_bar(0), 1.0).sigma == 0
+
+
+def test_ddpm_without_variance_is_the_notes_deterministic_recursion():
+    x, epsilon = torch.randn(5).double(), torch.randn(5).double()
+    beta, alpha = SCHEDULE.betas[400].item(), SCHEDULE.alphas[400].item()
+    alpha_bar = SCHEDULE.alpha_bar(400)
+    state = run(DDPM("none"), [(400, 399)], x, denoiser=lambda x_t, t: Denoised(x_t * math.nan, epsilon))[0]
+    torch.testing.assert_close(state.x, (x - beta / math.sqrt(1 - alpha_bar) * epsilon) / math.sqrt(alpha))
+
+
+def test_states_come_one_by_one_and_leave_the_start_alone():
+    x = torch.ones(3)
+    states = sample(gaussian_denoiser(SCHEDULE), SCHEDULE, DDIM(), timestep_path(1000, 4), x, torch.zeros(3).clone)
+    assert next(states).t == 500
+    assert [state.t for state in states] == [250, 0, -1]
+    assert torch.equal(x, torch.ones(3))
+
+
+def test_clipping_keeps_x0_in_range_and_rederives_epsilon():
+    prediction = Prediction("epsilon", SCHEDULE)
+    x_t = torch.randn(2, 1, 8, 8) * 3
+    for t in (0, 300, 999):
+        answer = clipped(prediction.denoiser(lambda x, t: torch.zeros_like(x)), SCHEDULE)(x_t, t)
+        assert answer.x0.abs().max() <= 1
+        signal, sigma = SCHEDULE.alpha_bar(t) ** 0.5, (1 - SCHEDULE.alpha_bar(t)) ** 0.5
+        torch.testing.assert_close(signal * answer.x0 + sigma * answer.epsilon, x_t)
+
+
+def answers(seed, kind):
+    """A stand-in network: some smooth function of (x, t)."""
+    weight = torch.randn(1, 3, 1, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return lambda x, t: torch.tanh(x * weight + t.view(-1, 1, 1, 1) / 1000)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("steps", [1000, 50])
+@pytest.mark.parametrize("kind", ["epsilon", "x0", "v"])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_each_ddim_step_equals_diffusers(kind, steps, eta, clip):
+    theirs = DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+        prediction_type={"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}[kind],
+        timestep_spacing="leading",
+        clip_sample=clip,
+        set_alpha_to_one=True,
+    )
+    theirs.set_timesteps(steps)
+    network = answers(0, kind)
+    denoiser = Prediction(kind, SCHEDULE).denoiser(network)
+    if clip:
+        denoiser = clipped(denoiser, SCHEDULE)
+    x, z = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    for t, t_prev in timestep_path(1000, steps, "leading")[:: steps // 25]:
+        ours = run(DDIM(eta), [(t, t_prev)], x, lambda: z, denoiser)[0].x
+        output = network(x, torch.full((2,), t))
+        step = theirs.step(output, t, x, eta=eta, use_clipped_model_output=clip, variance_noise=z)
+        torch.testing.assert_close(ours, step.prev_sample, rtol=2e-4, atol=2e-4)  # their tables are float32
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+@pytest.mark.parametrize("steps", [1000, 50])
+def test_each_ddpm_step_equals_diffusers(variance, steps):
+    theirs = DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+        variance_type=variance,
+        timestep_spacing="leading",
+        clip_sample=True,
+    )
+    theirs.set_timesteps(steps)
+    network = answers(1, "epsilon")
+    denoiser = clipped(Prediction("epsilon", SCHEDULE).denoiser(network), SCHEDULE)
+    x, z = torch.randn(2, 3, 4, 4, dtype=torch.float64), []
+    for t, t_prev in timestep_path(1000, steps, "leading")[:: steps // 25]:
+        torch.manual_seed(t)
+        theirs_next = theirs.step(network(x, torch.full((2,), t)), t, x).prev_sample
+        torch.manual_seed(t)
+        z = torch.randn(x.shape, dtype=torch.float64)
+        ours = run(DDPM(variance), [(t, t_prev)], x, lambda z=z: z, denoiser)[0].x
+        torch.testing.assert_close(ours, theirs_next, rtol=2e-4, atol=2e-4)

@@ -1,0 +1,166 @@
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from diffexp.networks.blocks import SelfAttention, TimeEmbedding
+from diffexp.networks.unet import UNet
+
+
+def small(**changes):
+    settings = {
+        "base_channels": 16,
+        "channel_multipliers": [1, 2],
+        "blocks_per_level": 1,
+        "attention_resolutions": [4],
+        "dropout": 0.0,
+        "groups": 4,
+    }
+    return UNet((1, 8, 8), **{**settings, **changes})
+
+
+def test_the_papers_cifar10_network_has_its_number_of_parameters():
+    assert sum(parameter.numel() for parameter in UNet((3, 32, 32)).parameters()) == 35_746_307
+
+
+def test_starts_at_zero():
+    assert small()(torch.randn(3, 1, 8, 8), torch.tensor([0, 5, 999])).abs().max() == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12, 20), (2, 32, 32)])
+def test_any_divisible_size(shape):
+    network = UNet(
+        shape, base_channels=8, channel_multipliers=[1, 1, 2], attention_resolutions=[], groups=4, blocks_per_level=1
+    )
+    torch.nn.init.ones_(network.conv_out.weight)
+    output = network(torch.randn(2, *shape), torch.tensor([1, 2]))
+    assert output.shape == (2, *shape)
+    assert output.std() > 0
+
+
+def test_an_indivisible_size_is_refused():
+    with pytest.raises(ValueError, match=r"3 levels need height and width divisible by 4, not 8×10"):
+        UNet((1, 8, 10), channel_multipliers=[1, 1, 1])
+
+
+def trained(network):
+    """Break the zero initialisation, so that every part matters."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    return network.eval()
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    network = trained(small())
+    x, t = torch.randn(9, 1, 8, 8), torch.arange(9) * 100
+    whole = network(x, t)
+    for index in range(9):
+        torch.testing.assert_close(network(x[index : index + 1], t[index : index + 1])[0], whole[index])
+
+
+def test_time_and_image_both_matter():
+    network = trained(small())
+    x = torch.randn(1, 1, 8, 8)
+    at = [network(x, torch.tensor([t])) for t in (0, 1, 999)]
+    assert (at[0] - at[1]).abs().max() > 1e-5
+    assert (at[0] - at[2]).abs().max() > 1e-3
+
+
+def test_attention_is_softmax_of_scaled_products():
+    block = SelfAttention(8, groups=2)
+    torch.nn.init.normal_(block.out.weight)
+    x = torch.randn(2, 8, 3, 5)
+    query, key, value = block.query_key_value(block.norm(x)).flatten(2).chunk(3, dim=1)
+    weights = torch.softmax(query.transpose(1, 2) @ key / 8**0.5, dim=-1)
+    expected = x + block.out((value @ weights.transpose(1, 2)).view(2, 8, 3, 5))
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_time_embedding_is_the_transformers():
+    embedding = TimeEmbedding(6, 4)
+    embedding.layers = torch.nn.Identity()
+    rates = [1.0, 10_000**-0.5, 10_000**-1.0]
+    t = 37.0
+    expected = torch.tensor([f(t * rate) for f in (torch.sin, torch.cos) for rate in torch.tensor(rates)])
+    torch.testing.assert_close(embedding(torch.tensor([37]))[0], expected)
+
+
+def test_equals_diffusers_unet_with_the_same_weights():
+    """The same network built by diffusers, its weights copied in the order in which both define them."""
+    ours = trained(
+        UNet((3, 16, 16), base_channels=8, channel_multipliers=[1, 2], attention_resolutions=[8], dropout=0, groups=4)
+    )
+    theirs = UNet2DModel(
+        sample_size=16,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(8, 16),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        norm_eps=1e-6,
+        downsample_padding=0,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        attention_head_dim=None,
+    ).eval()
+    copy_weights(ours, theirs)
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 800])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, t), theirs(x, t).sample, rtol=1e-4, atol=1e-5)
+
+
+def copy_weights(ours, theirs):
+    def residual(from_, to):
+        for name, other in (
+            ("norm1", "norm1"),
+            ("conv1", "conv1"),
+            ("time", "time_emb_proj"),
+            ("norm2", "norm2"),
+            ("conv2", "conv2"),
+        ):
+            getattr(to, other).load_state_dict(getattr(from_, name).state_dict())
+        if to.conv_shortcut is not None:
+            to.conv_shortcut.load_state_dict(from_.shortcut.state_dict())
+
+    def attention(from_, to):
+        to.group_norm.load_state_dict(from_.norm.state_dict())
+        weights = from_.query_key_value.weight[:, :, 0, 0].chunk(3)
+        biases = from_.query_key_value.bias.chunk(3)
+        for layer, weight, bias in zip((to.to_q, to.to_k, to.to_v), weights, biases, strict=True):
+            layer.load_state_dict({"weight": weight, "bias": bias})
+        to.to_out[0].load_state_dict({"weight": from_.out.weight[:, :, 0, 0], "bias": from_.out.bias})
+
+    theirs.conv_in.load_state_dict(ours.conv_in.state_dict())
+    theirs.time_embedding.linear_1.load_state_dict(ours.time.layers[0].state_dict())
+    theirs.time_embedding.linear_2.load_state_dict(ours.time.layers[2].state_dict())
+    pairs = []
+    for block in theirs.down_blocks:
+        attentions = getattr(block, "attentions", [None] * len(block.resnets))
+        pairs += [[r, a] for r, a in zip(block.resnets, attentions, strict=True)]
+        pairs += [[d] for d in block.downsamplers or []]
+    for stage, blocks in zip(ours.down, pairs, strict=True):
+        stage_copy(stage, blocks, residual, attention)
+    residual(ours.middle[0], theirs.mid_block.resnets[0])
+    attention(ours.middle[1], theirs.mid_block.attentions[0])
+    residual(ours.middle[2], theirs.mid_block.resnets[1])
+    pairs = []
+    for block in theirs.up_blocks:
+        attentions = getattr(block, "attentions", [None] * len(block.resnets))
+        pairs += [[r, a] for r, a in zip(block.resnets, attentions, strict=True)]
+        pairs += [[u] for u in block.upsamplers or []]
+    for stage, blocks in zip(ours.up, pairs, strict=True):
+        stage_copy(stage, blocks, residual, attention)
+    theirs.conv_norm_out.load_state_dict(ours.norm_out.state_dict())
+    theirs.conv_out.load_state_dict(ours.conv_out.state_dict())
+
+
+def stage_copy(stage, blocks, residual, attention):
+    for ours, theirs in zip(stage, [block for block in blocks if block is not None], strict=True):
+        if hasattr(ours, "conv1"):
+            residual(ours, theirs)
+        elif isinstance(ours, SelfAttention):
+            attention(ours, theirs)
+        else:
+            theirs.conv.load_state_dict(ours.conv.state_dict())
