@@ -1,6 +1,7 @@
 """Choices that depend on the hardware, in one place."""
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from diffexp.errors import UserError
 
@@ -25,3 +26,9 @@ def precision_for(precision: str, device: torch.device) -> str:
         return "bf16-mixed" if torch.cuda.get_device_capability(device) >= (8, 0) else "32-true"
     capabilities = torch.cpu.get_capabilities()
     return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that train together, also before a Trainer exists."""
+    rank: int = getattr(rank_zero_only, "rank", 0)
+    return rank == 0

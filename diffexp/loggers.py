@@ -8,11 +8,11 @@ from typing import Any
 
 import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_dict
 from diffexp.files import write_text
+from diffexp.hardware import is_main_process
 from diffexp.runs import Run
 
 
@@ -40,7 +40,6 @@ class MetricsFile(Logger):
         """There is one file a run."""
         return ""
 
-    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append a line."""
         with self.path.open("a") as file:
@@ -60,7 +59,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def build_loggers(experiment: Experiment, run: Run, resume_step: int) -> list[Logger]:
     """metrics.jsonl and the chosen loggers, continued after `resume_step`; on the main process only."""
-    if rank_zero_only.rank > 0:
+    if not is_main_process():
         return []
     truth = MetricsFile(run.metrics, resume_step)
     loggers: list[Logger] = [truth]

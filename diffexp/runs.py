@@ -93,14 +93,14 @@ def new_run(experiment: Experiment) -> Run:
             raise UserError(f"run_dir: {run.path} exists and is not an empty folder")
         return run
     parent = Path(experiment.runs_dir)
+    if parent.exists() and not parent.is_dir():
+        raise UserError(f"runs_dir: {parent} is not a folder")
     number = 1
     while True:
         path = parent / f"{experiment.name}-{number}"
         try:
             path.mkdir(parents=True)
         except FileExistsError:
-            if not parent.is_dir():
-                raise UserError(f"runs_dir: {parent} is not a folder") from None
             number += 1
         except OSError as error:
             raise UserError(f"runs_dir: {parent} cannot be written: {error.strerror}") from error

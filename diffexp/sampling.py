@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffexp.callbacks.checkpoints import checkpoints, step_of
+from diffexp.callbacks.checkpoints import checkpoints
 from diffexp.callbacks.ema import averaged
 from diffexp.callbacks.grids import grid, save_png, to_picture
 from diffexp.config import experiment_from_text
@@ -88,7 +88,7 @@ def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:
     with tqdm(total=total, desc=f"sample {request.sampler.name}", unit="call", delay=1) as bar:
         for start in starts:
             indices = range(start, min(start + request.batch_size, request.count))
-            images = model.sample(request.sampler, indices, request.seed, on_call=lambda: bar.update() and None)
+            images = model.sample(request.sampler, indices, request.seed, on_call=bar.update)
             batches.append(to_uint8(images).cpu())
     return torch.cat(batches)
 

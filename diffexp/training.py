@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO, checkpoints, step_of
@@ -26,10 +25,10 @@ from diffexp.config.models import MODELS
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.environment import describe_environment
 from diffexp.errors import UserError
-from diffexp.hardware import device_for, precision_for
+from diffexp.files import write_text
+from diffexp.hardware import device_for, is_main_process, precision_for
 from diffexp.loggers import build_loggers
 from diffexp.models.base import GenerativeModel
-from diffexp.files import write_text
 from diffexp.runs import Run, config_text, new_run
 
 # A launcher starts a node's other processes with this command line again; they find the run's directory here.
@@ -77,7 +76,8 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         precision = precision_for(settings.precision, device_for(settings.accelerator))
         model = build_model(experiment)
         data = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed)
-        real = data.images("train").fetch(torch.arange(_REAL_IMAGES))
+        images = data.images("train")
+        real = images.fetch(torch.arange(min(_REAL_IMAGES, len(images))))
     except BaseException:
         run.discard_if_empty()
         raise
@@ -85,7 +85,7 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
     step = step_of(done[-1]) if done else 0
     if step >= settings.steps:
         return Outcome(run, step, settings.steps, {}, None)
-    if rank_zero_only.rank == 0:
+    if is_main_process():
         _record(run, experiment, {**describe_environment(plugins), "precision": precision})
         os.environ[_RUN_VARIABLE] = str(run.path)
 
@@ -140,12 +140,12 @@ def start_run(experiment: Experiment) -> Run:
     Raises:
         UserError: if it holds a run already, or several processes cannot agree on one.
     """
-    if _RUN_VARIABLE in os.environ and rank_zero_only.rank > 0:
+    if _RUN_VARIABLE in os.environ and not is_main_process():
         return Run(Path(os.environ[_RUN_VARIABLE]))
     if int(os.environ.get("SLURM_NTASKS", os.environ.get("WORLD_SIZE", "1"))) > 1:
         if experiment.run_dir is None:
             raise UserError("run_dir: must be given when several processes are started together")
-        if rank_zero_only.rank > 0:
+        if not is_main_process():
             return Run(Path(experiment.run_dir))
     return new_run(experiment)
 
@@ -194,7 +194,6 @@ def _callbacks(
         ema = EMA(experiment.ema.half_life, experiment.training.batch_size, experiment.ema.rampup)
         callbacks.append(ema)
     stop = StopOnSignal()
-    callbacks.append(stop)
     grids = None
     wanted = experiment.sample_grid
     if wanted is not None:
@@ -206,8 +205,10 @@ def _callbacks(
             wanted.seed,
             ema if wanted.weights == "ema" else None,
             real,
+            give_up=lambda: stop.received is not None,
         )
         callbacks.append(grids)
+    callbacks.append(stop)
     checkpoint = experiment.checkpoint
     saved = {"config": config_text(experiment)}
     callbacks.append(Checkpoints(run.checkpoints, checkpoint.every, checkpoint.keep, saved))

@@ -7,6 +7,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from diffexp.models.base import log_every
+
 # Lightning's bar counts the batches of an epoch; an endless stream has none, so it could not tell the time left.
 
 
@@ -47,7 +49,7 @@ class StepProgress(ProgressBar):
         """Advance to the trainer's step."""
         assert self._bar is not None
         self._bar.update(trainer.global_step - self._bar.n)
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % log_every(trainer) == 0:
             metrics = {name: f"{float(value):.4f}" for name, value in trainer.progress_bar_metrics.items()}
             self._bar.set_postfix(metrics, refresh=False)
 

@@ -29,7 +29,7 @@ class Drawn:
 
 
 class _StoppedError(Exception):
-    """Sampling was given up because training is to stop."""
+    """Sampling was given up because the run is to stop."""
 
 
 class SampleGrid(L.Callback):
@@ -47,6 +47,7 @@ class SampleGrid(L.Callback):
         seed: of the starting noise.
         ema: the callback whose averaged weights to use; None uses the raw ones.
         real: uint8 (M, C, H, W), for the first row.
+        give_up: asked after every network call whether to leave the grid undrawn, because the run is to stop.
 
     Attributes:
         drawn: by name, what the last grid cost.
@@ -61,6 +62,7 @@ class SampleGrid(L.Callback):
         seed: int = 0,
         ema: EMA | None = None,
         real: Tensor | None = None,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self.folder = folder
         self.variants = variants
@@ -69,6 +71,7 @@ class SampleGrid(L.Callback):
         self.seed = seed
         self.ema = ema
         self.real = real
+        self.give_up = give_up
         self.drawn: dict[str, Drawn] = {}
         self._drawn_step = -1
 
@@ -113,12 +116,11 @@ class SampleGrid(L.Callback):
         self.drawn[name] = Drawn(calls, self.count, time.perf_counter() - start)
         return images.cpu()
 
-    @staticmethod
-    def _watch(trainer: L.Trainer, bar: "tqdm[Any]") -> Callable[[], None]:
+    def _watch(self, trainer: L.Trainer, bar: "tqdm[Any]") -> Callable[[], None]:
         def after_call() -> None:
             bar.update()
             # alone only: processes that give up at different calls would wait for each other for ever
-            if trainer.should_stop and trainer.world_size == 1:
+            if trainer.world_size == 1 and self.give_up():
                 raise _StoppedError
 
         return after_call

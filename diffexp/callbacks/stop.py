@@ -7,6 +7,8 @@ from typing import Any
 
 import lightning as L
 
+from diffexp.hardware import is_main_process
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -23,20 +25,32 @@ class StopOnSignal(L.Callback):
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
-        self._trainer: L.Trainer | None = None
+        self._step = 0
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Install the handlers."""
-        self._trainer = trainer
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Install the handlers; not earlier, because Lightning then calls them besides its own."""
+        self._step = trainer.global_step
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Let all processes stop at the same step."""
+        """Stop, if a signal came and this batch ended an optimiser step; all processes at the same one."""
+        if trainer.global_step == self._step:
+            return  # an accumulated batch: its gradients would be lost
+        self._step = trainer.global_step
+        stop = self.received is not None
         if trainer.world_size > 1:
-            trainer.should_stop = trainer.strategy.reduce_boolean_decision(trainer.should_stop, all=False)
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        trainer.should_stop = trainer.should_stop or stop
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the former handlers back."""
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Put the former handlers back."""
+        self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -45,8 +59,6 @@ class StopOnSignal(L.Callback):
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        assert self._trainer is not None
-        self._trainer.should_stop = True
-        if self._trainer.is_global_zero:
+        if is_main_process():
             text = f"\n{self.received.name}: stopping after this step (Ctrl-C again: at once, losing it)"
             print(text, file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """Numbers with a range, declared where the field is declared."""
 
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -20,13 +21,13 @@ class Range:
         if not math.isfinite(value):
             return f"must be a finite number, not {value}"
         bounds = (
-            ("above", self.above, lambda bound: value > bound),
-            ("at least", self.at_least, lambda bound: value >= bound),
-            ("below", self.below, lambda bound: value < bound),
-            ("at most", self.at_most, lambda bound: value <= bound),
+            ("above", self.above, operator.gt),
+            ("at least", self.at_least, operator.ge),
+            ("below", self.below, operator.lt),
+            ("at most", self.at_most, operator.le),
         )
         for words, bound, holds in bounds:
-            if bound is not None and not holds(bound):
+            if bound is not None and not holds(value, bound):
                 return f"must be {words} {bound:g}, not {value}"
         return None
 

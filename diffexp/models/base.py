@@ -21,7 +21,7 @@ class GenerativeModel(L.LightningModule, ABC):
 
     @abstractmethod
     def sample(
-        self, variant: Any, indices: Sequence[int], seed: int, on_call: Callable[[], None] | None = None
+        self, variant: Any, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
         """Draw images with the current weights.
 
@@ -38,3 +38,9 @@ class GenerativeModel(L.LightningModule, ABC):
     @abstractmethod
     def network_calls(self, variant: Any) -> int:
         """How many times `sample` calls the network for one batch: the usual measure of its cost."""
+
+
+def log_every(trainer: L.Trainer) -> int:
+    """Steps between two logged points: the Trainer's ``log_every_n_steps``."""
+    steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+    return steps

@@ -18,7 +18,7 @@ from diffexp.diffusion.predictions import Prediction, clipped
 from diffexp.diffusion.samplers import State, sample
 from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule
 from diffexp.errors import UserError
-from diffexp.models.base import GenerativeModel
+from diffexp.models.base import GenerativeModel, log_every
 from diffexp.models.losses import LossByTime
 from diffexp.randomness import ImageNoise, derive_seed, generator
 
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 class DiffusionModule(GenerativeModel):
     """Learns to predict, from x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε at random t, the target of its prediction.
 
-    The loss is E ‖target - estimate‖², averaged over pixels (L_simple, Ho et al. 2020, eq. 14). Step k of training draws
-    t and ε from the address (seed, k) and the image's position in the global batch, so that the devices
-    and accumulated batches over which a step is spread change nothing.
+    The loss is E ‖target - estimate‖², averaged over pixels (L_simple, Ho et al. 2020, eq. 14). Step k of
+    training draws t and ε from the address (seed, k) and the image's position in the global batch, so that
+    the devices and accumulated batches over which a step is spread change nothing.
 
     Args:
         image_shape: (C, H, W).
@@ -96,7 +96,7 @@ class DiffusionModule(GenerativeModel):
     def _log(self, step: int) -> None:
         """Log the losses since the last point, when the step that is about to end is a logged one."""
         trainer = self.trainer
-        if step % trainer.log_every_n_steps or self._micro_batch + 1 < trainer.accumulate_grad_batches:
+        if step % log_every(trainer) or self._micro_batch + 1 < trainer.accumulate_grad_batches:
             return
         means = self.losses.means(trainer.strategy)
         self.losses.reset()
@@ -160,7 +160,7 @@ class DiffusionModule(GenerativeModel):
 
     @torch.no_grad()
     def sample(
-        self, variant: SamplerConfig, indices: Sequence[int], seed: int, on_call: Callable[[], None] | None = None
+        self, variant: SamplerConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
         """Draw images with a sampler; see `GenerativeModel.sample`."""
         noise = ImageNoise(seed, indices, self.image_shape, self.device)

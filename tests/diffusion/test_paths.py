@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from diffusers import DDIMScheduler
@@ -17,7 +19,7 @@ def test_exactly_s_falling_steps_each_leading_to_the_next(timesteps, data, spaci
     path = timestep_path(timesteps, steps, spacing)
     assert len(path) == steps
     assert path[-1][1] == -1
-    assert all(t_prev == following for (_, t_prev), (following, _) in zip(path, path[1:], strict=False))
+    assert all(t_prev == following for (_, t_prev), (following, _) in itertools.pairwise(path))
     assert all(timesteps > t > t_prev >= -1 for t, t_prev in path)
 
 

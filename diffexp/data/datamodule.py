@@ -1,0 +1,127 @@
+"""Training data for any Trainer, in an order that survives stops, resumes and other device counts."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from diffexp.config.data import DATA, DataConfig
+from diffexp.data.batches import EndlessBatches
+from diffexp.data.images import ImageSet
+from diffexp.errors import UserError
+
+Images = ImageSet | Callable[[], ImageSet]
+
+
+class ImageDataModule(L.LightningDataModule):
+    """Endless batches of images, positioned by the trainer's global step; see `EndlessBatches`.
+
+    Training ends by ``Trainer(max_steps=…, max_epochs=-1)``, never at the end of the data. The position counts
+    optimiser steps, as ``trainer.global_step`` does with one optimiser; checkpoints belong at the end of a
+    step, not between accumulated batches.
+
+    Args:
+        train: the training images, or what loads them; called by one process of each node first (which may
+            download), then by the others.
+        batch_size: images per optimiser step, over all devices, nodes and accumulated batches.
+        seed: of the order and the mirroring.
+        flip: mirror half of the images left to right.
+        workers: processes that fetch batches beside the training process; 0 fetches in it.
+        test: the test images or what loads them, for `images`; None if there are none.
+    """
+
+    def __init__(
+        self,
+        train: Images,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        flip: bool = False,
+        workers: int = 0,
+        test: Images | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.seed = seed
+        self.flip = flip
+        self.workers = workers
+        self._splits: dict[str, Images | None] = {"train": train, "test": test}
+
+    @classmethod
+    def from_config(cls, data: DataConfig, batch_size: int, seed: int) -> "ImageDataModule":
+        """The data that a config describes; nothing is loaded yet.
+
+        Args:
+            data: the image source.
+            batch_size: images per optimiser step.
+            seed: of the order and the mirroring.
+        """
+
+        def source(split: str) -> Images:
+            return partial(DATA.build, data, split, data.image_size, data.channels, data.memory_gb)
+
+        return cls(source("train"), batch_size, seed=seed, flip=data.flip, workers=data.workers, test=source("test"))
+
+    def images(self, split: str) -> ImageSet:
+        """The images of "train" or "test", loaded at the first call.
+
+        Raises:
+            UserError: if there is no such split, or it cannot be loaded.
+        """
+        images = self._splits[split]
+        if images is None:
+            raise UserError(f"there are no {split} images")
+        if not isinstance(images, ImageSet):
+            images = self._splits[split] = images()
+        return images
+
+    def prepare_data(self) -> None:
+        """Load the training images in the one process a node in which Lightning calls this."""
+        self.images("train")
+
+    def setup(self, stage: str) -> None:
+        """Load the training images in the other processes."""
+        self.images("train")
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """The batches from the trainer's next step on.
+
+        Raises:
+            UserError: if batch_size cannot be shared out evenly.
+        """
+        trainer = self.trainer
+        assert trainer is not None
+        world_size, accumulate = trainer.world_size, trainer.accumulate_grad_batches
+        if self.batch_size % (world_size * accumulate):
+            raise UserError(
+                f"a batch of {self.batch_size} images cannot be shared out evenly over {world_size} devices "
+                f"and {accumulate} accumulated batches: choose a multiple of {world_size * accumulate}."
+            )
+        batches = EndlessBatches(
+            self.images("train"),
+            self.batch_size,
+            rank=trainer.global_rank,
+            world_size=world_size,
+            accumulate=accumulate,
+            seed=self.seed,
+            flip=self.flip,
+        )
+        return _FromNextStep(trainer, batches, self.workers)
+
+
+class _FromNextStep(DataLoader[dict[str, Tensor]]):
+    """Starts at the trainer's next step whenever it is iterated: a Trainer may cut training into epochs."""
+
+    def __init__(self, trainer: L.Trainer, batches: EndlessBatches, workers: int) -> None:
+        # Workers are not persistent, because those would keep the position of the first iteration.
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        super().__init__(batches, batch_size=None, num_workers=workers, pin_memory=on_gpu)
+        self._trainer = trainer
+        self._batches = batches
+
+    def __iter__(self) -> Any:
+        self._batches.start_step = self._trainer.global_step
+        return super().__iter__()

@@ -1,0 +1,29 @@
+"""The 8×8 digits that ship inside scikit-learn."""
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+from diffexp.data.images import ImageSet, MemoryImages, pad_to_square
+
+TEST_EVERY = 10
+
+
+def load(split: str, image_size: int, channels: int, memory_gb: float) -> ImageSet:
+    """The digits, their grey levels 0..16 scaled to 0..255 and rounded.
+
+    Images 0, 10, 20, … of scikit-learn's order are the test split (180), the others the train split (1617).
+
+    Args:
+        split: "train" or "test".
+        image_size: 8 or more; larger images are padded evenly with black.
+        channels: 1.
+        memory_gb: not needed; the images take 0.1 MB.
+    """
+    digits = load_digits()
+    in_test = np.arange(len(digits.target)) % TEST_EVERY == 0
+    chosen = in_test if split == "test" else ~in_test
+    pixels = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+    images = pad_to_square(torch.from_numpy(pixels).unsqueeze(1), image_size)
+    labels = torch.from_numpy(digits.target[chosen].astype(np.int64))
+    return MemoryImages(images, labels, [str(name) for name in digits.target_names])

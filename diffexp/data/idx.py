@@ -1,0 +1,146 @@
+"""MNIST and Fashion-MNIST, read from their idx files (http://yann.lecun.com/exdb/mnist/)."""
+
+import gzip
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffexp.data.download import download
+from diffexp.data.images import ImageSet, MemoryImages, pad_to_square
+from diffexp.errors import UserError
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+SIDE = 28
+PREFIX = {"train": "train", "test": "t10k"}
+
+
+@dataclass(frozen=True)
+class _Collection:
+    """A data set of idx files: its classes, torchvision's name for it and where its files may lie."""
+
+    torchvision_name: str
+    class_names: Sequence[str]
+    folders: Sequence[str]  # below root, the most telling first: all these sets use the same file names
+    elsewhere: Sequence[Path] = ()
+    hint: str = ""
+
+
+_MNIST = _Collection(
+    "MNIST",
+    class_names=[str(digit) for digit in range(10)],
+    folders=["MNIST/raw", "MNIST", "mnist/raw", "mnist", "."],
+)
+_FASHION_MNIST = _Collection(
+    "FashionMNIST",
+    class_names=(
+        ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+    ),
+    folders=["FashionMNIST/raw", "FashionMNIST", "fashion_mnist", "fashion-mnist", "."],
+    elsewhere=[DEBIAN_FASHION_MNIST],
+    hint=" On Debian and Ubuntu `apt install dataset-fashion-mnist` brings them too.",
+)
+
+
+def mnist(split: str, image_size: int, channels: int, memory_gb: float, root: str) -> ImageSet:
+    """MNIST: 60,000 training and 10,000 test images of 28×28 pixels, padded evenly with black.
+
+    Args:
+        split: "train" or "test".
+        image_size: 28 or more.
+        channels: 1.
+        memory_gb: not needed; the training split takes 60 MB at 32×32.
+        root: the idx files, gzipped or not, are looked for in root/MNIST/raw, root/MNIST, root/mnist/raw,
+            root/mnist and root, and else downloaded to root/MNIST/raw.
+
+    Raises:
+        UserError: if the files are damaged, or neither found nor downloaded.
+    """
+    return _load(_MNIST, split, image_size, Path(root).expanduser())
+
+
+def fashion_mnist(split: str, image_size: int, channels: int, memory_gb: float, root: str) -> ImageSet:
+    """Fashion-MNIST: as `mnist`, found in root/FashionMNIST/raw, root/FashionMNIST, root/fashion_mnist,
+    root/fashion-mnist, root or Debian's package dataset-fashion-mnist, and else downloaded to root/FashionMNIST/raw.
+    """
+    return _load(_FASHION_MNIST, split, image_size, Path(root).expanduser())
+
+
+def _load(collection: _Collection, split: str, image_size: int, root: Path) -> ImageSet:
+    files = _find(collection, split, root)
+    if files is None:
+        _download(collection, root)
+        files = _find(collection, split, root)
+        assert files is not None, "torchvision has renamed the files"
+    images_file, labels_file = files
+    images = read_idx(images_file)
+    labels = read_idx(labels_file).long()
+    if images.shape[1:] != (SIDE, SIDE):
+        raise UserError(f"{images_file} holds {tuple(images.shape)}, not (N, {SIDE}, {SIDE}) images. {_REPLACE}")
+    if labels.shape != images.shape[:1]:
+        raise UserError(
+            f"{labels_file} holds {len(labels)} labels for the {len(images)} images of {images_file}. {_REPLACE}"
+        )
+    if labels.max() >= len(collection.class_names):
+        raise UserError(f"{labels_file} holds a label {labels.max()}; there are 0 to 9. {_REPLACE}")
+    return MemoryImages(pad_to_square(images.unsqueeze(1), image_size), labels, list(collection.class_names))
+
+
+_REPLACE = "Replace the file, or delete it to have it downloaded again."
+
+
+def read_idx(path: Path) -> Tensor:
+    """The array in an idx file of unsigned bytes, gzipped (``.gz``) or not, as uint8 of the shape it states.
+
+    Raises:
+        UserError: if the file cannot be read, is no such file, or is shorter or longer than it states.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}. {_REPLACE}") from error
+    # the format: two zeros, 8 for unsigned bytes, the number of dimensions; each as a big-endian int32; the data
+    if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
+        raise UserError(f"{path} is not an idx file of unsigned bytes. {_REPLACE}")
+    start = 4 + 4 * data[3]
+    shape = [int(length) for length in np.frombuffer(data[4:start], dtype=">u4")]
+    if len(data) - start != math.prod(shape) or not math.prod(shape):
+        raise UserError(
+            f"{path} is damaged: it states {'×'.join(map(str, shape))} bytes and holds {len(data) - start}. {_REPLACE}"
+        )
+    # a copy: tensors over a bytes object would be read-only
+    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape).copy())
+
+
+def _find(collection: _Collection, split: str, root: Path) -> tuple[Path, Path] | None:
+    """The images file and the labels file of a split, from the first folder that has both."""
+    for folder in [*(root / name for name in collection.folders), *collection.elsewhere]:
+        images = _idx_file(folder, f"{PREFIX[split]}-images", "idx3-ubyte")
+        labels = _idx_file(folder, f"{PREFIX[split]}-labels", "idx1-ubyte")
+        if images and labels:
+            return images, labels
+    return None
+
+
+def _idx_file(folder: Path, stem: str, kind: str) -> Path | None:
+    names = [f"{stem}{separator}{kind}{suffix}" for separator in "-." for suffix in ("", ".gz")]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _download(collection: _Collection, root: Path) -> None:
+    import torchvision  # slow to import, and needed only here
+
+    dataset = getattr(torchvision.datasets, collection.torchvision_name)
+    folder = f"{collection.torchvision_name}/raw"
+    download(
+        lambda directory: dataset(directory, download=True),
+        root,
+        folder,
+        f"Put train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
+        f"t10k-labels-idx1-ubyte.gz into that folder yourself.{collection.hint}",
+    )

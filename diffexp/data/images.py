@@ -1,0 +1,98 @@
+"""Sets of uint8 images, and the one rule by which pixels become floats and floats become pixels."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+class ImageSet(ABC):
+    """Images of one shape, read in whole batches, with a class label each or none.
+
+    Args:
+        image_shape: (C, H, W) of every image.
+        labels: int64 (N,), indices into `class_names`; None for unlabelled images.
+        class_names: one name a class; None for unlabelled images.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        labels: Tensor | None = None,
+        class_names: list[str] | None = None,
+    ) -> None:
+        self.image_shape = image_shape
+        self.labels = labels
+        self.class_names = class_names
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of images."""
+
+    @abstractmethod
+    def fetch(self, indices: Tensor) -> Tensor:
+        """The images at `indices` (int64, (B,)), in that order: uint8 (B, C, H, W)."""
+
+
+class MemoryImages(ImageSet):
+    """Images held in one tensor.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,) or None.
+        class_names: one name a class, or None.
+
+    Raises:
+        ValueError: if the images are not uint8 (N, C, H, W) or the labels do not fit them.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor | None = None, class_names: list[str] | None = None) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+        if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
+            raise ValueError(
+                f"labels must be int64 ({len(images)},) for {len(images)} images, "
+                f"not {labels.dtype} {tuple(labels.shape)}"
+            )
+        _, channels, height, width = images.shape
+        super().__init__((channels, height, width), labels, class_names)
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        """See `ImageSet.fetch`."""
+        return self.images[indices]
+
+
+def pad_to_square(images: Tensor, size: int) -> Tensor:
+    """Surround images (N, C, H, W) evenly with black (0): (N, C, size, size).
+
+    An odd row or column goes to the bottom or the right.
+
+    Raises:
+        ValueError: if an image is larger than `size`.
+    """
+    height, width = images.shape[-2:]
+    if max(height, width) > size:
+        raise ValueError(f"images of {height}×{width} pixels cannot be padded to {size}×{size}")
+    top, left = (size - height) // 2, (size - width) // 2
+    return pad(images, (left, size - width - left, top, size - height - top))
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Pixels 0..255 as float32 in [-1, 1]: x / 127.5 - 1."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Floats, meant to lie in [-1, 1], as the pixels a saved PNG would hold: clamped, rounded to nearest.
+
+    Raises:
+        ValueError: if there is a NaN, which has no pixel value.
+    """
+    if images.isnan().any():
+        raise ValueError("the images contain NaN")
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -1,0 +1,226 @@
+import pytest
+import yaml
+
+from diffexp.config import load_experiment
+from diffexp.config.diffusion import CosineSchedule, DDIMConfig, DDPMConfig, LinearSchedule
+from diffexp.config.layers import shipped_configs
+from diffexp.config.merging import as_dict, as_yaml, differing
+from diffexp.errors import UserError
+
+
+def write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+def small(tmp_path, text=""):
+    base = "data: {name: digits}\nmodel: {network: {channel_multipliers: [1, 2], attention_resolutions: [4]}}\n"
+    write(tmp_path / "base.yaml", base)
+    return write(tmp_path / "own.yaml", f"base: [base.yaml]\n{text}")
+
+
+@pytest.mark.parametrize("file", sorted(shipped_configs().rglob("*.yaml")), ids=lambda file: file.stem)
+def test_every_ready_config_is_right(file):
+    if file.stem == "base":
+        with pytest.raises(UserError, match=r"data\.name: is required \(one of cifar10, digits"):
+            load_experiment(str(file))
+        return
+    needed = ["data.path=anywhere"] if file.stem == "image_folder" else []
+    assert load_experiment(file.stem, needed).name == file.stem
+    assert load_experiment(str(file), needed) == load_experiment(f"configs/{file.stem}.yaml", needed)
+
+
+def test_the_papers_recipe():
+    """Ho et al. 2020, section 4 and appendix B."""
+    paper = load_experiment("cifar10_ddpm")
+    assert (paper.training.steps, paper.training.batch_size, paper.training.gradient_clip) == (800_000, 128, 1.0)
+    assert (paper.optim.lr, paper.optim.warmup_steps, paper.optim.decay) == (2e-4, 5_000, "none")
+    assert paper.model.timesteps == 1000
+    assert paper.model.schedule == LinearSchedule(beta_start=1e-4, beta_end=0.02)
+    assert 0.5 ** (128 / paper.ema.half_life) == pytest.approx(0.9999, abs=1e-10)
+    assert paper.ema.rampup is None
+    assert paper.data.flip
+    assert paper.model.network.dropout == 0.1
+
+
+def test_later_layers_win(tmp_path):
+    write(tmp_path / "one.yaml", "data: {name: digits}\nseed: 1\nname: one\noptim: {lr: 0.1, eps: 0.5}")
+    write(tmp_path / "two.yaml", "seed: 2\noptim: {lr: 0.2}")
+    path = write(
+        tmp_path / "own.yaml",
+        "base: [one.yaml, two.yaml]\nmodel: {network: {channel_multipliers: [1], attention_resolutions: []}}",
+    )
+    experiment = load_experiment(path, ["name=last"])
+    assert (experiment.name, experiment.seed, experiment.optim.lr, experiment.optim.eps) == ("last", 2, 0.2, 0.5)
+
+
+def test_a_base_in_another_folder(tmp_path):
+    (tmp_path / "deep").mkdir()
+    small(tmp_path)
+    assert load_experiment(write(tmp_path / "deep" / "x.yaml", "base: ../own.yaml")).data.name == "digits"
+
+
+def test_a_choice_starts_from_its_own_defaults_and_keeps_what_was_given(tmp_path):
+    path = small(tmp_path, "model: {schedule: {name: linear, beta_end: 0.03, beta_start: 0.001}}")
+    assert load_experiment(path).model.schedule == LinearSchedule(beta_start=0.001, beta_end=0.03)
+    assert load_experiment(path, ["model.schedule.name=cosine"]).model.schedule == CosineSchedule()
+    kept = load_experiment(path, ["model.schedule.name=scaled_linear"]).model.schedule
+    assert (kept.name, kept.beta_end) == ("scaled_linear", 0.03)
+
+
+def test_a_key_of_a_replaced_choice_is_an_error_when_it_is_given_for_the_new_one(tmp_path):
+    with pytest.raises(UserError, match=r"command line: model\.schedule\.beta_end: there is no such key"):
+        load_experiment(small(tmp_path), ["model.schedule.name=cosine", "model.schedule.beta_end=0.1"])
+
+
+def test_named_samplers_are_added_changed_and_removed(tmp_path):
+    overrides = [
+        "sample_grid.samplers.few={'name': 'ddim', 'steps': 5, 'eta': 0.5}",
+        "sample_grid.samplers.ddim-50.steps=20",
+        "sample_grid.samplers.ddpm=None",
+    ]
+    samplers = load_experiment(small(tmp_path), overrides).sample_grid.samplers
+    assert samplers == {"ddpm": None, "ddim-50": DDIMConfig(steps=20), "few": DDIMConfig(steps=5, eta=0.5)}
+    assert load_experiment(small(tmp_path)).sample_grid.samplers["ddpm"] == DDPMConfig()
+
+
+def test_values_as_wandbs_agent_passes_them(tmp_path):
+    experiment = load_experiment(
+        small(tmp_path),
+        ["optim={'lr': 0.1, 'betas': [0.5, 0.9]}", "data.flip=True", "wandb.group=None", "training.steps=3"],
+    )
+    assert (experiment.optim.lr, experiment.optim.betas, experiment.optim.eps) == (0.1, [0.5, 0.9], 1e-8)
+    assert experiment.data.flip is True
+    assert experiment.wandb.group is None
+
+
+def test_the_resolved_config_is_the_same_config(tmp_path):
+    experiment = load_experiment(small(tmp_path), ["model.schedule.name=sigmoid", "seed=7"])
+    resolved = write(tmp_path / "config.yaml", as_yaml(experiment))
+    assert load_experiment(resolved) == experiment
+    assert load_experiment(str(tmp_path)) == experiment  # as a run's directory
+
+
+def test_diff_finds_just_what_differs(tmp_path):
+    one = load_experiment(small(tmp_path))
+    two = load_experiment(small(tmp_path), ["optim.lr=0.5", "model.schedule.name=cosine"])
+    assert list(differing(as_dict(one), as_dict(two))) == [
+        ("model.schedule.name", "linear", "cosine"),
+        ("model.schedule.beta_start", 1e-4, "???"),
+        ("model.schedule.beta_end", 0.02, "???"),
+        ("model.schedule.rescale", "none", "???"),
+        ("model.schedule.s", "???", 0.008),
+        ("model.schedule.max_beta", "???", 0.999),
+        ("optim.lr", 2e-4, 0.5),
+    ]
+
+
+BAD_OVERRIDES = [
+    ("optim.lrr=3", r"command line: optim\.lrr: there is no such key\. Did you mean optim\.lr\?"),
+    ("lr=3", r"command line: lr: there is no such key\. Did you mean optim\.lr\?"),
+    ("optim.lr=abc", r"command line: optim\.lr: must be a number, not 'abc'"),
+    ("optim.lr=None", r"optim\.lr: must be a number, not null"),
+    ("optim.lr.x=3", r"optim\.lr\.x: must be a number"),
+    ("optim.lr=-1", r"optim\.lr: must be above 0, not -1"),
+    ("optim.lr=nan", r"optim\.lr: must be a finite number, not nan"),
+    ("optim.lr=1e999", r"optim\.lr: must be a finite number, not inf"),
+    ("optim.betas=[0.9]", r"optim\.betas: Adam has two, not 1"),
+    ("optim.betas=[0.9, 1]", r"optim\.betas: must be below 1, not 1"),
+    ("optim=3", r"optim: must be a section of keys, not 3"),
+    ("seed=1.5", r"seed: must be a whole number, not 1\.5"),
+    ("data.flip=maybe", r"data\.flip: must be true or false, not 'maybe'"),
+    ("data=5", r"data: must be a section of keys, not 5"),
+    ("data.name=digit", r"data\.name: there is no dataset 'digit' .*Did you mean 'digits'\?"),
+    ("data.name=[digits]", r"data\.name: there is no dataset \['digits'\]"),
+    ("data.name=image_folder", r"data\.path: is required"),
+    ("data.image_size=4", r"data\.image_size: the digits images have 8 pixels a side"),
+    ("data.channels=3", r"data\.channels: the digits images have 1"),
+    ("model.schedule.name=liner", r"model\.schedule\.name: there is no schedule 'liner'.*Did you mean 'linear'\?"),
+    ("model.schedule=cosine", r"model\.schedule: must be a section of keys, not 'cosine'"),
+    ("model.schedule.beta_end=1e-5", r"model\.schedule\.beta_end: must not be below beta_start"),
+    ("model.schedule.rescale=yes please", r"model\.schedule\.rescale: must be one of none, 1000/T, not"),
+    ("model.prediction=noise", r"model\.prediction: must be one of epsilon, x0, v, scaled_epsilon, not 'noise'"),
+    ("model.timesteps=0", r"model\.timesteps: must be at least 1, not 0"),
+    ("model.network.channel_multipliers=[]", r"channel_multipliers: must have at least one level"),
+    ("model.network.channel_multipliers=[1,1,1,1,1]", r"data\.image_size = 8 is not divisible by 16"),
+    ("model.network.channel_multipliers=[1,2.5]", r"must be a list, each a whole number, not \[1, 2\.5\]"),
+    ("model.network.attention_resolutions=[16]", r"16 is not the height of any level \(they are \[8, 4\]\)"),
+    ("model.network.groups=3", r"groups: 3 does not divide a level's width of 128 channels"),
+    ("training.batch_size=129 training.devices=2", r"batch_size: 129 is not divisible by devices · nodes · accumulate"),
+    ("training.precision=fp8", r"training\.precision: must be one of auto, 32-true"),
+    ("sample_grid.samplers.x.steps=3", r"sample_grid\.samplers\.x\.name: is required \(one of ddim, ddpm\)"),
+    ("sample_grid.samplers.ddim-50.steps=2000", r"2000 steps cannot be taken out of model\.timesteps = 1000"),
+    ("sample_grid.samplers.ddim-50.eta=2", r"eta: must be at most 1, not 2"),
+    ("sample_grid.samplers.ddim-50.sigma_hat=true", r"eta: must be 1 with sigma_hat: true"),
+    ("sample_grid.samplers={'a/b': {'name': 'ddim'}}", r"'a/b' names files"),
+    ("ema=null", r"sample_grid\.weights: must be raw when ema is null"),
+    ("loggers=[csv,mlflow]", r"loggers: must be a list, each one of csv, tensorboard, wandb"),
+    ("name=a/b", r"name: 'a/b' names a directory"),
+    ("name=${nope}", r"command line: name: Interpolation key 'nope' not found"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD_OVERRIDES, ids=[bad for bad, _ in BAD_OVERRIDES])
+def test_each_mistake_is_named_with_its_source_and_key(tmp_path, overrides, message):
+    split = overrides.split(" ") if overrides.count("=") > 1 and " training" in overrides else [overrides]
+    with pytest.raises(UserError, match=message):
+        load_experiment(small(tmp_path), split)
+
+
+def test_all_out_of_range_values_are_named_at_once(tmp_path):
+    with pytest.raises(UserError) as error:
+        load_experiment(small(tmp_path, "training: {steps: 0}"), ["optim.lr=-1"])
+    assert f"{tmp_path / 'own.yaml'}: training.steps: must be at least 1" in str(error.value)
+    assert "command line: optim.lr: must be above 0" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "cannot be read as YAML"),
+        ("- 1\n- 2", "must hold a mapping"),
+        ("just text", "just text: there is no such key"),
+        ("1: 2", "1 is no key"),
+        ("data: {1: 2}", "1 is no key"),
+        ("seed: 1\nseed: 2", "duplicate key"),
+        ("base: [nowhere.yaml]", "there is no file .*nowhere.yaml"),
+        ("base: {a: 1}", "must be a list of paths"),
+        ("base: [own.yaml]", "the file is its own base"),
+        ("x: !!python/object/apply:os.system [true]", "cannot be read as YAML"),
+        ("\x00", "cannot be read as YAML"),
+        ("optim: {lr: high}", r"own\.yaml: optim\.lr: must be a number, not 'high'"),
+    ],
+)
+def test_each_bad_file_is_named(tmp_path, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_experiment(write(tmp_path / "own.yaml", text))
+    assert "own.yaml" in str(error.value)
+
+
+def test_a_cycle_of_bases_is_refused(tmp_path):
+    write(tmp_path / "a.yaml", "base: [b.yaml]")
+    write(tmp_path / "b.yaml", "base: [a.yaml]")
+    with pytest.raises(UserError, match=r"its own base \(.*a\.yaml → .*b\.yaml → .*a\.yaml\)"):
+        load_experiment(str(tmp_path / "a.yaml"))
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    (tmp_path / "own.yaml").write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_experiment(str(tmp_path / "own.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("digitz", r"digitz: no such config.*Did you mean 'digits'\?"), ("tests", "a folder without config.yaml")],
+)
+def test_a_config_that_is_not_there(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tests").mkdir()
+    with pytest.raises(UserError, match=message):
+        load_experiment(name)
+
+
+def test_yaml_floats_without_a_dot_are_numbers(tmp_path):
+    assert load_experiment(small(tmp_path, "optim: {lr: 1e-4}")).optim.lr == 1e-4
+    assert yaml.safe_load("1e-4") == "1e-4"  # what PyYAML alone would have made of it

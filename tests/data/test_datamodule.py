@@ -1,0 +1,152 @@
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diffexp.config.data import DigitsConfig, ImageFolderConfig
+from diffexp.data.batches import EndlessBatches
+from diffexp.data.datamodule import ImageDataModule
+from diffexp.data.images import ImageSet, MemoryImages
+from diffexp.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
+
+
+def numbered(count: int) -> MemoryImages:
+    images = torch.zeros(count, 1, 1, 2, dtype=torch.uint8)
+    images[:, 0, 0, 0] = torch.arange(1, count + 1)
+    return MemoryImages(images)
+
+
+class Watcher(L.LightningModule):
+    """Keeps what it is trained on; saves a checkpoint after step `save_at`."""
+
+    def __init__(self, save_at: int | None = None, checkpoint: Path | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.seen: list[Tensor] = []
+        self.save_at = save_at
+        self.checkpoint = checkpoint
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        self.seen.append(batch["images"].clone())
+        return self.weight.sum()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx + 1 == (self.save_at or 0) * self.trainer.accumulate_grad_batches:
+            self.trainer.save_checkpoint(self.checkpoint)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(max_steps: int, **options: Any) -> L.Trainer:
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return L.Trainer(max_steps=max_steps, max_epochs=-1, accelerator="cpu", **quiet | options)
+
+
+def expected(steps: int, **options: Any) -> Tensor:
+    """The stream of 20 numbered images in batches of 12."""
+    batches = EndlessBatches(numbered(20), 12, seed=5, flip=True, **options)
+    return torch.cat([batch["images"] for batch in islice(batches, steps)])
+
+
+def data(**options: Any) -> ImageDataModule:
+    return ImageDataModule(numbered(20), 12, seed=5, flip=True, **options)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_trainer_sees_the_stream_in_order(workers: int, accumulate: int) -> None:
+    watcher = Watcher()
+    trainer(7, accumulate_grad_batches=accumulate).fit(watcher, data(workers=workers))
+    assert len(watcher.seen) == 7 * accumulate
+    assert torch.equal(torch.cat(watcher.seen), expected(7))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_resumed_run_goes_on_with_the_next_images(tmp_path: Path, workers: int, accumulate: int) -> None:
+    checkpoint = tmp_path / "step.ckpt"
+    trainer(5, accumulate_grad_batches=accumulate).fit(Watcher(4, checkpoint), data(workers=workers))
+    resumed = Watcher()
+    resuming = trainer(9, accumulate_grad_batches=accumulate)
+    resuming.fit(resumed, data(workers=workers), ckpt_path=checkpoint)
+    assert resuming.global_step == 9
+    assert torch.equal(torch.cat(resumed.seen), expected(9)[4 * 12 :])
+
+
+def test_epochs_cut_by_the_trainer_change_nothing() -> None:
+    watcher = Watcher()
+    trainer(11, limit_train_batches=3).fit(watcher, data())
+    assert torch.equal(torch.cat(watcher.seen), expected(11))
+
+
+def test_a_second_fit_goes_on() -> None:
+    watcher, images = Watcher(), data()
+    one = trainer(3)
+    one.fit(watcher, images)
+    one.fit_loop.epoch_loop.max_steps = 6
+    one.fit(watcher, images)
+    assert torch.equal(torch.cat(watcher.seen), expected(6))
+
+
+def test_several_devices_share_a_batch() -> None:
+    """What the data module makes of rank and world size; no second process is started."""
+
+    class Second(L.Trainer):
+        world_size = 2
+        global_rank = 1
+
+    images = data()
+    images.trainer = Second(accelerator="cpu", logger=False, accumulate_grad_batches=3, enable_checkpointing=False)
+    seen = torch.cat([batch["images"] for batch in islice(images.train_dataloader(), 6)])
+    assert torch.equal(seen, expected(2).reshape(2, 3, 2, 2, 1, 1, 2)[:, :, 1].flatten(0, 2))
+
+
+def test_a_batch_must_be_divisible() -> None:
+    with pytest.raises(UserError, match=r"12 images cannot be shared out evenly over 1 devices and 5 .*multiple of 5"):
+        trainer(1, accumulate_grad_batches=5).fit(Watcher(), data())
+
+
+def test_images_are_loaded_once_and_not_before_they_are_needed() -> None:
+    loads: list[str] = []
+
+    def load() -> ImageSet:
+        loads.append("train")
+        return numbered(20)
+
+    images = ImageDataModule(load, 12)
+    assert loads == []
+    trainer(2).fit(Watcher(), images)
+    trainer(2).fit(Watcher(), images)
+    assert images.images("train") is images.images("train")
+    assert loads == ["train"]
+
+
+def test_a_missing_test_split_is_an_error() -> None:
+    with pytest.raises(UserError, match="there are no test images"):
+        data().images("test")
+
+
+def test_from_config() -> None:
+    images = ImageDataModule.from_config(DigitsConfig(image_size=16, flip=True, workers=1), batch_size=8, seed=3)
+    assert (images.batch_size, images.seed, images.flip, images.workers) == (8, 3, True, 1)
+    assert len(images.images("train")) == 1617
+    assert len(images.images("test")) == 180
+    assert images.images("test").image_shape == (1, 16, 16)
+
+
+def test_nothing_is_loaded_from_a_config_before_it_is_needed() -> None:
+    images = ImageDataModule.from_config(ImageFolderConfig(path="/nowhere"), batch_size=8, seed=3)
+    with pytest.raises(UserError, match="there is no folder or zip /nowhere"):
+        images.setup("fit")

@@ -1,0 +1,156 @@
+"""The command line as a user meets it."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffexp.callbacks.checkpoints import checkpoints
+from diffexp.callbacks.ema import averaged
+from diffexp.config.diffusion import DDIMConfig
+from diffexp.data.images import to_uint8
+from diffexp.training import build_model
+from tests.small import SMALL, diffexp, experiment, fit
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("cli") / "run"
+    fit(run_dir)
+    return run_dir
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["config"], ["config", "show"], ["config", "diff"]])
+def test_help_is_quick_because_it_imports_nothing_heavy(command, tmp_path):
+    code = (
+        "import sys\nsys.argv = ['diffexp', *sys.argv[1:], '--help']\n"
+        "import diffexp.cli\n"
+        "try: diffexp.cli.main()\n"
+        "finally: print([m for m in ('torch', 'lightning', 'wandb', 'numpy', 'omegaconf') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: diffexp")
+    assert done.stdout.endswith("[]\n")
+
+
+def test_runs_are_numbered(tmp_path):
+    for number in (1, 2):
+        done = diffexp("train", "digits", *SMALL, "training.steps=1", "sample_grid=null", "loggers=[]", cwd=tmp_path)
+        assert f"1 of 1 steps done: runs/digits-{number}" in done.stdout
+
+
+def test_the_table_at_the_end(tmp_path):
+    out = diffexp("train", "digits", *SMALL, "training.steps=1", "loggers=[]", cwd=tmp_path).stdout
+    assert "sampler       steps  images  seconds  score\n" in out
+    rows = [line.split() for line in out.splitlines() if line.startswith(("ddpm", "ddim-5"))]
+    assert [row[:3] + row[4:] for row in rows] == [["ddpm", "20", "6", "–"], ["ddim-5", "5", "6", "–"]]
+    assert "look at runs/digits-1/samples/step-00000001.png" in out
+
+
+def expected(run, weights, **settings):
+    """The images that the checkpoint's weights make, built here."""
+    model = build_model(experiment())
+    content = torch.load(checkpoints(run / "checkpoints")[-1], weights_only=True)
+    model.load_state_dict(averaged(content) if weights == "ema" else content["state_dict"])
+    return to_uint8(model.sample(DDIMConfig(steps=5, **settings), range(7), seed=3))
+
+
+COMMON = ["sampler.steps=5", "count=7", "seed=3"]
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_sample_npz(run, tmp_path, weights):
+    diffexp("sample", str(run), *COMMON, "out=deep/x.npz", f"weights={weights}", "batch_size=2", cwd=tmp_path)
+    with np.load(tmp_path / "deep" / "x.npz") as file:
+        images = torch.from_numpy(file["images"])
+    assert images.shape == (7, 8, 8, 1)
+    difference = images.permute(0, 3, 1, 2).int() - expected(run, weights).int()
+    assert difference.abs().max() <= 1  # another batch size rounds otherwise
+
+
+def test_sample_folder_and_grid_from_a_checkpoint_alone(run, tmp_path):
+    checkpoint = shutil.copy(checkpoints(run / "checkpoints")[-1], tmp_path / "alone.ckpt")
+    diffexp("sample", str(checkpoint), *COMMON, "out=pngs", "sampler.eta=0.5", cwd=tmp_path)
+    files = sorted((tmp_path / "pngs").iterdir())
+    assert [file.name for file in files] == [f"{index:06d}.png" for index in range(7)]
+    images = np.stack([np.asarray(Image.open(file)) for file in files])
+    assert np.abs(images.astype(int) - expected(run, "ema", eta=0.5)[:, 0].numpy()).max() <= 1
+    out = diffexp("sample", "alone.ckpt", *COMMON, cwd=tmp_path).stdout
+    assert out == "7 images: alone-ddim-5-seed-3.png\n"
+    assert Image.open(tmp_path / "alone-ddim-5-seed-3.png").size == (8 * 34 + 2, 34 + 2)
+
+
+def test_config_show_check_and_diff(run, tmp_path):
+    shown = diffexp("config", "show", str(run), cwd=tmp_path).stdout
+    assert shown == (run / "config.yaml").read_text()
+    assert diffexp("config", "check", "digits", "seed=3", cwd=tmp_path).stdout == "digits: is right\n"
+    (tmp_path / "other.yaml").write_text(shown.replace("seed: 0", "seed: 5", 1))
+    assert diffexp("config", "diff", str(run), "other.yaml", cwd=tmp_path).stdout == "seed: 0 → 5\n"
+    assert diffexp("config", "diff", "digits", "digits", cwd=tmp_path).stdout == ""
+
+
+MISTAKES = [
+    (["trane"], "No such command 'trane'"),
+    (["train"], "Missing argument 'CONFIG'"),
+    (["train", "digitz"], "digitz: no such config file"),
+    (["train", "digits", "optim.lrr=1"], "Did you mean optim.lr?"),
+    (["train", "digits", "--plugin", "nowhere"], "--plugin nowhere: cannot be imported"),
+    (["train", "digits", "--resume"], "--resume: "),
+    (["train", "RUN", "run_dir=RUN"], "holds a run; give --resume"),
+    (["train", "digits", "run_dir=full"], "exists and is not an empty folder"),
+    (["train", "digits", "runs_dir=file"], "runs_dir: file is not a folder"),
+    (["train", "digits", "training.accelerator=gpu"], "accelerator: "),
+    (["train", "digits", "model.timesteps=10", "model.schedule={'name': 'linear', 'rescale': '1000/T'}",
+      "sample_grid=null"], "β must lie between 0 and 1"),
+    (["sample", "nowhere"], "nowhere: no such checkpoint or run directory"),
+    (["sample", "full"], "has no checkpoints/step-*.ckpt"),
+    (["sample", "file"], "is damaged or not a checkpoint of diffexp"),
+    (["sample", "truncated.ckpt"], "is damaged or not a checkpoint of diffexp"),
+    (["sample", "hostile.ckpt"], "is damaged or not a checkpoint of diffexp"),
+    (["sample", "RUN", "sampler.steps=21"], "21 steps cannot be taken out of model.timesteps = 20"),
+    (["sample", "RUN", "sampler.step=2"], "Did you mean sampler.steps?"),
+    (["sample", "RUN", "sampler.name=euler"], "there is no sampler 'euler' (known: ddim, ddpm)"),
+    (["sample", "RUN", "count=0"], "count: must be at least 1, not 0"),
+    (["sample", "RUN", "out=full"], "out: full is not empty"),
+    (["sample", "RUN", "out=file"], "out: file is a file"),
+    (["sample", "RUN", "out=file/x.png"], "out: "),
+    (["config", "show", "full"], "full: a folder without config.yaml is not a run"),
+    (["config", "diff", "digits"], "Missing argument 'SECOND'"),
+]  # fmt: skip
+
+
+class Hostile:
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+@pytest.mark.parametrize(("command", "message"), MISTAKES, ids=[" ".join(command) for command, _ in MISTAKES])
+def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, command, message):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").touch()
+    (tmp_path / "file").write_text("text")
+    whole = checkpoints(run / "checkpoints")[-1].read_bytes()
+    (tmp_path / "truncated.ckpt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"config": Hostile(), "state_dict": {}}, tmp_path / "hostile.ckpt")
+    before = sorted(tmp_path.rglob("*"))
+    done = diffexp(*(part.replace("RUN", str(run)) for part in command), cwd=tmp_path, expect=2)
+    assert message in done.stderr
+    assert done.stdout == ""
+    left = [file for file in sorted(tmp_path.rglob("*")) if file not in before and file.name != "runs"]
+    assert left == []
+
+
+def test_a_warning_for_a_schedule_that_leaves_signal(tmp_path):
+    overrides = [
+        *SMALL,
+        "training.steps=1",
+        "sample_grid=null",
+        "model.schedule={'beta_start': 1e-4, 'beta_end': 0.02}",
+    ]
+    done = diffexp("train", "digits", *overrides, cwd=tmp_path)
+    assert "WARNING: model.schedule: linear at T = 20 leaves √ᾱ_T = 0.904 of the signal" in done.stderr

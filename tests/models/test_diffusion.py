@@ -1,0 +1,170 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffexp.config.diffusion import DDIMConfig, DDPMConfig
+from diffexp.config.experiment import Optim
+from diffexp.diffusion import schedules
+from diffexp.diffusion.schedules import Schedule
+from diffexp.errors import UserError
+from diffexp.models.diffusion import DiffusionModule
+from diffexp.randomness import ImageNoise
+from diffexp.training import build_model
+from tests.small import experiment
+
+
+class Echo(torch.nn.Module):
+    """A network with one weight: output = w · tanh(x + t/T)."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.9))
+
+    def forward(self, x, t):
+        return self.weight * torch.tanh(x + t.view(-1, 1, 1, 1) / 100)
+
+
+def module(**settings):
+    return DiffusionModule((1, 4, 4), Echo(), Schedule(schedules.linear(100, rescale="1000/T")), **settings)
+
+
+def test_the_loss_is_the_squared_error_of_epsilon():
+    model = module()
+    x0, noise = torch.rand(5, 1, 4, 4) * 2 - 1, torch.randn(5, 1, 4, 4)
+    t = torch.tensor([0, 10, 50, 98, 99])
+    alpha_bar = model.schedule.alphas_cumprod[t].float().view(-1, 1, 1, 1)
+    x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+    expected = ((noise - 0.9 * torch.tanh(x_t + t.view(-1, 1, 1, 1) / 100)) ** 2).flatten(1).mean(1)
+    torch.testing.assert_close(model.loss(x0, noise, t), expected)
+
+
+def trainer(**changes):
+    return SimpleNamespace(
+        **{"global_step": 3, "world_size": 1, "global_rank": 0, "accumulate_grad_batches": 1, **changes}
+    )
+
+
+def drawn(model, size, **changes):
+    model._trainer = trainer(**changes)
+    model._step = changes.get("global_step", 3)
+    return model._draw(torch.zeros(size, 1, 4, 4))
+
+
+def test_what_a_step_draws_does_not_depend_on_how_it_is_spread():
+    whole_t, whole_noise = drawn(module(seed=5), 8)
+    for world, accumulate in ((2, 1), (1, 2), (2, 2), (4, 2)):
+        share = 8 // (world * accumulate)
+        parts = []
+        for micro in range(accumulate):
+            for rank in range(world):
+                model = module(seed=5)
+                model._micro_batch = micro
+                parts.append(
+                    drawn(model, share, world_size=world, global_rank=rank, accumulate_grad_batches=accumulate)
+                )
+        assert torch.equal(torch.cat([t for t, _ in parts]), whole_t)
+        assert torch.equal(torch.cat([noise for _, noise in parts]), whole_noise)
+
+
+def test_steps_and_seeds_draw_anew():
+    draws = [drawn(module(seed=seed), 8, global_step=step)[1] for seed, step in ((0, 0), (0, 1), (1, 0))]
+    assert all((a - b).abs().min() > 0 for a, b in ((draws[0], draws[1]), (draws[0], draws[2])))
+
+
+def test_t_is_uniform():
+    model = module()
+    t = torch.cat([drawn(model, 500, global_step=step)[0] for step in range(100)])
+    counts = torch.bincount(t, minlength=100).double()
+    assert counts.sum() == 50_000
+    chi_squared = ((counts - 500) ** 2 / 500).sum().item()
+    assert chi_squared < 99 + 4 * math.sqrt(2 * 99)
+
+
+@pytest.mark.parametrize("sampler", [DDPMConfig(), DDIMConfig(steps=10, eta=0.5), DDIMConfig(steps=10, clip=False)])
+def test_image_i_does_not_depend_on_the_batch(sampler):
+    model = build_model(experiment("model.network.dropout=0.5"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    whole = model.sample(sampler, range(10), seed=3)
+    for start, stop in ((0, 1), (4, 10)):
+        torch.testing.assert_close(model.sample(sampler, range(start, stop), seed=3), whole[start:stop])
+    assert (model.sample(sampler, range(10), seed=4) - whole).abs().max() > 0.01
+    assert model.network.training  # as it was
+
+
+def test_sampling_calls_the_network_once_a_step():
+    model, calls = module(), []
+    model.sample(DDIMConfig(steps=7), [0], 0, on_call=lambda: calls.append(1))
+    assert len(calls) == model.network_calls(DDIMConfig(steps=7)) == 7
+    assert model.network_calls(DDPMConfig()) == 100
+
+
+class Copy(torch.nn.Module):
+    def forward(self, x, t):
+        return x
+
+
+@pytest.mark.parametrize("sampler", [DDPMConfig(clip=False), DDIMConfig(steps=5, clip=False)])
+def test_all_samplers_start_from_the_same_noise(sampler):
+    """The first x̂_0 of a network that takes x_t for x_0 is x_T."""
+    model = DiffusionModule((1, 4, 4), Copy(), module().schedule, "x0")
+
+    def noise():
+        return ImageNoise(9, range(3), (1, 4, 4), torch.device("cpu"))
+
+    assert torch.equal(next(model.states(sampler, noise())).x0, noise().draw())
+
+
+def test_initial_weights_come_from_the_seed_alone():
+    torch.manual_seed(1)
+    one = build_model(experiment())
+    torch.manual_seed(2)
+    after = torch.rand(1)
+    two = build_model(experiment())
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    other = build_model(experiment("seed=1"))
+    assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    torch.manual_seed(2)
+    assert torch.equal(torch.rand(1), after)
+
+
+def test_an_invalid_schedule_is_refused_with_its_key():
+    with pytest.raises(
+        UserError, match=r"model\.schedule: linear at model\.timesteps = 10: β must lie between 0 and 1"
+    ):
+        build_model(experiment("model.timesteps=10", "model.schedule={'beta_end': 0.02, 'rescale': '1000/T'}"))
+
+
+def test_much_signal_left_is_warned_of(caplog):
+    build_model(
+        experiment("model.timesteps=100", "model.schedule={'name': 'linear', 'beta_start': 1e-4, 'beta_end': 0.02}")
+    )
+    assert "leaves √ᾱ_T = 0.603 of the signal" in caplog.text
+    assert "rescale: 1000/T" in caplog.text
+    caplog.clear()
+    build_model(experiment("model.timesteps=1000", "model.schedule={'beta_start': 1e-4, 'beta_end': 0.02}"))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("optim", "factors"),
+    [
+        (Optim(lr=2.0, warmup_steps=4), [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]),
+        (Optim(lr=2.0), [2.0] * 6),
+        (Optim(lr=2.0, decay="cosine"), [1 + math.cos(math.pi * step / 6) for step in range(6)]),
+    ],
+)
+def test_learning_rate(optim, factors):
+    model = module(optim=optim)
+    model._trainer = trainer(max_steps=6, precision="32-true")
+    settings = model.configure_optimizers()
+    optimizer, schedule = settings["optimizer"], settings["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(factors)

@@ -1,0 +1,28 @@
+import pytest
+import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
+
+from diffexp.models.losses import LossByTime
+
+ALONE = SingleDeviceStrategy(torch.device("cpu"))
+
+
+def test_means_overall_and_by_quarter():
+    losses = LossByTime(100)
+    losses.add(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 24, 25]))
+    losses.add(torch.tensor([7.0]), torch.tensor([99]))
+    assert losses.means(ALONE) == pytest.approx({"loss": 4.0, "loss_q1": 2.0, "loss_q2": 5.0, "loss_q4": 7.0})
+    losses.reset()
+    losses.add(torch.tensor([2.0]), torch.tensor([50]))
+    assert losses.means(ALONE) == {"loss": 2.0, "loss_q3": 2.0}
+
+
+def test_a_state_is_taken_up_once():
+    losses = LossByTime(4)
+    losses.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 3]))
+    state = losses.state(ALONE)
+    first, second = LossByTime(4), LossByTime(4)
+    first.load(state, first=True)
+    second.load(state, first=False)
+    assert first.state(ALONE) == state == [[1.0, 0.0, 0.0, 2.0], [1.0, 0.0, 0.0, 1.0]]
+    assert second.state(ALONE) == [[0.0] * 4, [0.0] * 4]

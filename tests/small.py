@@ -1,0 +1,51 @@
+"""A config so small that training takes seconds, and the ways tests start it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from diffexp.config import load_experiment
+from diffexp.training import start_run, train
+
+SMALL = [
+    "model.timesteps=20",
+    "model.schedule={'name': 'linear', 'beta_start': 0.001, 'beta_end': 0.5}",
+    "model.network={'base_channels': 8, 'channel_multipliers': [1, 2], 'groups': 4}",
+    "training={'steps': 8, 'batch_size': 16, 'log_every': 2, 'precision': '32-true'}",
+    "optim={'warmup_steps': 2, 'lr': 1e-3}",
+    "sample_grid={'every': 4, 'count': 6, 'samplers': {'ddim-50': None, 'ddim-5': {'name': 'ddim', 'steps': 5}}}",
+    "checkpoint={'every': 4}",
+    "loggers=[csv]",
+]
+
+
+def experiment(*overrides: str):
+    return load_experiment("digits", [*SMALL, *overrides])
+
+
+def fit(run_dir: Path, *overrides: str):
+    """Train here, in this process."""
+    wanted = experiment(f"run_dir={run_dir}", *overrides)
+    return train(wanted, start_run(wanted), [])
+
+
+def diffexp(*arguments: str, cwd: Path, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "diffexp", *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    if expect:
+        assert "Traceback" not in done.stderr
+    return done
+
+
+def metrics(run_dir: Path):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
