@@ -1,9 +1,9 @@
 """Samples from a trained model, for `diffexp sample`."""
 
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -55,9 +55,11 @@ def load_trained(path: Path) -> Trained:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint or run directory")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("no archive that torch.save writes")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         text, raw = content["config"], content["state_dict"]
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # a damaged file makes torch raise almost anything
         raise UserError(f"{path}: is damaged or not a checkpoint of diffexp ({type(error).__name__})") from error
     return Trained(path, experiment_from_text(text, str(path)), raw, averaged(content))
 

@@ -124,4 +124,7 @@ class _FromNextStep(DataLoader[dict[str, Tensor]]):
 
     def __iter__(self) -> Any:
         self._batches.start_step = self._trainer.global_step
-        return super().__iter__()
+        try:
+            yield from super().__iter__()
+        except UserError as error:  # from a worker it comes with that process's traceback around the message
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
