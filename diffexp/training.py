@@ -219,4 +219,5 @@ def _callbacks(
 def _quieten() -> None:
     """Silence Lightning's device lines, advertisements and advice that does not apply to an endless stream."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+    for category in (UserWarning, FutureWarning):
+        warnings.filterwarnings("ignore", category=category, module="lightning")

@@ -84,7 +84,7 @@ def test_the_average_goes_on_from_a_checkpoint(tmp_path):
 
     fit(callbacks(), 6)
     ema, saver = callbacks()
-    _, module = fit([ema, saver], 10, checkpoint=checkpoints(tmp_path)[-1])
+    fit([ema, saver], 10, checkpoint=checkpoints(tmp_path)[-1])
     assert ema.state_dict()["average"]["weight"].item() == pytest.approx(expected_average(ema, 10))
     content = torch.load(checkpoints(tmp_path)[-1], weights_only=True)
     assert averaged(content)["weight"].item() == pytest.approx(expected_average(ema, 10))

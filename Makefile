@@ -1,0 +1,38 @@
+# Two commands for a bare machine with Python ≥ 3.11, pip and venv: make quickstart, make test.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test test-fast check format docs
+
+quickstart: $(VENV)/installed  ## train on handwritten digits, about three minutes on two cores
+	$(BIN)/diffexp train digits
+
+test: $(VENV)/installed-dev  ## the whole test suite
+	$(BIN)/pytest -n 2
+
+test-fast: $(VENV)/installed-dev  ## without the tests marked slow, under three minutes
+	$(BIN)/pytest -n 2 -m "not slow"
+
+check: $(VENV)/installed-dev  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/installed-dev  ## write docs/config.md anew from the schemas
+	$(BIN)/python docs/write_reference.py
+
+$(VENV)/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@ $(VENV)/installed

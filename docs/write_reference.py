@@ -1,0 +1,105 @@
+"""Writes docs/config.md from the schemas, so that the reference cannot disagree with the code."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from diffexp.config.arranging import without_none
+from diffexp.config.data import DATA
+from diffexp.config.diffusion import SAMPLERS, SCHEDULES
+from diffexp.config.experiment import Experiment, SampleRequest
+from diffexp.config.merging import describe
+from diffexp.config.models import MODELS
+from diffexp.config.networks import NETWORKS
+from diffexp.config.registry import Choice
+
+HEAD = """# Every key of a config
+
+Written by `make docs` from the schemas in `diffexp/config/`; the tests see that it is current.
+`diffexp config show NAME` prints a whole config with every key.
+
+"""
+
+
+def reference() -> str:
+    """The text of docs/config.md."""
+    parts = [HEAD, "## An experiment: `diffexp train`\n", *_section(Experiment, "")]
+    for registry in (DATA, MODELS, SCHEDULES, NETWORKS, SAMPLERS):
+        parts.append(f"\n## A {registry.group}: `name:` and its keys\n")
+        for name in registry.names:
+            parts += [f"\n### `{name}`\n", *_section(registry.schema(name), "", recurse=False)]
+    parts += ["\n## What `diffexp sample` takes\n", *_section(SampleRequest, "")]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _section(schema: type, prefix: str, *, recurse: bool = True) -> Iterator[str]:
+    """A paragraph, a table, and the sections of the nodes below."""
+    text, told = _docstring(schema)
+    yield f"{text}\n"
+    yield "| key | is | default |"
+    yield "|---|---|---|"
+    below = []
+    for each in fields(schema):
+        if each.name == "name" and issubclass(schema, Choice):
+            continue
+        hint = get_type_hints(schema)[each.name]
+        inner = without_none(hint)
+        if is_dataclass(inner):
+            if issubclass(inner, Choice):
+                yield f"| `{prefix}{each.name}` | a {inner.registry.group}, see below | {_default_name(each)} |"
+            elif recurse:
+                below.append((inner, f"{prefix}{each.name}."))
+            continue
+        note = f"; {told[each.name]}" if each.name in told else ""
+        yield f"| `{prefix}{each.name}` | {_kind(hint)}{_range(each)}{note} | {_default(each)} |"
+    for inner, key in below:
+        yield f"\n### `{key[:-1]}`\n"
+        yield from _section(inner, key)
+
+
+def _docstring(schema: type) -> tuple[str, dict[str, str]]:
+    """The text before "Keys:", and what is said of each key."""
+    text, _, keys = inspect.cleandoc(schema.__doc__ or "").partition("Keys:\n")
+    told: dict[str, str] = {}
+    for base in reversed(schema.__mro__):
+        said = (
+            inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("Keys:\n")[2] if base is not schema else keys
+        )
+        for match in re.finditer(r"^    (\w[\w, ]*): (.*(?:\n        .*)*)", said, re.MULTILINE):
+            for name in match[1].split(", "):
+                told[name] = " ".join(match[2].split()).rstrip(".").replace("|", "\\|")
+    return " ".join(text.split()), told
+
+
+def _kind(hint: Any) -> str:
+    if getattr(hint, "__origin__", None) is dict:
+        return "named samplers, each with `name:` and its keys"
+    return describe(hint)
+
+
+def _range(field: Any) -> str:
+    bounds = field.metadata.get("range")
+    words = {"above": "above", "at_least": "at least", "below": "below", "at_most": "at most"}
+    said = [
+        f"{text} {getattr(bounds, name):g}" for name, text in words.items() if getattr(bounds, name, None) is not None
+    ]
+    return f" {' and '.join(said)}" if said else ""
+
+
+def _default(field: Any) -> str:
+    value = field.default_factory() if field.default_factory is not MISSING else field.default
+    if isinstance(value, dict):
+        return ", ".join(f"`{name}`" for name in value)
+    words = {"None": "null", "True": "true", "False": "false", "???": "required"}
+    return words.get(str(value), f"`{value}`")
+
+
+def _default_name(field: Any) -> str:
+    return "required" if field.default == "???" else f"`{field.default_factory().name}`"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("config.md").write_text(reference())
