@@ -18,8 +18,24 @@ def device_for(accelerator: str) -> torch.device:
     return torch.device("cuda", 0) if has_gpu and accelerator != "cpu" else torch.device("cpu")
 
 
+def check_devices(device: torch.device, wanted: int) -> None:
+    """See that there are enough devices of the kind.
+
+    Raises:
+        UserError: if there are fewer GPUs than wanted. A CPU runs any number of processes.
+    """
+    if device.type == "cuda" and wanted > torch.cuda.device_count():
+        raise UserError(f"training.devices: {wanted} GPUs are wanted, but there are {torch.cuda.device_count()}")
+
+
 def precision_for(precision: str, device: torch.device) -> str:
-    """A Lightning precision; "auto" is bf16-mixed where the hardware computes in bfloat16, else 32-true."""
+    """A Lightning precision; "auto" is bf16-mixed where the hardware computes in bfloat16, else 32-true.
+
+    Raises:
+        UserError: for 16-mixed on a CPU, which has no float16 training.
+    """
+    if precision == "16-mixed" and device.type == "cpu":
+        raise UserError("training.precision: 16-mixed needs a GPU; use bf16-mixed, 32-true or auto")
     if precision != "auto":
         return precision
     if device.type == "cuda":

@@ -66,7 +66,6 @@ def build_loggers(experiment: Experiment, run: Run, resume_step: int) -> list[Lo
     for name in experiment.loggers:
         if name == "csv":
             csv = CSVLogger(run.path, name="", version="", flush_logs_every_n_steps=1)
-            run.path.joinpath("metrics.csv").unlink(missing_ok=True)
             for row in truth.kept:  # a CSVLogger starts its file anew
                 csv.log_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
             loggers.append(csv)

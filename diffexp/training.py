@@ -26,7 +26,7 @@ from diffexp.data.datamodule import ImageDataModule
 from diffexp.environment import describe_environment
 from diffexp.errors import UserError
 from diffexp.files import write_text
-from diffexp.hardware import device_for, is_main_process, precision_for
+from diffexp.hardware import check_devices, device_for, is_main_process, precision_for
 from diffexp.loggers import build_loggers
 from diffexp.models.base import GenerativeModel
 from diffexp.runs import Run, config_text, new_run
@@ -73,7 +73,9 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
     """
     settings = experiment.training
     try:
-        precision = precision_for(settings.precision, device_for(settings.accelerator))
+        device = device_for(settings.accelerator)
+        check_devices(device, settings.devices)
+        precision = precision_for(settings.precision, device)
         model = build_model(experiment)
         data = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed)
         images = data.images("train")

@@ -55,7 +55,7 @@ class Checkpoints(L.Callback):
         self.on_saved = on_saved
         self._saved_step = -1
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A resumed run need not save again what it started from."""
         self._saved_step = trainer.global_step
 

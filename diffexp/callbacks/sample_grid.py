@@ -75,7 +75,7 @@ class SampleGrid(L.Callback):
         self.drawn: dict[str, Drawn] = {}
         self._drawn_step = -1
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A resumed run need not draw again what it starts from."""
         self._drawn_step = trainer.global_step
 

@@ -48,11 +48,10 @@ def find_config(name: str) -> Path:
         raise UserError(f"{name}: a folder without config.yaml is not a run")
     if path.is_file():
         return path
-    shipped = shipped_configs()
-    ready = sorted(str(file.relative_to(shipped).with_suffix("")) for file in shipped.rglob("*.yaml"))
+    ready = _ready_configs()
     plain = name.removeprefix("configs/").removesuffix(".yaml")
     if plain in ready:
-        return shipped / f"{plain}.yaml"
+        return ready[plain]
     raise UserError(
         f"{name}: no such config file, run directory or ready config (ready: {', '.join(ready)})."
         f"{did_you_mean(plain, ready)}"
@@ -62,7 +61,7 @@ def find_config(name: str) -> Path:
 def file_layers(path: Path) -> list[Layer]:
     """The layers of a YAML file: those of the files in its ``base:`` list first, then its own.
 
-    Paths in ``base:`` are relative to the file that names them.
+    ``base:`` holds paths relative to the file that names them, or names of ready configs.
 
     Raises:
         UserError: for a file that cannot be read, is no YAML mapping, or is its own base.
@@ -83,11 +82,26 @@ def _file_layers(path: Path, within: Sequence[Path]) -> list[Layer]:
         raise UserError(f"{path}: {BASE_KEY}: must be a list of paths, not {bases!r}")
     layers = []
     for base in bases:
-        file = path.parent / base
-        if not file.is_file():
-            raise UserError(f"{path}: {BASE_KEY}: there is no file {file}")
-        layers += _file_layers(file, [*within, resolved])
+        layers += _file_layers(_find_base(path, base), [*within, resolved])
     return [*layers, Layer(str(path), values)]
+
+
+def _find_base(path: Path, base: str) -> Path:
+    ready = _ready_configs()
+    file = path.parent / base
+    if file.is_file():
+        return file
+    if base in ready:
+        return ready[base]
+    raise UserError(
+        f"{path}: {BASE_KEY}: there is no file {file} and no ready config {base!r}.{did_you_mean(base, ready)}"
+    )
+
+
+def _ready_configs() -> dict[str, Path]:
+    """The ready configs by name."""
+    folder = shipped_configs()
+    return {str(file.relative_to(folder).with_suffix("")): file for file in sorted(folder.rglob("*.yaml"))}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -60,6 +60,12 @@ def test_a_base_in_another_folder(tmp_path):
     assert load_experiment(write(tmp_path / "deep" / "x.yaml", "base: ../own.yaml")).data.name == "digits"
 
 
+def test_a_ready_config_as_base(tmp_path):
+    own = load_experiment(write(tmp_path / "x.yaml", "base: [digits]\nname: own"))
+    assert own.name == "own"
+    assert own.model == load_experiment("digits").model
+
+
 def test_a_choice_starts_from_its_own_defaults_and_keeps_what_was_given(tmp_path):
     path = small(tmp_path, "model: {schedule: {name: linear, beta_end: 0.03, beta_start: 0.001}}")
     assert load_experiment(path).model.schedule == LinearSchedule(beta_start=0.001, beta_end=0.03)

@@ -105,6 +105,7 @@ MISTAKES = [
     (["train", "digits", "run_dir=full"], "exists and is not an empty folder"),
     (["train", "digits", "runs_dir=file"], "runs_dir: file is not a folder"),
     (["train", "digits", "training.accelerator=gpu"], "accelerator: "),
+    (["train", "digits", "training.precision=16-mixed"], "training.precision: 16-mixed needs a GPU"),
     (["train", "digits", "model.timesteps=10", "model.schedule={'name': 'linear', 'rescale': '1000/T'}",
       "sample_grid=null"], "β must lie between 0 and 1"),
     (["sample", "nowhere"], "nowhere: no such checkpoint or run directory"),
