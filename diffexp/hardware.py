@@ -44,6 +44,12 @@ def precision_for(precision: str, device: torch.device) -> str:
     return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
 
 
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which a network runs in a precision of `precision_for` outside a Trainer."""
+    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "32-true")
+
+
 def is_main_process() -> bool:
     """Whether this is the first of the processes that train together, also before a Trainer exists."""
     rank: int = getattr(rank_zero_only, "rank", 0)

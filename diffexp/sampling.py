@@ -19,7 +19,7 @@ from diffexp.config.experiment import Experiment, SampleRequest
 from diffexp.data.images import to_uint8
 from diffexp.errors import UserError
 from diffexp.files import whole_file
-from diffexp.hardware import device_for
+from diffexp.hardware import autocast, device_for, precision_for
 from diffexp.models.base import GenerativeModel
 from diffexp.runs import Run
 from diffexp.training import build_model
@@ -87,7 +87,9 @@ def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:
     starts = range(0, request.count, request.batch_size)
     total = len(starts) * model.network_calls(request.sampler)
     batches = []
-    with tqdm(total=total, desc=f"sample {request.sampler.name}", unit="call", delay=1) as bar:
+    precision = precision_for(request.precision, model.device)
+    bar = tqdm(total=total, desc=f"sample {request.sampler.name}", unit="call", delay=1)
+    with bar, autocast(precision, model.device):
         for start in starts:
             indices = range(start, min(start + request.batch_size, request.count))
             images = model.sample(request.sampler, indices, request.seed, on_call=bar.update)

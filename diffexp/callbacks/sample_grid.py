@@ -35,7 +35,8 @@ class _StoppedError(Exception):
 class SampleGrid(L.Callback):
     """Every so many steps, and at the end, draws a grid of images with each of the named samplers.
 
-    All samplers start from the same noise: image i from (seed, i). The grids are written as
+    All samplers start from the same noise: image i from (seed, i). The network runs in the precision of
+    the training. The grids are written as
     ``step-00001000-NAME.png``, with a row of real images above, and beside each other as
     ``step-00001000.png``; both go to the W&B and TensorBoard loggers under fixed keys.
 
@@ -91,7 +92,8 @@ class SampleGrid(L.Callback):
         assert isinstance(pl_module, GenerativeModel)
         pictures: dict[str, Image.Image] = {}
         try:
-            with self.ema.applied(pl_module) if self.ema is not None else nullcontext():
+            weights = self.ema.applied(pl_module) if self.ema is not None else nullcontext()
+            with weights, trainer.precision_plugin.forward_context():
                 for name, variant in self.variants.items():
                     images = self._sample(trainer, pl_module, name, variant)
                     pictures[name] = grid(images, self.real)

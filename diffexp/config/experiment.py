@@ -13,6 +13,7 @@ from diffexp.config.models import ModelConfig
 
 Weights = Literal["ema", "raw"]
 Accelerator = Literal["auto", "cpu", "gpu"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Training:
     batch_size: int = number(128, at_least=1)
     accumulate: int = number(1, at_least=1)
     gradient_clip: float | None = number(1.0, above=0)
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    precision: Precision = "auto"
     accelerator: Accelerator = "auto"
     devices: int = number(1, at_least=1)
     nodes: int = number(1, at_least=1)
@@ -160,7 +161,8 @@ class SampleRequest:
 
     Keys:
         count: images; image i depends on the seed and i alone.
-        batch_size: images sampled at once; changes nothing but memory and speed.
+        batch_size: images sampled at once; changes nothing but memory, speed and rounding.
+        precision: in which the network runs; as in training.
         out: NAME.png (a grid), NAME.npz (an array `images`, uint8, N×H×W×C) or a folder of PNGs;
             null makes a grid in the run's samples/.
     """
@@ -171,4 +173,5 @@ class SampleRequest:
     weights: Weights = "ema"
     batch_size: int = number(256, at_least=1)
     accelerator: Accelerator = "auto"
+    precision: Precision = "auto"
     out: str | None = None

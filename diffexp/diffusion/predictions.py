@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diffexp.diffusion.schedules import Schedule
+from diffexp.diffusion.schedules import Schedule, Table
 
 PREDICTIONS = ("epsilon", "x0", "v", "scaled_epsilon")
 
@@ -59,7 +59,7 @@ class Prediction:
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, not {name!r}")
         self.name = name
         self.schedule = schedule
-        self._output_scale = ((1 - schedule.alphas_cumprod) / schedule.betas).sqrt()
+        self._output_scale = Table(((1 - schedule.alphas_cumprod) / schedule.betas).sqrt())
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What `estimate` should be: of x0's shape, for images x0, noise ε and indices t (B,)."""
@@ -74,8 +74,7 @@ class Prediction:
         """The network's output (B, C, H, W), scaled as its target is, at indices t (B,)."""
         if self.name != "scaled_epsilon":
             return output
-        scale = self._output_scale.to(t.device)[t].view(-1, *[1] * (output.ndim - 1))
-        return output * scale.to(output.dtype)
+        return output * self._output_scale.at(t, output)
 
     def denoiser(self, network: Network) -> Denoiser:
         """The denoiser that this network is under this prediction."""

@@ -39,7 +39,8 @@ class Schedule:
         self.betas = betas
         self.alphas = 1 - betas
         self.alphas_cumprod = torch.cumprod(self.alphas, dim=0)
-        self._levels: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._signal = Table(self.alphas_cumprod.sqrt())
+        self._sigma = Table((1 - self.alphas_cumprod).sqrt())
 
     @property
     def timesteps(self) -> int:
@@ -62,12 +63,26 @@ class Schedule:
 
     def levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(√ᾱ_t, √(1-ᾱ_t)) of the indices t (B,), to multiply tensors shaped like `like` (B, …)."""
-        if t.device not in self._levels:  # copied once: a copy in every step would make the device wait
-            roots = self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()
-            self._levels[t.device] = (roots[0].float().to(t.device), roots[1].float().to(t.device))
-        shape = (-1, *[1] * (like.ndim - 1))
-        signal, sigma = self._levels[t.device]
-        return signal[t].view(shape).to(like.dtype), sigma[t].view(shape).to(like.dtype)
+        return self._signal.at(t, like), self._sigma.at(t, like)
+
+
+class Table:
+    """Numbers by timestep, kept on each device that asked: a copy in every step would make it wait.
+
+    Args:
+        values: shape (T,), float64, on the CPU.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def at(self, t: Tensor, like: Tensor) -> Tensor:
+        """The numbers at indices t (B,), shaped and typed to multiply tensors like `like` (B, …)."""
+        copy = (t.device, like.dtype)
+        if copy not in self._copies:
+            self._copies[copy] = self._values.to(like.dtype).to(t.device)
+        return self._copies[copy][t].view(-1, *[1] * (like.ndim - 1))
 
 
 def linear(timesteps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02, rescale: str = "none") -> Tensor:

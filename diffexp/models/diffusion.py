@@ -205,7 +205,7 @@ def from_config(
             "model.schedule: %s at T = %d leaves √ᾱ_T = %.3g of the signal in x_T, but sampling starts from none%s",
             *(schedule.name, timesteps, built.terminal_signal, remedy),
         )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # built on the CPU
         torch.manual_seed(derive_seed("weights", seed))
         built_network = NETWORKS.build(network, image_shape)
     return DiffusionModule(image_shape, built_network, built, prediction, optim, seed)

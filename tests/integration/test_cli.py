@@ -60,7 +60,7 @@ def expected(run, weights, **settings):
     return to_uint8(model.sample(DDIMConfig(steps=5, **settings), range(7), seed=3))
 
 
-COMMON = ["sampler.steps=5", "count=7", "seed=3"]
+COMMON = ["sampler.steps=5", "count=7", "seed=3", "precision=32-true"]
 
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])
@@ -155,3 +155,12 @@ def test_a_warning_for_a_schedule_that_leaves_signal(tmp_path):
     ]
     done = diffexp("train", "digits", *overrides, cwd=tmp_path)
     assert "WARNING: model.schedule: linear at T = 20 leaves √ᾱ_T = 0.904 of the signal" in done.stderr
+
+
+def test_wandb_is_offline_when_nobody_is_logged_in(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    overrides = [*SMALL, "training.steps=1", "sample_grid=null", "loggers=[wandb]", "run_dir=run"]
+    done = diffexp("train", "digits", *overrides, cwd=tmp_path, HOME=str(tmp_path), NETRC=str(tmp_path / "none"))
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
+    assert "wandb" not in done.stdout + done.stderr.replace("run/wandb", "")

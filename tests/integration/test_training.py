@@ -156,6 +156,17 @@ def test_other_predictions_train(tmp_path, prediction):
     assert losses[-1] < losses[0]
 
 
+def test_bfloat16_trains_as_float32_does(tmp_path):
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        fit(tmp_path / precision, f"training.precision={precision}", "training.steps=20", "sample_grid=null")
+        losses.append([row["train/loss"] for row in metrics(tmp_path / precision)])
+        weights = state(tmp_path / precision)
+        assert all(value.dtype == torch.float32 for name, value in weights.items() if name.startswith(("raw", "ema")))
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+
+
 def test_only_one_sampler_or_no_grid(tmp_path):
     fit(tmp_path / "one", "sample_grid.samplers.ddpm=null", "training.steps=1")
     assert [file.name for file in (tmp_path / "one" / "samples").iterdir()] == ["step-00000001-ddim-5.png"]
@@ -170,10 +181,8 @@ def test_tensorboard_and_wandb_record_the_run(tmp_path, monkeypatch):
 
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
-    logged = [(event.step, event.value) for event in events.Scalars("train/loss")]
-    assert logged == pytest.approx(
-        [(row["step"], pytest.approx(row["train/loss"])) for row in metrics(tmp_path / "run")]
-    )
+    logged = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert logged == pytest.approx({row["step"]: row["train/loss"] for row in metrics(tmp_path / "run")})
     assert [event.step for event in events.Images("samples/ddpm")] == [4, 8]
     (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     assert (offline / f"run-{offline.name.rpartition('-')[2]}.wandb").stat().st_size > 1000
