@@ -131,8 +131,7 @@ class SampleGrid(L.Callback):
         step = trainer.global_step
         for name, picture in pictures.items():
             save_png(picture, self.folder / f"step-{step:08d}-{name}.png")
-        if len(pictures) > 1:
-            save_png(beside(pictures), self.folder / f"step-{step:08d}.png")
+        save_png(beside(pictures), self.folder / f"step-{step:08d}.png")
         for logger in trainer.loggers:
             for name, picture in pictures.items():
                 if isinstance(logger, WandbLogger):
