@@ -1,6 +1,7 @@
 """The command line. Commands import what is heavy when they run, so that help and config checks are quick."""
 
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,12 +41,13 @@ def train(config: str, overrides: tuple[str, ...], resume: bool, plugins: tuple[
 
     load_plugins(plugins)
     experiment = load_experiment(config, overrides)
-    from diffexp import training
+    from diffexp import starting, training
 
-    run = training.resume_run(find_config(config), experiment) if resume else training.start_run(experiment)
+    experiment = starting.located(experiment)
+    run = starting.resume_run(find_config(config), experiment) if resume else starting.start_run(experiment)
     outcome = training.train(experiment, run, list(plugins))
     if outcome.is_main:
-        _report(outcome)
+        _report(outcome, plugins)
     if outcome.stopped_by is not None:
         sys.exit(128 + outcome.stopped_by)
 
@@ -123,10 +125,10 @@ def _load(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> 
 
 
 def _shown(value: Any) -> str:
-    return {None: "null", "???": "(none)"}.get(value, str(value)) if not isinstance(value, list) else str(value)
+    return "null" if value is None else "(none)" if value == "???" else str(value)
 
 
-def _report(outcome: "Outcome") -> None:
+def _report(outcome: "Outcome", plugins: tuple[str, ...]) -> None:
     """Say where to look, what sampling cost, and how to go on."""
     run = outcome.run
     click.echo(f"\n{outcome.step} of {outcome.steps} steps done: {run.path}")
@@ -136,15 +138,22 @@ def _report(outcome: "Outcome") -> None:
             cells = f"{drawn.network_calls:>6} {drawn.images:>7} {drawn.seconds:>8.1f} {'–':>6}"
             click.echo(f"{name:<12} {cells}")
         click.echo(f"\nlook at {run.samples / f'step-{outcome.step:08d}.png'}")
-    if outcome.step < outcome.steps:
-        click.echo(f"go on with: diffexp train {run.path} --resume")
+    if outcome.stopped_by is not None:
+        again = "".join(f" --plugin {module}" for module in plugins)
+        click.echo(f"go on with: diffexp train {run.path} --resume{again}")
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one message and exit code 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        cli()
+        cli(standalone_mode=False)
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(128 + signal.SIGINT)

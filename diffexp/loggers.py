@@ -1,10 +1,11 @@
 """Where metrics go: metrics.jsonl, which is the truth, and the loggers of the config, which mirror it."""
 
 import json
+import logging
 import os
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -14,6 +15,10 @@ from diffexp.config.merging import as_dict
 from diffexp.files import write_text
 from diffexp.hardware import is_main_process
 from diffexp.runs import Run
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 30.0  # seconds that W&B's server has to answer when a run starts
 
 
 class MetricsFile(Logger):
@@ -70,19 +75,29 @@ def build_loggers(experiment: Experiment, run: Run, resume_step: int) -> list[Lo
                 csv.log_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
             loggers.append(csv)
         elif name == "tensorboard":
-            loggers.append(
-                TensorBoardLogger(
-                    run.path, name="", version="tensorboard", purge_step=resume_step + 1 if resume_step else None
-                )
-            )
+            loggers.append(TensorBoardLogger(run.path, name="", version="tensorboard", purge_step=resume_step + 1))
         elif name == "wandb":
             loggers.append(_wandb(experiment, run))
     return loggers
 
 
 def _wandb(experiment: Experiment, run: Run) -> WandbLogger:
+    """W&B's logger, offline when nobody is logged in or the server does not answer; WANDB_MODE decides if set."""
+    if "WANDB_MODE" in os.environ:
+        return _wandb_logger(experiment, run, mode=None)
+    if not wandb.login(prompt=False, verify=False):
+        return _wandb_logger(experiment, run, mode="offline")
+    logger = _wandb_logger(experiment, run, mode="online")
+    try:
+        _ = logger.experiment  # connects
+    except wandb.Error as error:
+        log.warning("W&B cannot be reached, so it is recorded offline in %s/wandb: %s", run.path, error)
+        return _wandb_logger(experiment, run, mode="offline")
+    return logger
+
+
+def _wandb_logger(experiment: Experiment, run: Run, mode: Literal["online", "offline"] | None) -> WandbLogger:
     settings = experiment.wandb
-    offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False, verify=False)
     logger = WandbLogger(
         name=run.path.name,
         save_dir=run.path,
@@ -94,8 +109,8 @@ def _wandb(experiment: Experiment, run: Run) -> WandbLogger:
         job_type=settings.job_type,
         tags=settings.tags or None,
         config=as_dict(experiment),  # at init: in a W&B sweep, what is logged later loses the swept subtrees
-        mode="offline" if offline else None,
-        settings=wandb.Settings(silent=True) if offline else None,
+        mode=mode,
+        settings=wandb.Settings(silent=mode == "offline", init_timeout=_PATIENCE),
         log_model=False,
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning always passes it; current wandb warns of it

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,15 +43,20 @@ class Run:
         """Whether the directory holds a run."""
         return self.config.is_file()
 
-    def create(self, experiment: Experiment, environment: Mapping[str, Any]) -> None:
-        """Make the directory and write what describes the run, with a random "run_id" beside the environment.
+    def describe(self, experiment: Experiment, environment: Mapping[str, Any]) -> None:
+        """Make the directory, or that of a resumed run current, and write what describes the run.
+
+        The environment gets a random "run_id" that stays, and the environments of earlier starts below "earlier".
 
         Raises:
             UserError: if it cannot be written to.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            described = {"run_id": secrets.token_hex(4), **environment}
+            before = self.read_environment()
+            earlier = [*before.pop("earlier", []), before] if before else []
+            run_id = before.get("run_id", secrets.token_hex(4))
+            described = {"run_id": run_id, **environment, "earlier": earlier}
             write_text(self.environment, json.dumps(described, indent=2) + "\n")
             # last, because this file is what makes the directory a run
             write_text(self.config, config_text(experiment))
@@ -58,9 +64,10 @@ class Run:
             raise UserError(f"run_dir: {self.path} cannot be written: {error.strerror}") from error
 
     def discard_if_empty(self) -> None:
-        """Remove the directory if nothing was written to it."""
-        if self.path.is_dir() and not any(self.path.iterdir()):
+        """Remove the directory if nothing was written to it, and the one around it if nothing else is there."""
+        with suppress(OSError):  # rmdir only removes empty ones
             self.path.rmdir()
+            self.path.parent.rmdir()
 
     def write_status(self, state: str, step: int, steps: int, **more: Any) -> None:
         """Replace status.json: the state ("running", "finished", "interrupted", "failed") and the step."""
@@ -69,8 +76,17 @@ class Run:
         write_text(self.status, json.dumps(status, indent=2) + "\n")
 
     def read_environment(self) -> dict[str, Any]:
-        """environment.json."""
-        environment: dict[str, Any] = json.loads(self.environment.read_text())
+        """environment.json; {} before the run has started.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        if not self.environment.is_file():
+            return {}
+        try:
+            environment: dict[str, Any] = json.loads(self.environment.read_text())
+        except ValueError as error:
+            raise UserError(f"{self.environment}: is damaged; without it this is no run to go on with") from error
         return environment
 
 
@@ -87,10 +103,14 @@ def new_run(experiment: Experiment) -> Run:
     """
     if experiment.run_dir is not None:
         run = Run(Path(experiment.run_dir))
-        if run.exists():
-            raise UserError(f"run_dir: {run.path} holds a run; give --resume to go on with it, or another run_dir")
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise UserError(f"run_dir: {run.path} exists and is not an empty folder")
+        try:
+            if run.exists():
+                raise UserError(f"run_dir: {run.path} holds a run; give --resume to go on with it, or another run_dir")
+            # a start that was cut off before config.yaml leaves environment.json
+            if run.path.exists() and any(file != run.environment for file in run.path.iterdir()):
+                raise UserError(f"run_dir: {run.path} exists and is not an empty folder")
+        except OSError as error:
+            raise UserError(f"run_dir: {experiment.run_dir}: {error.strerror}") from error
         return run
     parent = Path(experiment.runs_dir)
     if parent.exists() and not parent.is_dir():

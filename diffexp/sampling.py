@@ -1,28 +1,29 @@
 """Samples from a trained model, for `diffexp sample`."""
 
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffexp.callbacks.checkpoints import checkpoints
+from diffexp.callbacks.checkpoints import newest_whole, read_checkpoint
 from diffexp.callbacks.ema import averaged
 from diffexp.callbacks.grids import grid, save_png, to_picture
 from diffexp.config import experiment_from_text
 from diffexp.config.experiment import Experiment, SampleRequest
-from diffexp.data.images import to_uint8
+from diffexp.config.merging import as_dict, differing
 from diffexp.errors import UserError
 from diffexp.files import whole_file
 from diffexp.hardware import autocast, device_for, precision_for
-from diffexp.models.base import GenerativeModel
+from diffexp.models.base import GenerativeModel, as_pixels
 from diffexp.runs import Run
 from diffexp.training import build_model
+
+# Formats that somebody may expect; a folder of such a name would surprise.
+_NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npy", ".pt", ".zip")
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,18 @@ def load_trained(path: Path) -> Trained:
         UserError: if there is none, or it is not one of ours.
     """
     if path.is_dir():
-        found = checkpoints(Run(path).checkpoints)
-        if not found:
+        newest = newest_whole(Run(path).checkpoints)
+        if newest is None:
             raise UserError(f"{path}: has no checkpoints/step-*.ckpt; is it a run's directory, and trained?")
-        path = found[-1]
+        path = newest
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint or run directory")
+    content = read_checkpoint(path)
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("no archive that torch.save writes")
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        text, raw = content["config"], content["state_dict"]
-    except Exception as error:  # a damaged file makes torch raise almost anything
-        raise UserError(f"{path}: is damaged or not a checkpoint of diffexp ({type(error).__name__})") from error
-    return Trained(path, experiment_from_text(text, str(path)), raw, averaged(content))
+        average = averaged(content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: holds averaged weights of an unknown form") from error
+    return Trained(path, experiment_from_text(content["config"], str(path)), content["state_dict"], average)
 
 
 def build_trained(trained: Trained, request: SampleRequest) -> GenerativeModel:
@@ -74,10 +73,11 @@ def build_trained(trained: Trained, request: SampleRequest) -> GenerativeModel:
     if request.weights == "ema" and trained.ema is None:
         raise UserError(f"{trained.path}: holds no averaged weights; use weights=raw")
     model = build_model(trained.experiment)
-    weights = {**trained.raw, **(trained.ema or {})} if request.weights == "ema" else trained.raw
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+        model.load_state_dict(trained.raw)
+        if request.weights == "ema":
+            model.load_state_dict({**trained.raw, **(trained.ema or {})})
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{trained.path}: the weights do not fit the config in it: {error}") from error
     return model.to(device_for(request.accelerator)).eval()
 
@@ -93,16 +93,23 @@ def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:
         for start in starts:
             indices = range(start, min(start + request.batch_size, request.count))
             images = model.sample(request.sampler, indices, request.seed, on_call=bar.update)
-            batches.append(to_uint8(images).cpu())
+            batches.append(as_pixels(images).cpu())
     return torch.cat(batches)
 
 
 def default_out(trained: Trained, request: SampleRequest) -> Path:
-    """Where a grid goes when no `out` is given: samples/ beside the checkpoint's folder, else beside the file."""
+    """Where a grid goes when no `out` is given: samples/ beside the checkpoint's folder, else beside the file.
+
+    The name tells what was drawn: the sampler, its steps, and each further key that is not at its default.
+    """
     sampler = request.sampler
-    name = f"{trained.path.stem}-{sampler.name}-{sampler.steps or 'all'}-seed-{request.seed}.png"
+    parts = [trained.path.stem, sampler.name, str(sampler.steps or "all")]
+    defaults = SampleRequest(sampler=type(sampler)(steps=sampler.steps))
+    for key, _, value in differing(as_dict(defaults), as_dict(request)):
+        if key not in ("batch_size", "accelerator", "precision", "out"):
+            parts.append(f"{key.removeprefix('sampler.')}={value}")
     folder = trained.path.parent
-    return (folder.parent / "samples" if folder.name == "checkpoints" else folder) / name
+    return (folder.parent / "samples" if folder.name == "checkpoints" else folder) / f"{'-'.join(parts)}.png"
 
 
 def save(images: Tensor, out: Path) -> None:
@@ -116,9 +123,9 @@ def save(images: Tensor, out: Path) -> None:
         UserError: if it cannot be written.
     """
     try:
-        if out.suffix == ".png":
+        if out.suffix.lower() == ".png":
             save_png(grid(images), out)
-        elif out.suffix == ".npz":
+        elif out.suffix.lower() == ".npz":
             with whole_file(out) as file:
                 np.savez(file, images=images.permute(0, 2, 3, 1).contiguous().numpy())
         else:
@@ -134,7 +141,10 @@ def check_out(out: Path) -> None:
     Raises:
         UserError: saying why.
     """
-    if out.suffix in (".png", ".npz"):
+    suffix = out.suffix.lower()
+    if suffix in _NOT_WRITTEN:
+        raise UserError(f"out: {suffix} is not written; give a .png, an .npz or the name of a folder")
+    if suffix in (".png", ".npz"):
         if out.is_dir():
             raise UserError(f"out: {out} is a folder")
     elif out.is_file():

@@ -4,38 +4,28 @@ import logging
 import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from signal import Signals
-from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO, checkpoints, step_of
+from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO, newest_whole, step_of
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.progress import StepProgress
 from diffexp.callbacks.sample_grid import Drawn, SampleGrid
 from diffexp.callbacks.status import StatusFile
 from diffexp.callbacks.stop import StopOnSignal
-from diffexp.config import load_experiment
 from diffexp.config.experiment import Experiment
-from diffexp.config.merging import as_dict, differing
 from diffexp.config.models import MODELS
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.environment import describe_environment
 from diffexp.errors import UserError
-from diffexp.files import write_text
 from diffexp.hardware import check_devices, device_for, is_main_process, precision_for
 from diffexp.loggers import build_loggers
 from diffexp.models.base import GenerativeModel
-from diffexp.runs import Run, config_text, new_run
-
-# A launcher starts a node's other processes with this command line again; they find the run's directory here.
-_RUN_VARIABLE = "DIFFEXP_RUN_DIR"
-
-# What may differ when a run is continued: how long, and what is recorded; not what is computed.
-_CHANGEABLE = ("training.steps", "checkpoint.", "sample_grid", "loggers", "wandb.", "runs_dir")
+from diffexp.runs import Run, config_text
+from diffexp.starting import RUN_VARIABLE
 
 _REAL_IMAGES = 8  # in the row above each grid
 
@@ -65,7 +55,7 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
 
     Args:
         experiment: what to train.
-        run: where: from `start_run` or `resume_run`.
+        run: where: from `diffexp.starting`.
         plugins: the modules named by --plugin, for the record.
 
     Raises:
@@ -75,23 +65,25 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
     try:
         device = device_for(settings.accelerator)
         check_devices(device, settings.devices)
-        precision = precision_for(settings.precision, device)
+        # a resumed run goes on as it began, also on another kind of machine
+        precision = run.read_environment().get("precision") or precision_for(settings.precision, device)
         model = build_model(experiment)
         data = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed)
-        images = data.images("train")
-        real = images.fetch(torch.arange(min(_REAL_IMAGES, len(images))))
+        real = _real_images(data, model)
+        newest = newest_whole(run.checkpoints)
     except BaseException:
         run.discard_if_empty()
         raise
-    done = checkpoints(run.checkpoints)
-    step = step_of(done[-1]) if done else 0
-    if step >= settings.steps:
+    step = step_of(newest) if newest is not None else 0
+    if step > settings.steps:
+        raise UserError(f"training.steps: {run.path} has done {step} steps already, more than {settings.steps}")
+    callbacks, grids, stop = _callbacks(experiment, run, real)
+    if step == settings.steps and (grids is None or grids.picture(step).is_file()):
         return Outcome(run, step, settings.steps, {}, None)
     if is_main_process():
-        _record(run, experiment, {**describe_environment(plugins), "precision": precision})
-        os.environ[_RUN_VARIABLE] = str(run.path)
+        run.describe(experiment, {**describe_environment(plugins), "precision": precision})
+        os.environ[RUN_VARIABLE] = str(run.path)
 
-    callbacks, grids, stop = _callbacks(experiment, run, real)
     _quieten()
     trainer = L.Trainer(
         max_steps=settings.steps,
@@ -111,16 +103,33 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(model, datamodule=data, ckpt_path=done[-1] if done else None, weights_only=True)
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=newest, weights_only=True)
+    except SystemExit:  # how Lightning ends after a second Ctrl-C
+        raise KeyboardInterrupt from None
     step = trainer.global_step
+    complete = step >= settings.steps and (grids is None or grids.picture(step).is_file())
     return Outcome(
         run,
         step,
         settings.steps,
         drawn=grids.drawn if grids is not None else {},
-        stopped_by=stop.received if step < settings.steps else None,
+        stopped_by=None if complete else stop.received,
         is_main=trainer.is_global_zero,
     )
+
+
+def _real_images(data: ImageDataModule, model: GenerativeModel) -> Tensor:
+    """A few training images from all over the set, uint8 (N, C, H, W), for the row above each grid.
+
+    Raises:
+        UserError: if the images have another shape than the model was built for.
+    """
+    images = data.images("train")
+    if images.image_shape != model.image_shape:
+        raise UserError(f"data: the images are {images.image_shape}, but the config says {model.image_shape}")
+    count = min(_REAL_IMAGES, len(images))
+    return images.fetch(torch.arange(count) * len(images) // count)
 
 
 def build_model(experiment: Experiment) -> GenerativeModel:
@@ -136,66 +145,19 @@ def build_model(experiment: Experiment) -> GenerativeModel:
     return model
 
 
-def start_run(experiment: Experiment) -> Run:
-    """The directory of a new run; in processes that a launcher started, that of the first process.
-
-    Raises:
-        UserError: if it holds a run already, or several processes cannot agree on one.
-    """
-    if _RUN_VARIABLE in os.environ and not is_main_process():
-        return Run(Path(os.environ[_RUN_VARIABLE]))
-    if int(os.environ.get("SLURM_NTASKS", os.environ.get("WORLD_SIZE", "1"))) > 1:
-        if experiment.run_dir is None:
-            raise UserError("run_dir: must be given when several processes are started together")
-        if not is_main_process():
-            return Run(Path(experiment.run_dir))
-    return new_run(experiment)
-
-
-def resume_run(config: Path, experiment: Experiment) -> Run:
-    """The directory of a run to go on with: run_dir, else the one that the config file is in.
-
-    Args:
-        config: the config file; a run's own config.yaml says which run.
-        experiment: what it asks for; may differ from the run only in how long and what is recorded.
-
-    Raises:
-        UserError: if no run is named, or the run computes something else.
-    """
-    path = Path(experiment.run_dir) if experiment.run_dir is not None else config.parent
-    run = Run(path)
-    if not run.exists() and experiment.run_dir is not None:
-        return start_run(experiment)
-    if not run.environment.is_file():
-        raise UserError(f"--resume: {config} is not in a run's directory; give that (or its path as run_dir=…)")
-    before = as_dict(load_experiment(str(run.config)))
-    changed = [
-        f"  {key}: {old} in the run, {new} now"
-        for key, old, new in differing(before, as_dict(experiment))
-        if key != "run_dir" and not key.startswith(_CHANGEABLE)
-    ]
-    if changed:
-        raise UserError(f"--resume: {path} computes something else:\n" + "\n".join(changed))
-    return run
-
-
-def _record(run: Run, experiment: Experiment, environment: dict[str, Any]) -> None:
-    if run.exists():
-        write_text(run.config, config_text(experiment))
-    else:
-        run.create(experiment, environment)
-
-
 def _callbacks(
     experiment: Experiment, run: Run, real: Tensor
 ) -> tuple[list[L.Callback], SampleGrid | None, StopOnSignal]:
-    """In the order in which they act at the end of a step: what changes state comes before what saves it."""
+    """In the order in which they act at the end of a step: average, save, and only then what takes long."""
     callbacks: list[L.Callback] = [StepProgress()]
     ema = None
     if experiment.ema is not None:
         ema = EMA(experiment.ema.half_life, experiment.training.batch_size, experiment.ema.rampup)
         callbacks.append(ema)
     stop = StopOnSignal()
+    checkpoint = experiment.checkpoint
+    saved = {"config": config_text(experiment)}
+    callbacks.append(Checkpoints(run.checkpoints, checkpoint.every, checkpoint.keep, saved))
     grids = None
     wanted = experiment.sample_grid
     if wanted is not None:
@@ -211,9 +173,6 @@ def _callbacks(
         )
         callbacks.append(grids)
     callbacks.append(stop)
-    checkpoint = experiment.checkpoint
-    saved = {"config": config_text(experiment)}
-    callbacks.append(Checkpoints(run.checkpoints, checkpoint.every, checkpoint.keep, saved))
     callbacks.append(StatusFile(run.write_status))
     return callbacks, grids, stop
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from diffexp.config import load_experiment
-from diffexp.training import start_run, train
+from diffexp.starting import start_run
+from diffexp.training import train
 
 SMALL = [
     "model.timesteps=20",

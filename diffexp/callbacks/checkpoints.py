@@ -1,6 +1,8 @@
 """Checkpoints that are whole or absent, named by the optimiser step they were taken at."""
 
+import logging
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,10 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from diffexp.errors import UserError
 from diffexp.files import whole_file
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d+)\.ckpt")
 
@@ -60,8 +65,8 @@ class Checkpoints(L.Callback):
         self._saved_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Save, if this batch ended a step that is due."""
-        if trainer.global_step % self.every == 0:
+        """Save, if this batch ended a step that is due, or the last one."""
+        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -75,6 +80,8 @@ class Checkpoints(L.Callback):
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.global_step == self._saved_step:
             return
+        if not all(parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()):
+            raise UserError(f"the weights are not finite at step {trainer.global_step}; the last checkpoint stays")
         self._saved_step = trainer.global_step
         path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
         trainer.save_checkpoint(path)
@@ -90,6 +97,41 @@ def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest step first."""
     files = [file for file in folder.glob("step-*.ckpt") if _NAME.fullmatch(file.name)]
     return sorted(files, key=step_of)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds, on the CPU. Nothing in it is executed.
+
+    Raises:
+        UserError: if it is damaged or no checkpoint of ours.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("not what torch.save writes")
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content["config"], content["state_dict"], content["callbacks"]
+    except Exception as error:  # a damaged file makes torch raise almost anything
+        raise UserError(f"{path}: is damaged or not a checkpoint of diffexp ({type(error).__name__})") from error
+    return content
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that can be read, None if there are none; damaged newer ones are warned of.
+
+    Raises:
+        UserError: if there are checkpoints, but none can be read.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        try:
+            read_checkpoint(path)
+        except UserError as error:
+            log.warning("%s", error)
+        else:
+            return path
+    if found:
+        raise UserError(f"{folder}: none of the checkpoints can be read; remove them to start from the beginning")
+    return None
 
 
 def step_of(path: Path) -> int:

@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.grids import beside, grid, save_png, tensor_of
-from diffexp.data.images import to_uint8
-from diffexp.models.base import GenerativeModel
+from diffexp.models.base import GenerativeModel, as_pixels
 
 
 @dataclass(frozen=True)
@@ -74,17 +73,34 @@ class SampleGrid(L.Callback):
         self.real = real
         self.give_up = give_up
         self.drawn: dict[str, Drawn] = {}
-        self._drawn_step = -1
+        self._step = 0
+
+    def picture(self, step: int) -> Path:
+        """The file with all grids of a step beside each other."""
+        return self.folder / f"step-{step:08d}.png"
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A resumed run need not draw again what it starts from."""
-        self._drawn_step = trainer.global_step
+        """A resumed run draws what was given up at the step it starts from."""
+        self._step = trainer.global_step
+        self._draw_if_missing(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Draw, if this batch ended a step that is due."""
-        due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
-        if due and trainer.global_step != self._drawn_step:
-            self._drawn_step = trainer.global_step
+        if trainer.global_step != self._step and self._due(trainer):
+            self.draw(trainer, pl_module)
+        self._step = trainer.global_step
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same for a run that is resumed after its last step, where training does not start."""
+        self._draw_if_missing(trainer, pl_module)
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        step = trainer.global_step
+        return step > 0 and (step % self.every == 0 or step == trainer.max_steps)
+
+    def _draw_if_missing(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        missing = self._due(trainer) and not self.picture(trainer.global_step).is_file() and not self.give_up()
+        if trainer.strategy.broadcast(missing):
             self.draw(trainer, pl_module)
 
     def draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -110,7 +126,7 @@ class SampleGrid(L.Callback):
         calls = model.network_calls(variant)
         start = time.perf_counter()
         with tqdm(total=calls, desc=f"sample {name}", unit="call", leave=False, delay=1, disable=rank > 0) as bar:
-            images = to_uint8(model.sample(variant, mine, self.seed, on_call=self._watch(trainer, bar)))
+            images = as_pixels(model.sample(variant, mine, self.seed, on_call=self._watch(trainer, bar)))
         if world > 1:
             gathered = trainer.strategy.all_gather(images)
             assert isinstance(gathered, Tensor)
@@ -131,7 +147,7 @@ class SampleGrid(L.Callback):
         step = trainer.global_step
         for name, picture in pictures.items():
             save_png(picture, self.folder / f"step-{step:08d}-{name}.png")
-        save_png(beside(pictures), self.folder / f"step-{step:08d}.png")
+        save_png(beside(pictures), self.picture(step))  # last: this file says that the grids are there
         for logger in trainer.loggers:
             for name, picture in pictures.items():
                 if isinstance(logger, WandbLogger):

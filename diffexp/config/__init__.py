@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from diffexp.config.checking import check
+from diffexp.config.diffusion import DDIMConfig
 from diffexp.config.experiment import Experiment, SampleRequest
 from diffexp.config.layers import Layer, file_layers, find_config, override_layer, parse_yaml
 from diffexp.config.merging import merge
@@ -21,7 +22,7 @@ def load_experiment(config: str, overrides: Sequence[str] = ()) -> Experiment:
         UserError: for anything wrong with it.
     """
     layers = [*file_layers(find_config(config)), *(override_layer(text) for text in overrides)]
-    merged = merge(Experiment, layers)
+    merged = merge(Experiment(), layers)
     check(merged, merged.config)
     return merged.config
 
@@ -32,7 +33,7 @@ def experiment_from_text(text: str, source: str) -> Experiment:
     Raises:
         UserError: for anything wrong with it.
     """
-    merged = merge(Experiment, [Layer(source, parse_yaml(text, source))])
+    merged = merge(Experiment(), [Layer(source, parse_yaml(text, source))])
     check(merged, merged.config)
     return merged.config
 
@@ -43,6 +44,8 @@ def load_sample_request(overrides: Sequence[str], experiment: Experiment) -> Sam
     Raises:
         UserError: for anything wrong with it.
     """
-    merged = merge(SampleRequest, [override_layer(text) for text in overrides])
+    few_steps = min(SampleRequest.STEPS, getattr(experiment.model, "timesteps", SampleRequest.STEPS))
+    defaults = SampleRequest(sampler=DDIMConfig(steps=few_steps))
+    merged = merge(defaults, [override_layer(text) for text in overrides])
     check(merged, experiment)
     return merged.config

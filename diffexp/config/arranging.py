@@ -1,5 +1,6 @@
 """Which schema stands where: puts the schema that is chosen by name at each choice of a config."""
 
+import itertools
 import types
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -83,11 +84,15 @@ def _drop_abandoned(base: type[Choice], current: Any, final: Choice, parts: list
     """Take out of the parts the keys that belonged to a choice which a later layer replaced."""
     kept = {each.name for each in fields(final)}
     active = set() if current == MISSING else {each.name for each in fields(current)}
-    for part in parts:
-        if "name" in part.values:
-            active = {each.name for each in fields(base.registry.schema(part.values["name"]))}
-        for key in (active - kept) & set(part.values):
-            del part.values[key]
+    # a source as a whole: the order of the keys on a command line means nothing
+    for _, group in itertools.groupby(parts, key=lambda part: part.source):
+        together = list(group)
+        for part in together:
+            if "name" in part.values:
+                active = {each.name for each in fields(base.registry.schema(part.values["name"]))}
+        for part in together:
+            for key in (active - kept) & set(part.values):
+                del part.values[key]
 
 
 def is_optional(hint: Any) -> bool:

@@ -1,8 +1,9 @@
 """Schemas of the image sources."""
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from omegaconf import MISSING
 
@@ -31,9 +32,18 @@ class DataConfig(Choice):
     workers: int = number(0, at_least=0)
     memory_gb: float = number(4.0, at_least=0)
 
+    # Fields that hold a path.
+    paths: ClassVar[tuple[str, ...]] = ()
     # The size and channels of the files, where the source knows them; larger images are padded.
     native_size: ClassVar[int | None] = None
     native_channels: ClassVar[int | None] = None
+
+    def located(self) -> Self:
+        """The same with absolute paths, so that it means the same from any working directory."""
+        given = {name: getattr(self, name) for name in self.paths}
+        return replace(
+            self, **{name: os.path.abspath(os.path.expanduser(path)) for name, path in given.items() if path}
+        )
 
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
         if self.native_size is not None and self.image_size < self.native_size:
@@ -66,6 +76,7 @@ class _MnistLike(DataConfig):
     image_size: int = number(32, at_least=1)
     channels: int = 1
     root: str = "data"
+    paths: ClassVar[tuple[str, ...]] = ("root",)
     native_size: ClassVar[int | None] = 28
     native_channels: ClassVar[int | None] = 1
 
@@ -93,6 +104,7 @@ class Cifar10Config(DataConfig):
 
     name: str = "cifar10"
     root: str = "data"
+    paths: ClassVar[tuple[str, ...]] = ("root",)
     native_size: ClassVar[int | None] = 32
     native_channels: ClassVar[int | None] = 3
 
@@ -114,3 +126,4 @@ class ImageFolderConfig(DataConfig):
     test_path: str | None = None
     test_fraction: float = number(0.0, at_least=0, below=1)
     broken: Literal["refuse", "skip"] = "refuse"
+    paths: ClassVar[tuple[str, ...]] = ("path", "test_path")

@@ -46,6 +46,14 @@ class _BetaRange(ScheduleConfig):
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
         if self.beta_end < self.beta_start:
             yield "beta_end", f"must not be below beta_start = {self.beta_start}"
+        yield from _rescale_problems(self.rescale, self.beta_end, experiment)
+
+
+def _rescale_problems(rescale: str, beta_end: float, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+    timesteps = getattr(experiment.model, "timesteps", 1000)
+    if rescale == "1000/T" and beta_end * 1000 / timesteps >= 1:
+        beta = beta_end * 1000 / timesteps
+        yield "rescale", f"makes the last β {beta:g} at model.timesteps = {timesteps}; it must stay below 1"
 
 
 @SCHEDULES.register("linear", f"{_SCHEDULES}:linear")
@@ -80,6 +88,9 @@ class ProportionalSchedule(ScheduleConfig):
     name: str = "proportional"
     beta_end: float = number(0.02, above=0, below=1)
     rescale: Rescale = "none"
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        yield from _rescale_problems(self.rescale, self.beta_end, experiment)
 
 
 @SCHEDULES.register("cosine", f"{_SCHEDULES}:cosine")

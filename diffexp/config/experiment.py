@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from omegaconf import MISSING
 
@@ -55,7 +55,8 @@ class Training:
         accumulate: batches whose gradients are added up for one optimiser step.
         gradient_clip: largest norm of the gradient; null does not clip.
         precision: auto takes bf16-mixed where the hardware gains from it, else 32-true.
-        devices, nodes: processes per node and number of nodes.
+        devices: processes on each node, each with a device of its own (on a CPU, a share of the cores).
+        nodes: machines that train together.
         log_every: steps between two points of the logged curves.
     """
 
@@ -167,7 +168,9 @@ class SampleRequest:
             null makes a grid in the run's samples/.
     """
 
-    sampler: SamplerConfig = field(default_factory=lambda: DDIMConfig(steps=50))
+    STEPS: ClassVar[int] = 50
+
+    sampler: SamplerConfig = field(default_factory=lambda: DDIMConfig(steps=SampleRequest.STEPS))
     count: int = number(64, at_least=1)
     seed: int = number(0, at_least=0)
     weights: Weights = "ema"

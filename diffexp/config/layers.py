@@ -19,10 +19,14 @@ COMMAND_LINE = "command line"
 
 @dataclass(frozen=True)
 class Layer:
-    """Nested values from one source, a file's path or the command line."""
+    """Nested values from one source, a file's path or the command line.
+
+    `text` is how the command line wrote its one value: a key that wants a text gets it as written, "007" and not 7.
+    """
 
     source: str
     values: dict[str, Any]
+    text: str | None = None
 
 
 def shipped_configs() -> Path:
@@ -42,16 +46,18 @@ def find_config(name: str) -> Path:
         UserError: if there is none.
     """
     path = Path(name)
-    if path.is_dir():
-        if (path / "config.yaml").is_file():
-            return path / "config.yaml"
-        raise UserError(f"{name}: a folder without config.yaml is not a run")
-    if path.is_file():
-        return path
+    try:
+        for file in (path / "config.yaml", path):
+            if file.is_file():
+                return file
+    except OSError as error:  # a name too long for the file system
+        raise UserError(f"{name}: {error.strerror}") from error
     ready = _ready_configs()
     plain = name.removeprefix("configs/").removesuffix(".yaml")
     if plain in ready:
         return ready[plain]
+    if path.is_dir():
+        raise UserError(f"{name}: a folder without config.yaml is not a run")
     raise UserError(
         f"{name}: no such config file, run directory or ready config (ready: {', '.join(ready)})."
         f"{did_you_mean(plain, ready)}"
@@ -125,7 +131,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """
     try:
         values = OmegaConf.to_container(OmegaConf.create(text or "{}"))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, AssertionError, RecursionError) as error:
         raise UserError(f"{source}: cannot be read as YAML: {error}") from error
     return _mapping(values, source)
 
@@ -156,7 +162,7 @@ def override_layer(text: str) -> Layer:
     nested: Any = parse_value(value, key)
     for part in reversed(parts):
         nested = {part: nested}
-    return Layer(COMMAND_LINE, nested)
+    return Layer(COMMAND_LINE, nested, value)
 
 
 def parse_value(text: str, key: str) -> Any:
@@ -170,11 +176,18 @@ def parse_value(text: str, key: str) -> Any:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise UserError(f"{COMMAND_LINE}: {key}: {text!r} cannot be read as a value") from error
+        value = _parse_yaml_value(text, key)
     return _plain(value, key)
+
+
+def _parse_yaml_value(text: str, key: str) -> Any:
+    """As OmegaConf reads it in a file: 1e-4 is a number and 2024-07-01 a text."""
+    try:
+        values = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
+        raise UserError(f"{COMMAND_LINE}: {key}: {text!r} cannot be read as a value") from error
+    assert isinstance(values, dict)
+    return values["value"]
 
 
 def _plain(value: Any, key: str) -> Any:

@@ -3,7 +3,7 @@
 import copy
 import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -34,8 +34,8 @@ class Merged(Generic[Schema]):
         return f"{related[-1] if related else 'default'}: {key}"
 
 
-def merge(schema: type[Schema], layers: Sequence[Layer]) -> Merged[Schema]:
-    """Merge the layers, later over earlier, into an instance of the dataclass `schema`.
+def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
+    """Merge the layers, later over earlier, over a dataclass instance that holds the defaults (and is used up).
 
     Where the schema holds a `Choice`, the last ``name:`` given decides its schema. Values given to an
     earlier choice are kept where the last one has the same key, and dropped with the choice elsewhere.
@@ -43,24 +43,22 @@ def merge(schema: type[Schema], layers: Sequence[Layer]) -> Merged[Schema]:
     Raises:
         UserError: for an unknown key or name, a value of the wrong type, or a required key not given.
     """
-    layers = [Layer(layer.source, copy.deepcopy(layer.values)) for layer in layers]
-    skeleton = arrange(schema(), [Part(layer.source, "", layer.values) for layer in layers])
-    root = OmegaConf.structured(skeleton)
+    layers = [replace(layer, values=copy.deepcopy(layer.values)) for layer in layers]
+    skeleton = arrange(defaults, [Part(layer.source, "", layer.values) for layer in layers])
+    try:
+        root = OmegaConf.structured(skeleton)
+    except OmegaConfBaseException as error:  # built-in schemas are right
+        raise UserError(f"a plugin's schema cannot be used: {str(error).splitlines()[0]}") from error
     sources: dict[str, str] = {}
     for layer in layers:
         for path, value in _leaves(layer.values):
-            _set(root, skeleton, layer.source, path, value)
+            _set(root, skeleton, layer, path, value)
             key = ".".join(path)
             sources.pop(key, None)  # the order of the keys is that of their last source
             sources[key] = layer.source
-    try:
-        OmegaConf.resolve(root)
-    except OmegaConfBaseException as error:
-        key = str(error.full_key or "")
-        raise UserError(f"{sources.get(key, 'config')}: {key}: {str(error).splitlines()[0]}") from error
     _require_all(root, skeleton)
     config = OmegaConf.to_object(root)
-    assert isinstance(config, schema)
+    assert isinstance(config, type(defaults))
     return Merged(config, sources)
 
 
@@ -97,19 +95,38 @@ def _leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tupl
             yield (*path, str(key)), value
 
 
-def _set(root: DictConfig, skeleton: Any, source: str, path: tuple[str, ...], value: Any) -> None:
-    nested: Any = value
+def _set(root: DictConfig, skeleton: Any, layer: Layer, path: tuple[str, ...], value: Any) -> None:
+    where = f"{layer.source}: {'.'.join(path)}"
+    hint = _hint_at(skeleton, path)
+    if hint is None:
+        raise UserError(f"{where}: there is no such key.{_meant(skeleton, path)}")
+    if "${" in str(value):
+        raise UserError(f"{where}: a config holds values, not references: '${{' is refused")
+    nested = _fitted(value, without_none(hint), layer.text)
     for part in reversed(path):
         nested = {part: nested}
     try:
+        if get_origin(hint) is list and isinstance(value, list):
+            _refuse_nested(value)
         root.merge_with(nested)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        key = ".".join(path)
-        hint = _hint_at(skeleton, path)
-        if hint is None:
-            raise UserError(f"{source}: {key}: there is no such key.{_meant(skeleton, path)}") from error
         given = "null" if value is None else repr(value)
-        raise UserError(f"{source}: {key}: must be {describe(hint)}, not {given}") from error
+        raise UserError(f"{where}: must be {describe(hint)}, not {given}") from error
+
+
+def _fitted(value: Any, hint: Any, text: str | None) -> Any:
+    """A scalar as its key wants it: 1e5 steps are whole, and a name like 007 is what was written."""
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if hint is str and text is not None and isinstance(value, (bool, int, float)):
+        return text
+    return value
+
+
+def _refuse_nested(values: list[Any]) -> None:
+    """OmegaConf lets anything nested pass as an element of a list."""
+    if any(isinstance(value, (list, dict)) for value in values):
+        raise TypeError("nested")
 
 
 def _hint_at(node: Any, path: tuple[str, ...]) -> Any:

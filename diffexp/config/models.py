@@ -7,7 +7,7 @@ from diffexp.config.registry import Choice, Registry
 
 @dataclass
 class ModelConfig(Choice):
-    """A generative model. Its builder gets the image shape (C, H, W) and the optimiser's config."""
+    """A generative model. Its builder gets the image shape (C, H, W), the `Optim` config and the seed."""
 
 
 MODELS = Registry("model", ModelConfig)

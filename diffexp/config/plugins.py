@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -27,5 +28,8 @@ def load_plugins(modules: Sequence[str]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:  # a plugin is the user's code: whatever it raises is told, not traced
-            raise UserError(f"--plugin {module}: cannot be imported: {error!r}") from error
+        except (Exception, SystemExit) as error:  # a plugin is the user's code: whatever it raises is told, not traced
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"--plugin {module}: cannot be imported: {error!r} ({frame.filename}, line {frame.lineno})"
+            ) from error

@@ -56,7 +56,7 @@ class Registry:
         Args:
             name: what a config writes after ``name:``.
             builder: called with the schema's own fields as keywords, after what the framework passes
-                (a schedule gets T first, a network the image's channels and size). Or ``"module:attribute"``.
+                (a schedule gets T first, a network the image shape (C, H, W)). Or ``"module:attribute"``.
 
         Raises:
             ValueError: if the name is taken by another schema or the schema is not of this group.

@@ -4,7 +4,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -36,6 +36,11 @@ def download(dataset: Callable[[str], object], root: Path, folder: str, instead:
             for file in (Path(temporary) / folder).iterdir():
                 os.replace(file, target / file.name)
     except (OSError, RuntimeError, HTTPException) as error:
+        with suppress(OSError):  # what is not empty, or was never made, stays as it is
+            for made in (target, *target.parents):
+                if made == root.parent:
+                    break
+                made.rmdir()
         reason = " ".join(str(error).split())
         raise UserError(f"{target} lacks whole files, and they could not be downloaded: {reason}. {instead}") from error
 

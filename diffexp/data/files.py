@@ -40,11 +40,14 @@ class FolderFiles(ImageFiles):
     """The images of a folder and its sub-folders; symbolic links are followed."""
 
     def __init__(self, place: Path) -> None:
-        names = [
-            Path(directory, file).relative_to(place).as_posix()
-            for directory, _, files in os.walk(place, followlinks=True)
-            for file in files
-        ]
+        names, seen = [], set()
+        for directory, below, files in os.walk(place, followlinks=True):
+            real = os.path.realpath(directory)
+            if real in seen:  # a link back, which would go round for ever
+                below.clear()
+                continue
+            seen.add(real)
+            names += [Path(directory, file).relative_to(place).as_posix() for file in files]
         super().__init__(place, names)
 
     def open(self, name: str) -> IO[bytes]:

@@ -62,7 +62,10 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise ValueError(f"pixels of type {values.dtype} have no known range")
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    pixels = np.rint(values / 257).astype(np.uint8)
+    if isinstance(transparent := image.info.get("transparency"), int):
+        pixels[values == transparent] = 255
+    return Image.fromarray(pixels)
 
 
 def _centre(image: Image.Image, size: int) -> Image.Image:

@@ -27,12 +27,13 @@ class Schedule:
         betas, alphas, alphas_cumprod: β_t, α_t = 1-β_t and ᾱ_t, shape (T,), float64, on the CPU.
 
     Raises:
-        ValueError: if a β is outside (0, 1): β ≤ 0 adds no noise, β ≥ 1 leaves nothing to denoise.
+        ValueError: if a β is outside (0, 1), also after rounding: β ≤ 0 adds no noise, β ≥ 1 leaves nothing
+            to denoise.
     """
 
     def __init__(self, betas: Tensor) -> None:
         betas = betas.to(torch.float64)
-        wrong = torch.nonzero(~((betas > 0) & (betas < 1))).flatten()
+        wrong = torch.nonzero(~((1 - betas > 0) & (1 - betas < 1))).flatten()
         if len(wrong):
             t = int(wrong[0])
             raise ValueError(f"β must lie between 0 and 1, but β_{t + 1} of {len(betas)} is {betas[t].item():.6g}")

@@ -7,6 +7,12 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
+from diffexp.data.images import to_uint8
+from diffexp.errors import UserError
+
+# What to do when training has diverged.
+REMEDY = "try a lower optim.lr, more optim.warmup_steps or a training.gradient_clip"
+
 
 class GenerativeModel(L.LightningModule, ABC):
     """A LightningModule that learns images and draws new ones.
@@ -38,6 +44,18 @@ class GenerativeModel(L.LightningModule, ABC):
     @abstractmethod
     def network_calls(self, variant: Any) -> int:
         """How many times `sample` calls the network for one batch: the usual measure of its cost."""
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """Samples (N, C, H, W) as uint8.
+
+    Raises:
+        UserError: if the model made NaN.
+    """
+    try:
+        return to_uint8(images)
+    except ValueError as error:
+        raise UserError(f"the model makes images with NaN: its training has diverged; {REMEDY}") from error
 
 
 def log_every(trainer: L.Trainer) -> int:

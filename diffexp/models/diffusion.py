@@ -18,7 +18,7 @@ from diffexp.diffusion.predictions import Prediction, clipped
 from diffexp.diffusion.samplers import State, sample
 from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule
 from diffexp.errors import UserError
-from diffexp.models.base import GenerativeModel, log_every
+from diffexp.models.base import REMEDY, GenerativeModel, log_every
 from diffexp.models.losses import LossByTime
 from diffexp.randomness import ImageNoise, derive_seed, generator
 
@@ -100,6 +100,8 @@ class DiffusionModule(GenerativeModel):
             return
         means = self.losses.means(trainer.strategy)
         self.losses.reset()
+        if not math.isfinite(means["loss"]):
+            raise UserError(f"the loss is {means['loss']} at step {step}: training has diverged; {REMEDY}")
         metrics = {f"train/{name}": value for name, value in means.items()}
         metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         for logger in self.loggers:  # not self.log, whose steps are counted from 0 and differ from the checkpoints'
@@ -150,15 +152,15 @@ class DiffusionModule(GenerativeModel):
 
     # --- sampling
 
+    @torch.no_grad()
     def states(self, sampler: SamplerConfig, noise: ImageNoise) -> Iterator[State]:
         """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.sample`."""
         denoiser = self.prediction.denoiser(self.network)
         if sampler.clip:
             denoiser = clipped(denoiser, self.schedule)
         path = timestep_path(self.schedule.timesteps, sampler.steps, sampler.spacing)
-        return sample(denoiser, self.schedule, SAMPLERS.build(sampler), path, noise.draw(), noise.draw)
+        yield from sample(denoiser, self.schedule, SAMPLERS.build(sampler), path, noise.draw(), noise.draw)
 
-    @torch.no_grad()
     def sample(
         self, variant: SamplerConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
@@ -196,11 +198,15 @@ def from_config(
         UserError: if the schedule is invalid at this T.
     """
     try:
-        built = Schedule(SCHEDULES.build(schedule, timesteps))
+        betas = SCHEDULES.build(schedule, timesteps)
+        if not isinstance(betas, Tensor) or betas.shape != (timesteps,):
+            raise ValueError(f"must give a tensor of shape ({timesteps},)")
+        built = Schedule(betas)
     except ValueError as error:
         raise UserError(f"model.schedule: {schedule.name} at model.timesteps = {timesteps}: {error}") from error
     if built.terminal_signal > MUCH_SIGNAL:
-        remedy = "; rescale: 1000/T keeps what T = 1000 has" if getattr(schedule, "rescale", "") == "none" else ""
+        rescalable = getattr(schedule, "rescale", "") == "none" and built.betas.max() * 1000 / timesteps < 1
+        remedy = "; rescale: 1000/T keeps what T = 1000 has" if rescalable else ""
         log.warning(
             "model.schedule: %s at T = %d leaves √ᾱ_T = %.3g of the signal in x_T, but sampling starts from none%s",
             *(schedule.name, timesteps, built.terminal_signal, remedy),

@@ -2,28 +2,29 @@
 
 import torch
 from lightning.pytorch.strategies import Strategy
-from torch import Tensor, nn
+from torch import Tensor
 
 QUARTERS = 4
 
 
-class LossByTime(nn.Module):
+class LossByTime:
     """Sums losses on the device, without waiting for it, until their means are asked for.
+
+    Not a module with a buffer: before every step DDP would replace each process's sums by the first one's.
 
     Args:
         timesteps: T. Quarter 1 holds the least noisy timesteps, 0 ≤ t < T/4.
     """
 
     def __init__(self, timesteps: int) -> None:
-        super().__init__()
         self.timesteps = timesteps
-        self.sums: Tensor
-        self.register_buffer("sums", torch.zeros(2, QUARTERS), persistent=False)
+        self.sums = torch.zeros(2, QUARTERS)
 
     def add(self, losses: Tensor, t: Tensor) -> None:
         """Add the losses (B,) of images at indices t (B,)."""
         quarter = t * QUARTERS // self.timesteps
         member = (quarter[:, None] == torch.arange(QUARTERS, device=t.device)).to(losses.dtype)
+        self.sums = self.sums.to(t.device)
         # not index_add_: on a GPU its order, and so its rounding, varies from run to run
         self.sums += torch.stack([(member * losses[:, None]).sum(0), member.sum(0)])
 
@@ -42,7 +43,7 @@ class LossByTime(nn.Module):
 
     def state(self, strategy: Strategy) -> list[list[float]]:
         """[sums, counts] by quarter, over all processes. Every process must call it."""
-        total = strategy.reduce(self.sums.clone(), reduce_op="sum")
+        total = strategy.reduce(self.sums.to(strategy.root_device, copy=True), reduce_op="sum")
         assert isinstance(total, Tensor)
         values: list[list[float]] = total.tolist()
         return values
@@ -51,4 +52,4 @@ class LossByTime(nn.Module):
         """Take up a state: the first process takes all of it, the others start at zero."""
         self.reset()
         if first:
-            self.sums += torch.tensor(state, device=self.sums.device)
+            self.sums = torch.tensor(state)

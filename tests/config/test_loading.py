@@ -162,15 +162,47 @@ BAD_OVERRIDES = [
     ("ema=null", r"sample_grid\.weights: must be raw when ema is null"),
     ("loggers=[csv,mlflow]", r"loggers: must be a list, each one of csv, tensorboard, wandb"),
     ("name=a/b", r"name: 'a/b' names a directory"),
-    ("name=${nope}", r"command line: name: Interpolation key 'nope' not found"),
+    ("name=${oc.env:HOME}", r"command line: name: a config holds values, not references"),
+    ("name=\\${x}", r"not references"),
+    ("wandb.tags=[[1]]", r"wandb\.tags: must be a list, each a text, not \[\[1\]\]"),
+    ("model.network.channel_multipliers=[{'a': 1}]", r"must be a list, each a whole number"),
+    ("seed=&a [*a]", r"seed: '&a \[\*a\]' cannot be read as a value"),
+    ("model.schedule.rescale=1000/T model.timesteps=10", r"rescale: makes the last β 2 at model\.timesteps = 10"),
 ]
 
 
 @pytest.mark.parametrize(("overrides", "message"), BAD_OVERRIDES, ids=[bad for bad, _ in BAD_OVERRIDES])
 def test_each_mistake_is_named_with_its_source_and_key(tmp_path, overrides, message):
-    split = overrides.split(" ") if overrides.count("=") > 1 and " training" in overrides else [overrides]
+    split = overrides.split(" ") if " training" in overrides or " model" in overrides else [overrides]
     with pytest.raises(UserError, match=message):
         load_experiment(small(tmp_path), split)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_order_of_overrides_means_nothing_to_a_choice(tmp_path, order):
+    overrides = ["model.schedule.s=0.5", "model.schedule.name=linear"][::order]
+    with pytest.raises(UserError, match=r"model\.schedule\.s: there is no such key"):
+        load_experiment(small(tmp_path, "model: {schedule: {name: cosine}}"), overrides)
+
+
+def test_texts_stay_as_written_and_whole_floats_are_whole_numbers(tmp_path):
+    overrides = ["name=2024-07-01", "wandb.project=007", "wandb.group=on", "training.steps=1e5"]
+    experiment = load_experiment(small(tmp_path), overrides)
+    assert (experiment.name, experiment.wandb.project, experiment.wandb.group) == ("2024-07-01", "007", "on")
+    assert experiment.training.steps == 100_000
+
+
+def test_a_folder_does_not_hide_a_ready_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert load_experiment("digits").name == "digits"
+
+
+def test_diff_of_a_section_that_one_lacks(tmp_path):
+    one, two = (as_dict(load_experiment(small(tmp_path), more)) for more in ([], ["sample_grid=null"]))
+    ((key, before, after),) = differing(one, two)
+    assert (key, after) == ("sample_grid", None)
+    assert before["count"] == 64
 
 
 def test_all_out_of_range_values_are_named_at_once(tmp_path):
@@ -194,6 +226,8 @@ def test_all_out_of_range_values_are_named_at_once(tmp_path):
         ("base: [own.yaml]", "the file is its own base"),
         ("x: !!python/object/apply:os.system [true]", "cannot be read as YAML"),
         ("\x00", "cannot be read as YAML"),
+        ("5", "own.yaml: "),
+        ("true", "own.yaml: "),
         ("optim: {lr: high}", r"own\.yaml: optim\.lr: must be a number, not 'high'"),
     ],
 )
@@ -218,7 +252,11 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("digitz", r"digitz: no such config.*Did you mean 'digits'\?"), ("tests", "a folder without config.yaml")],
+    [
+        ("digitz", r"digitz: no such config.*Did you mean 'digits'\?"),
+        ("tests", "a folder without config.yaml"),
+        ("x" * 300, "File name too long"),
+    ],
 )
 def test_a_config_that_is_not_there(name, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

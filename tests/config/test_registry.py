@@ -1,5 +1,6 @@
 """Built-in choices and their builders agree; users add their own."""
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -67,10 +68,15 @@ def test_a_plugin_adds_a_choice(tmp_path, monkeypatch):
         SCHEDULES._schemas.pop("quartic")
 
 
-@pytest.mark.parametrize(("text", "message"), [(None, "No module named"), ("1/0", "ZeroDivisionError")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "No module named"), ("1/0", r"ZeroDivisionError.*failing_plugin\.py, line 1"), ("exit(3)", "SystemExit")],
+)
 def test_a_plugin_that_fails_is_named(tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "failing_plugin", raising=False)
+    importlib.invalidate_caches()
     if text is not None:
         (tmp_path / "failing_plugin.py").write_text(text)
     with pytest.raises(UserError, match=f"--plugin failing_plugin: cannot be imported: .*{message}"):

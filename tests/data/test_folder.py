@@ -18,6 +18,7 @@ from diffexp.config.data import DATA, ImageFolderConfig
 from diffexp.data import decoding
 from diffexp.data.batches import EndlessBatches
 from diffexp.data.decoding import StoredImages
+from diffexp.data.files import FolderFiles
 from diffexp.data.folder import load
 from diffexp.data.images import ImageSet, MemoryImages
 from diffexp.errors import UserError
@@ -344,3 +345,12 @@ def test_built_from_its_config(pack: Pack) -> None:
     images = DATA.build(config, "train", config.image_size, config.channels, config.memory_gb)
     assert images.image_shape == (3, 8, 8)
     assert values(images) == [1, 2, 4, 3]
+
+
+def test_a_link_back_does_not_go_round(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for name in ("a/1.png", "b/2.png"):
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    assert FolderFiles(tmp_path).names == ["a/1.png", "b/2.png"]

@@ -1,4 +1,5 @@
 import gzip
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -71,8 +72,14 @@ def test_built_from_its_config(tmp_path: Path) -> None:
     assert DATA.build(config, "train", 32, 1, 4.0).image_shape == (1, 32, 32)
 
 
+# CI installs the package, so that there these tests run or fail; elsewhere nothing but Python is asked for.
+needs_package = pytest.mark.skipif(
+    not DEBIAN_FASHION_MNIST.is_dir() and "CI" not in os.environ, reason="needs apt install dataset-fashion-mnist"
+)
+
+
+@needs_package
 def test_debians_fashion_mnist_is_the_real_one(tmp_path: Path) -> None:
-    """Needs the package dataset-fashion-mnist (apt install dataset-fashion-mnist)."""
     config = FashionMnistConfig(root=str(tmp_path))
     train, test = (DATA.build(config, split, 32, 1, 4.0) for split in ("train", "test"))
     assert (len(train), len(test)) == (60_000, 10_000)
@@ -87,6 +94,7 @@ def test_debians_fashion_mnist_is_the_real_one(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_package
 def test_the_package_is_looked_for_where_debian_puts_it() -> None:
     assert len(list(DEBIAN_FASHION_MNIST.glob("*-ubyte.gz"))) == 4
 
@@ -102,8 +110,7 @@ def test_a_failed_download_says_what_to_do_and_leaves_nothing(tmp_path: Path, lo
     ) as caught:
         load("train", 28, 1, 4.0, root=str(tmp_path))
     assert caught.match(hint)
-    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
-    assert not list(tmp_path.glob(".download-*"))
+    assert not tmp_path.exists() or list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("no_download")

@@ -81,8 +81,13 @@ def test_sample_folder_and_grid_from_a_checkpoint_alone(run, tmp_path):
     images = np.stack([np.asarray(Image.open(file)) for file in files])
     assert np.abs(images.astype(int) - expected(run, "ema", eta=0.5)[:, 0].numpy()).max() <= 1
     out = diffexp("sample", "alone.ckpt", *COMMON, cwd=tmp_path).stdout
-    assert out == "7 images: alone-ddim-5-seed-3.png\n"
-    assert Image.open(tmp_path / "alone-ddim-5-seed-3.png").size == (8 * 34 + 2, 34 + 2)
+    assert out == "7 images: alone-ddim-5-count=7-seed=3.png\n"
+    assert Image.open(tmp_path / "alone-ddim-5-count=7-seed=3.png").size == (8 * 34 + 2, 34 + 2)
+
+
+def test_the_default_sampler_takes_no_more_steps_than_there_are(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    assert diffexp("sample", "run", "count=1", cwd=tmp_path).stdout.endswith("step-00000008-ddim-20-count=1.png\n")
 
 
 def test_config_show_check_and_diff(run, tmp_path):
@@ -92,6 +97,11 @@ def test_config_show_check_and_diff(run, tmp_path):
     (tmp_path / "other.yaml").write_text(shown.replace("seed: 0", "seed: 5", 1))
     assert diffexp("config", "diff", str(run), "other.yaml", cwd=tmp_path).stdout == "seed: 0 → 5\n"
     assert diffexp("config", "diff", "digits", "digits", cwd=tmp_path).stdout == ""
+    (tmp_path / "none.yaml").write_text("base: [digits]\nsample_grid: null\nwandb: {tags: [a]}")
+    lines = diffexp("config", "diff", "digits", "none.yaml", cwd=tmp_path).stdout.splitlines()
+    assert lines[0].startswith("sample_grid: {'every': 500")
+    assert lines[0].endswith("} → null")
+    assert lines[1] == "wandb.tags: [] → ['a']"
 
 
 MISTAKES = [
@@ -107,7 +117,10 @@ MISTAKES = [
     (["train", "digits", "training.accelerator=gpu"], "accelerator: "),
     (["train", "digits", "training.precision=16-mixed"], "training.precision: 16-mixed needs a GPU"),
     (["train", "digits", "model.timesteps=10", "model.schedule={'name': 'linear', 'rescale': '1000/T'}",
-      "sample_grid=null"], "β must lie between 0 and 1"),
+      "sample_grid=null"], "makes the last β 2"),
+    (["train", "digits", *SMALL, "optim.lr=1e30", "training.gradient_clip=null", "run_dir=gone"], "diverged"),
+    (["train", "digits", *SMALL, "optim.lr=1e30", "training.gradient_clip=null", "sample_grid=null", "run_dir=gone"],
+     "diverged"),
     (["sample", "nowhere"], "nowhere: no such checkpoint or run directory"),
     (["sample", "full"], "has no checkpoints/step-*.ckpt"),
     (["sample", "file"], "is damaged or not a checkpoint of diffexp"),
@@ -120,6 +133,8 @@ MISTAKES = [
     (["sample", "RUN", "out=full"], "out: full is not empty"),
     (["sample", "RUN", "out=file"], "out: file is a file"),
     (["sample", "RUN", "out=file/x.png"], "out: "),
+    (["sample", "RUN", "out=x.jpg"], "out: .jpg is not written"),
+    (["train", "digits", "run_dir=" + "x" * 300], "File name too long"),
     (["config", "show", "full"], "full: a folder without config.yaml is not a run"),
     (["config", "diff", "digits"], "Missing argument 'SECOND'"),
 ]  # fmt: skip
@@ -130,7 +145,7 @@ class Hostile:
         return (open, ("executed", "w"))
 
 
-@pytest.mark.parametrize(("command", "message"), MISTAKES, ids=[" ".join(command) for command, _ in MISTAKES])
+@pytest.mark.parametrize(("command", "message"), MISTAKES, ids=[" ".join(command)[-60:] for command, _ in MISTAKES])
 def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, command, message):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").touch()
@@ -142,7 +157,8 @@ def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, command, messag
     done = diffexp(*(part.replace("RUN", str(run)) for part in command), cwd=tmp_path, expect=2)
     assert message in done.stderr
     assert done.stdout == ""
-    left = [file for file in sorted(tmp_path.rglob("*")) if file not in before and file.name != "runs"]
+    shutil.rmtree(tmp_path / "gone", ignore_errors=True)  # a run that failed on its way tells how far it came
+    left = [file for file in sorted(tmp_path.rglob("*")) if file not in before]
     assert left == []
 
 

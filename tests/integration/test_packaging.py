@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.small import SMALL
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -19,13 +21,17 @@ def test_the_wheel_finds_its_configs_outside_the_checkout(tmp_path):
     installed = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(installed)
     assert not (installed / "tests").exists()
-    code = "import diffexp, sys; from diffexp.cli import main; print(diffexp.__file__); main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "config", "check", "digits"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == f"{installed / 'diffexp' / '__init__.py'}\ndigits: is right\n"
+    code = "import diffexp; from diffexp.cli import main; main()"
+
+    def run(*arguments):
+        command = [sys.executable, "-c", f"{code}", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(installed)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+
+    where = [sys.executable, "-c", "import diffexp; print(diffexp.__file__)"]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert found == f"{installed / 'diffexp' / '__init__.py'}\n"
+    assert run("config", "check", "digits") == "digits: is right\n"
+    assert "1 of 1 steps done" in run("train", "digits", *SMALL, "training.steps=1", "run_dir=run")
+    assert "2 images: two.png" in run("sample", "run", "count=2", "out=two.png")

@@ -1,12 +1,14 @@
 """A run that is stopped and resumed is the run that was not."""
 
-import os
+import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from PIL import Image
 
 from diffexp.callbacks.checkpoints import checkpoints, step_of
 from tests.integration.test_training import assert_same, state
@@ -31,11 +33,10 @@ def undisturbed(tmp_path_factory):
     return cwd / "run"
 
 
-def stop_after(cwd, steps):
-    """Leave a run as a crash right after a checkpoint would: later checkpoints are gone, later metrics are not."""
-    diffexp("train", "digits", *LONG, "run_dir=run", cwd=cwd)
-    for file in checkpoints(cwd / "run" / "checkpoints"):
-        if step_of(file) > steps:
+def forget(run_dir, step):
+    """Leave a run as a crash right after the checkpoint of a step would: without later ones, with later metrics."""
+    for file in checkpoints(run_dir / "checkpoints"):
+        if step_of(file) > step:
             file.unlink()
 
 
@@ -44,9 +45,7 @@ def stop_after(cwd, steps):
 def test_resumed_run_equals_undisturbed_one(tmp_path, undisturbed, step, workers):
     overrides = [f"data.workers={workers}"]
     diffexp("train", "digits", *LONG, *overrides, "run_dir=run", cwd=tmp_path)
-    for file in checkpoints(tmp_path / "run" / "checkpoints"):
-        if step_of(file) > step:
-            file.unlink()
+    forget(tmp_path / "run", step)
     done = diffexp("train", "run", "--resume", cwd=tmp_path)
     assert "40 of 40 steps done" in done.stdout
     assert_same(state(tmp_path / "run"), state(undisturbed))
@@ -87,11 +86,89 @@ def test_what_may_and_what_may_not_change_on_resume(tmp_path, undisturbed):
         "computes something else:\n  data.flip: True in the run, False now\n  optim.lr: 0.001 in the run, 1.0 now"
         in refused
     )
-    assert "40 of 40 steps done" in resume("checkpoint.every=7", "loggers=[]").stdout
+    assert "40 of 40 steps done" in resume("checkpoint.every=7", "loggers=[]", "data.workers=1").stdout
+    assert "has done 40 steps already, more than 30" in resume("training.steps=30", expect=2).stderr
 
 
 def test_resume_with_a_run_dir_that_is_not_there_yet_starts(tmp_path):
     command = ["train", "digits", *SMALL, "training.steps=2", "sample_grid=null", "run_dir=run", "--resume"]
     assert "2 of 2 steps done" in diffexp(*command, cwd=tmp_path).stdout
     assert "2 of 2 steps done" in diffexp(*command, cwd=tmp_path).stdout
-    assert "no such" not in os.listdir(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, undisturbed):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    newest, before = checkpoints(tmp_path / "run" / "checkpoints")[:-3:-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    done = diffexp("train", "run", "--resume", cwd=tmp_path)
+    assert f"WARNING: {newest.relative_to(tmp_path)}: is damaged" in done.stderr
+    assert_same(state(tmp_path / "run"), state(undisturbed))
+    assert step_of(before) == 35
+    for file in checkpoints(tmp_path / "run" / "checkpoints"):
+        file.write_bytes(b"")
+    refused = diffexp("train", "run", "--resume", cwd=tmp_path, expect=2).stderr
+    assert "none of the checkpoints can be read" in refused
+
+
+def test_ctrl_c_in_the_last_grid_leaves_it_to_resume(tmp_path):
+    command = [
+        "train",
+        "digits",
+        *SMALL,
+        "training.steps=2",
+        "run_dir=run",
+        "sample_grid.count=200",
+        "model.timesteps=400",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "diffexp", *command],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not checkpoints(tmp_path / "run" / "checkpoints") and time.monotonic() < deadline:
+        time.sleep(0.01)  # the last step is saved before its grid is drawn
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, err
+    assert not (tmp_path / "run" / "samples").exists()
+    assert "go on with: diffexp train run --resume" in out
+    assert "ddpm            400     200" in diffexp("train", "run", "--resume", cwd=tmp_path).stdout
+    assert (tmp_path / "run" / "samples" / "step-00000002.png").is_file()
+
+
+def test_a_run_goes_on_from_another_folder_and_with_moved_data(tmp_path):
+    images = tmp_path / "here" / "images"
+    images.mkdir(parents=True)
+    for index in range(20):
+        Image.new("L", (8, 8), index * 10).save(images / f"{index}.png")
+    data = "data={'name': 'image_folder', 'path': 'images', 'image_size': 8, 'channels': 1}"
+    diffexp("train", "digits", *LONG, data, "training.steps=10", "run_dir=run", cwd=tmp_path / "here")
+    forget(tmp_path / "here" / "run", 5)
+    diffexp("train", "here/run", "--resume", cwd=tmp_path)
+    images.rename(tmp_path / "moved")
+    forget(tmp_path / "here" / "run", 5)
+    refused = diffexp("train", "here/run", "--resume", cwd=tmp_path, expect=2).stderr
+    assert str(images) in refused
+    assert "10 of 10" in diffexp("train", "here/run", "--resume", "data.path=moved", cwd=tmp_path).stdout
+
+
+def test_each_start_is_recorded(tmp_path):
+    command = ["train", "digits", *SMALL, "sample_grid=null", "run_dir=run", "--resume"]
+    diffexp(*command, "training.steps=2", cwd=tmp_path)
+    diffexp(*command, "training.steps=4", cwd=tmp_path)
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert [entry["command"][-1] for entry in [*environment["earlier"], environment]] == [
+        "training.steps=2",
+        "training.steps=4",
+    ]
+    assert environment["run_id"] == environment["earlier"][0]["run_id"]
+
+
+def test_longer_training_under_a_cosine_is_warned_of(tmp_path):
+    command = ["train", "digits", *SMALL, "sample_grid=null", "run_dir=run", "--resume", "optim.decay=cosine"]
+    diffexp(*command, "training.steps=2", cwd=tmp_path)
+    assert "the learning rate leaves its cosine" in diffexp(*command, "training.steps=4", cwd=tmp_path).stderr

@@ -9,6 +9,8 @@ import yaml
 from PIL import Image
 
 from diffexp.callbacks.checkpoints import checkpoints, step_of
+from diffexp.config.data import DATA
+from diffexp.data.images import MemoryImages
 from diffexp.errors import UserError
 from tests.small import diffexp, experiment, fit, metrics
 
@@ -94,7 +96,7 @@ def test_accumulated_batches_train_as_one_batch(tmp_path, dropout):
         )
         weights.append(state(tmp_path / str(accumulate))["raw.network.conv_in.weight"])
     same = torch.allclose(weights[0], weights[1], rtol=1e-4, atol=1e-6)
-    assert same == (dropout == 0)  # dropout's masks depend on the layout; all else does not
+    assert same == (dropout == 0)  # the masks of dropout do depend on the layout
 
 
 @pytest.mark.slow
@@ -194,8 +196,17 @@ def test_bad_data_leaves_nothing_behind(tmp_path):
         f"runs_dir={tmp_path / 'runs'}",
         "data={'name': 'image_folder', 'path': 'nowhere', 'image_size': 8, 'channels': 1}",
     )
-    from diffexp.training import start_run, train
+    from diffexp.starting import start_run
+    from diffexp.training import train
 
     with pytest.raises(UserError, match="nowhere"):
         train(wanted, start_run(wanted), [])
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_another_shape_than_the_config_says_are_refused(tmp_path, monkeypatch):
+    images = MemoryImages(torch.zeros(20, 1, 12, 12, dtype=torch.uint8))
+    monkeypatch.setitem(DATA._builders, "digits", lambda *args, **own: images)
+    with pytest.raises(UserError, match=r"the images are \(1, 12, 12\), but the config says \(1, 8, 8\)"):
+        fit(tmp_path / "run")
+    assert not (tmp_path / "run").exists()

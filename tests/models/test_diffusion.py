@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffexp.config.diffusion import DDIMConfig, DDPMConfig
+from diffexp.config.diffusion import SCHEDULES, DDIMConfig, DDPMConfig
 from diffexp.config.experiment import Optim
 from diffexp.diffusion import schedules
 from diffexp.diffusion.schedules import Schedule
@@ -132,10 +132,18 @@ def test_initial_weights_come_from_the_seed_alone():
 
 
 def test_an_invalid_schedule_is_refused_with_its_key():
+    """1 - 10⁻¹⁷ is 1: a β that adds no noise."""
     with pytest.raises(
-        UserError, match=r"model\.schedule: linear at model\.timesteps = 10: β must lie between 0 and 1"
+        UserError, match=r"model\.schedule: linear at model\.timesteps = 20: β must lie between 0 and 1"
     ):
-        build_model(experiment("model.timesteps=10", "model.schedule={'beta_end': 0.02, 'rescale': '1000/T'}"))
+        build_model(experiment("model.schedule.beta_start=1e-17"))
+
+
+@pytest.mark.parametrize("betas", [[0.1, 0.2], torch.full((21,), 0.1), None])
+def test_a_schedule_of_the_wrong_form_is_refused(betas, monkeypatch):
+    monkeypatch.setitem(SCHEDULES._builders, "linear", lambda timesteps, **_: betas)
+    with pytest.raises(UserError, match=r"must give a tensor of shape \(20,\)"):
+        build_model(experiment())
 
 
 def test_much_signal_left_is_warned_of(caplog):

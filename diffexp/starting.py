@@ -1,0 +1,79 @@
+"""Which directory a training gets: a new one, or that of a run to go on with."""
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from diffexp.config import load_experiment
+from diffexp.config.experiment import Experiment
+from diffexp.config.merging import as_dict, differing
+from diffexp.errors import UserError
+from diffexp.hardware import is_main_process
+from diffexp.runs import Run, new_run
+
+log = logging.getLogger(__name__)
+
+# A launcher starts a node's other processes with this command line again; they find the run's directory here.
+RUN_VARIABLE = "DIFFEXP_RUN_DIR"
+
+# What may differ when a run is continued: how long, where, and what is recorded; not what is computed.
+_CHANGEABLE = (
+    *("name", "runs_dir", "run_dir", "loggers", "wandb.", "sample_grid", "checkpoint."),
+    *("training.steps", "training.log_every", "training.accelerator", "training.devices", "training.nodes"),
+    *("data.path", "data.test_path", "data.root", "data.workers", "data.memory_gb"),
+)
+
+
+def located(experiment: Experiment) -> Experiment:
+    """The experiment with absolute paths to its data, which mean the same wherever it is resumed."""
+    return replace(experiment, data=experiment.data.located())
+
+
+def start_run(experiment: Experiment) -> Run:
+    """The directory of a new run; in processes that a launcher started, that of the first process.
+
+    Raises:
+        UserError: if it holds a run already, or several processes cannot agree on one.
+    """
+    if RUN_VARIABLE in os.environ and not is_main_process():
+        return Run(Path(os.environ[RUN_VARIABLE]))
+    if int(os.environ.get("SLURM_NTASKS", os.environ.get("WORLD_SIZE", "1"))) > 1:
+        if experiment.run_dir is None:
+            raise UserError("run_dir: must be given when several processes are started together")
+        if not is_main_process():
+            return Run(Path(experiment.run_dir))
+    return new_run(experiment)
+
+
+def resume_run(config: Path, experiment: Experiment) -> Run:
+    """The directory of a run to go on with: run_dir, else the one that the config file is in.
+
+    Args:
+        config: the config file; a run's own config.yaml says which run.
+        experiment: what it asks for; may differ from the run only in how long and what is recorded.
+
+    Raises:
+        UserError: if no run is named, or the run computes something else.
+    """
+    path = Path(experiment.run_dir) if experiment.run_dir is not None else config.parent
+    run = Run(path)
+    if not run.exists() and experiment.run_dir is not None:
+        return start_run(experiment)
+    if not run.environment.is_file():
+        raise UserError(f"--resume: {config} is not in a run's directory; give that (or its path as run_dir=…)")
+    before = load_experiment(str(run.config))
+    changed = [
+        f"  {key}: {old} in the run, {new} now"
+        for key, old, new in differing(as_dict(before), as_dict(experiment))
+        if not key.startswith(_CHANGEABLE)
+    ]
+    if changed:
+        raise UserError(f"--resume: {path} computes something else:\n" + "\n".join(changed))
+    if before.training.steps != experiment.training.steps and experiment.optim.decay == "cosine":
+        log.warning(
+            "training.steps was %d and is %d: the learning rate leaves its cosine, so this is no longer the run that "
+            "had %d steps from the start",
+            *(before.training.steps, experiment.training.steps, experiment.training.steps),
+        )
+    return run
