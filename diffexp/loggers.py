@@ -81,6 +81,12 @@ def build_loggers(experiment: Experiment, run: Run, resume_step: int) -> list[Lo
     return loggers
 
 
+def finish(loggers: list[Logger]) -> None:
+    """End the W&B run, which Lightning never does: its last records would still be unwritten."""
+    if any(isinstance(logger, WandbLogger) for logger in loggers):
+        wandb.finish()
+
+
 def _wandb(experiment: Experiment, run: Run) -> WandbLogger:
     """W&B's logger, offline when nobody is logged in or the server does not answer; WANDB_MODE decides if set."""
     if "WANDB_MODE" in os.environ:

@@ -22,7 +22,7 @@ from diffexp.data.datamodule import ImageDataModule
 from diffexp.environment import describe_environment
 from diffexp.errors import UserError
 from diffexp.hardware import check_devices, device_for, is_main_process, precision_for
-from diffexp.loggers import build_loggers
+from diffexp.loggers import build_loggers, finish
 from diffexp.models.base import GenerativeModel
 from diffexp.runs import Run, config_text
 from diffexp.starting import RUN_VARIABLE
@@ -107,6 +107,7 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         trainer.fit(model, datamodule=data, ckpt_path=newest, weights_only=True)
     except SystemExit:  # how Lightning ends after a second Ctrl-C
         raise KeyboardInterrupt from None
+    finish(trainer.loggers)
     step = trainer.global_step
     complete = step >= settings.steps and (grids is None or grids.picture(step).is_file())
     return Outcome(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from diffexp.callbacks.checkpoints import checkpoints
 from diffexp.callbacks.ema import averaged
+from diffexp.cli import main
 from diffexp.config.diffusion import DDIMConfig
 from diffexp.data.images import to_uint8
 from diffexp.training import build_model
@@ -38,6 +39,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy(command, tmp_path):
     assert done.stdout.endswith("[]\n")
 
 
+@pytest.mark.slow
 def test_runs_are_numbered(tmp_path):
     for number in (1, 2):
         done = diffexp("train", "digits", *SMALL, "training.steps=1", "sample_grid=null", "loggers=[]", cwd=tmp_path)
@@ -146,7 +148,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize(("command", "message"), MISTAKES, ids=[" ".join(command)[-60:] for command, _ in MISTAKES])
-def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, command, message):
+def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, command, message, monkeypatch, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").touch()
     (tmp_path / "file").write_text("text")
@@ -154,9 +156,14 @@ def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, command, messag
     (tmp_path / "truncated.ckpt").write_bytes(whole[: len(whole) // 2])
     torch.save({"config": Hostile(), "state_dict": {}}, tmp_path / "hostile.ckpt")
     before = sorted(tmp_path.rglob("*"))
-    done = diffexp(*(part.replace("RUN", str(run)) for part in command), cwd=tmp_path, expect=2)
-    assert message in done.stderr
-    assert done.stdout == ""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["diffexp", *(part.replace("RUN", str(run)) for part in command)])
+    with pytest.raises(SystemExit) as ended:  # any other exception would be a traceback
+        main()
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.out == ""
     shutil.rmtree(tmp_path / "gone", ignore_errors=True)  # a run that failed on its way tells how far it came
     left = [file for file in sorted(tmp_path.rglob("*")) if file not in before]
     assert left == []

@@ -77,6 +77,7 @@ def test_ctrl_c_leaves_a_resumable_run(tmp_path, undisturbed):
     assert metrics(tmp_path / "run") == metrics(undisturbed)
 
 
+@pytest.mark.slow
 def test_what_may_and_what_may_not_change_on_resume(tmp_path, undisturbed):
     def resume(*overrides, expect=0):
         return diffexp("train", str(undisturbed), "--resume", *overrides, cwd=tmp_path, expect=expect)
@@ -90,12 +91,14 @@ def test_what_may_and_what_may_not_change_on_resume(tmp_path, undisturbed):
     assert "has done 40 steps already, more than 30" in resume("training.steps=30", expect=2).stderr
 
 
+@pytest.mark.slow
 def test_resume_with_a_run_dir_that_is_not_there_yet_starts(tmp_path):
     command = ["train", "digits", *SMALL, "training.steps=2", "sample_grid=null", "run_dir=run", "--resume"]
     assert "2 of 2 steps done" in diffexp(*command, cwd=tmp_path).stdout
     assert "2 of 2 steps done" in diffexp(*command, cwd=tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, undisturbed):
     shutil.copytree(undisturbed, tmp_path / "run")
     newest, before = checkpoints(tmp_path / "run" / "checkpoints")[:-3:-1]
@@ -110,6 +113,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, undisturbed):
     assert "none of the checkpoints can be read" in refused
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_last_grid_leaves_it_to_resume(tmp_path):
     command = [
         "train",
@@ -140,6 +144,7 @@ def test_ctrl_c_in_the_last_grid_leaves_it_to_resume(tmp_path):
     assert (tmp_path / "run" / "samples" / "step-00000002.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_another_folder_and_with_moved_data(tmp_path):
     images = tmp_path / "here" / "images"
     images.mkdir(parents=True)
@@ -156,6 +161,7 @@ def test_a_run_goes_on_from_another_folder_and_with_moved_data(tmp_path):
     assert "10 of 10" in diffexp("train", "here/run", "--resume", "data.path=moved", cwd=tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_each_start_is_recorded(tmp_path):
     command = ["train", "digits", *SMALL, "sample_grid=null", "run_dir=run", "--resume"]
     diffexp(*command, "training.steps=2", cwd=tmp_path)
@@ -168,6 +174,7 @@ def test_each_start_is_recorded(tmp_path):
     assert environment["run_id"] == environment["earlier"][0]["run_id"]
 
 
+@pytest.mark.slow
 def test_longer_training_under_a_cosine_is_warned_of(tmp_path):
     command = ["train", "digits", *SMALL, "sample_grid=null", "run_dir=run", "--resume", "optim.decay=cosine"]
     diffexp(*command, "training.steps=2", cwd=tmp_path)

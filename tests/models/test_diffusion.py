@@ -133,9 +133,7 @@ def test_initial_weights_come_from_the_seed_alone():
 
 def test_an_invalid_schedule_is_refused_with_its_key():
     """1 - 10⁻¹⁷ is 1: a β that adds no noise."""
-    with pytest.raises(
-        UserError, match=r"model\.schedule: linear at model\.timesteps = 20: β must lie between 0 and 1"
-    ):
+    with pytest.raises(UserError, match=r"linear at model\.timesteps = 20: β must lie between 0 and 1"):
         build_model(experiment("model.schedule.beta_start=1e-17"))
 
 
