@@ -101,7 +101,7 @@ def test_config_show_check_and_diff(run, tmp_path):
     assert diffexp("config", "diff", "digits", "digits", cwd=tmp_path).stdout == ""
     (tmp_path / "none.yaml").write_text("base: [digits]\nsample_grid: null\nwandb: {tags: [a]}")
     lines = diffexp("config", "diff", "digits", "none.yaml", cwd=tmp_path).stdout.splitlines()
-    assert lines[0].startswith("sample_grid: {'every': 500")
+    assert lines[0].startswith("sample_grid: {'every': 1000")
     assert lines[0].endswith("} → null")
     assert lines[1] == "wandb.tags: [] → ['a']"
 
