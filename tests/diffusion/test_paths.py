@@ -31,13 +31,13 @@ def test_all_steps_are_all_timesteps(spacing):
 
 @pytest.mark.parametrize("steps", [10, 20, 50, 100, 1000])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-def test_equals_diffusers_where_S_divides_T(spacing, steps):  # noqa: N802
+def test_equals_diffusers_where_S_divides_T(spacing, steps):
     theirs = DDIMScheduler(num_train_timesteps=1000, timestep_spacing=spacing)
     theirs.set_timesteps(steps)
     assert visited(1000, steps, spacing)[::-1] == theirs.timesteps.tolist()
 
 
-def test_where_S_does_not_divide_T_the_number_of_steps_is_still_S():  # noqa: N802
+def test_where_S_does_not_divide_T_the_number_of_steps_is_still_S():
     # range(0, 1000, 1000 // 30) has 31 entries
     assert visited(1000, 30, "leading") == [i * 1000 // 30 for i in range(30)]
 
@@ -59,7 +59,7 @@ def test_quadratic_visits_each_of_the_smallest_once():
 
 
 @pytest.mark.parametrize("steps", [0, 1001, -1])
-def test_steps_outside_1_T_are_refused(steps):  # noqa: N802
+def test_steps_outside_1_T_are_refused(steps):
     with pytest.raises(ValueError, match=f"from 1 to T = 1000, not {steps}"):
         timestep_path(1000, steps)
 

@@ -52,7 +52,7 @@ def test_the_notes_scaled_epsilon_samples_as_epsilon_does(rule):
     ends = []
     for kind, network in (("epsilon", epsilon), ("scaled_epsilon", scaled)):
         source = torch.Generator().manual_seed(0)
-        noise = lambda source=source: torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=source)  # noqa: E731
+        noise = lambda source=source: torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=source)
         denoiser = Prediction(kind, SCHEDULE).denoiser(network)
         *_, last = sample(denoiser, SCHEDULE, rule, timestep_path(1000, 50), x, noise)
         ends.append(last.x)

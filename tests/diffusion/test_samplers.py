@@ -81,7 +81,7 @@ def test_ddpm_is_ddim_with_eta_1(ddpm, ddim, steps):
     ends = []
     for rule in (ddpm, ddim):
         source = torch.Generator().manual_seed(1)
-        noise = lambda source=source: torch.randn(64, dtype=torch.float64, generator=source)  # noqa: E731
+        noise = lambda source=source: torch.randn(64, dtype=torch.float64, generator=source)
         ends.append(torch.stack([state.x for state in run(rule, timestep_path(1000, steps), x, noise)]))
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-10)
 

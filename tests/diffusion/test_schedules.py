@@ -37,7 +37,7 @@ def test_linear_anchors():
         (50, "1000/T", 7.74e-06),
     ],
 )
-def test_linear_at_another_T_follows_the_rescale_rule(timesteps, rescale, final):  # noqa: N802
+def test_linear_at_another_T_follows_the_rescale_rule(timesteps, rescale, final):
     schedule = Schedule(schedules.linear(timesteps, rescale=rescale))
     assert schedule.alphas_cumprod[-1].item() == pytest.approx(final, rel=1e-3)
 
