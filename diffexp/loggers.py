@@ -98,6 +98,7 @@ def _wandb(experiment: Experiment, run: Run) -> WandbLogger:
         _ = logger.experiment  # connects
     except wandb.Error as error:
         log.warning("W&B cannot be reached, so it is recorded offline in %s/wandb: %s", run.path, error)
+        wandb.teardown()  # its service process still holds the run's id
         return _wandb_logger(experiment, run, mode="offline")
     return logger
 

@@ -15,7 +15,7 @@ from diffexp.cli import main
 from diffexp.config.diffusion import DDIMConfig
 from diffexp.data.images import to_uint8
 from diffexp.training import build_model
-from tests.small import SMALL, diffexp, experiment, fit
+from tests.small import SMALL, diffexp, experiment, fit, metrics
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +187,16 @@ def test_wandb_is_offline_when_nobody_is_logged_in(tmp_path, monkeypatch):
     done = diffexp("train", "digits", *overrides, cwd=tmp_path, HOME=str(tmp_path), NETRC=str(tmp_path / "none"))
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
     assert "wandb" not in done.stdout + done.stderr.replace("run/wandb", "")
+
+
+@pytest.mark.slow
+def test_wandb_without_an_answer_is_recorded_offline(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    overrides = [*SMALL, "training.steps=2", "sample_grid=null", "loggers=[wandb]", "run_dir=run"]
+    # nothing listens on this port of this machine
+    server = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    done = diffexp("train", "digits", *overrides, cwd=tmp_path, **server)
+    assert "W&B cannot be reached, so it is recorded offline in run/wandb" in done.stderr
+    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    assert next(offline.glob("run-*.wandb")).stat().st_size > 1000
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [2]
