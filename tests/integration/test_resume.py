@@ -53,20 +53,27 @@ def test_resumed_run_equals_undisturbed_one(tmp_path, undisturbed, step, workers
     assert (tmp_path / "run" / "metrics.csv").read_text() == (undisturbed / "metrics.csv").read_text()
 
 
-def test_ctrl_c_leaves_a_resumable_run(tmp_path, undisturbed):
+def interrupted(command, cwd, seconds=0.0):
+    """Send Ctrl-C so many seconds after the first checkpoint of the run in cwd/run; what was printed."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "diffexp", "train", "digits", *LONG, "run_dir=run"],
-        cwd=tmp_path,
+        [sys.executable, "-m", "diffexp", *command],
+        cwd=cwd,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not checkpoints(tmp_path / "run" / "checkpoints") and time.monotonic() < deadline:
+    while not checkpoints(cwd / "run" / "checkpoints") and time.monotonic() < deadline:
         time.sleep(0.01)
+    time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, err
+    return out, err
+
+
+def test_ctrl_c_leaves_a_resumable_run(tmp_path, undisturbed):
+    out, err = interrupted(["train", "digits", *LONG, "run_dir=run"], tmp_path)
     assert "go on with: diffexp train run --resume" in out
     assert "Traceback" not in err
     stopped = step_of(checkpoints(tmp_path / "run" / "checkpoints")[-1])
@@ -124,20 +131,8 @@ def test_ctrl_c_in_the_last_grid_leaves_it_to_resume(tmp_path):
         "sample_grid.count=200",
         "model.timesteps=400",
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "diffexp", *command],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not checkpoints(tmp_path / "run" / "checkpoints") and time.monotonic() < deadline:
-        time.sleep(0.01)  # the last step is saved before its grid is drawn
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT, err
+    # the last step is saved before its grid is drawn
+    out, _ = interrupted(command, tmp_path, seconds=0.3)
     assert not (tmp_path / "run" / "samples").exists()
     assert "go on with: diffexp train run --resume" in out
     assert "ddpm            400     200" in diffexp("train", "run", "--resume", cwd=tmp_path).stdout
