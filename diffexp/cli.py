@@ -77,6 +77,52 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
     click.echo(f"{request.count} images: {out}")
 
 
+@cli.command()
+@click.argument("run", metavar="RUN|CHECKPOINT")
+@_OVERRIDES
+@click.option("--table", default="evaluate/ddim_table", metavar="FILE", help="What to evaluate: a YAML file or a name.")
+@_PLUGIN
+def evaluate(run: str, overrides: tuple[str, ...], table: str, plugins: tuple[str, ...]) -> None:
+    """Score many samplers from one checkpoint: the table of the DDIM paper.
+
+    Keys: samplers, steps, spacings, count, blocks, seed, weights, extractor.name, reference.split, out, …
+    An interrupted table is continued by the same command.
+    """
+    from diffexp.config import load_evaluate_request
+    from diffexp.config.layers import find_config
+    from diffexp.config.plugins import load_plugins
+
+    load_plugins(plugins)
+    from diffexp import evaluating, sampling
+
+    trained = sampling.load_trained(Path(run))
+    request = load_evaluate_request(table, overrides, trained.experiment)
+    made, folder = evaluating.evaluate(trained, request, find_config(table).stem)
+    click.echo(made.markdown())
+    click.echo(f"table.json, table.csv and table.md: {folder}")
+
+
+@cli.command()
+@click.argument("config")
+@_OVERRIDES
+@_PLUGIN
+def extractor(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+    """Train a small classifier on the labels of CONFIG's data, to score small images with.
+
+    Keys: name (required), features, steps, lr, …; data.KEY=… changes CONFIG's data.
+    """
+    from diffexp.config import load_extractor_training
+    from diffexp.config.plugins import load_plugins
+
+    load_plugins(plugins)
+    experiment, wanted = load_extractor_training(config, overrides)
+    from diffexp.evaluation.extractors.training import train_classifier
+
+    trained = train_classifier(experiment.data, wanted)
+    test = "no test split" if trained.test_accuracy is None else f"{trained.test_accuracy:.3f} of the test images"
+    click.echo(f"{trained.path}: right about {trained.train_accuracy:.3f} of the training images, {test}")
+
+
 @cli.group()
 def config() -> None:
     """Show, check and compare configs."""
@@ -133,14 +179,27 @@ def _report(outcome: "Outcome", plugins: tuple[str, ...]) -> None:
     run = outcome.run
     click.echo(f"\n{outcome.step} of {outcome.steps} steps done: {run.path}")
     if outcome.drawn:
-        click.echo(f"\n{'sampler':<12} {'steps':>6} {'images':>7} {'seconds':>8} {'score':>6}")
-        for name, drawn in outcome.drawn.items():
-            cells = f"{drawn.network_calls:>6} {drawn.images:>7} {drawn.seconds:>8.1f} {'–':>6}"
-            click.echo(f"{name:<12} {cells}")
-        click.echo(f"\nlook at {run.samples / f'step-{outcome.step:08d}.png'}")
+        _report_samplers(outcome)
     if outcome.stopped_by is not None:
         again = "".join(f" --plugin {module}" for module in plugins)
         click.echo(f"go on with: diffexp train {run.path} --resume{again}")
+
+
+def _report_samplers(outcome: "Outcome") -> None:
+    """A table of the samplers: what the last grid of each cost, and its last score."""
+    scored, protocol = outcome.scored or ({}, None)
+    click.echo(f"\n{'sampler':<12} {'steps':>6} {'images':>7} {'seconds':>8}  score")
+    for name, drawn in outcome.drawn.items():
+        fd = scored[name].scores.fd if name in scored else None
+        score = "–" if fd is None else f"{fd.value:.3g} ± {fd.error:.2g}"
+        click.echo(f"{name:<12} {drawn.network_calls:>6} {drawn.images:>7} {drawn.seconds:>8.1f}  {score}")
+    if protocol is not None and scored:
+        floor = next(iter(scored.values())).scores.floor
+        click.echo(
+            f"\nscore: {protocol.metric('fd')}, of {protocol.count} images; lower is better, and a perfect generator "
+            f"would have about {floor:.2g}; protocol {protocol.id}"
+        )
+    click.echo(f"\nlook at {outcome.run.samples / f'step-{outcome.step:08d}.png'}")
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from diffexp.errors import UserError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
@@ -32,3 +34,22 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with whole_file(path) as file:
         file.write(text.encode())
+
+
+def writable(path: Path, key: str) -> None:
+    """Refuse a place where nothing can be written, before there is anything to write.
+
+    Args:
+        path: the file or folder to be; it need not exist.
+        key: the config key that asks for it, for the message.
+
+    Raises:
+        UserError: if the nearest folder that exists is not writable, or is no folder.
+    """
+    try:
+        parent = next(each for each in [path, *path.absolute().parents] if each.exists())
+    except OSError as error:
+        raise UserError(f"{key}: {path}: {error.strerror}") from error
+    folder = parent.parent if parent == path and parent.is_file() else parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"{key}: {folder} cannot be written to")

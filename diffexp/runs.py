@@ -4,7 +4,7 @@ config.yaml        the resolved config; `diffexp train RUN/config.yaml` is the s
 environment.json   versions, git commit, device, Slurm ids
 status.json        where the run stands
 metrics.jsonl      one JSON object a line: "step" and what was logged at it
-checkpoints/  samples/
+checkpoints/  samples/  scores/  evaluations/
 """
 
 import json
@@ -38,6 +38,7 @@ class Run:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
+        self.scores = path / "scores"
 
     def exists(self) -> bool:
         """Whether the directory holds a run."""

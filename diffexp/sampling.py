@@ -1,6 +1,5 @@
 """Samples from a trained model, for `diffexp sample`."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from diffexp.config import experiment_from_text
 from diffexp.config.experiment import Experiment, SampleRequest
 from diffexp.config.merging import as_dict, differing
 from diffexp.errors import UserError
-from diffexp.files import whole_file
+from diffexp.files import whole_file, writable
 from diffexp.hardware import autocast, device_for, precision_for
 from diffexp.models.base import GenerativeModel, as_pixels
 from diffexp.runs import Run
@@ -33,10 +32,12 @@ class Trained:
     Attributes:
         path: its file.
         experiment: what was trained.
+        step: optimiser steps done.
         raw, ema: the weights by name; ema is None where none were averaged.
     """
 
     path: Path
+    step: int
     experiment: Experiment
     raw: dict[str, Tensor]
     ema: dict[str, Tensor] | None
@@ -60,7 +61,8 @@ def load_trained(path: Path) -> Trained:
         average = averaged(content)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: holds averaged weights of an unknown form") from error
-    return Trained(path, experiment_from_text(content["config"], str(path)), content["state_dict"], average)
+    experiment = experiment_from_text(content["config"], str(path))
+    return Trained(path, int(content["global_step"]), experiment, content["state_dict"], average)
 
 
 def build_trained(trained: Trained, request: SampleRequest) -> GenerativeModel:
@@ -151,6 +153,4 @@ def check_out(out: Path) -> None:
         raise UserError(f"out: {out} is a file; a name without .png or .npz is a folder for PNGs")
     elif out.is_dir() and any(out.iterdir()):
         raise UserError(f"out: {out} is not empty; old images would stand among the new")
-    parent = next(each for each in [out, *out.absolute().parents] if each.is_dir())
-    if not os.access(parent, os.W_OK) or not parent.is_dir():
-        raise UserError(f"out: {parent} cannot be written to")
+    writable(out, "out")

@@ -19,7 +19,7 @@ RUN_VARIABLE = "DIFFEXP_RUN_DIR"
 
 # What may differ when a run is continued: how long, where, and what is recorded; not what is computed.
 _CHANGEABLE = (
-    *("name", "runs_dir", "run_dir", "loggers", "wandb.", "sample_grid", "checkpoint."),
+    *("name", "runs_dir", "run_dir", "loggers", "wandb.", "sample_grid", "score", "checkpoint."),
     *("training.steps", "training.log_every", "training.accelerator", "training.devices", "training.nodes"),
     *("data.path", "data.test_path", "data.root", "data.workers", "data.memory_gb"),
 )

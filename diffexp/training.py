@@ -14,13 +14,19 @@ from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO, ne
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.progress import StepProgress
 from diffexp.callbacks.sample_grid import Drawn, SampleGrid
+from diffexp.callbacks.score import Score, Scored
 from diffexp.callbacks.status import StatusFile
 from diffexp.callbacks.stop import StopOnSignal
+from diffexp.config.evaluation import EXTRACTORS, ExtractorConfig, InceptionConfig
 from diffexp.config.experiment import Experiment
 from diffexp.config.models import MODELS
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.environment import describe_environment
 from diffexp.errors import UserError
+from diffexp.evaluation.extractors.base import Extractor
+from diffexp.evaluation.protocol import Protocol
+from diffexp.evaluation.references import Reference, check_reference, reference
+from diffexp.evaluation.scores import check_count
 from diffexp.hardware import check_devices, device_for, is_main_process, precision_for
 from diffexp.loggers import build_loggers, finish
 from diffexp.models.base import GenerativeModel
@@ -38,6 +44,7 @@ class Outcome:
         run: its directory.
         step: optimiser steps done, of `steps`.
         drawn: by sampler, what the last grid cost.
+        scored: by sampler, the last scores, and the protocol that makes them comparable; None without scores.
         stopped_by: the signal that ended it before the last step, or None.
         is_main: whether this is the process that reports, the first of all.
     """
@@ -46,6 +53,7 @@ class Outcome:
     step: int
     steps: int
     drawn: dict[str, Drawn]
+    scored: tuple[dict[str, Scored], Protocol] | None
     stopped_by: Signals | None
     is_main: bool = True
 
@@ -70,6 +78,7 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         model = build_model(experiment)
         data = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed)
         real = _real_images(data, model)
+        extractor = _extractor(experiment, model)
         newest = newest_whole(run.checkpoints)
     except BaseException:
         run.discard_if_empty()
@@ -77,9 +86,12 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
     step = step_of(newest) if newest is not None else 0
     if step > settings.steps:
         raise UserError(f"training.steps: {run.path} has done {step} steps already, more than {settings.steps}")
-    callbacks, grids, stop = _callbacks(experiment, run, real)
-    if step == settings.steps and (grids is None or grids.picture(step).is_file()):
-        return Outcome(run, step, settings.steps, {}, None)
+    stop = StopOnSignal()
+    ema = _ema(experiment)
+    grids = _grids(experiment, run, real, ema, stop)
+    score = _score(experiment, run, data, extractor, ema, stop)
+    if step == settings.steps and all(each.finished(step) for each in (grids, score) if each is not None):
+        return Outcome(run, step, settings.steps, {}, None, None)
     if is_main_process():
         run.describe(experiment, {**describe_environment(plugins), "precision": precision})
         os.environ[RUN_VARIABLE] = str(run.path)
@@ -96,7 +108,7 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         gradient_clip_val=settings.gradient_clip,
         log_every_n_steps=settings.log_every,
         logger=build_loggers(experiment, run, resume_step=step),
-        callbacks=callbacks,
+        callbacks=_callbacks(experiment, run, ema, grids, score, stop),
         plugins=[WholeFileCheckpointIO()],
         default_root_dir=run.path,
         enable_checkpointing=False,  # Lightning's own; ours is among the callbacks
@@ -109,12 +121,13 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         raise KeyboardInterrupt from None
     finish(trainer.loggers)
     step = trainer.global_step
-    complete = step >= settings.steps and (grids is None or grids.picture(step).is_file())
+    complete = step >= settings.steps and all(each.finished(step) for each in (grids, score) if each is not None)
     return Outcome(
         run,
         step,
         settings.steps,
         drawn=grids.drawn if grids is not None else {},
+        scored=(score.scored, score.protocol()) if score is not None else None,
         stopped_by=None if complete else stop.received,
         is_main=trainer.is_global_zero,
     )
@@ -146,36 +159,96 @@ def build_model(experiment: Experiment) -> GenerativeModel:
     return model
 
 
+def build_extractor(config: ExtractorConfig | None, image_shape: tuple[int, int, int]) -> Extractor:
+    """The extractor for images (C, H, W), on the CPU; Inception-v3 if none is given.
+
+    Raises:
+        UserError: if its weights are missing or damaged, or it cannot take such images.
+    """
+    extractor = EXTRACTORS.build(config if config is not None else InceptionConfig())
+    assert isinstance(extractor, Extractor)
+    extractor.check(image_shape)
+    return extractor
+
+
+def _extractor(experiment: Experiment, model: GenerativeModel) -> Extractor | None:
+    """The extractor of the scores while training, if all that they need is there: a lack must not show hours later."""
+    wanted = experiment.score
+    if wanted is None:
+        return None
+    extractor = build_extractor(wanted.extractor, model.image_shape)
+    check_count(wanted.count, extractor, "score.count")
+    check_reference(wanted.reference, extractor)
+    return extractor
+
+
+def _ema(experiment: Experiment) -> EMA | None:
+    wanted = experiment.ema
+    return None if wanted is None else EMA(wanted.half_life, experiment.training.batch_size, wanted.rampup)
+
+
+def _grids(experiment: Experiment, run: Run, real: Tensor, ema: EMA | None, stop: StopOnSignal) -> SampleGrid | None:
+    wanted = experiment.sample_grid
+    if wanted is None:
+        return None
+    return SampleGrid(
+        run.samples,
+        {name: sampler for name, sampler in wanted.samplers.items() if sampler is not None},
+        wanted.every,
+        wanted.count,
+        wanted.seed,
+        ema if wanted.weights == "ema" else None,
+        real,
+        give_up=lambda: stop.received is not None,
+    )
+
+
+def _score(
+    experiment: Experiment,
+    run: Run,
+    data: ImageDataModule,
+    extractor: Extractor | None,
+    ema: EMA | None,
+    stop: StopOnSignal,
+) -> Score | None:
+    wanted = experiment.score
+    if wanted is None or extractor is None:
+        return None
+
+    def make_reference(extractor: Extractor) -> Reference:
+        images = data.images(wanted.reference.split)
+        return reference(experiment.data, images, wanted.reference, extractor, wanted.batch_size)
+
+    return Score(
+        run.scores,
+        extractor,
+        make_reference,
+        {name: sampler for name, sampler in wanted.samplers.items() if sampler is not None},
+        wanted.every,
+        wanted.count,
+        wanted.seed,
+        wanted.batch_size,
+        ema if wanted.weights == "ema" else None,
+        wanted.limit_seconds,
+        wanted.limit_share,
+        give_up=lambda: stop.received is not None,
+    )
+
+
 def _callbacks(
-    experiment: Experiment, run: Run, real: Tensor
-) -> tuple[list[L.Callback], SampleGrid | None, StopOnSignal]:
+    experiment: Experiment,
+    run: Run,
+    ema: EMA | None,
+    grids: SampleGrid | None,
+    score: Score | None,
+    stop: StopOnSignal,
+) -> list[L.Callback]:
     """In the order in which they act at the end of a step: average, save, and only then what takes long."""
-    callbacks: list[L.Callback] = [StepProgress()]
-    ema = None
-    if experiment.ema is not None:
-        ema = EMA(experiment.ema.half_life, experiment.training.batch_size, experiment.ema.rampup)
-        callbacks.append(ema)
-    stop = StopOnSignal()
     checkpoint = experiment.checkpoint
     saved = {"config": config_text(experiment)}
-    callbacks.append(Checkpoints(run.checkpoints, checkpoint.every, checkpoint.keep, saved))
-    grids = None
-    wanted = experiment.sample_grid
-    if wanted is not None:
-        grids = SampleGrid(
-            run.samples,
-            {name: sampler for name, sampler in wanted.samplers.items() if sampler is not None},
-            wanted.every,
-            wanted.count,
-            wanted.seed,
-            ema if wanted.weights == "ema" else None,
-            real,
-            give_up=lambda: stop.received is not None,
-        )
-        callbacks.append(grids)
-    callbacks.append(stop)
-    callbacks.append(StatusFile(run.write_status))
-    return callbacks, grids, stop
+    checkpoints = Checkpoints(run.checkpoints, checkpoint.every, checkpoint.keep, saved)
+    in_order = [StepProgress(), ema, checkpoints, grids, score, stop, StatusFile(run.write_status)]
+    return [callback for callback in in_order if callback is not None]
 
 
 def _quieten() -> None:

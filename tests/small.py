@@ -18,6 +18,7 @@ SMALL = [
     "optim={'warmup_steps': 2, 'lr': 1e-3}",
     "sample_grid={'every': 4, 'count': 6, 'samplers': {'ddim-50': None, 'ddim-5': {'name': 'ddim', 'steps': 5}}}",
     "checkpoint={'every': 4}",
+    "score=null",
     "loggers=[csv]",
 ]
 

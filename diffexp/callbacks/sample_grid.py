@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.grids import beside, grid, save_png, tensor_of
+from diffexp.callbacks.periodic import GivenUpError, Periodic
 from diffexp.models.base import GenerativeModel, as_pixels
 
 
@@ -27,11 +28,7 @@ class Drawn:
     seconds: float
 
 
-class _StoppedError(Exception):
-    """Sampling was given up because the run is to stop."""
-
-
-class SampleGrid(L.Callback):
+class SampleGrid(Periodic):
     """Every so many steps, and at the end, draws a grid of images with each of the named samplers.
 
     All samplers start from the same noise: image i from (seed, i). The network runs in the precision of
@@ -64,46 +61,24 @@ class SampleGrid(L.Callback):
         real: Tensor | None = None,
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
+        super().__init__(every, give_up)
         self.folder = folder
         self.variants = variants
-        self.every = every
         self.count = count
         self.seed = seed
         self.ema = ema
         self.real = real
-        self.give_up = give_up
         self.drawn: dict[str, Drawn] = {}
-        self._step = 0
 
     def picture(self, step: int) -> Path:
         """The file with all grids of a step beside each other."""
         return self.folder / f"step-{step:08d}.png"
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A resumed run draws what was given up at the step it starts from."""
-        self._step = trainer.global_step
-        self._draw_if_missing(trainer, pl_module)
+    def finished(self, step: int) -> bool:
+        """Whether the grids of a step are there."""
+        return self.picture(step).is_file()
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Draw, if this batch ended a step that is due."""
-        if trainer.global_step != self._step and self._due(trainer):
-            self.draw(trainer, pl_module)
-        self._step = trainer.global_step
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same for a run that is resumed after its last step, where training does not start."""
-        self._draw_if_missing(trainer, pl_module)
-
-    def _due(self, trainer: L.Trainer) -> bool:
-        step = trainer.global_step
-        return step > 0 and (step % self.every == 0 or step == trainer.max_steps)
-
-    def _draw_if_missing(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        missing = self._due(trainer) and not self.picture(trainer.global_step).is_file() and not self.give_up()
-        if trainer.strategy.broadcast(missing):
-            self.draw(trainer, pl_module)
-
-    def draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw and save one grid with each sampler. Every process must call it; each draws its share."""
         assert isinstance(pl_module, GenerativeModel)
         pictures: dict[str, Image.Image] = {}
@@ -113,7 +88,7 @@ class SampleGrid(L.Callback):
                 for name, variant in self.variants.items():
                     images = self._sample(trainer, pl_module, name, variant)
                     pictures[name] = grid(images, self.real)
-        except _StoppedError:
+        except GivenUpError:
             return
         if trainer.is_global_zero:
             self._publish(trainer, pictures)
@@ -126,22 +101,13 @@ class SampleGrid(L.Callback):
         calls = model.network_calls(variant)
         start = time.perf_counter()
         with tqdm(total=calls, desc=f"sample {name}", unit="call", leave=False, delay=1, disable=rank > 0) as bar:
-            images = as_pixels(model.sample(variant, mine, self.seed, on_call=self._watch(trainer, bar)))
+            images = as_pixels(model.sample(variant, mine, self.seed, on_call=self.watch(trainer, bar.update)))
         if world > 1:
             gathered = trainer.strategy.all_gather(images)
             assert isinstance(gathered, Tensor)
             images = gathered.flatten(0, 1)[: self.count]
         self.drawn[name] = Drawn(calls, self.count, time.perf_counter() - start)
         return images.cpu()
-
-    def _watch(self, trainer: L.Trainer, bar: "tqdm[Any]") -> Callable[[], None]:
-        def after_call() -> None:
-            bar.update()
-            # alone only: processes that give up at different calls would wait for each other for ever
-            if trainer.world_size == 1 and self.give_up():
-                raise _StoppedError
-
-        return after_call
 
     def _publish(self, trainer: L.Trainer, pictures: dict[str, Image.Image]) -> None:
         step = trainer.global_step

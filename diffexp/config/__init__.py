@@ -4,11 +4,19 @@ from collections.abc import Sequence
 
 from diffexp.config.checking import check
 from diffexp.config.diffusion import DDIMConfig
+from diffexp.config.evaluation import EvaluateRequest, ExtractorTraining, ScoreRequest
 from diffexp.config.experiment import Experiment, SampleRequest
 from diffexp.config.layers import Layer, file_layers, find_config, override_layer, parse_yaml
 from diffexp.config.merging import merge
 
-__all__ = ["experiment_from_text", "load_experiment", "load_sample_request"]
+__all__ = [
+    "experiment_from_text",
+    "load_evaluate_request",
+    "load_experiment",
+    "load_extractor_training",
+    "load_sample_request",
+    "load_score_request",
+]
 
 
 def load_experiment(config: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -49,3 +57,50 @@ def load_sample_request(overrides: Sequence[str], experiment: Experiment) -> Sam
     merged = merge(defaults, [override_layer(text) for text in overrides])
     check(merged, experiment)
     return merged.config
+
+
+def load_evaluate_request(table: str, overrides: Sequence[str], experiment: Experiment) -> EvaluateRequest:
+    """What to evaluate of a model trained by `experiment`.
+
+    Args:
+        table: a file or ready config, as in `find_config`.
+        overrides: ``key=value`` texts.
+        experiment: the training; its extractor and reference are the defaults.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    defaults = EvaluateRequest()
+    if experiment.score is not None:
+        defaults = EvaluateRequest(extractor=experiment.score.extractor, reference=experiment.score.reference)
+    layers = [*file_layers(find_config(table)), *(override_layer(text) for text in overrides)]
+    merged = merge(defaults, layers)
+    check(merged, experiment)
+    return merged.config
+
+
+def load_score_request(overrides: Sequence[str], experiment: Experiment | None) -> ScoreRequest:
+    """How to score a set of images, against the data of `experiment` if that is given.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    defaults = ScoreRequest()
+    if experiment is not None and experiment.score is not None:
+        defaults = ScoreRequest(extractor=experiment.score.extractor, reference=experiment.score.reference)
+    merged = merge(defaults, [override_layer(text) for text in overrides])
+    check(merged, experiment or Experiment())
+    return merged.config
+
+
+def load_extractor_training(config: str, overrides: Sequence[str]) -> tuple[Experiment, ExtractorTraining]:
+    """What to train an extractor on, and how: overrides whose key starts with "data." say the former.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    experiment = load_experiment(config, [text for text in overrides if text.startswith("data.")])
+    own = [override_layer(text) for text in overrides if not text.startswith("data.")]
+    merged = merge(ExtractorTraining(), own)
+    check(merged, experiment)
+    return experiment, merged.config

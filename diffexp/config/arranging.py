@@ -56,7 +56,9 @@ def _arrange_value(hint: Any, value: Any, parts: list[Part]) -> Any:
         return value
     assert isinstance(hint, type)
     if issubclass(hint, Choice):
-        return _choose(hint, value, parts)
+        if value is None and not parts:
+            return None
+        return _choose(hint, MISSING if value is None else value, parts)
     return arrange(hint() if value is None else value, parts)
 
 

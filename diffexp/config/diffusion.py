@@ -135,6 +135,23 @@ class SamplerConfig(Choice):
     spacing: Spacing = "leading"
     clip: bool = True
 
+    def label(self, steps: int | None = None) -> str:
+        """A short text that tells everything about the sampler: ddim-50-eta0.2-quadratic.
+
+        Args:
+            steps: how many it takes; None leaves them out.
+        """
+        parts = [self.name, *([] if steps is None else [str(steps)])]
+        for key in SAMPLERS.own_fields(type(self)):
+            value = getattr(self, key)
+            if isinstance(value, bool):
+                parts += [key] if value else []
+            else:
+                parts.append(value if isinstance(value, str) else f"{key}{value:g}")
+        parts += [] if self.spacing == "leading" else [self.spacing]
+        parts += [] if self.clip else ["unclipped"]
+        return "-".join(parts)
+
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
         model = experiment.model
         if isinstance(model, DiffusionConfig) and self.steps is not None and self.steps > model.timesteps:

@@ -8,12 +8,10 @@ from omegaconf import MISSING
 
 from diffexp.config.data import DataConfig
 from diffexp.config.diffusion import DDIMConfig, DDPMConfig, DiffusionConfig, SamplerConfig
+from diffexp.config.evaluation import Scoring
 from diffexp.config.fields import number
 from diffexp.config.models import ModelConfig
-
-Weights = Literal["ema", "raw"]
-Accelerator = Literal["auto", "cpu", "gpu"]
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+from diffexp.config.words import Accelerator, Precision, Weights
 
 
 @dataclass
@@ -148,6 +146,7 @@ class Experiment:
     ema: Ema | None = field(default_factory=Ema)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     sample_grid: SampleGrids | None = field(default_factory=SampleGrids)
+    score: Scoring | None = None
     loggers: list[Literal["csv", "tensorboard", "wandb"]] = field(default_factory=lambda: ["csv", "wandb"])
     wandb: Wandb = field(default_factory=Wandb)
 

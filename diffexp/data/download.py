@@ -31,7 +31,7 @@ def download(dataset: Callable[[str], object], root: Path, folder: str, instead:
         target.mkdir(parents=True, exist_ok=True)
         # beside the target, so that moving is renaming: a file is there whole or not at all
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
-            with _impatient_sockets():
+            with impatient_sockets():
                 dataset(temporary)
             for file in (Path(temporary) / folder).iterdir():
                 os.replace(file, target / file.name)
@@ -46,7 +46,8 @@ def download(dataset: Callable[[str], object], root: Path, folder: str, instead:
 
 
 @contextmanager
-def _impatient_sockets() -> Iterator[None]:
+def impatient_sockets() -> Iterator[None]:
+    """Within this context a server that does not answer for 15 seconds counts as unreachable."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:

@@ -45,6 +45,10 @@ class GenerativeModel(L.LightningModule, ABC):
     def network_calls(self, variant: Any) -> int:
         """How many times `sample` calls the network for one batch: the usual measure of its cost."""
 
+    @abstractmethod
+    def label(self, variant: Any) -> str:
+        """A short text that tells everything about a variant, for the names of metrics: "ddim-50-eta0"."""
+
 
 def as_pixels(images: Tensor) -> Tensor:
     """Samples (N, C, H, W) as uint8.

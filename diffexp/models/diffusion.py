@@ -181,6 +181,10 @@ class DiffusionModule(GenerativeModel):
         """The number of steps: each calls the network once."""
         return self.schedule.timesteps if variant.steps is None else variant.steps
 
+    def label(self, variant: SamplerConfig) -> str:
+        """The sampler's name, steps and keys."""
+        return variant.label(self.network_calls(variant))
+
 
 def from_config(
     image_shape: tuple[int, int, int],

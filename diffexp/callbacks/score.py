@@ -1,0 +1,268 @@
+"""Scores while training: FID, or the distance of another extractor, of samples from each of the named samplers."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import WandbLogger
+from tqdm import tqdm
+
+from diffexp.callbacks.ema import EMA
+from diffexp.callbacks.periodic import GivenUpError, Periodic
+from diffexp.evaluation.extractors.base import Extractor
+from diffexp.evaluation.protocol import Protocol, protocol
+from diffexp.evaluation.references import Reference
+from diffexp.evaluation.sampling import duration, expected_seconds, sample_features
+from diffexp.evaluation.scores import Scores, check_count, measure
+from diffexp.files import write_text
+from diffexp.models.base import GenerativeModel
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One sampler's scores, and what they cost.
+
+    Attributes:
+        label: of the sampler, its steps and keys.
+        network_calls: for each image.
+        seconds: for drawing all images and extracting their features.
+        scores: the scores.
+    """
+
+    label: str
+    network_calls: int
+    seconds: float
+    scores: Scores
+
+
+class Score(Periodic):
+    """Every so many steps, and at the end, scores samples from each of the named samplers.
+
+    Exactly `count` images are drawn over all processes, each by its own seed, so that every scoring starts from the
+    same noise and the number of processes changes nothing but rounding. The scores go to every logger as
+    ``score/LABEL-WEIGHTS/METRIC``, where LABEL says sampler, steps and keys and METRIC extractor and count;
+    ``METRIC_best`` beside it is the lowest distance so far, and ``score/best`` that of the first sampler. All of it is
+    written to ``step-00001000.json``. What is expected to take how long is told before training starts.
+
+    Nothing of this is part of the module, of checkpoints or of the training's randomness.
+
+    Args:
+        folder: where the files go.
+        extractor: whose features.
+        reference: makes the reference, once the processes of the training know each other; called in all of them.
+        variants: named variants of the model's `sample` (for diffusion: sampler configs).
+        every: steps between two scorings.
+        count: images.
+        seed: of the images.
+        batch_size: images at once in each process.
+        ema: the callback whose averaged weights to use; None uses the raw ones.
+        limit_seconds: variants that are expected to take longer are left out.
+        limit_share: a scoring that would bring the time for scores above this share of the time since training started
+            is left out.
+        give_up: asked after every network call whether to stop, because the run is to.
+
+    Attributes:
+        scored: by name, the last scores.
+
+    Raises:
+        UserError: if the count is less than the extractor's features.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        extractor: Extractor,
+        reference: Callable[[Extractor], Reference],
+        variants: Mapping[str, Any],
+        every: int,
+        count: int,
+        seed: int = 0,
+        batch_size: int = 256,
+        ema: EMA | None = None,
+        limit_seconds: float | None = None,
+        limit_share: float | None = None,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        super().__init__(every, give_up)
+        check_count(count, extractor, "score.count")
+        self.folder = folder
+        self.extractor = extractor
+        self.variants = dict(variants)
+        self.count = count
+        self.seed = seed
+        self.batch_size = batch_size
+        self.ema = ema
+        self.limit_seconds = limit_seconds
+        self.limit_share = limit_share
+        self.scored: dict[str, Scored] = {}
+        self._make_reference = reference
+        self._reference: Reference | None = None
+        self._seconds: dict[str, float] = {}
+        self._spent = 0.0
+        self._started = time.monotonic()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Have the reference before training starts: what is wrong with it shows now."""
+        self._reference = self._make_reference(self.extractor.to(pl_module.device))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell the cost."""
+        self._started = time.monotonic()
+        self._estimate(trainer, pl_module)
+        super().on_train_start(trainer, pl_module)
+
+    def file(self, step: int) -> Path:
+        """The file with the scores of a step."""
+        return self.folder / f"step-{step:08d}.json"
+
+    def finished(self, step: int) -> bool:
+        """Whether the scores of a step are there."""
+        return self.file(step).is_file()
+
+    def protocol(self) -> Protocol:
+        """What makes these scores comparable with others."""
+        assert self._reference is not None
+        return protocol(self.count, self.extractor, self._reference)
+
+    @property
+    def weights(self) -> str:
+        """Which weights are scored."""
+        return "raw" if self.ema is None else "ema"
+
+    # --- cost
+
+    def _estimate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Time a few network calls of each variant, tell what a scoring will cost, and apply limit_seconds."""
+        assert isinstance(pl_module, GenerativeModel)
+        with trainer.precision_plugin.forward_context():
+            seconds = {
+                name: expected_seconds(pl_module, variant, self.count, self.batch_size)
+                for name, variant in self.variants.items()
+            }
+        self._seconds = trainer.strategy.broadcast(seconds)  # all processes must decide the same
+        for name, variant in list(self.variants.items()):
+            cost = f"{pl_module.network_calls(variant)} network calls × {self.count} images"
+            line = f"score {name}: {cost}, about {duration(self._seconds[name])}"
+            if self.limit_seconds is not None and self._seconds[name] > self.limit_seconds:
+                del self.variants[name]
+                line += f": left out, score.limit_seconds is {self.limit_seconds:g}"
+            _say(trainer, line)
+
+    def _too_long(self, trainer: L.Trainer) -> bool:
+        """Whether another scoring would exceed limit_share; the first process decides."""
+        if self.limit_share is None:
+            return False
+        expected = sum(self._seconds.get(name, 0.0) for name in self.variants)
+        elapsed = time.monotonic() - self._started
+        too_long = self._spent + expected > self.limit_share * (elapsed + expected)
+        return bool(trainer.strategy.broadcast(too_long))
+
+    # --- scoring
+
+    def act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score. Every process must call it; each draws its share."""
+        assert isinstance(pl_module, GenerativeModel)
+        started = time.monotonic()
+        if self._too_long(trainer):
+            _say(
+                trainer,
+                f"step {trainer.global_step}: no scores, score.limit_share = {self.limit_share} would be exceeded",
+            )
+            self._write(trainer, {})
+            return
+        scored = {}
+        try:
+            weights = self.ema.applied(pl_module) if self.ema is not None else nullcontext()
+            with weights, trainer.precision_plugin.forward_context():
+                for name, variant in self.variants.items():
+                    scored[name] = self._score(trainer, pl_module, name, variant)
+        except GivenUpError:
+            return
+        self._spent += time.monotonic() - started
+        self.scored = scored
+        self._publish(trainer)
+        self._write(trainer, scored)  # last: this file says that the scores are there
+
+    def _score(self, trainer: L.Trainer, model: GenerativeModel, name: str, variant: Any) -> Scored:
+        assert self._reference is not None
+        share = -(-self.count // trainer.world_size)
+        calls = model.network_calls(variant) * -(-share // self.batch_size)
+        quiet = not trainer.is_global_zero
+        with tqdm(total=calls, desc=f"score {name}", unit="call", leave=False, delay=1, disable=quiet) as bar:
+            sampled = sample_features(
+                model,
+                variant,
+                self.extractor,
+                range(self.count),
+                self.seed,
+                self.batch_size,
+                self.watch(trainer, bar.update),
+            )
+        scores = measure(sampled.gathered, self._reference)
+        return Scored(model.label(variant), sampled.network_calls, sampled.seconds, scores)
+
+    def _publish(self, trainer: L.Trainer) -> None:
+        rules, step = self.protocol(), trainer.global_step
+        best = self._best(step, rules)
+        metrics: dict[str, float] = {}
+        for scored in self.scored.values():
+            prefix = f"score/{scored.label}-{self.weights}"
+            values = scored.scores.scalars()
+            metrics |= {f"{prefix}/{rules.metric(name)}": value for name, value in values.items()}
+            metrics[f"{prefix}/seconds"] = scored.seconds
+            lowest = min(best.get(scored.label, values["fd"]), values["fd"])
+            metrics[f"{prefix}/{rules.metric('fd')}_best"] = lowest
+            metrics.setdefault("score/best", lowest)
+            _say(trainer, f"step {step}: {told(scored, rules)}")
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=step)
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                logger.experiment.config.update({"score_protocol": rules.id}, allow_val_change=True)
+
+    def _best(self, step: int, rules: Protocol) -> dict[str, float]:
+        """By label, the lowest distance at earlier steps, under the same protocol and with the same weights."""
+        best: dict[str, float] = {}
+        for file in sorted(self.folder.glob("step-*.json")):
+            content = json.loads(file.read_text())
+            if content["step"] < step and (content["protocol"], content["weights"]) == (rules.id, self.weights):
+                for each in content["scores"].values():
+                    value = each["scores"]["fd"]["value"]
+                    best[each["label"]] = min(best.get(each["label"], value), value)
+        return best
+
+    def _write(self, trainer: L.Trainer, scored: dict[str, Scored]) -> None:
+        if not trainer.is_global_zero:
+            return
+        rules = self.protocol()
+        content = {
+            "step": trainer.global_step,
+            "weights": self.weights,
+            "seed": self.seed,
+            "protocol": rules.id,
+            "scores": {name: {**vars(each), "scores": each.scores.as_dict()} for name, each in scored.items()},
+            "details": rules.details,
+        }
+        write_text(self.file(trainer.global_step), json.dumps(content, indent=1) + "\n")
+
+
+def told(scored: Scored, rules: Protocol) -> str:
+    """A score with all that is needed to read it, on one line."""
+    scores = scored.scores
+    text = (
+        f"{scored.label} {rules.metric('fd')} {scores.fd.value:.4g} ± {scores.fd.error:.2g} "
+        f"(perfect: {scores.floor:.3g}; {scores.count} images; protocol {rules.id})"
+    )
+    if scores.precision is not None and scores.recall is not None:
+        text += f", precision {scores.precision:.3f}, recall {scores.recall:.3f}"
+    return "; ".join([text, *scores.warnings()])
+
+
+def _say(trainer: L.Trainer, line: str) -> None:
+    if trainer.is_global_zero:
+        tqdm.write(line, file=sys.stderr)

@@ -1,0 +1,240 @@
+"""Schemas of everything that scores: feature extractors, references, scores while training, the evaluation commands."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from omegaconf import MISSING
+
+from diffexp.config.diffusion import DDIMConfig, SamplerConfig, Spacing
+from diffexp.config.fields import number
+from diffexp.config.registry import Choice, Registry
+from diffexp.config.words import Accelerator, Precision, Weights
+
+if TYPE_CHECKING:
+    from diffexp.config.experiment import Experiment
+
+_EXTRACTORS = "diffexp.evaluation.extractors"
+
+
+# --- feature extractors --------------------------------------------------------------------------
+
+
+@dataclass
+class ExtractorConfig(Choice):
+    """A feature extractor. Its builder returns a `diffexp.evaluation.extractors.base.Extractor`."""
+
+
+EXTRACTORS = Registry("extractor", ExtractorConfig)
+
+
+@EXTRACTORS.register("inception", f"{_EXTRACTORS}.inception:load")
+@dataclass
+class InceptionConfig(ExtractorConfig):
+    """Inception-v3 as torch-fidelity has it (2048 features): the network of FID.
+
+    Keys:
+        weights: the file of its weights; null looks at $DIFFEXP_INCEPTION_WEIGHTS, then in torch's cache, then
+            downloads to there.
+    """
+
+    name: str = "inception"
+    weights: str | None = None
+
+
+@EXTRACTORS.register("clip", f"{_EXTRACTORS}.large:load_clip")
+@dataclass
+class ClipConfig(ExtractorConfig):
+    """CLIP's image encoder as torch-fidelity has it.
+
+    Keys:
+        variant: which of OpenAI's networks.
+        weights: OpenAI's file of it; null takes the one in torch's cache.
+    """
+
+    name: str = "clip"
+    variant: Literal["vit-b-32", "vit-b-16", "vit-l-14", "rn50"] = "vit-b-32"
+    weights: str | None = None
+
+
+@EXTRACTORS.register("dinov2", f"{_EXTRACTORS}.large:load_dinov2")
+@dataclass
+class Dinov2Config(ExtractorConfig):
+    """DINOv2 as torch-fidelity has it, which reads no weights from a path: torch.hub's cache must hold them and the code.
+
+    Keys:
+        variant: which of its networks.
+    """
+
+    name: str = "dinov2"
+    variant: Literal["vit-s-14", "vit-b-14", "vit-l-14", "vit-g-14"] = "vit-b-14"
+
+
+@EXTRACTORS.register("digits_v1", f"{_EXTRACTORS}.classifier:shipped_digits")
+@dataclass
+class DigitsExtractorConfig(ExtractorConfig):
+    """A small classifier of the 8×8 digits (32 features), shipped with diffexp."""
+
+    name: str = "digits_v1"
+
+
+@EXTRACTORS.register("fashion_mnist_v1", f"{_EXTRACTORS}.classifier:shipped_fashion_mnist")
+@dataclass
+class FashionMnistExtractorConfig(ExtractorConfig):
+    """A small classifier of Fashion-MNIST at 32×32 (128 features), shipped with diffexp."""
+
+    name: str = "fashion_mnist_v1"
+
+
+@EXTRACTORS.register("classifier", f"{_EXTRACTORS}.classifier:load")
+@dataclass
+class ClassifierConfig(ExtractorConfig):
+    """A small classifier that `diffexp extractor` has trained.
+
+    Keys:
+        weights: its file.
+    """
+
+    name: str = "classifier"
+    weights: str = MISSING
+
+
+# --- what is scored against what -----------------------------------------------------------------
+
+
+@dataclass
+class ReferenceConfig:
+    """The real images (or their published statistics) that scores compare with; never mirrored or otherwise augmented.
+
+    Keys:
+        split: of the data.
+        count: how many images, evenly spread over the split; null takes all.
+        file: a .npz with mu and sigma instead, as published for FID; it allows the Fréchet distance only.
+        cache: folder where statistics are kept; null is $DIFFEXP_CACHE or ~/.cache/diffexp.
+    """
+
+    split: Literal["train", "test"] = "train"
+    count: int | None = number(None, at_least=2)
+    file: str | None = None
+    cache: str | None = None
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        if self.file is not None and self.count is not None:
+            yield "count", "says nothing about a file of statistics"
+
+
+def _ddim_50() -> dict[str, SamplerConfig | None]:
+    return {"ddim-50": DDIMConfig(steps=50)}
+
+
+@dataclass
+class Scoring:
+    """Scores while training, every `every` steps and at the end.
+
+    Keys:
+        count: images drawn for each score, over all devices. Scores of different counts cannot be compared.
+        seed: image i depends on it and i alone, so that every scoring starts from the same noise.
+        weights: sample with the averaged (ema) or the raw weights.
+        samplers: named samplers; setting one to null removes it. The lowest score of the first is `score/best`.
+        batch_size: images sampled at once on each device.
+        limit_seconds: samplers whose part of one scoring would take longer are left out; null is no limit.
+        limit_share: a scoring that would bring the time for scores above this share of the training time is left out;
+            null is no limit.
+    """
+
+    extractor: ExtractorConfig = field(default_factory=InceptionConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    every: int = number(5_000, at_least=1)
+    count: int = number(5_000, at_least=2)
+    seed: int = number(0, at_least=0)
+    weights: Weights = "ema"
+    samplers: dict[str, SamplerConfig | None] = field(default_factory=_ddim_50)
+    batch_size: int = number(256, at_least=1)
+    limit_seconds: float | None = number(None, above=0)
+    limit_share: float | None = number(None, above=0, at_most=1)
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        if self.weights == "ema" and experiment.ema is None:
+            yield "weights", "must be raw when ema is null"
+        if not any(self.samplers.values()):
+            yield "samplers", "must name at least one; score: null switches scores off"
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+@dataclass
+class EvaluateRequest:
+    """The table that `diffexp evaluate` makes: samplers × steps × spacings, all from the same starting noise.
+
+    Keys:
+        samplers: the rows; `steps` and `spacing` given in one hold for it alone.
+        steps: the columns; null is all T. Those above T are left out.
+        spacings: which timesteps are visited.
+        count: images of one score.
+        blocks: scores of each cell, from images 0 … count-1, count … 2·count-1, …; they make its mean and spread.
+        extractor: null takes that of the training's scores.
+        batch_size: images sampled at once.
+        precision: in which the network samples; the extractor always computes in float32.
+        out: folder of the table; null is evaluations/ in the run's directory. An interrupted table is continued there.
+    """
+
+    samplers: dict[str, SamplerConfig | None] = field(default_factory=_ddim_50)
+    steps: list[int | None] = number([], at_least=1)
+    spacings: list[Spacing] = field(default_factory=lambda: ["leading"])
+    count: int = number(1_000, at_least=2)
+    blocks: int = number(3, at_least=1)
+    seed: int = number(0, at_least=0)
+    weights: Weights = "ema"
+    extractor: ExtractorConfig | None = None
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    batch_size: int = number(256, at_least=1)
+    accelerator: Accelerator = "auto"
+    precision: Precision = "auto"
+    out: str | None = None
+
+
+@dataclass
+class ScoreRequest:
+    """What `diffexp score A B` does.
+
+    Keys:
+        extractor: null takes that of B's training config, where B is one.
+        count: how many of A's images; null takes all.
+        batch_size: images at once.
+        out: a .json for the result.
+    """
+
+    extractor: ExtractorConfig | None = None
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    count: int | None = number(None, at_least=2)
+    batch_size: int = number(256, at_least=1)
+    accelerator: Accelerator = "auto"
+    out: str | None = None
+
+
+@dataclass
+class ExtractorTraining:
+    """How `diffexp extractor` trains a small classifier on a dataset's labels.
+
+    Keys:
+        name: in the names of its metrics, fd_NAME.
+        features: width of the layer whose output is used.
+        lr: largest learning rate, reached after a third of the steps.
+        shift: images are shifted by up to so many pixels, at random.
+        label_smoothing: share of the target that is spread over all classes.
+        out: the file; null is NAME.safetensors.
+    """
+
+    name: str = MISSING
+    features: int = number(128, at_least=2)
+    steps: int = number(1_400, at_least=1)
+    batch_size: int = number(128, at_least=2)
+    lr: float = number(3e-3, above=0)
+    weight_decay: float = number(0.01, at_least=0)
+    dropout: float = number(0.2, at_least=0, below=1)
+    shift: int = number(2, at_least=0)
+    label_smoothing: float = number(0.05, at_least=0, below=1)
+    seed: int = number(0, at_least=0)
+    accelerator: Accelerator = "auto"
+    out: str | None = None

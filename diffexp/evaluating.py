@@ -1,0 +1,133 @@
+"""`diffexp evaluate`: many samplers scored from one checkpoint, under one protocol."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from diffexp.config.diffusion import DiffusionConfig
+from diffexp.config.evaluation import EvaluateRequest
+from diffexp.config.experiment import SampleRequest
+from diffexp.data.datamodule import ImageDataModule
+from diffexp.evaluation.extractors.base import Extractor, sha256
+from diffexp.evaluation.protocol import Protocol, protocol
+from diffexp.evaluation.references import Reference, reference
+from diffexp.evaluation.sampling import duration, sample_features, seconds_a_call
+from diffexp.evaluation.scores import check_count, measure
+from diffexp.evaluation.table import Table, cells
+from diffexp.files import writable
+from diffexp.hardware import autocast, precision_for
+from diffexp.models.base import GenerativeModel
+from diffexp.sampling import Trained, build_trained
+from diffexp.training import build_extractor
+
+
+def evaluate(trained: Trained, request: EvaluateRequest, name: str) -> tuple[Table, Path]:
+    """Make the table, or the rest of one that was interrupted; every finished block of images is kept at once.
+
+    Args:
+        trained: the checkpoint.
+        request: what to evaluate.
+        name: of the table.
+
+    Returns:
+        The table, and the folder with table.json, table.csv and table.md.
+
+    Raises:
+        UserError: for extractors, references, counts or folders that do not fit, before anything is sampled.
+    """
+    experiment = trained.experiment
+    timesteps = experiment.model.timesteps if isinstance(experiment.model, DiffusionConfig) else 1
+    todo = cells(request, timesteps)
+    shape = (experiment.data.channels, experiment.data.image_size, experiment.data.image_size)
+    extractor = build_extractor(request.extractor, shape)
+    check_count(request.count, extractor, "count")
+    weights = SampleRequest(weights=request.weights, accelerator=request.accelerator)
+    model = build_trained(trained, weights)
+    extractor.to(model.device)
+    data = ImageDataModule.from_config(experiment.data, 1, experiment.seed)
+    compared = reference(
+        experiment.data, data.images(request.reference.split), request.reference, extractor, request.batch_size
+    )
+    rules = protocol(request.count, extractor, compared)
+    table = Table(_about(trained, request, name, rules, compared, model), rules.metric("fd"), rules.id, todo)
+    folder = Path(request.out) if request.out is not None else _default_out(trained, name, table)
+    writable(folder, "out")
+    table.take_up(folder)
+    with autocast(precision_for(request.precision, model.device), model.device):
+        _fill(table, folder, model, extractor, compared, request)
+    return table, folder
+
+
+def _about(
+    trained: Trained,
+    request: EvaluateRequest,
+    name: str,
+    rules: Protocol,
+    compared: Reference,
+    model: GenerativeModel,
+) -> dict[str, Any]:
+    """What all cells have in common, and what makes them comparable."""
+    experiment = trained.experiment
+    run = trained.path.parent.parent.name if trained.path.parent.name == "checkpoints" else trained.path.stem
+    return {
+        "name": f"{run} {name}",
+        "run": run,
+        "checkpoint": sha256(trained.path),
+        "step": trained.step,
+        "weights": request.weights,
+        "count": request.count,
+        "blocks": request.blocks,
+        "seed": request.seed,
+        "dataset": experiment.data.name,
+        "split": request.reference.split,
+        "reference_count": compared.gaussian.count,
+        "extractor": rules.extractor,
+        "quantisation": rules.details["quantisation"],
+        "precision": precision_for(request.precision, model.device),
+        "device": model.device.type,
+        "protocol": rules.details,
+    }
+
+
+def _default_out(trained: Trained, name: str, table: Table) -> Path:
+    """In the run's directory, under a name that says step, weights, count, seed and protocol."""
+    folder = trained.path.parent
+    about = table.about
+    parts = [trained.path.stem, name, about["weights"], str(about["count"]), f"seed{about['seed']}", table.protocol]
+    return (folder.parent if folder.name == "checkpoints" else folder) / "evaluations" / "-".join(parts)
+
+
+def _fill(
+    table: Table,
+    folder: Path,
+    model: GenerativeModel,
+    extractor: Extractor,
+    compared: Reference,
+    request: EvaluateRequest,
+) -> None:
+    """Score the blocks that are missing, with a bar over all: one block of every cell first, the cheap ones before."""
+    missing = [(block, cell) for block in range(request.blocks) for cell in table.cells if len(cell.blocks) <= block]
+    missing.sort(key=lambda each: (each[0], each[1].network_calls))
+    table.write(folder)
+    if not missing:
+        return
+    batches = -(-request.count // request.batch_size)
+    total = sum(cell.network_calls * batches for _, cell in missing)
+    call = seconds_a_call(model, missing[0][1].sampler, min(request.batch_size, request.count))
+    click.echo(
+        f"{len(missing)} scores of {request.count} images: {total} network calls on batches of "
+        f"{min(request.batch_size, request.count)}, about {duration(total * call)}; to {folder}",
+        err=True,
+    )
+    with tqdm(total=total, unit="call", mininterval=1) as bar:
+        for block, cell in missing:
+            bar.set_description(f"{cell.row} {cell.network_calls}")
+            images = range(block * request.count, (block + 1) * request.count)
+            sampled = sample_features(
+                model, cell.sampler, extractor, images, request.seed, request.batch_size, bar.update
+            )
+            cell.blocks.append(measure(sampled.gathered, compared))
+            cell.seconds.append(sampled.seconds)
+            table.write(folder)

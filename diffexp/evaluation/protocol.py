@@ -1,0 +1,60 @@
+"""What makes two scores comparable, as one short id."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from diffexp.evaluation.extractors.base import Extractor
+from diffexp.evaluation.neighbours import NEIGHBOURS
+from diffexp.evaluation.references import Reference
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images are scored: everything but what is compared (model, weights, sampler, seeds).
+
+    Attributes:
+        count: images in one score.
+        extractor: its name in metrics.
+        is_inception: whether distances may be called FID and KID.
+        details: plain data, all of it.
+    """
+
+    count: int
+    extractor: str
+    is_inception: bool
+    details: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Eight hexadecimal digits: scores with different ones are not comparable."""
+        text = json.dumps(self.details, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def metric(self, name: str) -> str:
+        """The full name of a metric: ``fid50k`` and ``kid50k`` with Inception-v3, else ``fd_digits_v1_500``.
+
+        Args:
+            name: "fd", "kd", "precision", …
+        """
+        count = f"{self.count // 1000}k" if self.count % 1000 == 0 else str(self.count)
+        if self.is_inception and name in ("fd", "kd"):
+            return f"{name[0]}id{count}"
+        return f"{name}_{self.extractor}_{count}"
+
+
+def protocol(count: int, extractor: Extractor, reference: Reference) -> Protocol:
+    """The protocol of scores of `count` images."""
+    details = {
+        "version": 1,
+        "count": count,
+        "extractor": extractor.identity,
+        "reference": reference.identity,
+        "quantisation": "clamp to [-1, 1], round((x + 1) 127.5), uint8",
+        "features": "float32",
+        "fd": "float64, covariance with n - 1, symmetric eigenvalues",
+        "kd": "cubic polynomial kernel, all pairs of at most 10,000 images a side",
+        "precision_recall": f"k = {NEIGHBOURS}, at most 10,000 images a side",
+    }
+    return Protocol(count, extractor.name, extractor.is_inception, details)
