@@ -103,6 +103,29 @@ def evaluate(run: str, overrides: tuple[str, ...], table: str, plugins: tuple[st
 
 
 @cli.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b")
+@_OVERRIDES
+@_PLUGIN
+def score(a: Path, b: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+    """Score the images A against B.
+
+    A is a .npz, a folder or a zip of images. B is the same, a .npz with mu and sigma, or a CONFIG whose data is
+    meant. Keys: extractor.name, count, reference.split, out (a .json), …; data.KEY=… changes CONFIG's data.
+    """
+    from diffexp.config import load_experiment
+    from diffexp.config.plugins import load_plugins
+
+    load_plugins(plugins)
+    from diffexp import scoring
+
+    data = [text for text in overrides if text.startswith("data.")]
+    second = Path(b) if scoring.is_images(Path(b)) else load_experiment(b, data)
+    result = scoring.score(a, second, [text for text in overrides if text not in data])
+    click.echo(result.text())
+
+
+@cli.command()
 @click.argument("config")
 @_OVERRIDES
 @_PLUGIN

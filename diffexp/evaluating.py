@@ -1,14 +1,18 @@
 """`diffexp evaluate`: many samplers scored from one checkpoint, under one protocol."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import click
+import wandb
 from tqdm import tqdm
 
 from diffexp.config.diffusion import DiffusionConfig
 from diffexp.config.evaluation import EvaluateRequest
-from diffexp.config.experiment import SampleRequest
+from diffexp.config.experiment import Experiment, SampleRequest
+from diffexp.config.merging import as_dict
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.evaluation.extractors.base import Extractor, sha256
 from diffexp.evaluation.protocol import Protocol, protocol
@@ -18,6 +22,7 @@ from diffexp.evaluation.scores import check_count, measure
 from diffexp.evaluation.table import Table, cells
 from diffexp.files import writable
 from diffexp.hardware import autocast, precision_for
+from diffexp.loggers import connect_wandb, finish
 from diffexp.models.base import GenerativeModel
 from diffexp.sampling import Trained, build_trained
 from diffexp.training import build_extractor
@@ -57,6 +62,8 @@ def evaluate(trained: Trained, request: EvaluateRequest, name: str) -> tuple[Tab
     table.take_up(folder)
     with autocast(precision_for(request.precision, model.device), model.device):
         _fill(table, folder, model, extractor, compared, request)
+    if "wandb" in experiment.loggers:
+        _mirror(table, folder, experiment)
     return table, folder
 
 
@@ -131,3 +138,34 @@ def _fill(
             cell.blocks.append(measure(sampled.gathered, compared))
             cell.seconds.append(sampled.seconds)
             table.write(folder)
+
+
+def _mirror(table: Table, folder: Path, experiment: Experiment) -> None:
+    """Log the table, and the distance against network calls, to a W&B run of its own; the same run if made again."""
+    key = hashlib.sha256(json.dumps(table.about, sort_keys=True).encode()).hexdigest()[:8]
+    settings = experiment.wandb
+    logger = connect_wandb(
+        settings,
+        folder,
+        name=table.about["name"],
+        id=key,
+        group=settings.group or table.about["run"],
+        job_type="evaluate",
+        config={**as_dict(experiment), "evaluation": table.about},
+    )
+    records = table.records()
+    columns = [*records[0], table.metric]
+    logger.log_table("evaluation", columns, [[*each.values(), each["fd"]] for each in records])
+    rows = {
+        name: [each for each in records if each["sampler"] == name]
+        for name in dict.fromkeys(each["sampler"] for each in records)
+    }
+    curve = wandb.plot.line_series(
+        xs=[[each["network_calls"] for each in row] for row in rows.values()],
+        ys=[[each["fd"] for each in row] for row in rows.values()],
+        keys=list(rows),
+        title=table.metric,
+        xname="network calls",
+    )
+    logger.experiment.log({"score_against_network_calls": curve})
+    finish([logger])

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from diffexp.config.experiment import Experiment
+from diffexp.config.experiment import Experiment, Wandb
 from diffexp.config.merging import as_dict
 from diffexp.files import write_text
 from diffexp.hardware import is_main_process
@@ -77,7 +77,7 @@ def build_loggers(experiment: Experiment, run: Run, resume_step: int) -> list[Lo
         elif name == "tensorboard":
             loggers.append(TensorBoardLogger(run.path, name="", version="tensorboard", purge_step=resume_step + 1))
         elif name == "wandb":
-            loggers.append(_wandb(experiment, run))
+            loggers.append(_run_in_wandb(experiment, run))
     return loggers
 
 
@@ -87,38 +87,54 @@ def finish(loggers: list[Logger]) -> None:
         wandb.finish()
 
 
-def _wandb(experiment: Experiment, run: Run) -> WandbLogger:
-    """W&B's logger, offline when nobody is logged in or the server does not answer; WANDB_MODE decides if set."""
+def _run_in_wandb(experiment: Experiment, run: Run) -> WandbLogger:
+    settings = experiment.wandb
+    return connect_wandb(
+        settings,
+        run.path,
+        name=run.path.name,
+        id=run.read_environment()["run_id"],  # the same after a resume
+        group=settings.group,
+        job_type=settings.job_type,
+        config=as_dict(experiment),  # at init: in a W&B sweep, what is logged later loses the swept subtrees
+    )
+
+
+def connect_wandb(settings: Wandb, folder: Path, **about: Any) -> WandbLogger:
+    """W&B's logger, offline when nobody is logged in or the server does not answer; WANDB_MODE decides if set.
+
+    Args:
+        settings: where the run appears.
+        folder: where it is kept; offline runs lie in its wandb/.
+        about: what `wandb.init` is told of the run: name, id, group, job_type, config.
+    """
     if "WANDB_MODE" in os.environ:
-        return _wandb_logger(experiment, run, mode=None)
+        return _wandb_logger(settings, folder, None, about)
     if not wandb.login(prompt=False, verify=False):
-        return _wandb_logger(experiment, run, mode="offline")
-    logger = _wandb_logger(experiment, run, mode="online")
+        return _wandb_logger(settings, folder, "offline", about)
+    logger = _wandb_logger(settings, folder, "online", about)
     try:
         _ = logger.experiment  # connects
     except wandb.Error as error:
-        log.warning("W&B cannot be reached, so it is recorded offline in %s/wandb: %s", run.path, error)
+        log.warning("W&B cannot be reached, so it is recorded offline in %s/wandb: %s", folder, error)
         wandb.teardown()  # its service process still holds the run's id
-        return _wandb_logger(experiment, run, mode="offline")
+        return _wandb_logger(settings, folder, "offline", about)
     return logger
 
 
-def _wandb_logger(experiment: Experiment, run: Run, mode: Literal["online", "offline"] | None) -> WandbLogger:
-    settings = experiment.wandb
+def _wandb_logger(
+    settings: Wandb, folder: Path, mode: Literal["online", "offline"] | None, about: dict[str, Any]
+) -> WandbLogger:
     logger = WandbLogger(
-        name=run.path.name,
-        save_dir=run.path,
-        id=run.read_environment()["run_id"],  # the same after a resume
+        save_dir=folder,
         resume="allow",
         project=settings.project,
         entity=settings.entity,
-        group=settings.group,
-        job_type=settings.job_type,
         tags=settings.tags or None,
-        config=as_dict(experiment),  # at init: in a W&B sweep, what is logged later loses the swept subtrees
         mode=mode,
         settings=wandb.Settings(silent=mode == "offline", init_timeout=_PATIENCE),
         log_model=False,
+        **about,
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning always passes it; current wandb warns of it
     return logger

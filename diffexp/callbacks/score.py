@@ -19,7 +19,7 @@ from diffexp.evaluation.extractors.base import Extractor
 from diffexp.evaluation.protocol import Protocol, protocol
 from diffexp.evaluation.references import Reference
 from diffexp.evaluation.sampling import duration, expected_seconds, sample_features
-from diffexp.evaluation.scores import Scores, check_count, measure
+from diffexp.evaluation.scores import Scores, check_count, measure, told
 from diffexp.files import write_text
 from diffexp.models.base import GenerativeModel
 
@@ -219,7 +219,7 @@ class Score(Periodic):
             lowest = min(best.get(scored.label, values["fd"]), values["fd"])
             metrics[f"{prefix}/{rules.metric('fd')}_best"] = lowest
             metrics.setdefault("score/best", lowest)
-            _say(trainer, f"step {step}: {told(scored, rules)}")
+            _say(trainer, f"step {step}: {told(scored.label, scored.scores, rules)}")
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
@@ -249,18 +249,6 @@ class Score(Periodic):
             "details": rules.details,
         }
         write_text(self.file(trainer.global_step), json.dumps(content, indent=1) + "\n")
-
-
-def told(scored: Scored, rules: Protocol) -> str:
-    """A score with all that is needed to read it, on one line."""
-    scores = scored.scores
-    text = (
-        f"{scored.label} {rules.metric('fd')} {scores.fd.value:.4g} ± {scores.fd.error:.2g} "
-        f"(perfect: {scores.floor:.3g}; {scores.count} images; protocol {rules.id})"
-    )
-    if scores.precision is not None and scores.recall is not None:
-        text += f", precision {scores.precision:.3f}, recall {scores.recall:.3f}"
-    return "; ".join([text, *scores.warnings()])
 
 
 def _say(trainer: L.Trainer, line: str) -> None:

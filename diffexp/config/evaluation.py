@@ -60,7 +60,7 @@ class ClipConfig(ExtractorConfig):
 @EXTRACTORS.register("dinov2", f"{_EXTRACTORS}.large:load_dinov2")
 @dataclass
 class Dinov2Config(ExtractorConfig):
-    """DINOv2 as torch-fidelity has it, which reads no weights from a path: torch.hub's cache must hold them and the code.
+    """DINOv2 as torch-fidelity has it, from code and weights in torch.hub's cache: it reads none from a path.
 
     Keys:
         variant: which of its networks.

@@ -47,8 +47,9 @@ class FrechetReference:
         """The standard error of the distance of a sample from the reference, which counts as fixed.
 
         To first order a sample x moves the distance by its influence 2 (μ₁ - μ₂)·y + yᵀ(1 - A)y with y = x - μ₁,
-        where A = L (Lᵀ Σ₁ L)^-½ Lᵀ maps N(0, Σ₁) to the reference's N(0, Σ₂). Near the noise floor the influence
-        vanishes, and the second order, that of `floor`, is what is left.
+        where A = L (Lᵀ Σ₁ L)^-½ Lᵀ maps N(0, Σ₁) to the reference's N(0, Σ₂). At the noise floor the true influence
+        vanishes and the variance f² is that of `floor`; what noise makes the influence seem to be has 2 f² there. So
+        the variance is max(that of the influence - f², f²).
 
         Args:
             other: of the sample; its count must be known.
@@ -64,7 +65,8 @@ class FrechetReference:
             2 * y @ (other.mean - self.gaussian.mean) + y.square().sum(1) - (along.square() / values[kept]).sum(1)
         )
         first = float(influence.var()) / other.count
-        return math.sqrt(first + self.floor(other.count).error ** 2)
+        second = self.floor(other.count).error ** 2
+        return math.sqrt(max(first - second, second))
 
     def floor(self, count: int) -> Estimate:
         """The distance that as many images from a perfect generator would have, for Gaussian features.

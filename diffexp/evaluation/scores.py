@@ -7,6 +7,7 @@ from diffexp.errors import UserError
 from diffexp.evaluation.extractors.base import Extractor
 from diffexp.evaluation.gathering import Estimate, Gathered
 from diffexp.evaluation.neighbours import nearest
+from diffexp.evaluation.protocol import Protocol
 from diffexp.evaluation.references import Reference
 
 MEMORISED = 0.5  # below this ratio of nearest distances a warning is due
@@ -87,6 +88,17 @@ def check_count(count: int, extractor: Extractor, key: str) -> None:
             f"{key}: {count} images are too few for the {extractor.dim} features of {extractor.name}; take {fewest} "
             "or more"
         )
+
+
+def told(name: str, scores: Scores, rules: Protocol) -> str:
+    """Scores with all that is needed to read them, on one line."""
+    text = (
+        f"{name} {rules.metric('fd')} {scores.fd.value:.4g} ± {scores.fd.error:.2g} "
+        f"(perfect: {scores.floor:.3g}; {scores.count} images; protocol {rules.id})"
+    )
+    if scores.precision is not None and scores.recall is not None:
+        text += f", precision {scores.precision:.3f}, recall {scores.recall:.3f}"
+    return "; ".join([text, *scores.warnings()])
 
 
 def measure(gathered: Gathered, reference: Reference) -> Scores:
