@@ -215,7 +215,6 @@ class Score(Periodic):
             prefix = f"score/{scored.label}-{self.weights}"
             values = scored.scores.scalars()
             metrics |= {f"{prefix}/{rules.metric(name)}": value for name, value in values.items()}
-            metrics[f"{prefix}/seconds"] = scored.seconds
             lowest = min(best.get(scored.label, values["fd"]), values["fd"])
             metrics[f"{prefix}/{rules.metric('fd')}_best"] = lowest
             metrics.setdefault("score/best", lowest)

@@ -102,6 +102,7 @@ def _set(root: DictConfig, skeleton: Any, layer: Layer, path: tuple[str, ...], v
         raise UserError(f"{where}: there is no such key.{_meant(skeleton, path)}")
     if "${" in str(value):
         raise UserError(f"{where}: a config holds values, not references: '${{' is refused")
+    _restore(root, skeleton, path)
     nested = _fitted(value, without_none(hint), layer.text)
     for part in reversed(path):
         nested = {part: nested}
@@ -112,6 +113,18 @@ def _set(root: DictConfig, skeleton: Any, layer: Layer, path: tuple[str, ...], v
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         given = "null" if value is None else repr(value)
         raise UserError(f"{where}: must be {describe(hint)}, not {given}") from error
+
+
+def _restore(root: DictConfig, skeleton: Any, path: tuple[str, ...]) -> None:
+    """Give a section that an earlier layer set to null its defaults again, because this layer gives keys of it."""
+    node = root
+    for part in path[:-1]:
+        skeleton = skeleton.get(part) if isinstance(skeleton, dict) else getattr(skeleton, part, None)
+        if not is_dataclass(skeleton) and not isinstance(skeleton, dict):
+            return
+        if node[part] is None:
+            node[part] = OmegaConf.structured(skeleton)
+        node = node[part]
 
 
 def _fitted(value: Any, hint: Any, text: str | None) -> Any:

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from diffexp.config import load_experiment
+from diffexp.config import load_evaluate_request, load_experiment
 from diffexp.config.diffusion import CosineSchedule, DDIMConfig, DDPMConfig, LinearSchedule
 from diffexp.config.layers import shipped_configs
 from diffexp.config.merging import as_dict, as_yaml, differing
@@ -19,7 +19,7 @@ def small(tmp_path, text=""):
     return write(tmp_path / "own.yaml", f"base: [base.yaml]\n{text}")
 
 
-@pytest.mark.parametrize("file", sorted(shipped_configs().rglob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(shipped_configs().glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_ready_config_is_right(file):
     if file.stem == "base":
         with pytest.raises(UserError, match=r"data\.name: is required \(one of cifar10, digits"):
@@ -28,6 +28,25 @@ def test_every_ready_config_is_right(file):
     needed = ["data.path=anywhere"] if file.stem == "image_folder" else []
     assert load_experiment(file.stem, needed).name == file.stem
     assert load_experiment(str(file), needed) == load_experiment(f"configs/{file.stem}.yaml", needed)
+
+
+def test_the_table_of_the_ddim_paper():
+    experiment = load_experiment("digits")
+    request = load_evaluate_request("evaluate/ddim_table", ["count=700"], experiment)
+    assert [(each.eta, each.sigma_hat) for each in request.samplers.values() if each is not None] == [
+        *((eta, False) for eta in (0, 0.2, 0.5, 1)),
+        (1, True),
+    ]
+    assert request.steps == [10, 20, 50, 100, None]
+    assert request.count == 700
+    assert request.extractor == experiment.score.extractor
+
+
+@pytest.mark.parametrize("section", ["sample_grid", "score"])
+def test_keys_of_a_section_that_was_null_bring_its_defaults_back(tmp_path, section):
+    experiment = load_experiment(small(tmp_path), [f"{section}=null", f"{section}.count=77"])
+    assert getattr(experiment, section).count == 77
+    assert getattr(experiment, section).seed == 0
 
 
 def test_the_papers_recipe():

@@ -49,7 +49,7 @@ def test_equal_sets_have_distance_0_also_with_fewer_samples_than_features():
 
 
 def test_singular_covariances_give_the_nuclear_norm():
-    """For n < d the trace is the sum of the singular values of X₁ᶜ X₂ᶜᵀ/√((n-1)(m-1)), which has no root of anything."""
+    """For n < d the trace is the sum of the singular values of X₁ᶜ X₂ᶜᵀ/√((n-1)(m-1)), without any root."""
     x, y = normal(30, 100), 1 + 2 * normal(40, 100, seed=1)
     xc, yc = (x - x.mean(0)) / math.sqrt(29), (y - y.mean(0)) / math.sqrt(39)
     trace = torch.linalg.svdvals(xc @ yc.T).sum()

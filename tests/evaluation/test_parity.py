@@ -12,9 +12,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from diffexp.data.images import MemoryImages
+from diffexp.evaluation.extractors.base import Features
 from diffexp.evaluation.extractors.classifier import shipped_digits
 from diffexp.evaluation.extractors.inception import Inception
-from diffexp.evaluation.extractors.base import Features
 from diffexp.evaluation.gathering import SPLITS, Gathering
 from diffexp.evaluation.references import gather, of_images
 from diffexp.evaluation.scores import measure
