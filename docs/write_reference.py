@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from diffexp.config.arranging import without_none
 from diffexp.config.data import DATA
 from diffexp.config.diffusion import SAMPLERS, SCHEDULES
+from diffexp.config.evaluation import EXTRACTORS, EvaluateRequest, ExtractorTraining, ScoreRequest
 from diffexp.config.experiment import Experiment, SampleRequest
 from diffexp.config.merging import describe
 from diffexp.config.models import MODELS
@@ -27,11 +28,18 @@ Written by `make docs` from the schemas in `diffexp/config/`; the tests see that
 def reference() -> str:
     """The text of docs/config.md."""
     parts = [HEAD, "## An experiment: `diffexp train`\n", *_section(Experiment, "")]
-    for registry in (DATA, MODELS, SCHEDULES, NETWORKS, SAMPLERS):
+    for registry in (DATA, MODELS, SCHEDULES, NETWORKS, SAMPLERS, EXTRACTORS):
         parts.append(f"\n## A {registry.group}: `name:` and its keys\n")
         for name in registry.names:
             parts += [f"\n### `{name}`\n", *_section(registry.schema(name), "", recurse=False)]
-    parts += ["\n## What `diffexp sample` takes\n", *_section(SampleRequest, "")]
+    commands = {
+        "sample": SampleRequest,
+        "evaluate": EvaluateRequest,
+        "score": ScoreRequest,
+        "extractor": ExtractorTraining,
+    }
+    for command, schema in commands.items():
+        parts += [f"\n## What `diffexp {command}` takes\n", *_section(schema, "")]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -91,6 +99,8 @@ def _range(field: Any) -> str:
 
 def _default(field: Any) -> str:
     value = field.default_factory() if field.default_factory is not MISSING else field.default
+    if value == []:
+        return "none"
     if isinstance(value, dict):
         return ", ".join(f"`{name}`" for name in value)
     words = {"None": "null", "True": "true", "False": "false", "???": "required"}
@@ -98,6 +108,8 @@ def _default(field: Any) -> str:
 
 
 def _default_name(field: Any) -> str:
+    if field.default is None:
+        return "null"
     return "required" if field.default == "???" else f"`{field.default_factory().name}`"
 
 

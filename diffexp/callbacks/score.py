@@ -47,7 +47,7 @@ class Score(Periodic):
     Exactly `count` images are drawn over all processes, each by its own seed, so that every scoring starts from the
     same noise and the number of processes changes nothing but rounding. The scores go to every logger as
     ``score/LABEL-WEIGHTS/METRIC``, where LABEL says sampler, steps and keys and METRIC extractor and count;
-    ``METRIC_best`` beside it is the lowest distance so far, and ``score/best`` that of the first sampler. All of it is
+    ``METRIC_best`` beside it is the lowest distance so far, and ``score/best`` the lowest of any sampler. All of it is
     written to ``step-00001000.json``. What is expected to take how long is told before training starts.
 
     Nothing of this is part of the module, of checkpoints or of the training's randomness.
@@ -217,7 +217,7 @@ class Score(Periodic):
             metrics |= {f"{prefix}/{rules.metric(name)}": value for name, value in values.items()}
             lowest = min(best.get(scored.label, values["fd"]), values["fd"])
             metrics[f"{prefix}/{rules.metric('fd')}_best"] = lowest
-            metrics.setdefault("score/best", lowest)
+            metrics["score/best"] = min(metrics.get("score/best", lowest), lowest)
             _say(trainer, f"step {step}: {told(scored.label, scored.scores, rules)}")
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)

@@ -135,7 +135,7 @@ class Scoring:
         count: images drawn for each score, over all devices. Scores of different counts cannot be compared.
         seed: image i depends on it and i alone, so that every scoring starts from the same noise.
         weights: sample with the averaged (ema) or the raw weights.
-        samplers: named samplers; setting one to null removes it. The lowest score of the first is `score/best`.
+        samplers: named samplers; setting one to null removes it. The lowest distance of any so far is `score/best`.
         batch_size: images sampled at once on each device.
         limit_seconds: samplers whose part of one scoring would take longer are left out; null is no limit.
         limit_share: a scoring that would bring the time for scores above this share of the training time is left out;

@@ -29,8 +29,8 @@ class KernelReference:
     def distance(self, bank: Tensor) -> Estimate:
         """The unbiased squared MMD with the kernel (x·y/d + 1)³ (KID: Bińkowski et al. 2018), over all pairs.
 
-        The error is the block jackknife's: the distance without each of 20 blocks of both sets. Where the sets cannot be
-        told from each other it is about √2 too large.
+        The error is the block jackknife's: the distance without each of 20 blocks of both sets. Where the sets cannot
+        be told from each other it is about √2 too large.
 
         Args:
             bank: features (m, d) of at least 40 images.
