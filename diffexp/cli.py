@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,10 +86,10 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
 def evaluate(run: str, overrides: tuple[str, ...], table: str, plugins: tuple[str, ...]) -> None:
     """Score many samplers from one checkpoint: the table of the DDIM paper.
 
-    Keys: samplers, steps, spacings, count, blocks, seed, weights, extractor.name, reference.split, out, …
-    An interrupted table is continued by the same command.
+    Keys: samplers, steps, spacings, count, blocks, seed, weights, extractor.name, reference.split, out, …;
+    data.KEY=… where the data lies elsewhere now. An interrupted table is continued by the same command.
     """
-    from diffexp.config import load_evaluate_request
+    from diffexp.config import about_data, amended, load_evaluate_request
     from diffexp.config.layers import find_config
     from diffexp.config.plugins import load_plugins
 
@@ -96,7 +97,9 @@ def evaluate(run: str, overrides: tuple[str, ...], table: str, plugins: tuple[st
     from diffexp import evaluating, sampling
 
     trained = sampling.load_trained(Path(run))
-    request = load_evaluate_request(table, overrides, trained.experiment)
+    data, rest = about_data(overrides)
+    trained = replace(trained, experiment=amended(trained.experiment, data))
+    request = load_evaluate_request(table, rest, trained.experiment)
     made, folder = evaluating.evaluate(trained, request, find_config(table).stem)
     click.echo(made.markdown())
     click.echo(f"table.json, table.csv and table.md: {folder}")
@@ -113,15 +116,17 @@ def score(a: Path, b: str, overrides: tuple[str, ...], plugins: tuple[str, ...])
     A is a .npz, a folder or a zip of images. B is the same, a .npz with mu and sigma, or a CONFIG whose data is
     meant. Keys: extractor.name, count, reference.split, out (a .json), …; data.KEY=… changes CONFIG's data.
     """
-    from diffexp.config import load_experiment
+    from diffexp.config import about_data, load_experiment
     from diffexp.config.plugins import load_plugins
 
     load_plugins(plugins)
     from diffexp import scoring
 
-    data = [text for text in overrides if text.startswith("data.")]
-    second = Path(b) if scoring.is_images(Path(b)) else load_experiment(b, data)
-    result = scoring.score(a, second, [text for text in overrides if text not in data])
+    if scoring.is_images(Path(b)):
+        result = scoring.score(a, Path(b), overrides)
+    else:
+        data, rest = about_data(overrides)
+        result = scoring.score(a, load_experiment(b, data), rest)
     click.echo(result.text())
 
 

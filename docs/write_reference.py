@@ -29,7 +29,7 @@ def reference() -> str:
     """The text of docs/config.md."""
     parts = [HEAD, "## An experiment: `diffexp train`\n", *_section(Experiment, "")]
     for registry in (DATA, MODELS, SCHEDULES, NETWORKS, SAMPLERS, EXTRACTORS):
-        parts.append(f"\n## A {registry.group}: `name:` and its keys\n")
+        parts.append(f"\n## Choices of {registry.group}: `name:` and its keys\n")
         for name in registry.names:
             parts += [f"\n### `{name}`\n", *_section(registry.schema(name), "", recurse=False)]
     commands = {
@@ -57,7 +57,9 @@ def _section(schema: type, prefix: str, *, recurse: bool = True) -> Iterator[str
         inner = without_none(hint)
         if is_dataclass(inner):
             if issubclass(inner, Choice):
-                yield f"| `{prefix}{each.name}` | a {inner.registry.group}, see below | {_default_name(each)} |"
+                group = inner.registry.group
+                article = "an" if group[0] in "aeiou" else "a"
+                yield f"| `{prefix}{each.name}` | {article} {group}, see below | {_default_name(each)} |"
             elif recurse:
                 below.append((inner, f"{prefix}{each.name}."))
             continue

@@ -7,9 +7,11 @@ from diffexp.config.diffusion import DDIMConfig
 from diffexp.config.evaluation import EvaluateRequest, ExtractorTraining, ScoreRequest
 from diffexp.config.experiment import Experiment, SampleRequest
 from diffexp.config.layers import Layer, file_layers, find_config, override_layer, parse_yaml
-from diffexp.config.merging import merge
+from diffexp.config.merging import as_dict, merge
 
 __all__ = [
+    "about_data",
+    "amended",
     "experiment_from_text",
     "load_evaluate_request",
     "load_experiment",
@@ -79,6 +81,24 @@ def load_evaluate_request(table: str, overrides: Sequence[str], experiment: Expe
     return merged.config
 
 
+def about_data(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides whose key starts with "data.", and the others: commands on trained models take both."""
+    own = [text for text in overrides if text.startswith("data.")]
+    return own, [text for text in overrides if text not in own]
+
+
+def amended(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    """An experiment with overrides, for a trained model whose data lies elsewhere now.
+
+    Raises:
+        UserError: for anything wrong with them.
+    """
+    layers = [Layer("the training's config", as_dict(experiment)), *(override_layer(text) for text in overrides)]
+    merged = merge(Experiment(), layers)
+    check(merged, merged.config)
+    return merged.config
+
+
 def load_score_request(overrides: Sequence[str], experiment: Experiment | None) -> ScoreRequest:
     """How to score a set of images, against the data of `experiment` if that is given.
 
@@ -99,8 +119,8 @@ def load_extractor_training(config: str, overrides: Sequence[str]) -> tuple[Expe
     Raises:
         UserError: for anything wrong with it.
     """
-    experiment = load_experiment(config, [text for text in overrides if text.startswith("data.")])
-    own = [override_layer(text) for text in overrides if not text.startswith("data.")]
-    merged = merge(ExtractorTraining(), own)
+    data, rest = about_data(overrides)
+    experiment = load_experiment(config, data)
+    merged = merge(ExtractorTraining(), [override_layer(text) for text in rest])
     check(merged, experiment)
     return experiment, merged.config
