@@ -13,6 +13,7 @@ from diffexp import __version__
 from diffexp.errors import UserError
 
 if TYPE_CHECKING:
+    from diffexp.callbacks.score import Score
     from diffexp.training import Outcome
 
 _PLUGIN = click.option("--plugin", "plugins", multiple=True, metavar="MODULE", help="Import a module of yours first.")
@@ -207,27 +208,29 @@ def _report(outcome: "Outcome", plugins: tuple[str, ...]) -> None:
     run = outcome.run
     click.echo(f"\n{outcome.step} of {outcome.steps} steps done: {run.path}")
     if outcome.drawn:
-        _report_samplers(outcome)
+        click.echo(f"\n{'sampler':<12} {'steps':>6} {'images':>7} {'seconds':>8}")
+        for name, drawn in outcome.drawn.items():
+            click.echo(f"{name:<12} {drawn.network_calls:>6} {drawn.images:>7} {drawn.seconds:>8.1f}")
+        click.echo(f"\nlook at {run.samples / f'step-{outcome.step:08d}.png'}")
+    if outcome.score is not None and outcome.score.scored:
+        _report_scores(outcome.score)
     if outcome.stopped_by is not None:
         again = "".join(f" --plugin {module}" for module in plugins)
         click.echo(f"go on with: diffexp train {run.path} --resume{again}")
 
 
-def _report_samplers(outcome: "Outcome") -> None:
-    """A table of the samplers: what the last grid of each cost, and its last score."""
-    scored, protocol = outcome.scored or ({}, None)
-    click.echo(f"\n{'sampler':<12} {'steps':>6} {'images':>7} {'seconds':>8}  score")
-    for name, drawn in outcome.drawn.items():
-        fd = scored[name].scores.fd if name in scored else None
-        score = "–" if fd is None else f"{fd.value:.3g} ± {fd.error:.2g}"
-        click.echo(f"{name:<12} {drawn.network_calls:>6} {drawn.images:>7} {drawn.seconds:>8.1f}  {score}")
-    if protocol is not None and scored:
-        floor = next(iter(scored.values())).scores.floor
-        click.echo(
-            f"\nscore: {protocol.metric('fd')}, of {protocol.count} images; lower is better, and a perfect generator "
-            f"would have about {floor:.2g}; protocol {protocol.id}"
-        )
-    click.echo(f"\nlook at {outcome.run.samples / f'step-{outcome.step:08d}.png'}")
+def _report_scores(score: "Score") -> None:
+    """A table of the last scores, and what is needed to read them."""
+    rules, scored = score.protocol(), list(score.scored.values())
+    click.echo(f"\n{'scored sampler':<24} {'images':>7} {'seconds':>8}  {rules.metric('fd')}")
+    for each in scored:
+        fd = each.scores.fd
+        row = f"{each.label:<24} {each.scores.count:>7} {each.seconds:>8.1f}"
+        click.echo(f"{row}  {fd.value:.3g} ± {fd.error:.2g}")
+    click.echo(
+        f"\nstep {score.scored_step}, {score.weights} weights; lower is better, and a perfect generator would have "
+        f"about {scored[0].scores.floor:.2g}; protocol {rules.id}"
+    )
 
 
 def main() -> None:

@@ -14,18 +14,19 @@ from diffexp.config.evaluation import EvaluateRequest
 from diffexp.config.experiment import Experiment, SampleRequest
 from diffexp.config.merging import as_dict
 from diffexp.data.datamodule import ImageDataModule
-from diffexp.evaluation.extractors.base import Extractor, sha256
+from diffexp.data.images import ImageSet
+from diffexp.evaluation.extractors import build_extractor
+from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.protocol import Protocol, protocol
 from diffexp.evaluation.references import Reference, reference
 from diffexp.evaluation.sampling import duration, sample_features, seconds_a_call
-from diffexp.evaluation.scores import check_count, measure
-from diffexp.evaluation.table import Table, cells
-from diffexp.files import writable
+from diffexp.evaluation.scores import measure
+from diffexp.evaluation.table import Cell, Table, cells
+from diffexp.files import sha256, writable
 from diffexp.hardware import autocast, precision_for
 from diffexp.loggers import connect_wandb, finish
 from diffexp.models.base import GenerativeModel
 from diffexp.sampling import Trained, build_trained
-from diffexp.training import build_extractor
 
 
 def evaluate(trained: Trained, request: EvaluateRequest, name: str) -> tuple[Table, Path]:
@@ -52,16 +53,19 @@ def evaluate(trained: Trained, request: EvaluateRequest, name: str) -> tuple[Tab
     model = build_trained(trained, weights)
     extractor.to(model.device)
     data = ImageDataModule.from_config(experiment.data, 1, experiment.seed)
-    compared = reference(
-        experiment.data, data.images(request.reference.split), request.reference, extractor, request.batch_size
-    )
+
+    def images() -> ImageSet:
+        return data.images(request.reference.split)
+
+    compared = reference(experiment.data, images, request.reference, extractor, request.batch_size)
     rules = protocol(request.count, extractor, compared)
-    table = Table(_about(trained, request, name, rules, compared, model), rules.metric("fd"), rules.id, todo)
+    about = _about(trained, request, name, rules, compared, model)
+    table = Table(about, rules.metric("fd"), rules.id, list(todo))
     folder = Path(request.out) if request.out is not None else _default_out(trained, name, table)
     writable(folder, "out")
     table.take_up(folder)
     with autocast(precision_for(request.precision, model.device), model.device):
-        _fill(table, folder, model, extractor, compared, request)
+        _fill(table, todo, folder, model, extractor, compared, request)
     if "wandb" in experiment.loggers:
         _mirror(table, folder, experiment)
     return table, folder
@@ -85,11 +89,9 @@ def _about(
         "step": trained.step,
         "weights": request.weights,
         "count": request.count,
-        "blocks": request.blocks,
         "seed": request.seed,
         "dataset": experiment.data.name,
-        "split": request.reference.split,
-        "reference_count": compared.gaussian.count,
+        "reference": str(compared),
         "extractor": rules.extractor,
         "quantisation": rules.details["quantisation"],
         "precision": precision_for(request.precision, model.device),
@@ -99,15 +101,16 @@ def _about(
 
 
 def _default_out(trained: Trained, name: str, table: Table) -> Path:
-    """In the run's directory, under a name that says step, weights, count, seed and protocol."""
-    folder = trained.path.parent
-    about = table.about
-    parts = [trained.path.stem, name, about["weights"], str(about["count"]), f"seed{about['seed']}", table.protocol]
+    """In the run's directory, under a name that says step, weights and count, and by a digest all of `about`."""
+    folder, about = trained.path.parent, table.about
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+    parts = [trained.path.stem, name, about["weights"], str(about["count"]), digest]
     return (folder.parent if folder.name == "checkpoints" else folder) / "evaluations" / "-".join(parts)
 
 
 def _fill(
     table: Table,
+    todo: list[Cell],
     folder: Path,
     model: GenerativeModel,
     extractor: Extractor,
@@ -115,7 +118,7 @@ def _fill(
     request: EvaluateRequest,
 ) -> None:
     """Score the blocks that are missing, with a bar over all: one block of every cell first, the cheap ones before."""
-    missing = [(block, cell) for block in range(request.blocks) for cell in table.cells if len(cell.blocks) <= block]
+    missing = [(block, cell) for block in range(request.blocks) for cell in todo if len(cell.blocks) <= block]
     missing.sort(key=lambda each: (each[0], each[1].network_calls))
     table.write(folder)
     if not missing:

@@ -1,5 +1,8 @@
 """Choices that depend on the hardware, in one place."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -35,7 +38,7 @@ def precision_for(precision: str, device: torch.device) -> str:
         UserError: for 16-mixed on a CPU, which has no float16 training.
     """
     if precision == "16-mixed" and device.type == "cpu":
-        raise UserError("training.precision: 16-mixed needs a GPU; use bf16-mixed, 32-true or auto")
+        raise UserError("precision: 16-mixed needs a GPU; use bf16-mixed, 32-true or auto")
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -48,6 +51,20 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The context in which a network runs in a precision of `precision_for` outside a Trainer."""
     dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=precision != "32-true")
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Within this context float32 is computed as such on GPUs, never as TF32, whatever the program has allowed."""
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [each.fp32_precision for each in backends]
+    for each in backends:
+        each.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for each, precision in zip(backends, before, strict=True):
+            each.fp32_precision = precision
 
 
 def is_main_process() -> bool:

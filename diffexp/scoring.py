@@ -2,26 +2,27 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from diffexp.config import load_score_request
-from diffexp.config.evaluation import ScoreRequest
+from diffexp.config.evaluation import ReferenceConfig, ScoreRequest
 from diffexp.config.experiment import Experiment
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.given import given_images
 from diffexp.data.images import ImageSet
 from diffexp.errors import UserError
-from diffexp.evaluation.extractors.base import Extractor
+from diffexp.evaluation.extractors import build_extractor
+from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.protocol import Protocol, protocol
 from diffexp.evaluation.references import Reference, gather, of_images, read_published, reference
-from diffexp.evaluation.scores import Scores, check_count, measure
+from diffexp.evaluation.scores import Scores, measure
 from diffexp.files import writable, write_text
 from diffexp.hardware import device_for
-from diffexp.training import build_extractor
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,12 @@ class Result:
             lines.append(f"precision / recall: {scores.precision:.3f} / {scores.recall:.3f}")
         if scores.nearest is not None:
             lines.append(f"distance to the nearest real image, between real images being 1: {scores.nearest:.2f}")
+        if scores.copies is not None:
+            lines.append(f"nearer to a real image than all but 1 % of real images to each other: {scores.copies:.1%}")
         if scores.inception_score is not None:
             lines.append(f"Inception score: {scores.inception_score.value:.3f} ± {scores.inception_score.error:.2g}")
         lines += [f"warning: {each}" for each in scores.warnings()]
-        compared = "an unknown number of" if (count := self.reference.gaussian.count) is None else count
-        lines.append(f"{scores.count} images against {compared}; protocol {self.rules.id}")
+        lines.append(f"{scores.count} images against {self.reference}; protocol {self.rules.id}")
         if self.reference.path is not None:
             lines.append(f"reference (mu and sigma): {self.reference.path}")
         return "\n".join(lines)
@@ -73,6 +75,10 @@ def score(first: Path, second: Path | Experiment, overrides: Sequence[str]) -> R
     request = load_score_request(overrides, None if isinstance(second, Path) else second)
     if request.out is not None:
         writable(Path(request.out), "out")
+        if Path(request.out).is_dir():
+            raise UserError(f"out: {request.out} is a folder; give the name of a .json")
+    if isinstance(second, Path) and replace(request.reference, cache=None) != ReferenceConfig():
+        raise UserError(f"reference: {second} is the reference; its split, count and file say nothing here")
     images = given_images(first)
     extractor = build_extractor(request.extractor, images.image_shape).to(device_for(request.accelerator))
     count = len(images) if request.count is None else request.count
@@ -89,22 +95,27 @@ def score(first: Path, second: Path | Experiment, overrides: Sequence[str]) -> R
 
 def _reference(second: Path | Experiment, request: ScoreRequest, images: ImageSet, extractor: Extractor) -> Reference:
     if isinstance(second, Experiment):
-        data = ImageDataModule.from_config(second.data, 1, second.seed).images(request.reference.split)
-        _same_shape(images, data)
-        return reference(second.data, data, request.reference, extractor, request.batch_size)
+        data = ImageDataModule.from_config(second.data, 1, second.seed)
+
+        def others() -> ImageSet:
+            loaded = data.images(request.reference.split)
+            _same_shape(images, loaded)
+            return loaded
+
+        return reference(second.data, others, request.reference, extractor, request.batch_size)
     if second.suffix.lower() == ".npz" and _holds_statistics(second):
         return read_published(second, extractor)
-    others = given_images(second)
-    _same_shape(images, others)
-    check_count(len(others), extractor, str(second))
-    return of_images(others, extractor, request.batch_size, second.name)
+    given = given_images(second)
+    _same_shape(images, given)
+    check_count(len(given), extractor, str(second))
+    return of_images(given, extractor, request.batch_size, second.name)
 
 
 def _holds_statistics(path: Path) -> bool:
     try:
         with np.load(path, allow_pickle=False) as file:
             return "mu" in file
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, TypeError, BadZipFile):
         return False
 
 

@@ -14,19 +14,18 @@ from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO, ne
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.progress import StepProgress
 from diffexp.callbacks.sample_grid import Drawn, SampleGrid
-from diffexp.callbacks.score import Score, Scored
+from diffexp.callbacks.score import Score
 from diffexp.callbacks.status import StatusFile
 from diffexp.callbacks.stop import StopOnSignal
-from diffexp.config.evaluation import EXTRACTORS, ExtractorConfig, InceptionConfig
 from diffexp.config.experiment import Experiment
 from diffexp.config.models import MODELS
 from diffexp.data.datamodule import ImageDataModule
+from diffexp.data.images import ImageSet
 from diffexp.environment import describe_environment
 from diffexp.errors import UserError
-from diffexp.evaluation.extractors.base import Extractor
-from diffexp.evaluation.protocol import Protocol
+from diffexp.evaluation.extractors import build_extractor
+from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.references import Reference, check_reference, reference
-from diffexp.evaluation.scores import check_count
 from diffexp.hardware import check_devices, device_for, is_main_process, precision_for
 from diffexp.loggers import build_loggers, finish
 from diffexp.models.base import GenerativeModel
@@ -44,7 +43,7 @@ class Outcome:
         run: its directory.
         step: optimiser steps done, of `steps`.
         drawn: by sampler, what the last grid cost.
-        scored: by sampler, the last scores, and the protocol that makes them comparable; None without scores.
+        score: the callback that has scored, or None.
         stopped_by: the signal that ended it before the last step, or None.
         is_main: whether this is the process that reports, the first of all.
     """
@@ -53,7 +52,7 @@ class Outcome:
     step: int
     steps: int
     drawn: dict[str, Drawn]
-    scored: tuple[dict[str, Scored], Protocol] | None
+    score: Score | None
     stopped_by: Signals | None
     is_main: bool = True
 
@@ -78,7 +77,7 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         model = build_model(experiment)
         data = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed)
         real = _real_images(data, model)
-        extractor = _extractor(experiment, model)
+        extractor = _extractor(experiment, model, data)
         newest = newest_whole(run.checkpoints)
     except BaseException:
         run.discard_if_empty()
@@ -127,7 +126,7 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         step,
         settings.steps,
         drawn=grids.drawn if grids is not None else {},
-        scored=(score.scored, score.protocol()) if score is not None else None,
+        score=score,
         stopped_by=None if complete else stop.received,
         is_main=trainer.is_global_zero,
     )
@@ -159,26 +158,14 @@ def build_model(experiment: Experiment) -> GenerativeModel:
     return model
 
 
-def build_extractor(config: ExtractorConfig | None, image_shape: tuple[int, int, int]) -> Extractor:
-    """The extractor for images (C, H, W), on the CPU; Inception-v3 if none is given.
-
-    Raises:
-        UserError: if its weights are missing or damaged, or it cannot take such images.
-    """
-    extractor = EXTRACTORS.build(config if config is not None else InceptionConfig())
-    assert isinstance(extractor, Extractor)
-    extractor.check(image_shape)
-    return extractor
-
-
-def _extractor(experiment: Experiment, model: GenerativeModel) -> Extractor | None:
+def _extractor(experiment: Experiment, model: GenerativeModel, data: ImageDataModule) -> Extractor | None:
     """The extractor of the scores while training, if all that they need is there: a lack must not show hours later."""
     wanted = experiment.score
     if wanted is None:
         return None
     extractor = build_extractor(wanted.extractor, model.image_shape)
     check_count(wanted.count, extractor, "score.count")
-    check_reference(wanted.reference, extractor)
+    check_reference(wanted.reference, lambda: data.images(wanted.reference.split), extractor)
     return extractor
 
 
@@ -216,7 +203,9 @@ def _score(
         return None
 
     def make_reference(extractor: Extractor) -> Reference:
-        images = data.images(wanted.reference.split)
+        def images() -> ImageSet:
+            return data.images(wanted.reference.split)
+
         return reference(experiment.data, images, wanted.reference, extractor, wanted.batch_size)
 
     return Score(

@@ -25,6 +25,7 @@ class Periodic(L.Callback, ABC):
         self.every = every
         self.give_up = give_up
         self._step = 0
+        self._tried = -1
 
     @abstractmethod
     def act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -36,18 +37,21 @@ class Periodic(L.Callback, ABC):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make up for what was given up."""
-        self._step = trainer.global_step
+        self._step = self._tried = trainer.global_step
         self._make_up(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Act, if this batch ended a step that is due."""
         if trainer.global_step != self._step and self._due(trainer):
+            self._tried = trainer.global_step
             self.act(trainer, pl_module)
         self._step = trainer.global_step
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make up for what is missing in a run that is resumed after its last step, where training does not start."""
-        self._make_up(trainer, pl_module)
+        if self._tried != trainer.global_step:
+            pl_module.to(trainer.strategy.root_device)  # Lightning has taken it back to the CPU
+            self._make_up(trainer, pl_module)
 
     def _due(self, trainer: L.Trainer) -> bool:
         step = trainer.global_step

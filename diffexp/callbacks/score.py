@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.periodic import GivenUpError, Periodic
-from diffexp.evaluation.extractors.base import Extractor
+from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.protocol import Protocol, protocol
 from diffexp.evaluation.references import Reference
 from diffexp.evaluation.sampling import duration, expected_seconds, sample_features
-from diffexp.evaluation.scores import Scores, check_count, measure, told
+from diffexp.evaluation.scores import Scores, measure, told
 from diffexp.files import write_text
 from diffexp.models.base import GenerativeModel
 
@@ -47,8 +47,9 @@ class Score(Periodic):
     Exactly `count` images are drawn over all processes, each by its own seed, so that every scoring starts from the
     same noise and the number of processes changes nothing but rounding. The scores go to every logger as
     ``score/LABEL-WEIGHTS/METRIC``, where LABEL says sampler, steps and keys and METRIC extractor and count;
-    ``METRIC_best`` beside it is the lowest distance so far, and ``score/best`` the lowest of any sampler. All of it is
-    written to ``step-00001000.json``. What is expected to take how long is told before training starts.
+    ``METRIC_best`` beside it is the lowest distance so far, and ``score/METRIC_best`` the lowest of any
+    sampler. All of it is written to ``step-00001000.json``. What is expected to take how long is told before training
+    starts.
 
     Nothing of this is part of the module, of checkpoints or of the training's randomness.
 
@@ -64,11 +65,12 @@ class Score(Periodic):
         ema: the callback whose averaged weights to use; None uses the raw ones.
         limit_seconds: variants that are expected to take longer are left out.
         limit_share: a scoring that would bring the time for scores above this share of the time since training started
-            is left out.
+            (or was resumed) is left out.
         give_up: asked after every network call whether to stop, because the run is to.
 
     Attributes:
         scored: by name, the last scores.
+        scored_step: the step they belong to.
 
     Raises:
         UserError: if the count is less than the extractor's features.
@@ -101,6 +103,7 @@ class Score(Periodic):
         self.limit_seconds = limit_seconds
         self.limit_share = limit_share
         self.scored: dict[str, Scored] = {}
+        self.scored_step = 0
         self._make_reference = reference
         self._reference: Reference | None = None
         self._seconds: dict[str, float] = {}
@@ -114,7 +117,7 @@ class Score(Periodic):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell the cost."""
         self._started = time.monotonic()
-        self._estimate(trainer, pl_module)
+        self._tell_cost(trainer, pl_module)
         super().on_train_start(trainer, pl_module)
 
     def file(self, step: int) -> Path:
@@ -137,7 +140,7 @@ class Score(Periodic):
 
     # --- cost
 
-    def _estimate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _tell_cost(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Time a few network calls of each variant, tell what a scoring will cost, and apply limit_seconds."""
         assert isinstance(pl_module, GenerativeModel)
         with trainer.precision_plugin.forward_context():
@@ -148,7 +151,7 @@ class Score(Periodic):
         self._seconds = trainer.strategy.broadcast(seconds)  # all processes must decide the same
         for name, variant in list(self.variants.items()):
             cost = f"{pl_module.network_calls(variant)} network calls × {self.count} images"
-            line = f"score {name}: {cost}, about {duration(self._seconds[name])}"
+            line = f"score {name} ({pl_module.label(variant)}): {cost}, about {duration(self._seconds[name])}"
             if self.limit_seconds is not None and self._seconds[name] > self.limit_seconds:
                 del self.variants[name]
                 line += f": left out, score.limit_seconds is {self.limit_seconds:g}"
@@ -168,13 +171,14 @@ class Score(Periodic):
     def act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score. Every process must call it; each draws its share."""
         assert isinstance(pl_module, GenerativeModel)
+        if not self._seconds:  # a run that is resumed after its last step
+            self._tell_cost(trainer, pl_module)
         started = time.monotonic()
         if self._too_long(trainer):
             _say(
                 trainer,
                 f"step {trainer.global_step}: no scores, score.limit_share = {self.limit_share} would be exceeded",
             )
-            self._write(trainer, {})
             return
         scored = {}
         try:
@@ -185,7 +189,7 @@ class Score(Periodic):
         except GivenUpError:
             return
         self._spent += time.monotonic() - started
-        self.scored = scored
+        self.scored, self.scored_step = scored, trainer.global_step
         self._publish(trainer)
         self._write(trainer, scored)  # last: this file says that the scores are there
 
@@ -217,8 +221,10 @@ class Score(Periodic):
             metrics |= {f"{prefix}/{rules.metric(name)}": value for name, value in values.items()}
             lowest = min(best.get(scored.label, values["fd"]), values["fd"])
             metrics[f"{prefix}/{rules.metric('fd')}_best"] = lowest
-            metrics["score/best"] = min(metrics.get("score/best", lowest), lowest)
             _say(trainer, f"step {step}: {told(scored.label, scored.scores, rules)}")
+            best[scored.label] = lowest
+        if best:
+            metrics[f"score/{rules.metric('fd')}_best"] = min(best.values())
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:

@@ -146,8 +146,10 @@ class SamplerConfig(Choice):
             value = getattr(self, key)
             if isinstance(value, bool):
                 parts += [key] if value else []
+            elif isinstance(value, str):
+                parts.append(value)
             else:
-                parts.append(value if isinstance(value, str) else f"{key}{value:g}")
+                parts.append(f"{key}{format(value, '.12g') if isinstance(value, (int, float)) else value}")
         parts += [] if self.spacing == "leading" else [self.spacing]
         parts += [] if self.clip else ["unclipped"]
         return "-".join(parts)

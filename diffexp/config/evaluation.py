@@ -135,11 +135,11 @@ class Scoring:
         count: images drawn for each score, over all devices. Scores of different counts cannot be compared.
         seed: image i depends on it and i alone, so that every scoring starts from the same noise.
         weights: sample with the averaged (ema) or the raw weights.
-        samplers: named samplers; setting one to null removes it. The lowest distance of any so far is `score/best`.
+        samplers: named samplers; setting one to null removes it. The lowest distance of any is `score/METRIC_best`.
         batch_size: images sampled at once on each device.
         limit_seconds: samplers whose part of one scoring would take longer are left out; null is no limit.
-        limit_share: a scoring that would bring the time for scores above this share of the training time is left out;
-            null is no limit.
+        limit_share: a scoring that would bring the time for scores above this share of the time since training started
+            (or was resumed) is left out; null is no limit.
     """
 
     extractor: ExtractorConfig = field(default_factory=InceptionConfig)
@@ -168,18 +168,19 @@ class EvaluateRequest:
     """The table that `diffexp evaluate` makes: samplers × steps × spacings, all from the same starting noise.
 
     Keys:
-        samplers: the rows; `steps` and `spacing` given in one hold for it alone.
+        samplers: the rows; `steps`, and a `spacing` other than leading, given in one hold for it alone.
         steps: the columns; null is all T. Those above T are left out.
         spacings: which timesteps are visited.
         count: images of one score.
         blocks: scores of each cell, from images 0 … count-1, count … 2·count-1, …; they make its mean and spread.
+            More can be asked for later.
         extractor: null takes that of the training's scores.
         batch_size: images sampled at once.
         precision: in which the network samples; the extractor always computes in float32.
         out: folder of the table; null is evaluations/ in the run's directory. An interrupted table is continued there.
     """
 
-    samplers: dict[str, SamplerConfig | None] = field(default_factory=_ddim_50)
+    samplers: dict[str, SamplerConfig | None] = field(default_factory=dict)
     steps: list[int | None] = number([], at_least=1)
     spacings: list[Spacing] = field(default_factory=lambda: ["leading"])
     count: int = number(1_000, at_least=2)
@@ -238,3 +239,7 @@ class ExtractorTraining:
     seed: int = number(0, at_least=0)
     accelerator: Accelerator = "auto"
     out: str | None = None
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        if not self.name or not all(letter.isascii() and (letter.isalnum() or letter in "_-") for letter in self.name):
+            yield "name", f"{self.name!r} names metrics and files: use letters, digits, '_' and '-'"

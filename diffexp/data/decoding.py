@@ -1,5 +1,6 @@
 """Image files as an `ImageSet`: decoded once into memory, or batch by batch."""
 
+import hashlib
 import logging
 import os
 import time
@@ -19,6 +20,7 @@ from diffexp.errors import UserError
 log = logging.getLogger(__name__)
 
 NAMED = 5  # broken files named in a message
+_ENDS = 1_000  # images at either end that tell sets apart, beside names and sizes
 CHUNK = 64  # files that a thread takes at a time
 # Seconds a file must take for threads to help. They wait for each other while Python runs, which is most of
 # the time with thumbnails (0.1 ms each), and little of it with photographs or a slow disk.
@@ -67,6 +69,16 @@ class StoredImages(ImageSet):
                     "or raise data.memory_gb to have every file decoded before training starts."
                 ) from error
         return images
+
+    def fingerprint(self) -> str:
+        """A digest of the files' names and sizes, and of the pixels of the first and last thousand.
+
+        Not of all pixels: what stays on disk takes minutes and more to decode.
+        """
+        ends = sorted({*range(min(_ENDS, len(self))), *range(max(0, len(self) - _ENDS), len(self))})
+        files = [(name, self.files.size(name)) for name in self.names]
+        pixels = self.fetch(torch.tensor(ends)).numpy()
+        return hashlib.sha256(repr((self.image_shape, files)).encode() + pixels.tobytes()).hexdigest()
 
     def in_memory(self, broken: str) -> MemoryImages:
         """All images, decoded now.

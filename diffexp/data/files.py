@@ -35,6 +35,10 @@ class ImageFiles(ABC):
     def open(self, name: str) -> IO[bytes]:
         """One file, to be read and closed. Callable from several threads, and from processes forked meanwhile."""
 
+    @abstractmethod
+    def size(self, name: str) -> int:
+        """A file's length in bytes, before any compression by the zip."""
+
 
 class FolderFiles(ImageFiles):
     """The images of a folder and its sub-folders; symbolic links are followed."""
@@ -53,6 +57,10 @@ class FolderFiles(ImageFiles):
     def open(self, name: str) -> IO[bytes]:
         """See `ImageFiles.open`."""
         return (self.place / name).open("rb")
+
+    def size(self, name: str) -> int:
+        """See `ImageFiles.size`."""
+        return (self.place / name).stat().st_size
 
 
 class ZipFiles(ImageFiles):
@@ -76,6 +84,10 @@ class ZipFiles(ImageFiles):
     def open(self, name: str) -> IO[bytes]:
         """See `ImageFiles.open`."""
         return self._archive().open(name)
+
+    def size(self, name: str) -> int:
+        """See `ImageFiles.size`."""
+        return self._archive().getinfo(name).file_size
 
     def _archive(self) -> zipfile.ZipFile:
         # a forked process shares the file's position with its parent, so each process opens its own

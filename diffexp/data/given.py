@@ -39,7 +39,7 @@ def _from_npz(path: Path) -> MemoryImages:
             if name is None:
                 raise UserError(f"{path}: holds {', '.join(file) or 'nothing'}, but no array {' or '.join(_ARRAYS)}")
             pixels = file[name]
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
         raise UserError(f"{path}: cannot be read as a .npz of arrays: {error}") from error
     if pixels.dtype != np.uint8:
         raise UserError(

@@ -1,5 +1,6 @@
 """Sets of uint8 images, and the one rule by which pixels become floats and floats become pixels."""
 
+import hashlib
 from abc import ABC, abstractmethod
 
 import torch
@@ -33,6 +34,13 @@ class ImageSet(ABC):
     @abstractmethod
     def fetch(self, indices: Tensor) -> Tensor:
         """The images at `indices` (int64, (B,)), in that order: uint8 (B, C, H, W)."""
+
+    def fingerprint(self) -> str:
+        """A digest of all pixels in order."""
+        digest = hashlib.sha256(repr((len(self), self.image_shape)).encode())
+        for indices in torch.split(torch.arange(len(self)), 10_000):
+            digest.update(self.fetch(indices).contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 class MemoryImages(ImageSet):

@@ -48,8 +48,8 @@ class FrechetReference:
 
         To first order a sample x moves the distance by its influence 2 (μ₁ - μ₂)·y + yᵀ(1 - A)y with y = x - μ₁,
         where A = L (Lᵀ Σ₁ L)^-½ Lᵀ maps N(0, Σ₁) to the reference's N(0, Σ₂). At the noise floor the true influence
-        vanishes and the variance f² is that of `floor`; what noise makes the influence seem to be has 2 f² there. So
-        the variance is max(that of the influence - f², f²).
+        vanishes and the variance f² is that of the second order; what noise makes the influence seem to be has 2 f²
+        there. So the variance is max(that of the influence - f², f²).
 
         Args:
             other: of the sample; its count must be known.
@@ -65,23 +65,29 @@ class FrechetReference:
             2 * y @ (other.mean - self.gaussian.mean) + y.square().sum(1) - (along.square() / values[kept]).sum(1)
         )
         first = float(influence.var()) / other.count
-        second = self.floor(other.count).error ** 2
+        second = (self._second_order[1] / other.count) ** 2
         return math.sqrt(max(first - second, second))
 
     def floor(self, count: int) -> Estimate:
         """The distance that as many images from a perfect generator would have, for Gaussian features.
 
-        The second-order expansion of the distance of two samples of one Gaussian, of sizes N and M:
-        (1/N + 1/M) [5/4 tr Σ + ½ Σ_ij λ_i λ_j/(λ_i + λ_j)]; `error` is the standard deviation of the same expansion.
+        The second-order expansion of the distance of two samples of one Gaussian, of sizes N and M, has the mean
+        (1/N + 1/M) [5/4 tr Σ + ½ Σ_ij λ_i λ_j/(λ_i + λ_j)]; `error` is its standard deviation.
         """
+        mean, deviation = self._second_order
+        scale = 1 / count + (1 / self.gaussian.count if self.gaussian.count is not None else 0.0)
+        return Estimate(scale * mean, scale * deviation)
+
+    @cached_property
+    def _second_order(self) -> tuple[float, float]:
+        """N times the mean and standard deviation of the distance of N samples from their own Gaussian."""
         values = self._spectrum[0]
         pairs = values[:, None] * values / (values[:, None] + values).clamp(min=torch.finfo(values.dtype).tiny)
         mean = 1.25 * values.sum() + 0.5 * pairs.sum()
         # z² λ_i of the means, z² λ_i/2 of the variances, z² λ_iλ_j/(λ_i+λ_j) of the covariances; Var z² = 2
         variance = 2 * values.square().sum() + pairs.square().sum() - pairs.diagonal().square().sum()
         variance += 2 * (values / 2).square().sum()
-        scale = 1 / count + (1 / self.gaussian.count if self.gaussian.count is not None else 0.0)
-        return Estimate(scale * float(mean), scale * math.sqrt(variance))
+        return float(mean), math.sqrt(variance)
 
 
 def _without_rounding(values: Tensor) -> Tensor:

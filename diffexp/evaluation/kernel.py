@@ -29,8 +29,9 @@ class KernelReference:
     def distance(self, bank: Tensor) -> Estimate:
         """The unbiased squared MMD with the kernel (x·y/d + 1)³ (KID: Bińkowski et al. 2018), over all pairs.
 
-        The error is the block jackknife's: the distance without each of 20 blocks of both sets. Where the sets cannot
-        be told from each other it is about √2 too large.
+        The error is the block jackknife's, of the distance without each of 20 blocks of the sample; the reference
+        counts as fixed, as in the Fréchet distance. Where the two cannot be told from each other it is too large, by
+        about √2.
 
         Args:
             bank: features (m, d) of at least 40 images.
@@ -40,18 +41,17 @@ class KernelReference:
         sizes = _block_sizes(bank), _block_sizes(self.bank)
         everything = torch.ones(_GROUPS, dtype=torch.float64, device=bank.device)
         value = _mmd(theirs, between, self._own, sizes, everything)
-        without = torch.stack(
-            [_mmd(theirs, between, self._own, sizes, everything - block) for block in torch.eye(_GROUPS).to(everything)]
-        )
+        blocks = torch.eye(_GROUPS).to(everything)
+        without = torch.stack([_mmd(theirs, between, self._own, sizes, everything - block) for block in blocks])
         error = ((_GROUPS - 1) / _GROUPS * (without - without.mean()).square().sum()).sqrt()
         return Estimate(float(value), float(error))
 
 
 def _mmd(theirs: Tensor, between: Tensor, ours: Tensor, sizes: tuple[Tensor, Tensor], kept: Tensor) -> Tensor:
-    """The estimate from the blocks with kept = 1. Sums within a set leave out the pairs of an image with itself."""
-    n, m = (sizes[0] @ kept), (sizes[1] @ kept)
-    within = kept @ theirs @ kept / (n * (n - 1)) + kept @ ours @ kept / (m * (m - 1))
-    return within - 2 * (kept @ between @ kept) / (n * m)
+    """The estimate from the sample's blocks with kept = 1. Sums within a set leave an image's own pair out."""
+    n, m = sizes[0] @ kept, sizes[1].sum()
+    within = kept @ theirs @ kept / (n * (n - 1)) + ours.sum() / (m * (m - 1))
+    return within - 2 * (kept @ between).sum() / (n * m)
 
 
 def _block_sums(x: Tensor, y: Tensor) -> Tensor:

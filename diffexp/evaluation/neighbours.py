@@ -21,7 +21,9 @@ class ManifoldReference:
     """
 
     def __init__(self, bank: Tensor) -> None:
-        self.bank = at_most(bank, MOST)
+        # around their mean: distances between large vectors lose their digits in products of matrices
+        self._mean = bank.double().mean(dim=0).to(bank)
+        self.bank = at_most(bank, MOST) - self._mean
 
     @cached_property
     def _reach(self) -> Tensor:
@@ -37,7 +39,7 @@ class ManifoldReference:
         Args:
             bank: features (n, d) of at least 4 images; of more than 10,000, that many, evenly spread.
         """
-        bank = at_most(bank, MOST)
+        bank = at_most(bank, MOST) - self._mean
         return _within(bank, self.bank, self._reach), _within(self.bank, bank, _reach(bank))
 
 
@@ -52,18 +54,41 @@ def _within(asked: Tensor, centres: Tensor, reach: Tensor) -> float:
     return float(torch.cat(found).double().mean())
 
 
-def nearest(bank: Tensor, reference: Tensor) -> float:
-    """The mean Euclidean distance of (1,000 of) the features (n, d) to the nearest of the reference's (m, d)."""
-    return _mean_distance(at_most(bank, _ASKED), reference, neighbour=1)
+class NearestReference:
+    """The side of the real images in the search for copies of them.
+
+    Args:
+        bank: features (m, d): of all real images that a model may have learned by heart.
+        typical: for some of the real images, the distance to the nearest other one, as `typical_distances` gives them.
+    """
+
+    def __init__(self, bank: Tensor, typical: Tensor) -> None:
+        self.bank = bank
+        self.typical = typical
+
+    def ratio_and_copies(self, bank: Tensor) -> tuple[float, float]:
+        """How near the sample lies to the real images: by the mean distance to the nearest, and by its smallest ones.
+
+        Args:
+            bank: features (n, d) of the sample; 1,000 of them are looked at.
+
+        Returns:
+            The mean distance as a multiple of that between real images: 1 is as it should be. And the share of images
+            that are nearer than all but 1 % of the real images are to each other: .01 is as it should be, 1 are copies.
+        """
+        found = _nearest(at_most(bank, _ASKED), self.bank, neighbour=1)
+        near = self.typical.quantile(0.01)
+        ratio = found.mean() / self.typical.mean().clamp(min=torch.finfo(found.dtype).tiny)
+        return float(ratio), float((found <= near).double().mean())
 
 
-def typical_nearest(reference: Tensor) -> float:
-    """The mean distance of (1,000 of) the reference's features to the nearest other one."""
-    return _mean_distance(at_most(reference, _ASKED), reference, neighbour=2)
+def typical_distances(bank: Tensor) -> Tensor:
+    """For 1,000 of the features (m, d), the Euclidean distance to the nearest other one: float64."""
+    return _nearest(at_most(bank, _ASKED), bank, neighbour=2)
 
 
-def _mean_distance(asked: Tensor, reference: Tensor, neighbour: int) -> float:
+def _nearest(asked: Tensor, reference: Tensor, neighbour: int) -> Tensor:
     # not by products of matrices, which round a small distance between large vectors away
     exact = "donot_use_mm_for_euclid_dist"
     distances = (torch.cdist(rows, reference, compute_mode=exact) for rows in torch.split(asked, 200))
-    return float(torch.cat([each.kthvalue(neighbour, dim=1).values for each in distances]).double().mean())
+    return torch.cat([each.kthvalue(neighbour, dim=1).values for each in distances]).double()

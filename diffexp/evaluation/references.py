@@ -1,13 +1,14 @@
 """References: features of real images, gathered once and kept on disk under everything that could change them.
 
 The files are the .npz that others publish for FID (EDM, pytorch-fid, clean-fid): ``mu`` (d,) and ``sigma`` (d, d) in
-float64. Ours hold more beside them: ``feats`` (float32, the bank), ``num_images``, ``nearest`` and ``meta`` (JSON).
+float64. Ours hold more beside them: ``feats`` (float32, the bank), ``num_images``, ``typical`` and ``meta`` (JSON).
 """
 
 import hashlib
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,16 +24,15 @@ from diffexp.config.evaluation import ReferenceConfig
 from diffexp.data.images import ImageSet
 from diffexp.errors import UserError
 from diffexp.evaluation import processes
-from diffexp.evaluation.extractors.base import Extractor, sha256
+from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.frechet import FrechetReference
 from diffexp.evaluation.gathering import Gathered, Gathering, Gaussian
 from diffexp.evaluation.kernel import KernelReference
-from diffexp.evaluation.neighbours import ManifoldReference, typical_nearest
-from diffexp.files import whole_file, writable
+from diffexp.evaluation.neighbours import ManifoldReference, NearestReference, typical_distances
+from diffexp.files import sha256, whole_file, writable
 
 VARIABLE = "DIFFEXP_CACHE"
-_FORMAT = 1
-_ENDS = 1_000  # images at either end whose pixels identify a set
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,17 @@ class Reference:
     Attributes:
         gaussian: mean and covariance.
         bank: float32 (m, d), features of single images; None if only statistics are known.
-        nearest: mean distance from an image of the bank to the nearest other; None without a bank.
+        typical: distances between nearest images of the bank; None unless they are all that a model may have seen.
         identity: plain data that says what it is; part of every score's protocol.
+        name: of the dataset, folder or file, for people.
         path: its file.
     """
 
     gaussian: Gaussian
     bank: Tensor | None
-    nearest: float | None
+    typical: Tensor | None
     identity: dict[str, Any]
+    name: str
     path: Path | None = None
 
     @cached_property
@@ -68,6 +70,17 @@ class Reference:
         """Its side of precision and recall."""
         return None if self.bank is None else ManifoldReference(self.bank)
 
+    @cached_property
+    def nearest(self) -> NearestReference | None:
+        """Its side of the search for copies of training images."""
+        return None if self.bank is None or self.typical is None else NearestReference(self.bank, self.typical)
+
+    def __str__(self) -> str:
+        if "file_sha256" in self.identity:
+            return f"the statistics in {self.name}"
+        split = f"the {self.identity['split']} split of " if "split" in self.identity else ""
+        return f"{self.gaussian.count} images of {split}{self.name}"
+
 
 def gather(images: ImageSet, indices: Tensor, extractor: Extractor, batch_size: int, what: str) -> Gathered:
     """The features of the images at `indices` (int64), with a progress bar; several processes share the work."""
@@ -82,7 +95,7 @@ def gather(images: ImageSet, indices: Tensor, extractor: Extractor, batch_size: 
 
 
 def reference(
-    data: DataConfig, images: ImageSet, wanted: ReferenceConfig, extractor: Extractor, batch_size: int
+    data: DataConfig, images: Callable[[], ImageSet], wanted: ReferenceConfig, extractor: Extractor, batch_size: int
 ) -> Reference:
     """The reference of a dataset: from the file that is given, from the cache, or gathered now and put there.
 
@@ -90,7 +103,7 @@ def reference(
 
     Args:
         data: the dataset's config.
-        images: the split of it that `wanted` names.
+        images: loads the split of it that `wanted` names; not called where a file is given.
         wanted: which images; or a file of statistics.
         extractor: whose features.
         batch_size: images at once.
@@ -101,35 +114,43 @@ def reference(
     """
     if wanted.file is not None:
         return read_published(Path(wanted.file).expanduser(), extractor)
-    count = check_count(wanted, images, extractor)
-    extractor.check(images.image_shape)
+    chosen = images()
+    count = check_reference_count(wanted, chosen, extractor)
+    extractor.check(chosen.image_shape)
     identity = {
         "format": _FORMAT,
         "dataset": data.name,
         "split": wanted.split,
         "count": count,
-        "image_shape": list(images.image_shape),
-        "pixels": fingerprint(images),
+        "image_shape": list(chosen.image_shape),
+        "pixels": chosen.fingerprint(),
         "extractor": extractor.identity,
     }
     path = _cache(wanted) / f"{_file_name(identity)}.npz"
-    if processes.anywhere(not path.is_file(), extractor.device):
-        indices = torch.arange(count) * len(images) // count
-        gathered = gather(images, indices, extractor, batch_size, f"reference {data.name}")
-        if processes.rank() == 0:
-            _write(path, gathered, identity)
-        if processes.world() > 1:
-            torch.distributed.barrier()
-    return _read(path, identity, extractor.device)
+    if not processes.anywhere(not path.is_file(), extractor.device):
+        return _read(path, identity, extractor.device)
+    indices = torch.arange(count) * len(chosen) // count
+    gathered = gather(chosen, indices, extractor, batch_size, f"reference {data.name}")
+    # of a part of the training images, or of others, nothing could be said about copies
+    typical = typical_distances(gathered.bank) if wanted.split == "train" and count == len(chosen) else None
+    made = Reference(gathered.gaussian, gathered.bank, typical, identity, data.name, path)
+    problem = None
+    if processes.rank() == 0:
+        try:
+            _write(made)
+        except UserError as error:  # told to the others before it ends this process: they would wait for ever
+            problem = error
+    if processes.anywhere(problem is not None, extractor.device):
+        raise problem or UserError("another process could not write the reference")
+    return made
 
 
 def of_images(images: ImageSet, extractor: Extractor, batch_size: int, name: str) -> Reference:
     """A reference that is not kept: all images of a set."""
     gathered = gather(images, torch.arange(len(images)), extractor, batch_size, name)
-    identity = {"dataset": name, "count": len(images), "image_shape": list(images.image_shape)}
-    return Reference(
-        gathered.gaussian, gathered.bank, typical_nearest(gathered.bank), {**identity, "pixels": fingerprint(images)}
-    )
+    pixels = ImageSet.fingerprint(images)  # of all of them, also of those on disk: a file's name says nothing here
+    identity = {"count": len(images), "image_shape": list(images.image_shape), "pixels": pixels}
+    return Reference(gathered.gaussian, gathered.bank, typical_distances(gathered.bank), identity, name)
 
 
 def read_published(path: Path, extractor: Extractor) -> Reference:
@@ -143,34 +164,42 @@ def read_published(path: Path, extractor: Extractor) -> Reference:
     arrays = _arrays(path, "reference.file")
     if "mu" not in arrays or "sigma" not in arrays:
         raise UserError(f"reference.file: {path} holds {', '.join(arrays) or 'nothing'}, but no mu and sigma")
-    mean, cov = torch.from_numpy(arrays["mu"]).double(), torch.from_numpy(arrays["sigma"]).double()
+    try:
+        mean, cov = (torch.from_numpy(np.asarray(arrays[name], dtype=np.float64)) for name in ("mu", "sigma"))
+        count = int(arrays["num_images"]) if "num_images" in arrays else None
+        made_with = dict(json.loads(str(arrays["meta"])))["extractor"] if "meta" in arrays else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"reference.file: {path} is damaged: {error}") from error
     if mean.shape != (extractor.dim,) or cov.shape != (extractor.dim, extractor.dim):
         raise UserError(
             f"reference.file: {path}: mu is {tuple(mean.shape)} and sigma {tuple(cov.shape)}, but {extractor.name} has "
             f"{extractor.dim} features"
         )
-    if not mean.isfinite().all() or not cov.isfinite().all():
-        raise UserError(f"reference.file: {path} holds numbers that are not finite")
-    if "meta" in arrays and (made := json.loads(str(arrays["meta"])).get("extractor")) != extractor.identity:
-        raise UserError(f"reference.file: {path} was made with another extractor: {made}")
-    count = int(arrays["num_images"]) if "num_images" in arrays else None
+    if not mean.isfinite().all() or not cov.isfinite().all() or (count is not None and count < 2):
+        raise UserError(f"reference.file: {path} holds numbers that are not finite, or fewer than two images")
+    spectrum = torch.linalg.eigvalsh(cov)
+    if not torch.allclose(cov, cov.T, rtol=1e-6) or spectrum[0] < -1e-6 * spectrum[-1].abs():
+        raise UserError(f"reference.file: {path}: sigma is no covariance: not symmetric, or with negative eigenvalues")
+    if made_with is not None and made_with != extractor.identity:
+        raise UserError(f"reference.file: {path} was made with another extractor: {made_with}")
     gaussian = Gaussian(mean.to(extractor.device), cov.to(extractor.device), count)
-    return Reference(gaussian, None, None, {"file_sha256": sha256(path), "count": count}, path)
+    return Reference(gaussian, None, None, {"file_sha256": sha256(path), "count": count}, path.name, path)
 
 
-def check_reference(wanted: ReferenceConfig, extractor: Extractor) -> None:
-    """See that a reference can be read or kept, long before it is needed.
+def check_reference(wanted: ReferenceConfig, images: Callable[[], ImageSet], extractor: Extractor) -> None:
+    """See that a reference can be read, or made and kept, long before it is needed; see `reference`.
 
     Raises:
-        UserError: if its file is damaged, or the cache cannot be written.
+        UserError: if its file is damaged, there are too few images, or the cache cannot be written.
     """
     if wanted.file is not None:
         read_published(Path(wanted.file).expanduser(), extractor)
     else:
         writable(_cache(wanted), "reference.cache")
+        check_reference_count(wanted, images(), extractor)
 
 
-def check_count(wanted: ReferenceConfig, images: ImageSet, extractor: Extractor) -> int:
+def check_reference_count(wanted: ReferenceConfig, images: ImageSet, extractor: Extractor) -> int:
     """How many images the reference has.
 
     Raises:
@@ -179,19 +208,8 @@ def check_count(wanted: ReferenceConfig, images: ImageSet, extractor: Extractor)
     count = wanted.count if wanted.count is not None else len(images)
     if count > len(images):
         raise UserError(f"reference.count: {count}, but the {wanted.split} split has {len(images)} images")
-    if count < extractor.dim:
-        raise UserError(
-            f"reference: {count} images are too few for the {extractor.dim} features of {extractor.name}: their "
-            "covariance would be singular; take at least as many, or an extractor with fewer features"
-        )
+    check_count(count, extractor, "reference.count")
     return count
-
-
-def fingerprint(images: ImageSet) -> str:
-    """A digest of the number of images and of the pixels of the first and the last thousand."""
-    ends = sorted({*range(min(_ENDS, len(images))), *range(max(0, len(images) - _ENDS), len(images))})
-    pixels = images.fetch(torch.tensor(ends)).contiguous().numpy()
-    return hashlib.sha256(repr((len(images), pixels.shape)).encode() + pixels.tobytes()).hexdigest()
 
 
 # --- files -----------------------------------------------------------------------------------------
@@ -210,21 +228,24 @@ def _file_name(identity: dict[str, Any]) -> str:
     return "-".join(str(part) for part in (*readable, identity["extractor"]["name"], digest[:16]))
 
 
-def _write(path: Path, gathered: Gathered, identity: dict[str, Any]) -> None:
+def _write(made: Reference) -> None:
+    assert made.path is not None
+    assert made.bank is not None
+    more: dict[str, Any] = {} if made.typical is None else {"typical": made.typical.cpu().numpy()}
     try:
-        with whole_file(path) as file:
+        with whole_file(made.path) as file:
             np.savez(
                 file,
-                mu=gathered.gaussian.mean.cpu().numpy(),
-                sigma=gathered.gaussian.cov.cpu().numpy(),
-                feats=gathered.bank.cpu().numpy(),
-                num_images=np.int64(identity["count"]),
-                nearest=np.float64(typical_nearest(gathered.bank)),
-                meta=np.array(json.dumps(identity)),
+                mu=made.gaussian.mean.cpu().numpy(),
+                sigma=made.gaussian.cov.cpu().numpy(),
+                feats=made.bank.cpu().numpy(),
+                num_images=np.int64(made.identity["count"]),
+                meta=np.array(json.dumps(made.identity)),
+                **more,
             )
     except OSError as error:
         raise UserError(
-            f"reference.cache: {path.parent} cannot be written ({error.strerror}); name another folder by "
+            f"reference.cache: {made.path.parent} cannot be written ({error.strerror}); name another folder by "
             f"reference.cache=… or ${VARIABLE}"
         ) from error
 
@@ -240,8 +261,9 @@ def _read(path: Path, identity: dict[str, Any], device: torch.device) -> Referen
             torch.from_numpy(arrays["mu"]).to(device), torch.from_numpy(arrays["sigma"]).to(device), identity["count"]
         )
         bank = torch.from_numpy(arrays["feats"]).to(device)
-        return Reference(gaussian, bank, float(arrays["nearest"]), identity, path)
-    except (KeyError, ValueError) as error:
+        typical = torch.from_numpy(arrays["typical"]).to(device) if "typical" in arrays else None
+        return Reference(gaussian, bank, typical, identity, identity["dataset"], path)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: is damaged; remove it, it will be made again") from error
 
 

@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from diffexp.errors import UserError
 from diffexp.evaluation import processes
 from diffexp.evaluation.extractors.base import Extractor
@@ -73,6 +75,8 @@ def seconds_a_call(model: GenerativeModel, variant: Any, batch_size: int) -> flo
     times = [time.perf_counter()]
 
     def watch() -> None:
+        if model.device.type == "cuda":  # it has only been told what to compute
+            torch.cuda.synchronize(model.device)
         times.append(time.perf_counter())
         if len(times) > _PROBED + 1:
             raise _EnoughError

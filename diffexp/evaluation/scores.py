@@ -3,15 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from diffexp.errors import UserError
-from diffexp.evaluation.extractors.base import Extractor
 from diffexp.evaluation.gathering import Estimate, Gathered
-from diffexp.evaluation.neighbours import nearest
 from diffexp.evaluation.protocol import Protocol
 from diffexp.evaluation.references import Reference
+from diffexp.hardware import full_float32
 
-MEMORISED = 0.5  # below this ratio of nearest distances a warning is due
-_FEWEST_FOR_PAIRS = 40  # two in each block of the jackknife
+MEMORISED = 0.05  # share of suspiciously near images above which a warning is due; .01 is as it should be
 
 
 @dataclass(frozen=True)
@@ -24,9 +21,12 @@ class Scores:
         floor: the distance that a perfect generator would have at this count.
         kd: kernel distance; None where the reference is statistics only.
         precision, recall: None where the reference is statistics only.
-        nearest: distance to the nearest real image, as a multiple of that between real images: 1 is as it should
-            be, and near 0 the images are copies.
-        inception_score: mean and spread; None unless the extractor is Inception-v3.
+        nearest: distance to the nearest training image, as a multiple of that between training images: 1 is as it
+            should be. None unless the reference is the whole training split, or a set of images.
+        copies: share of the images that are nearer to a training image than all but 1 % of those are to each other;
+            None as `nearest`.
+        inception_score: mean over the splits, and the standard deviation over them; None unless the extractor is
+            Inception-v3.
     """
 
     count: int
@@ -36,6 +36,7 @@ class Scores:
     precision: float | None
     recall: float | None
     nearest: float | None
+    copies: float | None
     inception_score: Estimate | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,32 +63,19 @@ class Scores:
             "precision": self.precision,
             "recall": self.recall,
             "nearest": self.nearest,
+            "copies": self.copies,
             "inception_score": self.inception_score.value if self.inception_score else None,
         }
         return {name: value for name, value in found.items() if value is not None}
 
     def warnings(self) -> list[str]:
         """What should be said beside the numbers."""
-        if self.nearest is not None and self.nearest < MEMORISED:
+        if self.copies is not None and self.copies > MEMORISED:
             return [
-                f"the images are {self.nearest:.2f} times as far from the nearest real image as real images are from "
-                "each other: are they copies of training images?"
+                f"{self.copies:.0%} of the images are nearer to a training image than all but 1 % of those are to each "
+                "other: are they copies?"
             ]
         return []
-
-
-def check_count(count: int, extractor: Extractor, key: str) -> None:
-    """Refuse to score fewer images than the extractor has features: their covariance would be singular.
-
-    Raises:
-        UserError: saying how many are needed.
-    """
-    fewest = max(extractor.dim, _FEWEST_FOR_PAIRS)
-    if count < fewest:
-        raise UserError(
-            f"{key}: {count} images are too few for the {extractor.dim} features of {extractor.name}; take {fewest} "
-            "or more"
-        )
 
 
 def told(name: str, scores: Scores, rules: Protocol) -> str:
@@ -108,18 +96,23 @@ def measure(gathered: Gathered, reference: Reference) -> Scores:
         gathered: features of at least 40 images.
         reference: of the same extractor.
     """
+    with full_float32():
+        return _measure(gathered, reference)
+
+
+def _measure(gathered: Gathered, reference: Reference) -> Scores:
     count = gathered.gaussian.count
     assert count is not None
     fd = Estimate(
         reference.frechet.distance(gathered.gaussian), reference.frechet.error(gathered.gaussian, gathered.bank)
     )
-    kd = precision = recall = near = None
+    kd = precision = recall = near = copies = None
     if reference.kernel is not None:
         kd = reference.kernel.distance(gathered.bank)
     if reference.manifold is not None:
         precision, recall = reference.manifold.precision_recall(gathered.bank)
-    if reference.bank is not None and reference.nearest:
-        near = nearest(gathered.bank, reference.bank) / reference.nearest
+    if reference.nearest is not None:
+        near, copies = reference.nearest.ratio_and_copies(gathered.bank)
     inception = Estimate(*gathered.inception_score) if gathered.inception_score is not None else None
     floor = reference.frechet.floor(count).value
-    return Scores(count, fd, floor, kd, precision, recall, near, inception)
+    return Scores(count, fd, floor, kd, precision, recall, near, copies, inception)

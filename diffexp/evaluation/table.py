@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from diffexp.config.diffusion import SamplerConfig
+from diffexp.config.diffusion import SAMPLERS, SamplerConfig, Spacing
 from diffexp.config.evaluation import EvaluateRequest
 from diffexp.config.merging import as_dict
 from diffexp.errors import UserError
@@ -50,6 +50,18 @@ class Cell:
         values = self.values(metric)
         return stdev(values) if len(values) > 1 else next(iter(self.values(f"{metric}_error")), None)
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Cell":
+        """From what `as_dict` gave.
+
+        Raises:
+            KeyError, TypeError: if it is something else.
+        """
+        sampler = SAMPLERS.schema(values["sampler"]["name"])(**values["sampler"])
+        assert isinstance(sampler, SamplerConfig)
+        blocks = [Scores.from_dict(block) for block in values["blocks"]]
+        return cls(sampler, values["row"], values["network_calls"], blocks, values["seconds"])
+
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
         return {
@@ -63,7 +75,7 @@ class Cell:
         }
 
 
-_METRICS = ("fd", "kd", "precision", "recall", "nearest", "inception_score")
+_METRICS = ("fd", "kd", "precision", "recall", "nearest", "copies", "inception_score")
 
 
 def cells(request: EvaluateRequest, timesteps: int) -> list[Cell]:
@@ -81,13 +93,14 @@ def cells(request: EvaluateRequest, timesteps: int) -> list[Cell]:
                 row = variant.label()
                 found.setdefault((row, steps), Cell(variant, row, steps))
     if not found:
-        raise UserError("samplers: there is nothing to evaluate")
+        raise UserError(f"samplers, steps: nothing to evaluate with at most T = {timesteps} steps; see --table")
     return list(found.values())
 
 
 def _variants(sampler: SamplerConfig, request: EvaluateRequest) -> Iterator[SamplerConfig]:
     """The sampler at all wanted steps and spacings; one with steps or a spacing of its own keeps them."""
-    for spacing in [sampler.spacing] if sampler.spacing != "leading" else request.spacings:
+    spacings: list[Spacing] = request.spacings or ["leading"]
+    for spacing in [sampler.spacing] if sampler.spacing != "leading" else spacings:
         for steps in [sampler.steps] if sampler.steps is not None else request.steps or [None]:
             yield replace(sampler, steps=steps, spacing=spacing)
 
@@ -109,7 +122,7 @@ class Table:
     cells: list[Cell]
 
     def take_up(self, folder: Path) -> None:
-        """Take the blocks that an earlier, interrupted evaluation has left.
+        """Take the blocks that an earlier evaluation has left there, and its cells that are not asked for now.
 
         Raises:
             UserError: if the folder holds another evaluation.
@@ -119,20 +132,20 @@ class Table:
             return
         try:
             before = json.loads(path.read_text())
-            done = {(each["row"], each["network_calls"]): each for each in before["cells"]}
-            same = before["about"] == json.loads(json.dumps(self.about))
-        except (ValueError, KeyError, TypeError) as error:
+            earlier = {(each.row, each.network_calls): each for each in map(Cell.from_dict, before["cells"])}
+            about = before["about"]
+            different = [key for key, value in self.about.items() if about.get(key) != json.loads(json.dumps(value))]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: is damaged; remove it to start anew") from error
-        if not same:
-            different = [key for key in self.about if before["about"].get(key) != self.about[key]]
+        if different:
             raise UserError(
                 f"out: {folder} holds an evaluation with another {', '.join(different)}; give another out=…"
             )
         for cell in self.cells:
-            earlier = done.get((cell.row, cell.network_calls))
-            if earlier is not None and earlier["sampler"] == as_dict(cell.sampler):
-                cell.blocks = [Scores.from_dict(block) for block in earlier["blocks"]]
-                cell.seconds = earlier["seconds"]
+            same = earlier.pop((cell.row, cell.network_calls), None)
+            if same is not None and same.sampler == cell.sampler:
+                cell.blocks, cell.seconds = same.blocks, same.seconds
+        self.cells += earlier.values()
 
     def write(self, folder: Path) -> None:
         """Write table.json, table.csv and table.md, each whole.
@@ -167,7 +180,7 @@ class Table:
                 "fd_floor": cell.mean("fd_floor"),
                 "seconds": fmean(cell.seconds),
                 "blocks": len(cell.blocks),
-                **{key: self.about[key] for key in ("weights", "count", "split", "extractor", "quantisation")},
+                **{key: self.about[key] for key in ("weights", "count", "reference", "extractor", "quantisation")},
                 "protocol": self.protocol,
             }
             for cell in self.cells
@@ -191,11 +204,13 @@ class Table:
         if not done:
             return parts[0]
         floor = fmean(cell.mean("fd_floor") or 0.0 for cell in done)
-        blocks = f"mean ± standard deviation over {about['blocks']} disjoint blocks of" if about["blocks"] > 1 else "of"
+        numbers = sorted({len(cell.blocks) for cell in done})
+        blocks = "" if numbers == [1] else f"mean ± standard deviation over {numbers[-1]} disjoint blocks of "
+        single = " (of a single block: its standard error)" if numbers[0] == 1 else ""
         parts.append(
-            f"`{self.metric}`, {blocks} {about['count']} images, against {about['reference_count']} images of the "
-            f"{about['split']} split of {about['dataset']}; protocol {self.protocol}. A perfect generator would have "
-            f"about {floor:.3g}. In each column, bold is the lowest and = cannot be told from it.\n"
+            f"`{self.metric}`, {blocks}{about['count']} images{single}, against {about['reference']}; protocol "
+            f"{self.protocol}. A perfect generator would have about {floor:.3g}. In each column, bold is the lowest, "
+            "and = cannot be told from it.\n"
         )
         parts.append(self._grid(self._distance))
         if any(cell.values("kd") for cell in done):
@@ -203,8 +218,12 @@ class Table:
             parts.append(self._grid(lambda cell, _: _pm(cell, "kd")))
             parts.append("Precision / recall:\n")
             parts.append(self._grid(lambda cell, _: f"{cell.mean('precision'):.3f} / {cell.mean('recall'):.3f}"))
-            parts.append("Distance to the nearest real image, as a multiple of that between real images:\n")
-            parts.append(self._grid(lambda cell, _: f"{cell.mean('nearest'):.2f}"))
+        if any(cell.values("nearest") for cell in done):
+            parts.append(
+                "Distance to the nearest training image, as a multiple of that between training images / share nearer "
+                "than all but 1 % of these:\n"
+            )
+            parts.append(self._grid(lambda cell, _: f"{cell.mean('nearest'):.2f} / {cell.mean('copies'):.3f}"))
         if any(cell.values("inception_score") for cell in done):
             parts.append("Inception score:\n")
             parts.append(self._grid(lambda cell, _: _pm(cell, "inception_score")))

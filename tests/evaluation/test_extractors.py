@@ -13,8 +13,9 @@ from diffexp.data.digits import load as load_digits
 from diffexp.data.images import to_float
 from diffexp.errors import UserError
 from diffexp.evaluation.extractors import classifier, inception, large
-from diffexp.evaluation.extractors.base import Extractor, Features, sha256
+from diffexp.evaluation.extractors.base import Extractor, Features
 from diffexp.evaluation.extractors.training import accuracy, train_classifier
+from diffexp.files import sha256
 from tests.inception import write_random_inception
 from tests.small import experiment
 
@@ -77,10 +78,29 @@ def test_a_damaged_file_is_told_by_its_digest(tmp_path):
 def test_a_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "some.safetensors"
     path.write_text("nothing")
-    with pytest.raises(UserError, match="damaged or no safetensors file"):
+    with pytest.raises(UserError, match="damaged or of another kind"):
         classifier.load(str(path))
     with pytest.raises(UserError, match=r"there is no file .*missing"):
         classifier.load(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"name": "../../x"}, "names metrics and files"),
+        ({"name": "inception"}, "the name of another extractor"),
+        ({"classes": "7"}, "damaged or of another kind"),
+        ({"features": None}, "damaged or of another kind"),
+    ],
+)
+def test_a_file_that_describes_itself_wrongly_is_refused(tmp_path, changed, message):
+    with classifier.safe_open(classifier._SHIPPED / "digits_v1.safetensors", framework="pt") as file:
+        about = {**file.metadata(), "name": "mine", **changed}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    about = {key: value for key, value in about.items() if value is not None}
+    (tmp_path / "x.safetensors").write_bytes(classifier.save(tensors, about))
+    with pytest.raises(UserError, match=message):
+        classifier.load(str(tmp_path / "x.safetensors"))
 
 
 def test_a_classifier_is_trained_once_and_the_same_each_time(tmp_path):

@@ -21,7 +21,7 @@ from tests.evaluation.sets import digits
 def build(cache, images=None, extractor=None, **wanted):
     images = MemoryImages(digits()) if images is None else images
     return reference(
-        DigitsConfig(), images, ReferenceConfig(cache=str(cache), **wanted), extractor or shipped_digits(), 256
+        DigitsConfig(), lambda: images, ReferenceConfig(cache=str(cache), **wanted), extractor or shipped_digits(), 256
     )
 
 
@@ -52,7 +52,7 @@ def test_a_changed_key_never_uses_an_old_file(tmp_path, change):
     before = build(tmp_path)
     if change == "pixels":
         images = digits().clone()
-        images[-1, 0, 0, 0] += 1
+        images[800, 0, 0, 0] += 1  # anywhere
         after = build(tmp_path, MemoryImages(images))
     elif change == "count":
         after = build(tmp_path, count=1000)
@@ -104,6 +104,10 @@ def test_others_can_read_ours_and_we_theirs(tmp_path):
         ({"mu": np.zeros(32)}, "holds mu, but no mu and sigma"),
         ({"mu": np.zeros(2048), "sigma": np.zeros((2048, 2048))}, r"mu is \(2048,\) .*digits_v1 has 32 features"),
         ({"mu": np.full(32, np.nan), "sigma": np.eye(32)}, "not finite"),
+        ({"mu": np.zeros(32), "sigma": -np.eye(32)}, "negative eigenvalues"),
+        ({"mu": np.array(["a"] * 32), "sigma": np.eye(32)}, "is damaged"),
+        ({"mu": np.zeros(32), "sigma": np.eye(32), "num_images": np.arange(2)}, "is damaged"),
+        ({"mu": np.zeros(32), "sigma": np.eye(32), "meta": np.array("no json")}, "is damaged"),
         (
             {"mu": np.zeros(32), "sigma": np.eye(32), "meta": np.array(json.dumps({"extractor": {"name": "x"}}))},
             "made with another extractor",
@@ -117,7 +121,7 @@ def test_wrong_statistics_are_told(tmp_path, arrays, message):
 
 
 def test_too_few_images_for_the_features_are_told(tmp_path):
-    with pytest.raises(UserError, match="20 images are too few for the 32 features"):
+    with pytest.raises(UserError, match=r"reference\.count: 20 images are too few for the 32 features"):
         build(tmp_path, count=20)
     with pytest.raises(UserError, match=r"reference\.count: 5000, but the train split has 1617"):
         build(tmp_path, count=5000)
@@ -126,7 +130,7 @@ def test_too_few_images_for_the_features_are_told(tmp_path):
 def test_a_cache_that_cannot_be_written_is_told_before_anything_else(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"reference\.cache: .* cannot be written"):
-        check_reference(ReferenceConfig(cache=str(tmp_path / "file" / "below")), shipped_digits())
+        check_reference(ReferenceConfig(cache=str(tmp_path / "file" / "below")), lambda: None, shipped_digits())
     with pytest.raises(UserError, match=r"cannot be written"):
         build(tmp_path / "file" / "below")
 
@@ -148,3 +152,28 @@ def test_two_processes_may_build_the_same_at_once(tmp_path):
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
     assert [file.name for file in (tmp_path / "references").iterdir()] == [build(tmp_path).path.name]
+
+
+def test_copies_are_looked_for_among_all_training_images_or_not_at_all(tmp_path):
+    assert build(tmp_path).nearest is not None
+    assert build(tmp_path).nearest is not None  # also from the file
+    for wanted in ({"count": 300}, {"split": "test"}):
+        assert build(tmp_path, **wanted).nearest is None
+
+
+def test_folders_that_stay_on_disk_are_told_apart_by_names_sizes_and_pixels(tmp_path):
+    from PIL import Image
+
+    from diffexp.data.folder import load as load_folder
+
+    (tmp_path / "images").mkdir()
+    for index, image in enumerate(digits()[:50]):
+        Image.fromarray(image[0].numpy()).save(tmp_path / "images" / f"{index:02d}.png")
+
+    def fingerprint():
+        return load_folder("train", 8, 1, 0, path=str(tmp_path / "images")).fingerprint()
+
+    first = fingerprint()
+    assert fingerprint() == first
+    Image.fromarray(digits()[60][0].numpy()).save(tmp_path / "images" / "25.png")
+    assert fingerprint() != first

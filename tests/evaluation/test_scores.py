@@ -6,10 +6,11 @@ import torch
 from diffexp.config.data import FashionMnistConfig
 from diffexp.data.idx import fashion_mnist
 from diffexp.errors import UserError
+from diffexp.evaluation.extractors.base import check_count
 from diffexp.evaluation.extractors.classifier import shipped_digits, shipped_fashion_mnist
 from diffexp.evaluation.protocol import Protocol, protocol
 from diffexp.evaluation.ranking import Entry, best_and_ties
-from diffexp.evaluation.scores import Scores, check_count, measure, told
+from diffexp.evaluation.scores import Scores, measure, told
 from tests.data.test_idx import needs_package
 from tests.evaluation.sets import against, digits, gathered, noisy
 
@@ -18,8 +19,16 @@ def test_the_same_images_have_distance_0_and_are_told_to_be_copies():
     scores = measure(gathered(digits()), against(digits()))
     assert scores.fd.value < 1e-6
     assert scores.precision == scores.recall == 1
-    assert scores.nearest == 0
-    assert "are they copies of training images?" in scores.warnings()[0]
+    assert (scores.nearest, scores.copies) == (0, 1)
+    assert "are they copies?" in scores.warnings()[0]
+
+
+def test_some_copies_are_noticed_too():
+    real, fresh = digits()[::2], digits()[1::2]
+    scores = measure(gathered(torch.cat([fresh, real[:100]])), against(real))
+    assert scores.nearest > 0.8
+    assert scores.copies > 0.08
+    assert len(scores.warnings()) == 1
 
 
 def test_fresh_images_are_as_far_from_the_real_ones_as_these_from_each_other():

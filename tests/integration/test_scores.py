@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -33,8 +34,9 @@ def run(tmp_path_factory, cache):
     """A trained run that has scored itself while training."""
     cwd = tmp_path_factory.mktemp("scores")
     done = diffexp("train", "digits", *SMALL, SCORE, "run_dir=run", cwd=cwd, **cache)
-    assert "score: fd_digits_v1_60, of 60 images; lower is better" in done.stdout
-    assert "score a: 5 network calls × 60 images, about" in done.stderr
+    assert re.search(r"scored sampler +images +seconds +fd_digits_v1_60\nddim-5-eta0 +60 ", done.stdout)
+    assert "step 8, ema weights; lower is better" in done.stdout
+    assert "score a (ddim-5-eta0): 5 network calls × 60 images, about" in done.stderr
     return cwd / "run"
 
 
@@ -50,14 +52,14 @@ def without_seconds(content):
 
 
 def test_a_run_keeps_and_logs_its_scores(run):
-    rows = [row for row in metrics(run) if "score/best" in row]
+    rows = [row for row in metrics(run) if "score/fd_digits_v1_60_best" in row]
     assert [row["step"] for row in rows] == [4, 8]
     name = "score/ddim-5-eta0-ema/fd_digits_v1_60"
     for row in rows:
         kept = json.loads((run / "scores" / f"step-{row['step']:08d}.json").read_text())
         assert kept["scores"]["a"]["scores"]["fd"]["value"] == row[name]
         assert kept["details"]["reference"]["count"] == 1617
-    assert rows[-1]["score/best"] == min(row[name] for row in rows)
+    assert rows[-1]["score/fd_digits_v1_60_best"] == min(row[name] for row in rows)
 
 
 @pytest.mark.slow
@@ -89,7 +91,7 @@ def test_the_table_has_a_row_a_sampler_and_a_column_a_number_of_steps(table):
         assert float(record["fd"]) == pytest.approx(np.mean(values))
         assert float(record["fd_spread"]) == pytest.approx(np.std(values, ddof=1))
         assert record["protocol"] == content["protocol"]
-        for key in ("weights", "count", "split", "extractor", "quantisation", "spacing", "clip"):
+        for key in ("weights", "count", "reference", "extractor", "quantisation", "spacing", "clip"):
             assert record[key] != ""
 
 
@@ -137,6 +139,21 @@ def test_a_killed_table_goes_on_where_it_was(table, run, cache):
     assert without_seconds(after) == without_seconds(table[2])
     again = diffexp("evaluate", "run", *TABLE, "out=killed", cwd=run.parent, **cache)
     assert "scores of 50 images" not in again.stderr
+
+
+def test_what_was_computed_stays_when_less_or_more_is_asked_for(table, run, cache):
+    import shutil
+
+    shutil.copytree(table[1], run.parent / "more")
+    less = ["steps=[5]", "samplers={'eta-1': None}", "blocks=1", "count=50", "out=more"]
+    diffexp("evaluate", "run", *less, cwd=run.parent, **cache)
+    kept = json.loads((run.parent / "more" / "table.json").read_text())
+    assert {(cell["row"], cell["network_calls"]): cell["blocks"] for cell in table[2]["cells"]}.items() <= {
+        (cell["row"], cell["network_calls"]): cell["blocks"] for cell in kept["cells"]
+    }.items()
+    diffexp("evaluate", "run", *TABLE, "steps=[5]", "blocks=3", "out=more", cwd=run.parent, **cache)
+    more = json.loads((run.parent / "more" / "table.json").read_text())
+    assert sorted(len(cell["blocks"]) for cell in more["cells"]) == [1, 1, 2, 2, 2, 3, 3, 3][-len(more["cells"]) :]
 
 
 def test_another_evaluation_in_the_folder_is_refused(table, run, cache):
@@ -192,7 +209,7 @@ def test_two_folders_can_be_compared_and_order_is_kept(tmp_path, cache):
     for name in ("fresh", "noisy"):
         settings = ["extractor.name=digits_v1", f"out={name}.json"]
         done = diffexp("score", name, "real", *settings, cwd=tmp_path, **cache)
-        assert "180 images against 300" in done.stdout
+        assert "180 images against 300 images of real" in done.stdout
         values[name] = json.loads((tmp_path / f"{name}.json").read_text())["scores"]
     assert values["fresh"]["fd"]["value"] < values["noisy"]["fd"]["value"]
     assert values["fresh"]["kd"]["value"] < values["noisy"]["kd"]["value"]

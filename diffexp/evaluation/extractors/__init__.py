@@ -1,0 +1,16 @@
+"""Networks whose features images are compared by."""
+
+from diffexp.config.evaluation import EXTRACTORS, ExtractorConfig, InceptionConfig
+from diffexp.evaluation.extractors.base import Extractor
+
+
+def build_extractor(config: ExtractorConfig | None, image_shape: tuple[int, int, int]) -> Extractor:
+    """The extractor for images (C, H, W), on the CPU; Inception-v3 if none is given.
+
+    Raises:
+        UserError: if its weights are missing or damaged, or it cannot take such images.
+    """
+    extractor = EXTRACTORS.build(config if config is not None else InceptionConfig())
+    assert isinstance(extractor, Extractor)
+    extractor.check(image_shape)
+    return extractor

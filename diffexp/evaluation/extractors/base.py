@@ -1,15 +1,17 @@
 """What any feature extractor offers: uint8 images → features, in float32, whatever surrounds it."""
 
-import hashlib
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from diffexp.errors import UserError
+from diffexp.hardware import full_float32
+
+_FEWEST_FOR_PAIRS = 40  # two in each block of the kernel distance's jackknife
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Extractor(ABC):
         classes: int | None = None,
         is_inception: bool = False,
     ) -> None:
+        check_name(name)
         self.name = name
         self.dim = dim
         self.network = network.eval().requires_grad_(False)
@@ -84,8 +87,7 @@ class Extractor(ABC):
         """
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise TypeError(f"features are those of uint8 images (B, C, H, W), not {images.dtype} {images.ndim}-d")
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with torch.autocast(self.device.type, enabled=False), exact:
+        with torch.autocast(self.device.type, enabled=False), full_float32():
             found = self.features(images.to(self.device))
         if not found.values.isfinite().all():
             raise UserError(f"the extractor {self.name} gives features that are not finite; are its weights damaged?")
@@ -97,14 +99,25 @@ def as_rgb(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1).contiguous() if images.shape[1] == 1 else images
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal.
+def check_count(count: int, extractor: Extractor, key: str) -> None:
+    """Refuse fewer images than the extractor has features: their covariance would be singular.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: saying how many are needed.
     """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    fewest = max(extractor.dim, _FEWEST_FOR_PAIRS)
+    if count < fewest:
+        raise UserError(
+            f"{key}: {count} images are too few for the {extractor.dim} features of {extractor.name}; take {fewest} "
+            "or more, or an extractor with fewer features"
+        )
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that could not stand in the names of metrics and files.
+
+    Raises:
+        ValueError: if it has other characters than letters, digits, "_", "-" and ".", or starts with ".".
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise ValueError(f"{name!r} names metrics and files: use letters, digits, '_', '-' and '.'")

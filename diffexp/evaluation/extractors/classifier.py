@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from diffexp.config.evaluation import EXTRACTORS
 from diffexp.data.images import to_float
 from diffexp.errors import UserError
-from diffexp.evaluation.extractors.base import Extractor, Features, sha256
-from diffexp.files import whole_file, write_text
+from diffexp.evaluation.extractors.base import Extractor, Features
+from diffexp.files import sha256, whole_file, write_text
 
 _SHIPPED = Path(__file__).parent / "weights"
 _FORMAT = "diffexp classifier 1"
@@ -121,15 +122,18 @@ def load(weights: str) -> ClassifierExtractor:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"extractor.weights: {path} is damaged or no safetensors file: {error}") from error
-    if about.get("format") != _FORMAT:
-        raise UserError(f"extractor.weights: {path} holds no classifier of `diffexp extractor`")
-    channels, height, width = json.loads(about["image_shape"])
-    shape = (channels, height, width)
-    network = Classifier(shape, json.loads(about["classes"]), json.loads(about["features"]))
-    network.load_state_dict(tensors)
-    return ClassifierExtractor(about["name"], digest, shape, network)
+        if about.get("format") != _FORMAT:
+            raise ValueError("it holds no classifier of `diffexp extractor`")
+        channels, height, width = json.loads(about["image_shape"])
+        shape = (channels, height, width)
+        network = Classifier(shape, json.loads(about["classes"]), json.loads(about["features"]))
+        network.load_state_dict(tensors)
+        name = about["name"]
+        if name in EXTRACTORS.names and path.parent != _SHIPPED:
+            raise ValueError(f"it calls itself {name}, which is the name of another extractor")
+        return ClassifierExtractor(name, digest, shape, network)
+    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"extractor.weights: {path} is damaged or of another kind: {error}") from error
 
 
 def write(

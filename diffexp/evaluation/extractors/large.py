@@ -13,7 +13,8 @@ from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA as DINOV2_MOD
 from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 
 from diffexp.errors import UserError
-from diffexp.evaluation.extractors.base import Extractor, Features, as_rgb, sha256
+from diffexp.evaluation.extractors.base import Extractor, Features, as_rgb
+from diffexp.files import sha256
 
 # What torch.hub.load("facebookresearch/dinov2", …) has written where there was a network.
 _DINOV2_CODE = "facebookresearch_dinov2_main"

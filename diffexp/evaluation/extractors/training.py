@@ -65,7 +65,10 @@ def train_classifier(data: DataConfig, wanted: ExtractorTraining) -> Trained:
         "threads": torch.get_num_threads(),
         "accuracy": {"train": train_accuracy, "test": test_accuracy},
     }
-    write(path, network.cpu(), images.image_shape, wanted.name, training)
+    try:
+        write(path, network.cpu(), images.image_shape, wanted.name, training)
+    except OSError as error:
+        raise UserError(f"out: {path} cannot be written: {error.strerror}") from error
     return Trained(path, train_accuracy, test_accuracy)
 
 
