@@ -25,7 +25,7 @@ def test_the_wheel_finds_its_configs_outside_the_checkout(tmp_path):
 
     def run(*arguments):
         command = [sys.executable, "-c", f"{code}", *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(installed)}
+        environment = {**os.environ, "PYTHONPATH": str(installed), "DIFFEXP_CACHE": str(tmp_path / "cache")}
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
 
     where = [sys.executable, "-c", "import diffexp; print(diffexp.__file__)"]
@@ -34,4 +34,7 @@ def test_the_wheel_finds_its_configs_outside_the_checkout(tmp_path):
     assert found == f"{installed / 'diffexp' / '__init__.py'}\n"
     assert run("config", "check", "digits") == "digits: is right\n"
     assert "1 of 1 steps done" in run("train", "digits", *SMALL, "training.steps=1", "run_dir=run")
+    assert "`fd_digits_v1_40`" in run(
+        "evaluate", "run", "steps=[5]", "count=40", "blocks=1", "extractor.name=digits_v1"
+    )
     assert "2 images: two.png" in run("sample", "run", "count=2", "out=two.png")
