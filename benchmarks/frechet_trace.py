@@ -73,7 +73,7 @@ def main() -> None:
     print("| method | distance | CPU ms | times ours |")
     print("|---|---|---|---|")
     for name, median in medians.items():
-        print(f"| {name} | {values[name]:.8f} | {1000 * median:.3g} | {median / first:.1f} |")
+        print(f"| {name} | {values[name]:.8f} | {1000 * median:.1f} | {median / first:.1f} |")
     machine = {"python": platform.python_version(), "torch": torch.__version__, "scipy": scipy.__version__}
     content = {**vars(given), **machine, "threads": torch.get_num_threads(), "values": values, "seconds": seconds}
     out = Path(__file__).parent / "results" / f"frechet_trace-{given.dim}-{given.count}.json"
