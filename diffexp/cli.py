@@ -150,6 +150,7 @@ def extractor(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...])
     trained = train_classifier(experiment.data, wanted)
     test = "no test split" if trained.test_accuracy is None else f"{trained.test_accuracy:.3f} of the test images"
     click.echo(f"{trained.path}: right about {trained.train_accuracy:.3f} of the training images, {test}")
+    click.echo(f"use it with: extractor.name=classifier extractor.weights={trained.path}")
 
 
 @cli.group()

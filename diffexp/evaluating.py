@@ -46,6 +46,9 @@ def evaluate(trained: Trained, request: EvaluateRequest, name: str) -> tuple[Tab
     experiment = trained.experiment
     timesteps = experiment.model.timesteps if isinstance(experiment.model, DiffusionConfig) else 1
     todo = cells(request, timesteps)
+    above = [steps for steps in request.steps if steps is not None and steps > timesteps]
+    if above:
+        click.echo(f"steps: {', '.join(map(str, above))} left out, being more than T = {timesteps}", err=True)
     shape = (experiment.data.channels, experiment.data.image_size, experiment.data.image_size)
     extractor = build_extractor(request.extractor, shape)
     check_count(request.count, extractor, "count")
@@ -131,16 +134,20 @@ def _fill(
         f"{min(request.batch_size, request.count)}, about {duration(total * call)}; to {folder}",
         err=True,
     )
-    with tqdm(total=total, unit="call", mininterval=1) as bar:
-        for block, cell in missing:
-            bar.set_description(f"{cell.row} {cell.network_calls}")
-            images = range(block * request.count, (block + 1) * request.count)
-            sampled = sample_features(
-                model, cell.sampler, extractor, images, request.seed, request.batch_size, bar.update
-            )
-            cell.blocks.append(measure(sampled.gathered, compared))
-            cell.seconds.append(sampled.seconds)
-            table.write(folder)
+    try:
+        with tqdm(total=total, unit="call", mininterval=1) as bar:
+            for block, cell in missing:
+                bar.set_description(f"{cell.row} {cell.network_calls}")
+                images = range(block * request.count, (block + 1) * request.count)
+                sampled = sample_features(
+                    model, cell.sampler, extractor, images, request.seed, request.batch_size, bar.update
+                )
+                cell.blocks.append(measure(sampled.gathered, compared))
+                cell.seconds.append(sampled.seconds)
+                table.write(folder)
+    except KeyboardInterrupt:
+        click.echo(f"\nthe finished scores are in {folder}; the same command goes on from there", err=True)
+        raise
 
 
 def _mirror(table: Table, folder: Path, experiment: Experiment) -> None:

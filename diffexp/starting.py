@@ -26,8 +26,11 @@ _CHANGEABLE = (
 
 
 def located(experiment: Experiment) -> Experiment:
-    """The experiment with absolute paths to its data, which mean the same wherever it is resumed."""
-    return replace(experiment, data=experiment.data.located())
+    """The experiment with absolute paths, which mean the same wherever it is resumed."""
+    score = experiment.score
+    if score is not None:
+        score = replace(score, extractor=score.extractor.located(), reference=score.reference.located())
+    return replace(experiment, data=experiment.data.located(), score=score)
 
 
 def start_run(experiment: Experiment) -> Run:

@@ -1,13 +1,12 @@
 """Schemas of the image sources."""
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from omegaconf import MISSING
 
-from diffexp.config.fields import number
+from diffexp.config.fields import absolute, number
 from diffexp.config.registry import Choice, Registry
 
 if TYPE_CHECKING:
@@ -40,10 +39,7 @@ class DataConfig(Choice):
 
     def located(self) -> Self:
         """The same with absolute paths, so that it means the same from any working directory."""
-        given = {name: getattr(self, name) for name in self.paths}
-        return replace(
-            self, **{name: os.path.abspath(os.path.expanduser(path)) for name, path in given.items() if path}
-        )
+        return absolute(self, self.paths)
 
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
         if self.native_size is not None and self.image_size < self.native_size:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from omegaconf import MISSING
 
 from diffexp.config.diffusion import DDIMConfig, SamplerConfig, Spacing
-from diffexp.config.fields import number
+from diffexp.config.fields import absolute, number
 from diffexp.config.registry import Choice, Registry
 from diffexp.config.words import Accelerator, Precision, Weights
 
@@ -23,6 +23,13 @@ _EXTRACTORS = "diffexp.evaluation.extractors"
 @dataclass
 class ExtractorConfig(Choice):
     """A feature extractor. Its builder returns a `diffexp.evaluation.extractors.base.Extractor`."""
+
+    # Fields that hold a path.
+    paths: ClassVar[tuple[str, ...]] = ()
+
+    def located(self) -> Self:
+        """The same with absolute paths, so that it means the same from any working directory."""
+        return absolute(self, self.paths)
 
 
 EXTRACTORS = Registry("extractor", ExtractorConfig)
@@ -40,6 +47,7 @@ class InceptionConfig(ExtractorConfig):
 
     name: str = "inception"
     weights: str | None = None
+    paths: ClassVar[tuple[str, ...]] = ("weights",)
 
 
 @EXTRACTORS.register("clip", f"{_EXTRACTORS}.large:load_clip")
@@ -55,6 +63,7 @@ class ClipConfig(ExtractorConfig):
     name: str = "clip"
     variant: Literal["vit-b-32", "vit-b-16", "vit-l-14", "rn50"] = "vit-b-32"
     weights: str | None = None
+    paths: ClassVar[tuple[str, ...]] = ("weights",)
 
 
 @EXTRACTORS.register("dinov2", f"{_EXTRACTORS}.large:load_dinov2")
@@ -97,6 +106,7 @@ class ClassifierConfig(ExtractorConfig):
 
     name: str = "classifier"
     weights: str = MISSING
+    paths: ClassVar[tuple[str, ...]] = ("weights",)
 
 
 # --- what is scored against what -----------------------------------------------------------------
@@ -117,6 +127,10 @@ class ReferenceConfig:
     count: int | None = number(None, at_least=2)
     file: str | None = None
     cache: str | None = None
+
+    def located(self) -> Self:
+        """The same with absolute paths."""
+        return absolute(self, ("file", "cache"))
 
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
         if self.file is not None and self.count is not None:
@@ -169,7 +183,7 @@ class EvaluateRequest:
 
     Keys:
         samplers: the rows; `steps`, and a `spacing` other than leading, given in one hold for it alone.
-        steps: the columns; null is all T. Those above T are left out.
+        steps: the columns; null is all T, as is an empty list. Those above T are left out, which is told.
         spacings: which timesteps are visited.
         count: images of one score.
         blocks: scores of each cell, from images 0 … count-1, count … 2·count-1, …; they make its mean and spread.
@@ -243,3 +257,5 @@ class ExtractorTraining:
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
         if not self.name or not all(letter.isascii() and (letter.isalnum() or letter in "_-") for letter in self.name):
             yield "name", f"{self.name!r} names metrics and files: use letters, digits, '_' and '-'"
+        if self.name in EXTRACTORS.names:
+            yield "name", f"{self.name!r} is the name of another extractor"

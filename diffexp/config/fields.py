@@ -2,9 +2,12 @@
 
 import math
 import operator
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+Node = TypeVar("Node", bound=Any)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,12 @@ class Range:
             if bound is not None and not holds(value, bound):
                 return f"must be {words} {bound:g}, not {value}"
         return None
+
+
+def absolute(node: Node, paths: Sequence[str]) -> Node:
+    """A copy of a dataclass instance in which the fields of these names hold absolute paths; None stays."""
+    given = {name: getattr(node, name) for name in paths}
+    return replace(node, **{name: os.path.abspath(os.path.expanduser(path)) for name, path in given.items() if path})
 
 
 def number(default: Any, **bounds: float) -> Any:

@@ -29,6 +29,8 @@ def given_images(path: Path) -> ImageSet:
     Raises:
         UserError: if they are anything else.
     """
+    if not path.exists():
+        raise UserError(f"{path}: there is no such .npz, folder or zip of images")
     return _from_npz(path) if path.suffix.lower() == ".npz" else _from_files(path)
 
 

@@ -150,7 +150,7 @@ def of_images(images: ImageSet, extractor: Extractor, batch_size: int, name: str
     gathered = gather(images, torch.arange(len(images)), extractor, batch_size, name)
     pixels = ImageSet.fingerprint(images)  # of all of them, also of those on disk: a file's name says nothing here
     identity = {"count": len(images), "image_shape": list(images.image_shape), "pixels": pixels}
-    return Reference(gathered.gaussian, gathered.bank, typical_distances(gathered.bank), identity, name)
+    return Reference(gathered.gaussian, gathered.bank, None, identity, name)
 
 
 def read_published(path: Path, extractor: Extractor) -> Reference:

@@ -22,7 +22,7 @@ class Scores:
         kd: kernel distance; None where the reference is statistics only.
         precision, recall: None where the reference is statistics only.
         nearest: distance to the nearest training image, as a multiple of that between training images: 1 is as it
-            should be. None unless the reference is the whole training split, or a set of images.
+            should be. None unless the reference is the whole training split.
         copies: share of the images that are nearer to a training image than all but 1 % of those are to each other;
             None as `nearest`.
         inception_score: mean over the splits, and the standard deviation over them; None unless the extractor is

@@ -205,8 +205,12 @@ class Table:
             return parts[0]
         floor = fmean(cell.mean("fd_floor") or 0.0 for cell in done)
         numbers = sorted({len(cell.blocks) for cell in done})
-        blocks = "" if numbers == [1] else f"mean ± standard deviation over {numbers[-1]} disjoint blocks of "
-        single = " (of a single block: its standard error)" if numbers[0] == 1 else ""
+        blocks = (
+            "with standard errors, "
+            if numbers == [1]
+            else f"mean ± standard deviation over {numbers[-1]} disjoint blocks of "
+        )
+        single = " (¹ a single block, with its standard error)" if numbers[0] < numbers[-1] else ""
         parts.append(
             f"`{self.metric}`, {blocks}{about['count']} images{single}, against {about['reference']}; protocol "
             f"{self.protocol}. A perfect generator would have about {floor:.3g}. In each column, bold is the lowest, "
@@ -217,13 +221,13 @@ class Table:
             parts.append("Kernel distance (unbiased: a perfect generator would have 0):\n")
             parts.append(self._grid(lambda cell, _: _pm(cell, "kd")))
             parts.append("Precision / recall:\n")
-            parts.append(self._grid(lambda cell, _: f"{cell.mean('precision'):.3f} / {cell.mean('recall'):.3f}"))
+            parts.append(self._grid(lambda cell, _: _pair(cell, "precision", "recall")))
         if any(cell.values("nearest") for cell in done):
             parts.append(
                 "Distance to the nearest training image, as a multiple of that between training images / share nearer "
                 "than all but 1 % of these:\n"
             )
-            parts.append(self._grid(lambda cell, _: f"{cell.mean('nearest'):.2f} / {cell.mean('copies'):.3f}"))
+            parts.append(self._grid(lambda cell, _: _pair(cell, "nearest", "copies")))
         if any(cell.values("inception_score") for cell in done):
             parts.append("Inception score:\n")
             parts.append(self._grid(lambda cell, _: _pm(cell, "inception_score")))
@@ -234,7 +238,7 @@ class Table:
         return "\n".join(parts)
 
     def _distance(self, cell: Cell, column: Sequence[Cell]) -> str:
-        text = _pm(cell, "fd")
+        text = _pm(cell, "fd") + (" ¹" if len(cell.blocks) == 1 < max(len(each.blocks) for each in self.cells) else "")
         entries = [Entry(each.mean("fd") or 0.0, each.spread("fd") or 0.0, self.protocol) for each in column]
         best, ties = best_and_ties(entries)
         mine = next(index for index, each in enumerate(column) if each is cell)
@@ -265,3 +269,9 @@ def _pm(cell: Cell, metric: str) -> str:
     if mean is None:
         return ""
     return f"{mean:.4g}" if spread is None else f"{mean:.4g} ± {spread:.2g}"
+
+
+def _pair(cell: Cell, first: str, second: str) -> str:
+    """Two means that are only read together."""
+    one, other = cell.mean(first), cell.mean(second)
+    return "" if one is None or other is None else f"{one:.3f} / {other:.3f}"

@@ -1,11 +1,14 @@
 """Sets of images, and the small extractor on the digits."""
 
+from dataclasses import replace
+
 import torch
 
 from diffexp.data.digits import load
 from diffexp.data.images import MemoryImages
 from diffexp.evaluation.extractors.classifier import shipped_digits
 from diffexp.evaluation.gathering import Gathered
+from diffexp.evaluation.neighbours import typical_distances
 from diffexp.evaluation.references import gather, of_images
 
 
@@ -26,5 +29,6 @@ def gathered(images: torch.Tensor, extractor=None, batch_size=256) -> Gathered:
 
 
 def against(images: torch.Tensor, extractor=None):
-    """A reference of all images."""
-    return of_images(MemoryImages(images), extractor or shipped_digits(), 256, "test")
+    """A reference of all images, which count as all that a model was trained on."""
+    made = of_images(MemoryImages(images), extractor or shipped_digits(), 256, "test")
+    return replace(made, typical=typical_distances(made.bank))

@@ -48,7 +48,7 @@ def test_runs_are_numbered(tmp_path):
 
 def test_the_table_at_the_end(tmp_path):
     out = diffexp("train", "digits", *SMALL, "training.steps=1", "loggers=[]", cwd=tmp_path).stdout
-    assert "sampler       steps  images  seconds  score\n" in out
+    assert "sampler       steps  images  seconds\n" in out
     rows = [line.split() for line in out.splitlines() if line.startswith(("ddpm", "ddim-5"))]
     assert [row[:3] + row[4:] for row in rows] == [["ddpm", "20", "6", "–"], ["ddim-5", "5", "6", "–"]]
     assert "look at runs/digits-1/samples/step-00000001.png" in out
@@ -117,7 +117,7 @@ MISTAKES = [
     (["train", "digits", "run_dir=full"], "exists and is not an empty folder"),
     (["train", "digits", "runs_dir=file"], "runs_dir: file is not a folder"),
     (["train", "digits", "training.accelerator=gpu"], "accelerator: "),
-    (["train", "digits", "training.precision=16-mixed"], "training.precision: 16-mixed needs a GPU"),
+    (["train", "digits", "training.precision=16-mixed"], "precision: 16-mixed needs a GPU"),
     (["train", "digits", "model.timesteps=10", "model.schedule={'name': 'linear', 'rescale': '1000/T'}",
       "sample_grid=null"], "makes the last β 2"),
     (["train", "digits", *SMALL, "optim.lr=1e30", "training.gradient_clip=null", "run_dir=gone"], "diverged"),

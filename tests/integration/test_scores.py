@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from diffexp import starting
 from diffexp.data.digits import load
 from tests.evaluation.sets import digits, noisy
 from tests.small import SMALL, diffexp, experiment, fit, metrics
@@ -210,6 +212,7 @@ def test_two_folders_can_be_compared_and_order_is_kept(tmp_path, cache):
         settings = ["extractor.name=digits_v1", f"out={name}.json"]
         done = diffexp("score", name, "real", *settings, cwd=tmp_path, **cache)
         assert "180 images against 300 images of real" in done.stdout
+        assert "nearest" not in done.stdout  # nobody was trained on these
         values[name] = json.loads((tmp_path / f"{name}.json").read_text())["scores"]
     assert values["fresh"]["fd"]["value"] < values["noisy"]["fd"]["value"]
     assert values["fresh"]["kd"]["value"] < values["noisy"]["kd"]["value"]
@@ -289,12 +292,29 @@ def test_an_extractor_of_ones_own_is_trained_and_used(tmp_path, cache):
     settings = ["name=mine", "features=8", "steps=40", "shift=1"]
     done = diffexp("extractor", "digits", *settings, cwd=tmp_path, **cache)
     assert "mine.safetensors: right about" in done.stdout
+    assert "use it with: extractor.name=classifier extractor.weights=mine.safetensors" in done.stdout
+    taken = diffexp("extractor", "digits", "name=digits_v1", cwd=tmp_path, expect=2, **cache)
+    assert "name: 'digits_v1' is the name of another extractor" in taken.stderr
     write_images(tmp_path / "images", digits()[:50])
     weights = "extractor={'name': 'classifier', 'weights': 'mine.safetensors'}"
     done = diffexp("score", "images", "digits", weights, cwd=tmp_path, **cache)
     assert done.stdout.startswith("fd_mine_50: ")
     done = diffexp("extractor", "digits", *settings, cwd=tmp_path, expect=2, **cache)
     assert "mine.safetensors exists" in done.stderr
+
+
+def test_paths_of_scores_mean_the_same_from_any_folder(tmp_path):
+    wanted = starting.located(
+        experiment(SCORE, "score.extractor={'name': 'classifier', 'weights': 'a/b'}", "score.reference.cache=~/c")
+    )
+    assert Path(wanted.score.extractor.weights) == Path("a/b").absolute()
+    assert Path(wanted.score.reference.cache) == Path("~/c").expanduser()
+
+
+def test_steps_above_t_are_left_out_aloud(run, cache):
+    settings = ["steps=[5,2000]", "count=40", "blocks=1", "out=above", "samplers={'eta-02': None, 'eta-05': None}"]
+    done = diffexp("evaluate", "run", *settings, cwd=run.parent, **cache)
+    assert "steps: 2000 left out, being more than T = 20" in done.stderr
 
 
 def test_a_config_with_scores_can_be_resumed_with_other_scores(run, cache):

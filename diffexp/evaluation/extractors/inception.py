@@ -96,6 +96,6 @@ def _download(path: Path) -> Path:
             f"extractor: the weights of Inception-v3 are not here, and could not be downloaded ({error}). Fetch "
             f"{URL_INCEPTION_V3} (its sha256 starts with {GENUINE}) on a machine with a network and put it at {path}, "
             f"or name it by extractor.weights=PATH or ${VARIABLE}. Small images can be scored without a download: "
-            "diffexp extractor CONFIG name=… trains a classifier for them"
+            "by extractor.name=digits_v1 or fashion_mnist_v1, or a classifier that diffexp extractor trains"
         ) from error
     return path
