@@ -276,7 +276,7 @@ def test_files_that_are_no_images_of_one_size_are_told(tmp_path, cache):
     [
         (["score.extractor.name=fashion_mnist_v1"], "fashion_mnist_v1 was trained on images (1, 32, 32)"),
         (["score.count=20"], "score.count: 20 images are too few for the 32 features"),
-        (["score.extractor={'name': 'inception', 'weights': 'no.pth'}"], "there is no file no.pth"),
+        (["score.extractor={'name': 'inception', 'weights': 'no.pth'}"], "no.pth; fetch it from https://"),
         (["score.reference.cache=/dev/null/x"], "reference.cache: /dev/null cannot be written"),
         (["ema=null", "sample_grid=null"], "score.weights: must be raw when ema is null"),
         (["score.samplers.a=null"], "score.samplers: must name at least one"),
