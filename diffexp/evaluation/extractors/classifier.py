@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from diffexp.config.evaluation import EXTRACTORS
@@ -122,7 +122,7 @@ def load(weights: str) -> ClassifierExtractor:
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        tensors = load_file(path)
         if about.get("format") != _FORMAT:
             raise ValueError("it holds no classifier of `diffexp extractor`")
         channels, height, width = json.loads(about["image_shape"])
