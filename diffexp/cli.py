@@ -11,12 +11,16 @@ import click
 
 from diffexp import __version__
 from diffexp.errors import UserError
+from diffexp.sweeps.commands import sweep
 
 if TYPE_CHECKING:
     from diffexp.callbacks.score import Score
     from diffexp.training import Outcome
 
 _PLUGIN = click.option("--plugin", "plugins", multiple=True, metavar="MODULE", help="Import a module of yours first.")
+_TRIAL = click.option(
+    "--trial", nargs=2, metavar="SWEEP PARAMETERS", help="Run as a trial of a sweep, with these values (JSON)."
+)
 _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 
@@ -26,12 +30,22 @@ def cli() -> None:
     """Experiments with diffusion models, from one config."""
 
 
+cli.add_command(sweep)
+
+
 @cli.command()
 @click.argument("config")
 @_OVERRIDES
 @click.option("--resume", is_flag=True, help="Go on with the run in CONFIG's directory (or run_dir).")
+@_TRIAL
 @_PLUGIN
-def train(config: str, overrides: tuple[str, ...], resume: bool, plugins: tuple[str, ...]) -> None:
+def train(
+    config: str,
+    overrides: tuple[str, ...],
+    resume: bool,
+    trial: tuple[str, str] | None,
+    plugins: tuple[str, ...],
+) -> None:
     """Train what CONFIG describes.
 
     CONFIG is a YAML file, a run's directory, or the name of a ready config (digits, fashion_mnist, …).
@@ -40,9 +54,10 @@ def train(config: str, overrides: tuple[str, ...], resume: bool, plugins: tuple[
     from diffexp.config import load_experiment
     from diffexp.config.layers import find_config
     from diffexp.config.plugins import load_plugins
+    from diffexp.config.trials import Trial
 
     load_plugins(plugins)
-    experiment = load_experiment(config, overrides)
+    experiment = load_experiment(config, overrides, Trial.parse(*trial) if trial else None)
     from diffexp import starting, training
 
     experiment = starting.located(experiment)
@@ -83,9 +98,18 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
 @click.argument("run", metavar="RUN|CHECKPOINT")
 @_OVERRIDES
 @click.option("--table", default="evaluate/ddim_table", metavar="FILE", help="What to evaluate: a YAML file or a name.")
+@_TRIAL
 @_PLUGIN
-def evaluate(run: str, overrides: tuple[str, ...], table: str, plugins: tuple[str, ...]) -> None:
+def evaluate(
+    run: str,
+    overrides: tuple[str, ...],
+    table: str,
+    trial: tuple[str, str] | None,
+    plugins: tuple[str, ...],
+) -> None:
     """Score many samplers from one checkpoint: the table of the DDIM paper.
+
+    With sampler.name=… it scores that one, as a run of its own.
 
     Keys: samplers, steps, spacings, count, blocks, seed, weights, extractor.name, reference.split, out, …;
     data.KEY=… where the data lies elsewhere now. An interrupted table is continued by the same command.
@@ -93,14 +117,21 @@ def evaluate(run: str, overrides: tuple[str, ...], table: str, plugins: tuple[st
     from diffexp.config import about_data, amended, load_evaluate_request
     from diffexp.config.layers import find_config
     from diffexp.config.plugins import load_plugins
+    from diffexp.config.trials import Trial
 
     load_plugins(plugins)
-    from diffexp import evaluating, sampling
+    from diffexp import evaluating, evaluating_one, sampling
 
     trained = sampling.load_trained(Path(run))
     data, rest = about_data(overrides)
     trained = replace(trained, experiment=amended(trained.experiment, data))
-    request = load_evaluate_request(table, rest, trained.experiment)
+    of_sweep = Trial.parse(*trial) if trial else None
+    request = load_evaluate_request(table, rest, trained.experiment, of_sweep)
+    if request.sampler is not None:
+        name = f"{of_sweep.sweep}/{of_sweep.name}" if of_sweep else None
+        cell, single = evaluating_one.evaluate_one(trained, request, name, list(plugins))
+        click.echo(f"{cell.row}, {cell.network_calls} network calls: fd {cell.mean('fd'):.4g}: {single.path}")
+        return
     made, folder = evaluating.evaluate(trained, request, find_config(table).stem)
     click.echo(made.markdown())
     click.echo(f"table.json, table.csv and table.md: {folder}")

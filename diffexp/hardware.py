@@ -1,9 +1,11 @@
 """Choices that depend on the hardware, in one place."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffexp.errors import UserError
@@ -65,6 +67,32 @@ def full_float32() -> Iterator[None]:
     finally:
         for each, precision in zip(backends, before, strict=True):
             each.fp32_precision = precision
+
+
+def cluster_plugins() -> list[SLURMEnvironment]:
+    """Lightning's plugin for Slurm, where this is a task of an srun, without the saving and requeueing of its own.
+
+    Lightning saves inside the signal handler, between any two instructions, where weights may be half updated.
+    """
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def check_tasks(devices: int, nodes: int) -> None:
+    """See that Slurm has started as many processes as will train together.
+
+    Raises:
+        UserError: if it has not: Lightning would train on fewer devices, or wait for ever, without a word.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    if not SLURMEnvironment.detect() or tasks == devices * nodes == 1:
+        return
+    wanted = f"srun --nodes={nodes} --ntasks-per-node={devices}"
+    if tasks != devices * nodes:
+        raise UserError(
+            f"training.devices: {devices} on {nodes} nodes, but Slurm has {tasks} tasks; start with {wanted}"
+        )
+    if "SLURM_STEP_ID" not in os.environ:
+        raise UserError(f"training.devices: {tasks} tasks, but only this one was started; start with {wanted}")
 
 
 def is_main_process() -> bool:

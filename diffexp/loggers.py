@@ -4,17 +4,17 @@ import json
 import logging
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from diffexp.config.experiment import Experiment, Wandb
-from diffexp.config.merging import as_dict
+from diffexp.config.words import Wandb
 from diffexp.files import write_text
 from diffexp.hardware import is_main_process
-from diffexp.runs import Run
+from diffexp.runs import Run, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -54,21 +54,23 @@ class MetricsFile(Logger):
         """Do nothing: the config is in config.yaml."""
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; [] if there is none. A last line cut short by a crash is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+def build_loggers(
+    names: Sequence[str], run: Run, resume_step: int, settings: Wandb, config: dict[str, Any]
+) -> list[Logger]:
+    """metrics.jsonl and the chosen loggers, continued after `resume_step`; on the main process only.
 
-
-def build_loggers(experiment: Experiment, run: Run, resume_step: int) -> list[Logger]:
-    """metrics.jsonl and the chosen loggers, continued after `resume_step`; on the main process only."""
+    Args:
+        names: of the loggers: "csv", "tensorboard", "wandb".
+        run: its directory, which has been described.
+        resume_step: the step that the run goes on from.
+        settings: where it appears in W&B.
+        config: for W&B.
+    """
     if not is_main_process():
         return []
     truth = MetricsFile(run.metrics, resume_step)
     loggers: list[Logger] = [truth]
-    for name in experiment.loggers:
+    for name in names:
         if name == "csv":
             csv = CSVLogger(run.path, name="", version="", flush_logs_every_n_steps=1)
             for row in truth.kept:  # a CSVLogger starts its file anew
@@ -77,7 +79,7 @@ def build_loggers(experiment: Experiment, run: Run, resume_step: int) -> list[Lo
         elif name == "tensorboard":
             loggers.append(TensorBoardLogger(run.path, name="", version="tensorboard", purge_step=resume_step + 1))
         elif name == "wandb":
-            loggers.append(_run_in_wandb(experiment, run))
+            loggers.append(_run_in_wandb(run, settings, config))
     return loggers
 
 
@@ -87,16 +89,15 @@ def finish(loggers: list[Logger]) -> None:
         wandb.finish()
 
 
-def _run_in_wandb(experiment: Experiment, run: Run) -> WandbLogger:
-    settings = experiment.wandb
+def _run_in_wandb(run: Run, settings: Wandb, config: dict[str, Any]) -> WandbLogger:
     return connect_wandb(
         settings,
         run.path,
-        name=run.path.name,
+        name=settings.name or run.path.name,
         id=run.read_environment()["run_id"],  # the same after a resume
         group=settings.group,
         job_type=settings.job_type,
-        config=as_dict(experiment),  # at init: in a W&B sweep, what is logged later loses the swept subtrees
+        config=config,  # at init: in a W&B sweep, what is logged later loses the swept subtrees
     )
 
 

@@ -44,10 +44,11 @@ class Run:
         """Whether the directory holds a run."""
         return self.config.is_file()
 
-    def describe(self, experiment: Experiment, environment: Mapping[str, Any]) -> None:
+    def describe(self, config: str, environment: Mapping[str, Any]) -> None:
         """Make the directory, or that of a resumed run current, and write what describes the run.
 
-        The environment gets a random "run_id" that stays, and the environments of earlier starts below "earlier".
+        The environment gets a "run_id" that stays ($WANDB_RUN_ID, which W&B's agents and our sweeps set, else a
+        random one), and the environments of earlier starts below "earlier".
 
         Raises:
             UserError: if it cannot be written to.
@@ -56,11 +57,11 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
             before = self.read_environment()
             earlier = [*before.pop("earlier", []), before] if before else []
-            run_id = before.get("run_id", secrets.token_hex(4))
+            run_id = before.get("run_id") or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
             described = {"run_id": run_id, **environment, "earlier": earlier}
             write_text(self.environment, json.dumps(described, indent=2) + "\n")
             # last, because this file is what makes the directory a run
-            write_text(self.config, config_text(experiment))
+            write_text(self.config, config)
         except OSError as error:
             raise UserError(f"run_dir: {self.path} cannot be written: {error.strerror}") from error
 
@@ -113,17 +114,38 @@ def new_run(experiment: Experiment) -> Run:
         except OSError as error:
             raise UserError(f"run_dir: {experiment.run_dir}: {error.strerror}") from error
         return run
-    parent = Path(experiment.runs_dir)
+    return free_run(Path(experiment.runs_dir), experiment.name, "runs_dir")
+
+
+def free_run(parent: Path, name: str, key: str) -> Run:
+    """The directory parent/name-NUMBER with the first free number, which is taken.
+
+    Args:
+        parent: need not exist.
+        name: of the run.
+        key: the config key that says where, for messages.
+
+    Raises:
+        UserError: if nothing can be made there.
+    """
     if parent.exists() and not parent.is_dir():
-        raise UserError(f"runs_dir: {parent} is not a folder")
+        raise UserError(f"{key}: {parent} is not a folder")
     number = 1
     while True:
-        path = parent / f"{experiment.name}-{number}"
+        path = parent / f"{name}-{number}"
         try:
             path.mkdir(parents=True)
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise UserError(f"runs_dir: {parent} cannot be written: {error.strerror}") from error
+            raise UserError(f"{key}: {parent} cannot be written: {error.strerror}") from error
         else:
             return Run(path)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; [] if there is none. A last line cut short by a crash is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]

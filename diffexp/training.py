@@ -18,6 +18,7 @@ from diffexp.callbacks.score import Score
 from diffexp.callbacks.status import StatusFile
 from diffexp.callbacks.stop import StopOnSignal
 from diffexp.config.experiment import Experiment
+from diffexp.config.merging import as_dict
 from diffexp.config.models import MODELS
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import ImageSet
@@ -26,7 +27,7 @@ from diffexp.errors import UserError
 from diffexp.evaluation.extractors import build_extractor
 from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.references import Reference, check_reference, reference
-from diffexp.hardware import check_devices, device_for, is_main_process, precision_for
+from diffexp.hardware import check_devices, check_tasks, cluster_plugins, device_for, is_main_process, precision_for
 from diffexp.loggers import build_loggers, finish
 from diffexp.models.base import GenerativeModel
 from diffexp.runs import Run, config_text
@@ -72,6 +73,7 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
     try:
         device = device_for(settings.accelerator)
         check_devices(device, settings.devices)
+        check_tasks(settings.devices, settings.nodes)
         # a resumed run goes on as it began, also on another kind of machine
         precision = run.read_environment().get("precision") or precision_for(settings.precision, device)
         model = build_model(experiment)
@@ -92,10 +94,10 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
     if step == settings.steps and all(each.finished(step) for each in (grids, score) if each is not None):
         return Outcome(run, step, settings.steps, {}, None, None)
     if is_main_process():
-        run.describe(experiment, {**describe_environment(plugins), "precision": precision})
+        run.describe(config_text(experiment), {**describe_environment(plugins), "precision": precision})
         os.environ[RUN_VARIABLE] = str(run.path)
 
-    _quieten()
+    quieten()
     trainer = L.Trainer(
         max_steps=settings.steps,
         max_epochs=-1,
@@ -106,9 +108,9 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip,
         log_every_n_steps=settings.log_every,
-        logger=build_loggers(experiment, run, resume_step=step),
+        logger=build_loggers(experiment.loggers, run, step, experiment.wandb, as_dict(experiment)),
         callbacks=_callbacks(experiment, run, ema, grids, score, stop),
-        plugins=[WholeFileCheckpointIO()],
+        plugins=[WholeFileCheckpointIO(), *cluster_plugins()],
         default_root_dir=run.path,
         enable_checkpointing=False,  # Lightning's own; ours is among the callbacks
         enable_model_summary=False,
@@ -240,7 +242,7 @@ def _callbacks(
     return [callback for callback in in_order if callback is not None]
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Silence Lightning's device lines, advertisements and advice that does not apply to an endless stream."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for category in (UserWarning, FutureWarning):

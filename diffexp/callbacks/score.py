@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.periodic import GivenUpError, Periodic
+from diffexp.durations import duration
 from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.protocol import Protocol, protocol
 from diffexp.evaluation.references import Reference
-from diffexp.evaluation.sampling import duration, expected_seconds, sample_features
+from diffexp.evaluation.sampling import expected_seconds, sample_features
 from diffexp.evaluation.scores import Scores, measure, told
 from diffexp.files import write_text
 from diffexp.models.base import GenerativeModel

@@ -9,14 +9,15 @@ import lightning as L
 
 from diffexp.hardware import is_main_process
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# USR1 and USR2 are what Slurm is usually told to send before a time limit or a preemption.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopOnSignal(L.Callback):
-    """Ctrl-C (SIGINT) and SIGTERM end training after the running step, so that what is saved is a whole step.
+    """Ctrl-C (SIGINT), SIGTERM, SIGUSR1 and SIGUSR2 end training after the running step.
 
-    A second Ctrl-C interrupts at once, as without this callback. Lightning's own handling acts between any
-    two instructions, where weights may be half updated.
+    So what is saved is a whole step. A second Ctrl-C interrupts at once, as without this callback. Lightning's own
+    handling acts between any two instructions, where weights may be half updated.
 
     Attributes:
         received: the signal that ended training, or None.
@@ -60,5 +61,6 @@ class StopOnSignal(L.Callback):
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
         if is_main_process():
-            text = f"\n{self.received.name}: stopping after this step (Ctrl-C again: at once, losing it)"
+            text = f"\n{self.received.name}: stopping after this step"
+            text += " (Ctrl-C again: at once, losing it)" if number == signal.SIGINT else ""
             print(text, file=sys.stderr, flush=True)

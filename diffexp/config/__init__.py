@@ -8,6 +8,7 @@ from diffexp.config.evaluation import EvaluateRequest, ExtractorTraining, ScoreR
 from diffexp.config.experiment import Experiment, SampleRequest
 from diffexp.config.layers import Layer, file_layers, find_config, override_layer, parse_yaml
 from diffexp.config.merging import as_dict, merge
+from diffexp.config.trials import Trial
 
 __all__ = [
     "about_data",
@@ -21,20 +22,27 @@ __all__ = [
 ]
 
 
-def load_experiment(config: str, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(config: str, overrides: Sequence[str] = (), trial: Trial | None = None) -> Experiment:
     """The experiment that a config file, a run directory or a ready config describes, with overrides.
 
     Args:
         config: see `find_config`.
         overrides: ``key=value`` texts.
+        trial: of a sweep, whose values win over everything.
 
     Raises:
         UserError: for anything wrong with it.
     """
-    layers = [*file_layers(find_config(config)), *(override_layer(text) for text in overrides)]
-    merged = merge(Experiment(), layers)
+    merged = merge(Experiment(), _layers(Experiment, config, overrides, trial))
     check(merged, merged.config)
     return merged.config
+
+
+def _layers(schema: type, config: str, overrides: Sequence[str], trial: Trial | None) -> list[Layer]:
+    given = [override_layer(text) for text in overrides]
+    if trial is None:
+        return [*file_layers(find_config(config)), *given]
+    return [*file_layers(find_config(config)), trial.defaults(schema), *given, trial.values()]
 
 
 def experiment_from_text(text: str, source: str) -> Experiment:
@@ -61,13 +69,16 @@ def load_sample_request(overrides: Sequence[str], experiment: Experiment) -> Sam
     return merged.config
 
 
-def load_evaluate_request(table: str, overrides: Sequence[str], experiment: Experiment) -> EvaluateRequest:
+def load_evaluate_request(
+    table: str, overrides: Sequence[str], experiment: Experiment, trial: Trial | None = None
+) -> EvaluateRequest:
     """What to evaluate of a model trained by `experiment`.
 
     Args:
         table: a file or ready config, as in `find_config`.
         overrides: ``key=value`` texts.
         experiment: the training; its extractor and reference are the defaults.
+        trial: of a sweep, whose values win over everything.
 
     Raises:
         UserError: for anything wrong with it.
@@ -75,8 +86,7 @@ def load_evaluate_request(table: str, overrides: Sequence[str], experiment: Expe
     defaults = EvaluateRequest()
     if experiment.score is not None:
         defaults = EvaluateRequest(extractor=experiment.score.extractor, reference=experiment.score.reference)
-    layers = [*file_layers(find_config(table)), *(override_layer(text) for text in overrides)]
-    merged = merge(defaults, layers)
+    merged = merge(defaults, _layers(EvaluateRequest, table, overrides, trial))
     check(merged, experiment)
     return merged.config
 

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from diffexp.config.diffusion import DDIMConfig, SamplerConfig, Spacing
 from diffexp.config.fields import absolute, number
 from diffexp.config.registry import Choice, Registry
-from diffexp.config.words import Accelerator, Precision, Weights
+from diffexp.config.words import Accelerator, Precision, Wandb, Weights
 
 if TYPE_CHECKING:
     from diffexp.config.experiment import Experiment
@@ -174,6 +174,21 @@ class Scoring:
             yield "samplers", "must name at least one; score: null switches scores off"
 
 
+def metric_name(metric: str, extractor: str, count: int, is_inception: bool) -> str:
+    """The full name of a metric: ``fid50k`` and ``kid50k`` with the genuine Inception-v3, else ``fd_digits_v1_500``.
+
+    Args:
+        metric: "fd", "kd", "precision", …
+        extractor: its name in metrics.
+        count: images in one score.
+        is_inception: whether distances may be called FID and KID.
+    """
+    short = f"{count // 1000}k" if count % 1000 == 0 else str(count)
+    if is_inception and metric in ("fd", "kd"):
+        return f"{metric[0]}id{short}"
+    return f"{metric}_{extractor}_{short}"
+
+
 # --- commands ------------------------------------------------------------------------------------
 
 
@@ -182,6 +197,7 @@ class EvaluateRequest:
     """The table that `diffexp evaluate` makes: samplers × steps × spacings, all from the same starting noise.
 
     Keys:
+        sampler: this one alone instead of a table; its scores become a run of their own, as sweeps over samplers want.
         samplers: the rows; `steps`, and a `spacing` other than leading, given in one hold for it alone.
         steps: the columns; null is all T, as is an empty list. Those above T are left out, which is told.
         spacings: which timesteps are visited.
@@ -191,9 +207,12 @@ class EvaluateRequest:
         extractor: null takes that of the training's scores.
         batch_size: images sampled at once.
         precision: in which the network samples; the extractor always computes in float32.
-        out: folder of the table; null is evaluations/ in the run's directory. An interrupted table is continued there.
+        out: folder of the table (or of the run that a single `sampler` makes); null is evaluations/ in the run's
+            directory. What was interrupted is continued there.
+        wandb: null is as the training has it.
     """
 
+    sampler: SamplerConfig | None = None
     samplers: dict[str, SamplerConfig | None] = field(default_factory=dict)
     steps: list[int | None] = number([], at_least=1)
     spacings: list[Spacing] = field(default_factory=lambda: ["leading"])
@@ -207,6 +226,7 @@ class EvaluateRequest:
     accelerator: Accelerator = "auto"
     precision: Precision = "auto"
     out: str | None = None
+    wandb: Wandb | None = None
 
 
 @dataclass

@@ -11,7 +11,7 @@ from diffexp.config.diffusion import DDIMConfig, DDPMConfig, DiffusionConfig, Sa
 from diffexp.config.evaluation import Scoring
 from diffexp.config.fields import number
 from diffexp.config.models import ModelConfig
-from diffexp.config.words import Accelerator, Precision, Weights
+from diffexp.config.words import Accelerator, Precision, Wandb, Weights
 
 
 @dataclass
@@ -112,17 +112,6 @@ class SampleGrids:
         for name in self.samplers:
             if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
                 yield "samplers", f"{name!r} names files: use letters, digits, '-' and '_'"
-
-
-@dataclass
-class Wandb:
-    """Where a run appears in W&B. Without a login (and without WANDB_MODE) it is recorded offline."""
-
-    project: str = "diffexp"
-    entity: str | None = None
-    group: str | None = None
-    job_type: str | None = None
-    tags: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -1,7 +1,24 @@
-"""Words that several schemas share."""
+"""Words and sections that several schemas share."""
 
+from dataclasses import dataclass, field
 from typing import Literal
 
 Weights = Literal["ema", "raw"]
 Accelerator = Literal["auto", "cpu", "gpu"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass
+class Wandb:
+    """Where a run appears in W&B. Without a login (and without WANDB_MODE) it is recorded offline.
+
+    Keys:
+        name: null takes that of the run's directory.
+    """
+
+    project: str = "diffexp"
+    entity: str | None = None
+    name: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    tags: list[str] = field(default_factory=list)

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from diffexp.config.evaluation import metric_name
 from diffexp.evaluation.extractors.base import Extractor
 from diffexp.evaluation.neighbours import NEIGHBOURS
 from diffexp.evaluation.references import Reference
@@ -33,15 +34,8 @@ class Protocol:
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def metric(self, name: str) -> str:
-        """The full name of a metric: ``fid50k`` and ``kid50k`` with Inception-v3, else ``fd_digits_v1_500``.
-
-        Args:
-            name: "fd", "kd", "precision", …
-        """
-        count = f"{self.count // 1000}k" if self.count % 1000 == 0 else str(self.count)
-        if self.is_inception and name in ("fd", "kd"):
-            return f"{name[0]}id{count}"
-        return f"{name}_{self.extractor}_{count}"
+        """The full name of a metric; see `metric_name`."""
+        return metric_name(name, self.extractor, self.count, self.is_inception)
 
 
 def protocol(count: int, extractor: Extractor, reference: Reference) -> Protocol:

@@ -96,10 +96,3 @@ def expected_seconds(model: GenerativeModel, variant: Any, count: int, batch_siz
     batches, rest = divmod(share, batch_size)
     batches += rest > 0
     return model.network_calls(variant) * batches * seconds_a_call(model, variant, min(batch_size, share))
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: "40 s", "12 min", "3.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -40,6 +40,10 @@ class Cell:
         """A metric of `Scores.scalars` in each block; [] where it is not measured."""
         return [scalars[metric] for scalars in (block.scalars() for block in self.blocks) if metric in scalars]
 
+    def measured(self) -> list[str]:
+        """The names of the metrics that all this was measured with."""
+        return [metric for metric in _METRICS if self.values(metric)]
+
     def mean(self, metric: str) -> float | None:
         """The mean over the blocks."""
         values = self.values(metric)
@@ -70,7 +74,7 @@ class Cell:
             "sampler": as_dict(self.sampler),
             "seconds": self.seconds,
             "blocks": [block.as_dict() for block in self.blocks],
-            "mean": {metric: self.mean(metric) for metric in _METRICS if self.values(metric)},
+            "mean": {metric: self.mean(metric) for metric in self.measured()},
             "spread": {metric: self.spread(metric) for metric in _METRICS if self.spread(metric) is not None},
         }
 

@@ -1,0 +1,192 @@
+"""A sweep's directory: the immutable plan, and where everything else of it lies.
+
+plan.json     the trials: index, parameters, config digest, W&B run id; never changed
+sweep.yaml    the sweep file with all overrides in it; `wandb sweep` takes it
+trials/       one run directory a trial: 0003-timesteps=50,rescale=none/
+records/      how each trial stands: 0003.json (and 0003.lock while it runs); asked/0003.json by bayes
+logs/         what each trial printed
+slurm/        job scripts
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diffexp.config.trials import Trial
+from diffexp.errors import UserError
+from diffexp.files import write_text
+from diffexp.runs import Run
+from diffexp.sweeps.bayes import check_space
+from diffexp.sweeps.checking import check_sweep, on_other, resolve
+from diffexp.sweeps.file import SweepFile, parse_sweep, read_sweep
+from diffexp.sweeps.search import known_trials
+
+_PLAN = "plan.json"
+
+
+class Sweep:
+    """A planned sweep.
+
+    Args:
+        path: its directory, which holds a plan.
+
+    Raises:
+        UserError: if it does not.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.plan: dict[str, Any] = json.loads((path / _PLAN).read_text())
+            self.file: SweepFile = parse_sweep(self.plan["sweep"], str(path / _PLAN))
+            self.seed: int = self.plan["seed"]
+            self.id: str = self.plan["id"]
+            self.working_directory = Path(self.plan["working_directory"])
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: is no sweep's directory: it has no {_PLAN}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path / _PLAN}: is damaged ({type(error).__name__})") from error
+        self.records = path / "records"
+        self.logs = path / "logs"
+
+    def __len__(self) -> int:
+        """How many trials it has."""
+        return int(self.plan["count"])
+
+    @cached_property
+    def indices(self) -> range:
+        """The trials' numbers."""
+        return range(len(self))
+
+    def trial(self, index: int) -> Trial | None:
+        """A trial; None if bayes has not been asked for it yet."""
+        if self.plan["trials"]:
+            return Trial(self.file.name, self.plan["trials"][index]["parameters"])
+        try:
+            asked = json.loads(self.asked(index).read_text())
+        except FileNotFoundError:
+            return None
+        return Trial(self.file.name, asked)
+
+    def asked(self, index: int) -> Path:
+        """Where what bayes was asked for stands."""
+        return self.path / "asked" / f"{index:04d}.json"
+
+    def run(self, index: int) -> Run:
+        """The run directory of a trial that is known."""
+        trial = self.trial(index)
+        assert trial is not None
+        return Run(self.path / "trials" / f"{index:04d}-{trial.name}")
+
+    def run_id(self, index: int) -> str:
+        """The trial's id in W&B; the same however often it is tried."""
+        return f"{self.id}{index:04d}"
+
+    def log(self, index: int) -> Path:
+        """What the trial has printed."""
+        return self.logs / f"{index:04d}.log"
+
+    def check_index(self, index: int) -> None:
+        """Refuse a number that no trial has.
+
+        Raises:
+            UserError: naming those there are.
+        """
+        if index not in self.indices:
+            raise UserError(f"{self.path}: there is no trial {index}; they are 0 to {len(self) - 1}")
+
+
+def planned(sweep: SweepFile, seed: int) -> list[Trial]:
+    """The sweep's trials, all checked; [] for bayes.
+
+    Raises:
+        UserError: for anything wrong with them.
+    """
+    trials = known_trials(sweep, seed)
+    check_sweep(sweep, trials)
+    if sweep.method == "bayes":
+        check_space(sweep)
+    return trials
+
+
+def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
+    """Plan a sweep in a new directory, or take up the same plan there.
+
+    Raises:
+        UserError: for anything wrong with a trial, or if the directory holds another sweep.
+    """
+    if (path / _PLAN).exists():
+        before = Sweep(path)
+        if (before.file.text(), before.seed) != (parse_sweep(_content(sweep), sweep.source).text(), seed):
+            raise UserError(
+                f"{path}: holds another sweep; give --out DIR for this one, or the directory to go on with it"
+            )
+        return before
+    trials = planned(sweep, seed)
+    sweep_id = secrets.token_hex(4)
+    plan = {
+        "id": sweep_id,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "working_directory": os.getcwd(),
+        "count": len(trials) or sweep.run_cap,
+        "sweep": _content(sweep),
+        "trials": [
+            {
+                "index": index,
+                "name": trial.name,
+                "parameters": trial.parameters,
+                "config": resolve(sweep.command, trial).digest,
+                "run_id": f"{sweep_id}{index:04d}",
+            }
+            for index, trial in enumerate(trials)
+        ],
+    }
+    try:
+        write_text(path / "sweep.yaml", sweep.text())
+        write_text(path / _PLAN, json.dumps(plan, indent=1) + "\n")  # last: it makes the directory a sweep
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    return Sweep(path)
+
+
+def _content(sweep: SweepFile) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(json.dumps({**sweep.content, "command": sweep.command.words()}))
+    return content
+
+
+def find_sweep_file(
+    file: str, target: str | None, overrides: Sequence[str], plugins: Sequence[str]
+) -> tuple[SweepFile, SweepFile]:
+    """A sweep file as it stands, and with what the command line changes in it.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    before = read_sweep(Path(file))
+    return before, on_other(before, target, overrides, plugins)
+
+
+def open_sweep(file: str) -> Sweep:
+    """The planned sweep that a directory, or a sweep file planned in the usual place, means.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = Path(file)
+    if path.is_dir():
+        return Sweep(path)
+    usual = usual_directory(read_sweep(path))
+    if not usual.is_dir():
+        raise UserError(f"{file}: is not planned yet (there is no {usual}): diffexp sweep plan {file}")
+    return Sweep(usual)
+
+
+def usual_directory(sweep: SweepFile) -> Path:
+    """Where a sweep goes when nothing else is said."""
+    return Path("runs") / sweep.name

@@ -1,0 +1,136 @@
+"""How each trial stands: one small file a trial, written by whoever runs it, and a lock while it does."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from diffexp.files import write_text
+from diffexp.runs import read_metrics
+from diffexp.sweeps.bayes import Seen
+from diffexp.sweeps.plan import Sweep
+
+# pending: not begun; interrupted: asked to stop, goes on from its checkpoint; lost: ended without a word;
+# stopped: by early termination; cancelled: by `diffexp sweep cancel`
+State = Literal["pending", "running", "interrupted", "lost", "done", "stopped", "failed", "cancelled"]
+
+# States in which nothing is left to do.
+ENDED: tuple[State, ...] = ("done", "stopped", "failed")
+
+
+@dataclass
+class Record:
+    """How a trial stands.
+
+    Attributes:
+        state: see `State`.
+        tries: how often it was begun.
+        fruitless: how many tries in a row, the last included, have ended without getting a step further.
+        from_step: the step that the last try began at.
+        step: optimiser steps (or blocks of images) done, of `steps`.
+        seconds: that it has run, all tries together.
+        exit_code: of the last try.
+        began: when the last try began, seconds since 1970.
+        host, job: where: the machine, and the Slurm job.
+    """
+
+    state: State = "pending"
+    tries: int = 0
+    fruitless: int = 0
+    from_step: int = 0
+    step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    exit_code: int | None = None
+    began: float = 0.0
+    host: str = ""
+    job: str = ""
+
+
+def read_record(sweep: Sweep, index: int) -> Record:
+    """How a trial stands."""
+    try:
+        record = Record(**json.loads((sweep.records / f"{index:04d}.json").read_text()))
+    except FileNotFoundError:
+        return Record()
+    if record.state == "running" and not _is_locked(sweep, index) and record.host == os.uname().nodename:
+        record.state = "lost"
+    if record.state not in ENDED:
+        record.step, record.steps = progress(sweep, index)
+    return record
+
+
+def write_record(sweep: Sweep, index: int, record: Record) -> None:
+    """Keep how a trial stands."""
+    write_text(sweep.records / f"{index:04d}.json", json.dumps(asdict(record)) + "\n")
+
+
+def progress(sweep: Sweep, index: int) -> tuple[int, int]:
+    """Steps done and wanted, as the run's own status.json tells; (0, 0) before it has begun."""
+    if sweep.trial(index) is None:
+        return 0, 0
+    try:
+        status = json.loads(sweep.run(index).status.read_text())
+        return int(status["step"]), int(status["steps"])
+    except (OSError, ValueError, KeyError):
+        return 0, 0
+
+
+def history(sweep: Sweep, index: int, metric: str) -> list[float]:
+    """A metric of a trial in the order in which it was logged."""
+    if sweep.trial(index) is None:
+        return []
+    return [row[metric] for row in read_metrics(sweep.run(index).metrics) if metric in row]
+
+
+def seen(sweep: Sweep) -> list[Seen]:
+    """The trials that bayes has been asked for, in order, as it learns from them."""
+    metric = sweep.file.metric
+    assert metric is not None
+    found = []
+    for index in sweep.indices:
+        trial = sweep.trial(index)
+        if trial is None:
+            break
+        record = read_record(sweep, index)
+        values = [metric.better(value) for value in history(sweep, index, metric.name)]
+        ended = record.state in ENDED
+        value = values[-1] if ended and values and values[-1] == values[-1] else None
+        found.append(Seen(trial.parameters, value, failed=ended and value is None))
+    return found
+
+
+# --- locks ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(sweep: Sweep, index: int) -> Iterator[int | None]:
+    """Hold a trial's lock; gives its file descriptor, or None if another process has it.
+
+    A process that is handed the descriptor holds the lock as well, until both have ended, however they end: a
+    training whose supervisor was killed is not begun a second time beside itself.
+    """
+    sweep.records.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(sweep.records / f"{index:04d}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield descriptor if _take(descriptor) else None
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a network file system without locks: Slurm runs an array's task once anyway
+        return True
+    return True
+
+
+def _is_locked(sweep: Sweep, index: int) -> bool:
+    with locked(sweep, index) as descriptor:
+        return descriptor is None

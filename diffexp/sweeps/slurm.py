@@ -1,0 +1,325 @@
+"""A sweep on a Slurm cluster: a job array with one task a trial, which asks to be queued again until the trial is over.
+
+What is in the job script, and why, was measured on a real Slurm:
+- a signal that comes while Python starts would kill it, so signals are ignored until its handlers are there;
+- Slurm requeues for a dead node or a preemption only, so the script does for a crash and a time limit;
+- `scontrol requeue` must not die of the SIGTERM that a preemption sends to the whole job;
+- a cancelled job would come back if it were requeued.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+from diffexp.config.fields import number, range_problems
+from diffexp.config.layers import override_layer
+from diffexp.config.merging import merge
+from diffexp.errors import UserError
+from diffexp.files import write_text
+from diffexp.sweeps.checking import Resolved
+from diffexp.sweeps.plan import Sweep
+from diffexp.sweeps.records import ENDED, read_record, write_record
+from diffexp.sweeps.trial import CANCELLED
+
+# What `diffexp sweep trial` ends with when the trial is to be tried again (EX_TEMPFAIL of sysexits.h).
+AGAIN = 75
+
+_USUAL_ARRAY_SIZE = 1001  # Slurm's MaxArraySize where it does not say
+
+
+@dataclass
+class SlurmRequest:
+    """What `diffexp sweep submit` asks Slurm for; everything else is the cluster's default.
+
+    Keys:
+        gpus: for each trial on each node; must be training.devices.
+        cpus: for each device.
+        mem: for each node, as "32G".
+        time: limit of one try, as "04:00:00"; a trial that reaches it saves, and goes on in the queue.
+        max_parallel: trials at the same time.
+        grace: seconds before the time limit at which a trial is told to save. Slurm may be up to 60 s early.
+        setup: a shell line run first, as "module load cuda".
+        options: further options of sbatch, as "--exclude=node7".
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus: int | None = number(None, at_least=1)
+    cpus: int | None = number(None, at_least=1)
+    mem: str | None = None
+    time: str | None = None
+    max_parallel: int | None = number(None, at_least=1)
+    grace: int = number(120, at_least=1)
+    setup: str | None = None
+    options: list[str] = field(default_factory=list)
+
+
+def load_slurm_request(overrides: Sequence[str]) -> SlurmRequest:
+    """What the command line asks Slurm for.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    request = merge(SlurmRequest(), [override_layer(text) for text in overrides]).config
+    for key, problem in range_problems(request):
+        raise UserError(f"command line: {key}: {problem}")
+    for value in (request.partition, request.account, request.qos, request.constraint, request.mem, request.time):
+        if value is not None and any(letter.isspace() for letter in value):
+            raise UserError(f"command line: {value!r}: an option of sbatch has no spaces")
+    return request
+
+
+# --- the scripts ---------------------------------------------------------------------------------
+
+
+def trials_script(sweep: Sweep, request: SlurmRequest, resolved: Resolved) -> str:
+    """The job script of the trials.
+
+    Args:
+        sweep: the sweep.
+        request: what to ask for.
+        resolved: a trial's configs: devices and nodes.
+
+    Raises:
+        UserError: if the GPUs asked for are not the devices that a trial uses.
+    """
+    if request.gpus is not None and request.gpus != resolved.devices:
+        raise UserError(
+            f"gpus: {request.gpus}, but a trial uses training.devices = {resolved.devices}; "
+            f"plan the sweep with training.devices={request.gpus}"
+        )
+    python, folder = shlex.quote(sys.executable), shlex.quote(str(sweep.path.absolute()))
+    options = [
+        f"--nodes={resolved.nodes}",
+        f"--ntasks-per-node={resolved.devices}",
+        f"--signal=USR1@{request.grace}",
+        *_options(sweep.file.name, request, sweep.logs.absolute() / "slurm-%A_%a.log"),
+    ]
+    return f"""{_head(f"The trials of the sweep {sweep.file.name}, one a task.", options)}
+index=$(( ${{1:-0}} + SLURM_ARRAY_TASK_ID ))
+cd {shlex.quote(str(sweep.working_directory))} || exit 2
+{_setup(request)}
+# This shell must outlive the signals that end the tasks, to ask for another try.
+trap : USR1 USR2 TERM
+# The tasks ignore signals until their own handlers are there: one that came earlier would kill them.
+srun --kill-on-bad-exit=1 \\
+    bash -c 'trap "" USR1 USR2 TERM; exec "$@"' trial \\
+    {python} -m diffexp sweep trial {folder} "$index"
+code=$?
+case $code in
+    0 | 1 | 2) exit $code ;;  # it is done, or has failed for good
+esac
+
+# It was stopped, or it crashed. Slurm itself begins again only for a dead node or a preemption, so we ask; not if the
+# job was cancelled. The question must not die of the signals that a preemption sends to the whole job.
+trap '' USR1 USR2 TERM
+case $(scontrol --oneliner show job "$SLURM_JOB_ID") in
+    *JobState=RUNNING* | *Reason=TimeLimit*) scontrol requeue "$SLURM_JOB_ID" ;;
+esac
+exit $code
+"""
+
+
+def agents_script(sweep: str, agents: int, request: SlurmRequest, logs: Path) -> str:
+    """The job script of agents for a sweep that is registered with W&B's server.
+
+    Args:
+        sweep: ENTITY/PROJECT/ID.
+        agents: how many jobs.
+        request: what to ask for.
+        logs: folder of their output.
+    """
+    options = [
+        "--nodes=1",
+        "--ntasks-per-node=1",
+        f"--array=1-{agents}" + (f"%{request.max_parallel}" if request.max_parallel is not None else ""),
+        f"--signal=B:TERM@{request.grace}",
+        *_options(f"agent-{sweep.rpartition('/')[2]}", request, logs / "agent-%A_%a.log"),
+    ]
+    return f"""{_head(f"Agents of the W&B sweep {sweep}.", options)}
+{_setup(request)}
+# The trainings that the agent starts are no tasks of Slurm's: they would wait for others, or log nothing.
+for name in $(compgen -e); do
+    case $name in
+        SLURM_CONF | SLURM_JOB_ID | SLURM_ARRAY_JOB_ID | SLURM_ARRAY_TASK_ID | SLURM_RESTART_COUNT) ;;
+        SLURM_JOB_NODELIST | SLURM_NODELIST) ;;
+        SLURM_* | PMI_*) unset "$name" ;;
+    esac
+done
+# Forwarded signals let a training save, and tell W&B that it was preempted.
+exec {shlex.quote(sys.executable)} -m wandb agent --forward-signals {shlex.quote(sweep)}
+"""
+
+
+def _head(title: str, options: Iterable[str]) -> str:
+    lines = "\n".join(f"#SBATCH {option}" for option in options)
+    return f"#!/bin/bash\n# {title} Written by `diffexp sweep submit`.\n{lines}\n\nset -u"
+
+
+def _options(name: str, request: SlurmRequest, log: Path) -> list[str]:
+    given = {
+        "partition": request.partition,
+        "account": request.account,
+        "qos": request.qos,
+        "constraint": request.constraint,
+        "gpus-per-node": request.gpus,
+        "cpus-per-task": request.cpus,
+        "mem": request.mem,
+        "time": request.time,
+    }
+    return [
+        f"--job-name={name}",
+        f"--output={log}",
+        "--open-mode=append",  # a new try must not erase what the last one printed
+        "--requeue",
+        *(f"--{option}={value}" for option, value in given.items() if value is not None),
+        *request.options,
+    ]
+
+
+def _setup(request: SlurmRequest) -> str:
+    return f"{request.setup}\n" if request.setup is not None else ""
+
+
+# --- submitting ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Array:
+    """A job array.
+
+    Attributes:
+        tasks: as sbatch's --array has them.
+        offset: what is added to a task's number to get the trial's.
+    """
+
+    tasks: str
+    offset: int
+
+    def command(self, script: Path) -> list[str]:
+        """What submits it."""
+        return ["sbatch", "--parsable", f"--array={self.tasks}", str(script), str(self.offset)]
+
+
+def arrays(indices: Sequence[int], max_parallel: int | None, largest: int = _USUAL_ARRAY_SIZE) -> list[Array]:
+    """The arrays that run these trials: several where there are more than Slurm's MaxArraySize allows in one."""
+    limit = f"%{max_parallel}" if max_parallel is not None else ""
+    return [
+        Array(_ranges([index - part * largest for index in group]) + limit, part * largest)
+        for part, group in groupby(sorted(indices), key=lambda index: index // largest)
+    ]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """``0-3,7`` for 0, 1, 2, 3, 7."""
+    texts = []
+    for _, group in groupby(enumerate(numbers), key=lambda each: each[1] - each[0]):
+        members = [value for _, value in group]
+        texts.append(str(members[0]) if len(members) == 1 else f"{members[0]}-{members[-1]}")
+    return ",".join(texts)
+
+
+def submit_trials(sweep: Sweep, request: SlurmRequest, resolved: Resolved) -> list[str]:
+    """Submit what is left of a sweep.
+
+    Returns:
+        The ids of the jobs; none if nothing is left.
+
+    Raises:
+        UserError: if Slurm refuses, or has jobs of the sweep already.
+    """
+    running = live_jobs(sweep)
+    if running:
+        raise UserError(f"{sweep.path}: Slurm has its jobs {', '.join(running)} already; wait, or diffexp sweep cancel")
+    (sweep.path / CANCELLED).unlink(missing_ok=True)
+    left = [index for index in sweep.indices if read_record(sweep, index).state not in ENDED]
+    script = sweep.path / "slurm" / "trials.sh"
+    write_text(script, trials_script(sweep, request, resolved))
+    sweep.logs.mkdir(parents=True, exist_ok=True)
+    jobs = [slurm(each.command(script)).strip() for each in arrays(left, request.max_parallel, _largest_array())]
+    write_text(_jobs_file(sweep), json.dumps([*_jobs(sweep), *jobs]) + "\n")
+    return jobs
+
+
+def submit_agents(script: str, folder: Path) -> str:
+    """Submit agents; the id of the job.
+
+    Raises:
+        UserError: if Slurm refuses.
+    """
+    path = folder / "agents.sh"
+    write_text(path, script)
+    return slurm(["sbatch", "--parsable", str(path)]).strip()
+
+
+def cancel(sweep: Sweep) -> list[str]:
+    """Stop a sweep, here and on Slurm; running trials save where they are. The ids of the jobs cancelled."""
+    write_text(sweep.path / CANCELLED, "")  # first, so that nothing that stops begins again
+    jobs = live_jobs(sweep)
+    if jobs:
+        slurm(["scancel", *jobs])
+    return jobs
+
+
+def retry(sweep: Sweep) -> list[int]:
+    """Make the failed trials pending again; which they are."""
+    failed = []
+    for index in sweep.indices:
+        record = read_record(sweep, index)
+        if record.state == "failed":
+            record.state, record.fruitless = "pending", 0
+            write_record(sweep, index, record)
+            failed.append(index)
+    return failed
+
+
+def live_jobs(sweep: Sweep) -> list[str]:
+    """The jobs of a sweep that Slurm still has, waiting or running."""
+    jobs = _jobs(sweep)
+    if not jobs:
+        return []
+    # an id that Slurm has forgotten makes squeue fail, so ask for all of the user's
+    listed = slurm(["squeue", "--noheader", "--me", "--format=%F"]).split()
+    return [job for job in jobs if job in listed]
+
+
+def _jobs_file(sweep: Sweep) -> Path:
+    return sweep.path / "slurm" / "jobs.json"
+
+
+def _jobs(sweep: Sweep) -> list[str]:
+    try:
+        jobs: list[str] = json.loads(_jobs_file(sweep).read_text())
+    except FileNotFoundError:
+        return []
+    return jobs
+
+
+def _largest_array() -> int:
+    for line in slurm(["scontrol", "show", "config"]).splitlines():
+        if line.startswith("MaxArraySize"):
+            return int(line.partition("=")[2])
+    return _USUAL_ARRAY_SIZE
+
+
+def slurm(command: list[str]) -> str:
+    """What a command of Slurm's prints.
+
+    Raises:
+        UserError: if there is no Slurm here, or it refuses.
+    """
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except FileNotFoundError as error:
+        raise UserError(f"{command[0]}: there is no Slurm on this machine; --print shows the job script") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{command[0]}: Slurm does not answer") from error
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"{' '.join(command)}: {error.stderr.strip() or error.returncode}") from error

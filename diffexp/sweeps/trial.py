@@ -1,0 +1,208 @@
+"""One try at a trial: its training (or evaluation) as a process, watched, and what becomes of it on record.
+
+The same function runs a trial on a laptop and inside a Slurm job, so that both keep the same records.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from diffexp.config.trials import Trial
+from diffexp.files import write_text
+from diffexp.runs import Run
+from diffexp.sweeps.bayes import ask
+from diffexp.sweeps.hyperband import should_stop
+from diffexp.sweeps.plan import Sweep
+from diffexp.sweeps.records import ENDED, Record, history, locked, progress, read_record, seen, write_record
+
+# A trial that crashes so often without getting a step further has failed.
+FRUITLESS_LIMIT = 3
+_POLL = 0.2  # seconds between two looks at the process
+_LOOK = 2.0  # seconds between two looks at its metrics
+_INSIST = 5.0  # seconds after which a process that was told to stop is told again
+
+# "taken": another process runs it; "again": it is to be tried again; "over": nothing is left to do.
+Verdict = Literal["over", "again", "taken"]
+
+# The file that `diffexp sweep cancel` leaves, so that what is stopped does not begin again.
+CANCELLED = "cancelled"
+
+_asking = threading.Lock()
+
+
+@dataclass
+class Stop:
+    """What the outside asks of running trials.
+
+    Attributes:
+        asked: to end at the next step boundary, with a checkpoint.
+        now: to end at once, from where the last checkpoint is.
+    """
+
+    asked: bool = False
+    now: bool = False
+
+
+def try_trial(sweep: Sweep, index: int, environment: Mapping[str, str], stop: Stop) -> Verdict:
+    """Run a trial, or go on with it from its newest checkpoint, unless nothing is left to do.
+
+    Args:
+        sweep: the sweep.
+        index: of the trial.
+        environment: of the process.
+        stop: asks to end it at the next step boundary, with a checkpoint.
+    """
+    with locked(sweep, index) as lock:
+        if lock is None:
+            return "taken"
+        record = read_record(sweep, index)
+        if record.state in ENDED:
+            return "over"
+        before, _ = progress(sweep, index)
+        fruitless = 0 if before > record.from_step else record.fruitless
+        if fruitless >= FRUITLESS_LIMIT:
+            write_record(sweep, index, replace(record, state="failed"))
+            return "over"
+        record = replace(record, fruitless=fruitless, from_step=before)
+        trial = _trial(sweep, index)
+        return _run(sweep, index, trial, record, environment, stop, lock)
+
+
+def _trial(sweep: Sweep, index: int) -> Trial:
+    """The trial; asks bayes for it where that has not been done."""
+    with _asking:
+        trial = sweep.trial(index)
+        if trial is None:
+            parameters = ask(sweep.file, seen(sweep), sweep.seed)
+            write_text(sweep.asked(index), json.dumps(parameters) + "\n")
+            trial = Trial(sweep.file.name, parameters)
+        return trial
+
+
+def command_of(sweep: Sweep, trial: Trial, run: Run) -> list[str]:
+    """The command line of a trial: that of the sweep file, with its run directory."""
+    words = sweep.file.command.arguments(trial)
+    where = [f"run_dir={run.path.absolute()}", "--resume"]
+    if sweep.file.command.kind == "evaluate":
+        where = [f"out={run.path.absolute()}"]
+    return [sys.executable, "-m", "diffexp", *words, *where]
+
+
+def _run(
+    sweep: Sweep,
+    index: int,
+    trial: Trial,
+    record: Record,
+    environment: Mapping[str, str],
+    stop: Stop,
+    lock: int,
+) -> Verdict:
+    # counted before it starts: whatever happens to this process, the try is not forgotten
+    record = replace(
+        record,
+        state="running",
+        tries=record.tries + 1,
+        fruitless=record.fruitless + 1,
+        began=time.time(),
+        host=os.uname().nodename,
+        job=environment.get("SLURM_JOB_ID", ""),
+    )
+    write_record(sweep, index, record)
+    watch = _Watch(sweep, index)
+    started = time.monotonic()
+    process = start(sweep, trial, sweep.run(index), sweep.log(index), sweep.run_id(index), environment, lock)
+    told = -_INSIST
+    while process.poll() is None:
+        ended_early = watch.stops()
+        if (stop.asked or ended_early) and time.monotonic() - told > _INSIST:
+            process.send_signal(signal.SIGTERM)  # again and again: it may have come before anyone listened
+            told = time.monotonic()
+        if stop.now:
+            process.kill()
+        time.sleep(_POLL)
+    record.seconds += time.monotonic() - started
+    record.step, record.steps = progress(sweep, index)
+    record.exit_code = process.returncode
+    if record.step > record.from_step:
+        record.fruitless = 0
+    return _settle(sweep, index, record, asked=stop.asked, early=watch.stopped)
+
+
+def _settle(sweep: Sweep, index: int, record: Record, *, asked: bool, early: bool) -> Verdict:
+    """Put on record what has become of a try, and say whether another is wanted."""
+    verdict: Verdict = "over"
+    if record.exit_code == 0:
+        record.state, record.fruitless = "done", 0
+    elif early:
+        record.state = "stopped"
+    elif asked:
+        # a try that was not let go on says nothing
+        record.state, record.fruitless, verdict = "interrupted", max(0, record.fruitless - 1), "again"
+        if (sweep.path / CANCELLED).exists():
+            record.state, verdict = "cancelled", "over"
+    elif record.exit_code == 2 or record.fruitless >= FRUITLESS_LIMIT:
+        record.state = "failed"
+    else:
+        record.state, verdict = "interrupted", "again"
+    write_record(sweep, index, record)
+    return verdict
+
+
+def start(
+    sweep: Sweep,
+    trial: Trial,
+    run: Run,
+    log: Path,
+    run_id: str,
+    environment: Mapping[str, str],
+    lock: int | None = None,
+) -> "subprocess.Popen[bytes]":
+    """Start a trial's process, in a session of its own: Ctrl-C in the terminal reaches it through us alone."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            command_of(sweep, trial, run),
+            cwd=sweep.working_directory,
+            env={**environment, "WANDB_RUN_ID": run_id},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
+        )
+
+
+class _Watch:
+    """Looks at a running trial's metric now and then, and decides about its early termination."""
+
+    def __init__(self, sweep: Sweep, index: int) -> None:
+        self.sweep = sweep
+        self.index = index
+        self.stopped = False
+        self._looked = time.monotonic()
+        self._known = -1
+
+    def stops(self) -> bool:
+        """Whether it is to end."""
+        rule, metric = self.sweep.file.hyperband, self.sweep.file.metric
+        if self.stopped or rule is None or metric is None or time.monotonic() - self._looked < _LOOK:
+            return self.stopped
+        self._looked = time.monotonic()
+        mine = [metric.better(value) for value in history(self.sweep, self.index, metric.name)]
+        if len(mine) > self._known:
+            self._known = len(mine)
+            others = [
+                [metric.better(value) for value in history(self.sweep, other, metric.name)]
+                for other in self.sweep.indices
+                if other != self.index
+            ]
+            self.stopped = should_stop(mine, others, rule)
+        return self.stopped
