@@ -83,10 +83,24 @@ def build_loggers(
     return loggers
 
 
-def finish(loggers: list[Logger]) -> None:
-    """End the W&B run, which Lightning never does: its last records would still be unwritten."""
-    if any(isinstance(logger, WandbLogger) for logger in loggers):
-        wandb.finish()
+def finish(loggers: list[Logger], stopped_by: int | None = None) -> None:
+    """End the W&B run, which Lightning never does: its last records would still be unwritten.
+
+    Args:
+        loggers: of the run.
+        stopped_by: the signal that ended it early. W&B's server gives a trial of its sweeps that was ended so to
+            another agent.
+    """
+    if not any(isinstance(logger, WandbLogger) for logger in loggers):
+        return
+    if stopped_by is not None and _in_sweep() and wandb.run is not None:
+        wandb.run.mark_preempting()
+    wandb.finish(exit_code=0 if stopped_by is None else 128 + stopped_by)
+
+
+def _in_sweep() -> bool:
+    """Whether W&B's agent has started this process."""
+    return "WANDB_SWEEP_ID" in os.environ
 
 
 def _run_in_wandb(run: Run, settings: Wandb, config: dict[str, Any]) -> WandbLogger:
@@ -137,5 +151,8 @@ def _wandb_logger(
         log_model=False,
         **about,
     )
-    logger._wandb_init.pop("anonymous", None)  # Lightning always passes it; current wandb warns of it
+    # Lightning always passes these, and W&B warns of them: of the first always, of the others in its sweeps, where the
+    # agent has said where the run belongs
+    for key in ("anonymous", *(("project", "entity", "id") if _in_sweep() else ())):
+        logger._wandb_init.pop(key, None)
     return logger

@@ -120,16 +120,17 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         trainer.fit(model, datamodule=data, ckpt_path=newest, weights_only=True)
     except SystemExit:  # how Lightning ends after a second Ctrl-C
         raise KeyboardInterrupt from None
-    finish(trainer.loggers)
     step = trainer.global_step
     complete = step >= settings.steps and all(each.finished(step) for each in (grids, score) if each is not None)
+    stopped_by = None if complete else stop.received
+    finish(trainer.loggers, stopped_by)
     return Outcome(
         run,
         step,
         settings.steps,
         drawn=grids.drawn if grids is not None else {},
         score=score,
-        stopped_by=None if complete else stop.received,
+        stopped_by=stopped_by,
         is_main=trainer.is_global_zero,
     )
 

@@ -71,8 +71,11 @@ def check_sweep_name(name: str, source: str) -> None:
 
 
 def trial_name(parameters: dict[str, Any]) -> str:
-    """A name for a trial, from its parameters alone: each key by its shortest unambiguous end, and its value."""
-    values = dict(leaves(parameters))
+    """A name for a trial, from its parameters alone: each key by its shortest unambiguous end, and its value.
+
+    Sorted by key, because W&B's server does not keep the order of a file.
+    """
+    values = dict(sorted(leaves(parameters)))
     parts = [
         f"{label}={_shown(value)}" for label, value in zip(short_labels(list(values)), values.values(), strict=True)
     ]

@@ -1,0 +1,204 @@
+"""Sweeps on a real Slurm of two virtual nodes: whatever happens, every trial ends once, as if nothing had."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.integration.test_training import assert_same, state
+from tests.small import SMALL, diffexp
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
+CLUSTER = Path(__file__).with_name("local-slurm")
+LONG = [
+    *SMALL,
+    "training.steps=1000",
+    "training.log_every=50",
+    "checkpoint.every=100",
+    "sample_grid=null",
+    "model.network.dropout=0.2",
+]
+PATIENCE = 240  # seconds for anything here; a dead node alone is seen after 30
+
+
+def sweep_file(folder, *overrides, seeds=(0, 1)):
+    content = {
+        "method": "grid",
+        "command": ["diffexp", "train", "digits", *LONG, *overrides, "--trial", "faults", "${args_json}"],
+        "metric": {"name": "train/loss"},
+        "parameters": {"seed": {"values": list(seeds)}},
+    }
+    (folder / "faults.yaml").write_text(yaml.safe_dump(content))
+    return "faults.yaml"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    if shutil.which("sbatch") is None and "CI" not in os.environ:
+        pytest.skip("needs Debian's slurm-wlm and munge")
+    folder = tmp_path_factory.mktemp("slurm")
+    subprocess.run([CLUSTER, "start", folder], check=True, timeout=120)
+    yield Cluster(folder)
+    subprocess.run([CLUSTER, "stop", folder], check=True, timeout=120)
+
+
+class Cluster:
+    def __init__(self, folder):
+        self.folder = folder
+        self.environment = {
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def call(self, *command, check=True):
+        done = subprocess.run(
+            command, env={**os.environ, **self.environment}, capture_output=True, text=True, check=check, timeout=60
+        )
+        return done.stdout
+
+    def diffexp(self, *arguments, cwd, expect=0):
+        return diffexp(*arguments, cwd=cwd, expect=expect, **self.environment)
+
+    def power_off(self, node):
+        subprocess.run([CLUSTER, "kill", self.folder, node], check=True, timeout=60)
+
+    def power_on(self, node):
+        subprocess.run([CLUSTER, "up", self.folder, node], check=True, timeout=60)
+
+
+class Faulty:
+    """A submitted sweep."""
+
+    def __init__(self, cluster, folder, *overrides, seeds=(0, 1)):
+        self.cluster = cluster
+        self.folder = folder
+        self.path = folder / "runs" / "faults"
+        self.file = sweep_file(folder, *overrides, seeds=seeds)
+
+    def submit(self, *arguments, expect=0):
+        return self.cluster.diffexp("sweep", "submit", self.file, "--slurm", *arguments, cwd=self.folder, expect=expect)
+
+    def record(self, index):
+        try:
+            return json.loads((self.path / "records" / f"{index:04d}.json").read_text())
+        except FileNotFoundError:
+            return {"state": "pending", "tries": 0}
+
+    def run(self, index):
+        (found,) = (self.path / "trials").glob(f"{index:04d}-*")
+        return found
+
+    def saved(self, index):
+        return [*self.path.glob(f"trials/{index:04d}-*/checkpoints/step-*.ckpt")]
+
+    def wait(self, what):
+        deadline = time.monotonic() + PATIENCE
+        while not what():
+            assert time.monotonic() < deadline, self.told()
+            time.sleep(0.2)
+
+    def wait_until_saved(self, index=0):
+        self.wait(lambda: self.saved(index) and self.record(index)["state"] == "running")
+
+    def wait_until_done(self, *indices):
+        self.wait(lambda: all(self.record(index)["state"] == "done" for index in indices))
+        self.wait(lambda: not self.cluster.call("squeue", "--noheader").strip())
+
+    def told(self):
+        logs = "\n".join(f"--- {log}\n{log.read_text()[-2000:]}" for log in sorted((self.path / "logs").glob("*")))
+        return f"{[self.record(0), self.record(1)]}\n{self.cluster.call('squeue')}\n{logs}"
+
+    def node(self, index=0):
+        return self.cluster.call("squeue", "--noheader", f"--job={self.record(index)['job']}", "--format=%N").strip()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    diffexp("sweep", "run", sweep_file(folder), "--workers", "2", cwd=folder, OMP_NUM_THREADS="1")
+    return [state(run) for run in sorted((folder / "runs" / "faults" / "trials").iterdir())]
+
+
+def assert_each_once(sweep, undisturbed):
+    """Every trial is done, in one directory, with the weights and the curve of a run that was never stopped."""
+    assert len(list((sweep.path / "trials").iterdir())) == len(undisturbed)
+    for index, expected in enumerate(undisturbed):
+        assert sweep.record(index)["state"] == "done", sweep.told()
+        assert_same(state(sweep.run(index)), expected)
+        steps = [json.loads(line)["step"] for line in (sweep.run(index) / "metrics.jsonl").read_text().splitlines()]
+        assert steps == list(range(50, 1001, 50))
+
+
+def test_a_sweep_completes(cluster, undisturbed, tmp_path):
+    sweep = Faulty(cluster, tmp_path)
+    script = sweep.submit("--print", "partition=main", "time=10", "mem=1G").stdout
+    assert "#SBATCH --partition=main" in script
+    assert not (sweep.path / "slurm").exists()
+    assert "submitted job " in sweep.submit("max_parallel=2", "partition=main").stdout
+    assert "has its jobs" in sweep.submit(expect=2).stderr
+    sweep.wait_until_done(0, 1)
+    assert_each_once(sweep, undisturbed)
+    assert [sweep.record(index)["tries"] for index in (0, 1)] == [1, 1]
+    assert "nothing is left to do" in sweep.submit().stdout
+    environment = json.loads((sweep.run(0) / "environment.json").read_text())
+    assert environment["slurm"]["SLURM_ARRAY_TASK_ID"] == "0"
+    assert environment["run_id"] == json.loads((sweep.path / "plan.json").read_text())["trials"][0]["run_id"]
+
+
+def test_a_node_loses_power(cluster, undisturbed, tmp_path):
+    sweep = Faulty(cluster, tmp_path)
+    sweep.submit()
+    sweep.wait_until_saved(0)
+    node = sweep.node(0)
+    cluster.power_off(node)
+    try:
+        sweep.wait(lambda: sweep.record(0)["tries"] > 1)
+    finally:
+        cluster.power_on(node)
+    sweep.wait_until_done(0, 1)
+    assert_each_once(sweep, undisturbed)
+
+
+def test_preemption_and_a_killed_process(cluster, undisturbed, tmp_path):
+    sweep = Faulty(cluster, tmp_path)
+    sweep.submit("partition=main", "options=['--nodelist=node1']")
+    sweep.wait_until_saved(1)
+    os.kill(training(sweep.run(1)), signal.SIGKILL)
+    sweep.wait_until_saved(0)
+    cluster.call("srun", "--partition=urgent", "--nodelist=node1", "--exclusive", "sleep", "1")
+    sweep.wait_until_done(0, 1)
+    assert_each_once(sweep, undisturbed)
+    assert sweep.record(1)["tries"] > 1
+
+
+def training(run):
+    return json.loads((run / "status.json").read_text())["pid"]
+
+
+def test_cancelled_and_submitted_again(cluster, undisturbed, tmp_path):
+    sweep = Faulty(cluster, tmp_path)
+    sweep.submit("max_parallel=1")
+    sweep.wait_until_saved(0)
+    assert "cancelled, with the jobs" in cluster.diffexp("sweep", "cancel", "runs/faults", cwd=tmp_path).stdout
+    sweep.wait(lambda: sweep.record(0)["state"] == "cancelled")
+    sweep.wait(lambda: not cluster.call("squeue", "--noheader").strip())
+    assert "1 cancelled, 1 pending" in cluster.diffexp("sweep", "status", "faults.yaml", cwd=tmp_path).stdout
+    sweep.submit()
+    sweep.wait_until_done(0, 1)
+    assert_each_once(sweep, undisturbed)
+
+
+def test_time_limit(cluster, undisturbed, tmp_path):
+    sweep = Faulty(cluster, tmp_path)
+    sweep.submit("time=1", "grace=25")
+    sweep.wait_until_done(0, 1)
+    assert_each_once(sweep, undisturbed)
+    assert sweep.record(0)["tries"] > 1
