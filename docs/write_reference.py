@@ -16,6 +16,7 @@ from diffexp.config.merging import describe
 from diffexp.config.models import MODELS
 from diffexp.config.networks import NETWORKS
 from diffexp.config.registry import Choice
+from diffexp.sweeps.slurm import SlurmRequest
 
 HEAD = """# Every key of a config
 
@@ -37,6 +38,7 @@ def reference() -> str:
         "evaluate": EvaluateRequest,
         "score": ScoreRequest,
         "extractor": ExtractorTraining,
+        "sweep submit": SlurmRequest,
     }
     for command, schema in commands.items():
         parts += [f"\n## What `diffexp {command}` takes\n", *_section(schema, "")]

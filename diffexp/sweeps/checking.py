@@ -21,6 +21,8 @@ from diffexp.sweeps.parameters import nested
 
 _TABLE = "evaluate/ddim_table"
 _METRICS = "fd|kd|precision|recall|nearest|copies|inception_score"
+# Extractors whose name in metrics begins like that in the config.
+_NAMED = ("inception", "clip", "dinov2", "digits_v1", "fashion_mnist_v1")
 # Where a run goes, and what it is called, is the sweep's to say.
 _OURS = ("run_dir", "runs_dir", "out", "name")
 
@@ -136,10 +138,12 @@ def metric_problem(name: str, resolved: Resolved) -> str | None:
         return None
     usual = usual_metric(resolved)
     extractor, count = _scored(resolved)
-    # which weights an extractor has, and so its name, is known only when they are read
-    plain = re.escape(extractor.name) if not hasattr(extractor, "weights") else ".+"
+    # of others, what they are called in metrics is known only when their weights are read
+    plain = f"{extractor.name}.*" if extractor.name in _NAMED else ".+"
     short = metric_name("fd", "", count, False).removeprefix("fd__")
-    scores = rf"((({_METRICS})_{plain}_{short})|[fk]id{short})"
+    scores = rf"({_METRICS})_{plain}_{short}"
+    if extractor.name == "inception":
+        scores = rf"({scores}|[fk]id{short})"
     if resolved.request is None:
         scores = rf"({scores}_best|[^/]+-(ema|raw)/{scores}(_best)?)"
     return None if re.fullmatch(f"score/{scores}", name) else f"{name!r} is not logged; {usual} is"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from diffexp.config.trials import Trial
-from diffexp.errors import UserError
+from diffexp.errors import UserError, did_you_mean
 from diffexp.files import write_text
 from diffexp.runs import Run
 from diffexp.sweeps.bayes import check_space
@@ -168,8 +168,30 @@ def find_sweep_file(
     Raises:
         UserError: for anything wrong with it.
     """
-    before = read_sweep(Path(file))
+    before = read_sweep(find_file(file))
     return before, on_other(before, target, overrides, plugins)
+
+
+def find_file(name: str) -> Path:
+    """The sweep file that a path, or the name of a ready sweep ("timesteps"), means.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    ready = {file.stem: file for file in sorted(shipped_sweeps().glob("*.yaml"))}
+    if name in ready:
+        return ready[name]
+    known = f"ready: {', '.join(ready)}"
+    raise UserError(f"{name}: no such sweep file or ready sweep ({known}).{did_you_mean(name, ready)}")
+
+
+def shipped_sweeps() -> Path:
+    """The folder of the ready sweeps: inside an installed package, else at the top of the checkout."""
+    installed = Path(__file__).parent / "files"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "sweeps"
 
 
 def open_sweep(file: str) -> Sweep:
@@ -181,7 +203,7 @@ def open_sweep(file: str) -> Sweep:
     path = Path(file)
     if path.is_dir():
         return Sweep(path)
-    usual = usual_directory(read_sweep(path))
+    usual = usual_directory(read_sweep(find_file(file)))
     if not usual.is_dir():
         raise UserError(f"{file}: is not planned yet (there is no {usual}): diffexp sweep plan {file}")
     return Sweep(usual)

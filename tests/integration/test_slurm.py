@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import yaml
 
 from tests.integration.test_training import assert_same, state
 from tests.small import SMALL, diffexp
+from tests.wandb_server import ENTITY, PROJECT, SWEEP, WandbServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
@@ -202,3 +204,69 @@ def test_time_limit(cluster, undisturbed, tmp_path):
     sweep.wait_until_done(0, 1)
     assert_each_once(sweep, undisturbed)
     assert sweep.record(0)["tries"] > 1
+
+
+def test_trials_on_two_devices_each(cluster, tmp_path):
+    two = ("training.devices=2", "training.accelerator=cpu", "training.steps=200", "seed=0")
+    sweep = Faulty(cluster, tmp_path, *two)
+    refused = sweep.submit("gpus=1", expect=2).stderr
+    assert "gpus: 1, but a trial uses training.devices = 2" in refused
+    sweep.submit("gpus=2", "max_parallel=1")
+    sweep.wait_until_saved(0)
+    # one of its two processes dies: both end, and the trial goes on from its checkpoint
+    os.kill(training(sweep.run(0)), signal.SIGKILL)
+    sweep.wait_until_done(0, 1)
+    assert sweep.record(0)["tries"] > 1
+    alone = tmp_path / "alone"
+    overrides = [*LONG, *two, "seed=0", f"run_dir={alone}"]
+    diffexp("train", "digits", *overrides, cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert_same(state(sweep.run(0)), state(alone))
+    environment = json.loads((sweep.run(0) / "environment.json").read_text())
+    assert environment["slurm"]["SLURM_JOB_ID"]
+
+
+def test_a_start_that_would_train_on_fewer_devices_is_refused(cluster, tmp_path):
+    command = [sys.executable, "-m", "diffexp", "train", "digits", *SMALL, "training.devices=2", "run_dir=run"]
+    done = subprocess.run(
+        ["srun", "--ntasks=1", *command],
+        cwd=tmp_path,
+        env={**os.environ, **cluster.environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "Slurm has 1 tasks; start with srun --nodes=1 --ntasks-per-node=2" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_agents_of_a_sweep_on_the_server(cluster, tmp_path):
+    fixed = [*SMALL, "training.steps=4", "sample_grid=null", "loggers=[csv,wandb]"]
+    content = {
+        "method": "grid",
+        "command": ["diffexp", "train", "digits", *fixed, "--trial", "served", "${args_json}"],
+        "metric": {"name": "train/loss"},
+        "parameters": {"seed": {"values": [0, 1, 2]}},
+    }
+    (tmp_path / "served.yaml").write_text(yaml.safe_dump(content))
+    server = WandbServer().start()
+    path = f"{Path(sys.executable).parent}:{cluster.environment['PATH']}"
+    environment = {**cluster.environment, **server.environment, "PATH": path}
+    try:
+        register = [sys.executable, "-m", "wandb", "sweep", "served.yaml"]
+        subprocess.run(
+            register, cwd=tmp_path, env={**os.environ, **environment}, check=True, capture_output=True, timeout=120
+        )
+        name = f"{ENTITY}/{PROJECT}/{SWEEP}"
+        told = diffexp("sweep", "submit", name, "--slurm", "--agents", "2", cwd=tmp_path, **environment).stdout
+        assert "2 agents" in told
+        deadline = time.monotonic() + PATIENCE
+        while cluster.call("squeue", "--noheader").strip():
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    finally:
+        server.stop()
+    assert sorted(cell["seed"] for cell in server.handed_out.values()) == [0, 1, 2]
+    for run in server.runs.values():
+        assert run["exit"] == 0
+        assert [row["trainer/global_step"] for row in run["history"] if "train/loss" in row] == [2, 4]

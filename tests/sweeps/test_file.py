@@ -5,9 +5,9 @@ import copy
 import pytest
 import yaml
 
-from diffexp.config.layers import shipped_configs
 from diffexp.errors import UserError
 from diffexp.sweeps.file import parse_sweep, read_sweep
+from diffexp.sweeps.plan import shipped_sweeps
 
 COMMAND = ["${env}", "diffexp", "train", "digits", "training.steps=10", "--trial", "lr", "${args_json}"]
 RIGHT = {
@@ -54,7 +54,7 @@ WRONG = [
     (changed(parameters=None), "parameters: is required"),
     (changed(parameters={}), "parameters: must hold keys"),
     (changed(metric=None, method="bayes", run_cap=3), "metric: is required by bayes"),
-    (changed(metric=None, early_terminate={"type": "hyperband", "min_iter": 1}), "metric: is required by early_terminate"),
+    (changed(metric=None, early_terminate={"type": "hyperband", "min_iter": 1}), "is required by early_terminate"),
     (changed(metric={"goal": "minimize"}), "metric: must have a name"),
     (changed(metric={"name": "a", "goal": "min"}), "metric.goal: must be minimize or maximize, not 'min'"),
     (changed(metric={"name": "a", "gaol": "minimize"}), "Did you mean 'goal'?"),
@@ -120,7 +120,7 @@ def test_numbers_without_a_dot_are_texts_in_the_file(tmp_path):
         read_sweep(tmp_path / "f.yaml")
 
 
-SHIPPED = sorted((shipped_configs().parent / "sweeps").glob("*.yaml"))
+SHIPPED = sorted(shipped_sweeps().glob("*.yaml"))
 
 
 def test_the_shipped_sweeps_are_there():

@@ -1,0 +1,125 @@
+"""Mistakes in sweep files and commands: one message, exit code 2, nothing written."""
+
+import sys
+
+import pytest
+import yaml
+
+from diffexp.cli import cli, main
+from tests.small import SMALL
+
+SCORED = "score={'samplers': {'ddim-50': None, 'ddpm': {'name': 'ddpm'}}}"
+RATES = {"optim": {"parameters": {"lr": {"values": [1e-3]}}}}
+
+
+def content(parameters=RATES, *fixed, metric="train/loss", **more):
+    words = ["diffexp", "train", "digits", *SMALL, *fixed, "--trial", "s", "${args_json}"]
+    return {"method": "grid", "command": words, "metric": {"name": metric}, "parameters": parameters, **more}
+
+
+def one(path, values):
+    node = {"values": values}
+    for part in reversed(path.split(".")):
+        node = {part: node} if node == {"values": values} else {part: {"parameters": node}}
+    return node
+
+
+WRONG = [
+    (content(one("optim.lrr", [1.0])), "s.yaml: lrr=1: trial: optim.lrr: there is no such key. Did you mean optim.lr?"),
+    (content(one("optim.lr", ["fast"])), "optim.lr: must be a number, not 'fast'"),
+    (content(one("optim.lr", [0.1, -1.0])), "s.yaml: lr=-1: trial: optim.lr: must be above 0, not -1.0"),
+    (content(one("model.schedule.name", ["linear", "cosin"])), "there is no schedule 'cosin'"),
+    (content(one("model.timesteps", [20, 4])), "5 steps cannot be taken out of model.timesteps = 4"),
+    (content(one("run_dir", ["a"])), "parameters.run_dir: is the sweep's to say"),
+    (content(one("wandb.group", ["a"])), "parameters.wandb.group: is the sweep's to say"),
+    (content(RATES, "run_dir=a"), "command: run_dir=a: where a trial goes is the sweep's to say"),
+    (content(RATES, "optim.epsilon=1"), "optim.epsilon: there is no such key"),
+    (content(metric="loss"), "metric.name: "),
+    (content(metric="score/fd_digits_v1_500_best"), "'score/fd_digits_v1_500_best' is not logged: score is null"),
+    (content(RATES, SCORED, metric="score/fd_digits_v1_50_best"),
+     "'score/fd_digits_v1_50_best' is not logged; score/fd_digits_v1_500_best is"),
+    (content(RATES, SCORED, metric="score/fd_digits_v1_500"), "score/fd_digits_v1_500_best is"),
+    (content(one("optim.lr", [1.0]), method="bayes", run_cap=2) | {"parameters": {"optim": {"parameters": {"lr": {
+        "distribution": "normal"}}}}}, "optim.lr: must be above 0"),
+    (content({"optim": {"parameters": {"lr": {"min": 0.0, "max": 1.0}}}}, method="random", run_cap=2),
+     "optim.lr: must be above 0, not 0.0"),
+    (content({"seed": {"min": 0.5, "max": 1.5}}, method="random", run_cap=2), "seed: must be a whole number"),
+    ({"method": "grid", "command": ["diffexp", "evaluate", "nowhere", "--trial", "s", "${args_json}"],
+      "parameters": RATES}, "nowhere is no run, or no checkpoint of one"),
+]  # fmt: skip
+
+
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["diffexp", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code, capsys.readouterr()
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "run"])
+@pytest.mark.parametrize(("file", "message"), WRONG, ids=[message[-50:] for _, message in WRONG])
+def test_a_wrong_sweep_costs_no_job(tmp_path, monkeypatch, capsys, command, file, message):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(file))
+    monkeypatch.chdir(tmp_path)
+    code, printed = run(monkeypatch, capsys, "sweep", command, "s.yaml")
+    assert code == 2
+    assert message in printed.err
+    assert printed.out == ""
+    assert [each.name for each in tmp_path.iterdir()] == ["s.yaml"]
+
+
+MISTAKES = [
+    (["check", "nowhere"], "nowhere: no such sweep file or ready sweep (ready: learning_rate, objectives"),
+    (["check", "timestep"], "Did you mean 'timesteps'?"),
+    (["check", "broken.yaml"], "broken.yaml: cannot be read as YAML"),
+    (["status", "empty"], "empty: is no sweep's directory"),
+    (["results", "damaged"], "damaged/plan.json: is damaged"),
+    (["best", "right.yaml"], "right.yaml: is not planned yet (there is no runs/s): diffexp sweep plan right.yaml"),
+    (["run", "right.yaml", "--devices", "0", "training.devices=2"], "a trial takes 2 (training.devices), but only 1"),
+    (["run", "right.yaml", "--devices", "0,1", "--workers", "3"], "2 devices are enough for 2 trials of 1"),
+    (["run", "right.yaml", "--config", "digitz"], "digitz: no such config file"),
+    (["run", "empty", "optim.lr=1"], "empty: is planned, and a plan does not change"),
+    (["submit", "right.yaml"], "Missing option '--slurm'"),
+    (["submit", "right.yaml", "--slurm", "gpus=2"], "gpus: 2, but a trial uses training.devices = 1"),
+    (["submit", "right.yaml", "--slurm", "gpus=many"], "gpus: must be a whole number or null, not 'many'"),
+    (["submit", "right.yaml", "--slurm", "max_parallel=0"], "max_parallel: must be at least 1"),
+    (["submit", "right.yaml", "--slurm", "partion=a"], "partion: there is no such key"),
+    (["submit", "right.yaml", "--slurm", "time=1 day"], "an option of sbatch has no spaces"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), MISTAKES, ids=[" ".join(command)[-50:] for command, _ in MISTAKES])
+def test_a_mistake_is_one_message(tmp_path, monkeypatch, capsys, command, message):
+    (tmp_path / "right.yaml").write_text(yaml.safe_dump(content()))
+    (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "plan.json").write_text('{"sweep": 3')
+    monkeypatch.chdir(tmp_path)
+    code, printed = run(monkeypatch, capsys, "sweep", *command)
+    assert code == 2
+    assert message in printed.err
+
+
+@pytest.mark.parametrize("kind", ["grid", "random"])
+def test_a_plan_needs_no_torch(tmp_path, monkeypatch, kind):
+    import subprocess
+
+    parameters = RATES if kind == "grid" else {"seed": {"min": 0, "max": 99}}
+    more = {} if kind == "grid" else {"method": "random", "run_cap": 3}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content(parameters, **more)))
+    code = (
+        "import sys; from diffexp.cli import cli; cli(['sweep', 'plan', 's.yaml'], standalone_mode=False);"
+        "print([name for name in ('torch', 'lightning', 'wandb', 'optuna') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "work: " in done.stdout
+
+
+def test_another_config_is_one_override(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("timesteps", "schedules", "objectives", "learning_rate", "seeds"):
+        for config, metric in (("fashion_mnist", "fd_fashion_mnist_v1"), ("cifar10_ddpm", "fid")):
+            cli(["sweep", "check", name, "--config", config], standalone_mode=False)
+            assert f"→ score/{metric}" in capsys.readouterr().out
