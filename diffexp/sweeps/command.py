@@ -92,7 +92,7 @@ def parse_command(given: Any, where: str) -> Command:
     trial = options["--trial"]
     if len(trial) != 2 or trial[1] != _PARAMETERS:
         raise UserError(f"{where}: command: must end with --trial NAME '{_PARAMETERS}', as in {EXAMPLE}")
-    if not plain or "=" in plain[0] or any("=" not in word for word in plain[1:]):
+    if not plain or any("=" not in word for word in plain[1:]):
         raise UserError(f"{where}: command: after {kind} one config or run is needed, then key=value for every trial")
     check_sweep_name(trial[0], f"{where}: command: --trial")
     table = options["--table"][-1] if options["--table"] else None

@@ -37,8 +37,8 @@ WRONG = [
     (content(metric="loss"), "metric.name: "),
     (content(metric="score/fd_digits_v1_500_best"), "'score/fd_digits_v1_500_best' is not logged: score is null"),
     (content(RATES, SCORED, metric="score/fd_digits_v1_50_best"),
-     "'score/fd_digits_v1_50_best' is not logged; score/fd_digits_v1_500_best is"),
-    (content(RATES, SCORED, metric="score/fd_digits_v1_500"), "score/fd_digits_v1_500_best is"),
+     "'score/fd_digits_v1_50_best' is not logged; score/fd_digits_v1_5k_best is"),
+    (content(RATES, SCORED, metric="score/fd_digits_v1_500"), "score/fd_digits_v1_5k_best is"),
     (content(one("optim.lr", [1.0]), method="bayes", run_cap=2) | {"parameters": {"optim": {"parameters": {"lr": {
         "distribution": "normal"}}}}}, "optim.lr: must be above 0"),
     (content({"optim": {"parameters": {"lr": {"min": 0.0, "max": 1.0}}}}, method="random", run_cap=2),
