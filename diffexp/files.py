@@ -39,6 +39,26 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def write_new(path: Path, text: str) -> bool:
+    """Write a text file, whole, unless there is one already; whether it was written.
+
+    Of several processes that try, one succeeds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with aside.open("xb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal.
 

@@ -70,6 +70,7 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         UserError: for data, hardware or a schedule that do not fit the config; nothing is written then.
     """
     settings = experiment.training
+    quieten()
     try:
         device = device_for(settings.accelerator)
         check_devices(device, settings.devices)
@@ -97,7 +98,6 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         run.describe(config_text(experiment), {**describe_environment(plugins), "precision": precision})
         os.environ[RUN_VARIABLE] = str(run.path)
 
-    quieten()
     trainer = L.Trainer(
         max_steps=settings.steps,
         max_epochs=-1,

@@ -47,20 +47,21 @@ def check_space(sweep: SweepFile) -> None:
             raise UserError(f"{sweep.source}: parameters.{parameter.key}: {error}") from error
 
 
-def ask(sweep: SweepFile, seen: Sequence[Seen], seed: int) -> dict[str, Any]:
-    """Parameters for the next trial, nested.
+def ask(sweep: SweepFile, seen: Sequence[Seen], seed: int, index: int) -> dict[str, Any]:
+    """Parameters for a trial, nested.
 
     Args:
         sweep: what may be chosen.
-        seen: all earlier trials, in order.
+        seen: all trials that have been asked for.
         seed: of the whole sweep.
+        index: of the trial.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = {parameter.key: _distribution(parameter) for parameter in sweep.parameters}
-    # the place in the sequence is part of the seed, or every ask without results would give the same
-    sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + len(seen)) % 2**32, constant_liar=True)
+    # the index is part of the seed, or trials that begin at the same time, before there are results, would be the same
+    sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + index) % 2**32, constant_liar=True)
     study = optuna.create_study(sampler=sampler)
     for each in seen:
         study.add_trial(_frozen(each, sweep, space))

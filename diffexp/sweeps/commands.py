@@ -1,6 +1,7 @@
 """`diffexp sweep …`. Commands import what they need when they run, so that help is quick."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,6 @@ import click
 from diffexp.errors import UserError
 
 if TYPE_CHECKING:
-    from diffexp.sweeps.checking import Resolved
     from diffexp.sweeps.plan import Sweep
 
 _FILE = click.argument("file", metavar="FILE")
@@ -94,15 +94,17 @@ def run(
     from diffexp.sweeps.results import as_table
 
     planned = _planned(sweep_file, overrides, config, seed, out, plugins)
-    each = max(resolved.devices for resolved in _resolved(planned))
+    each = max(resolved.devices for resolved in planned.resolved())
     given = [device.strip() for device in devices.split(",") if device.strip()] if devices is not None else []
     local = LocalRun(planned, slots(workers, given, each))
     complete = local.run()
     click.echo(as_table(planned))
     click.echo(f"{planned.path}: diffexp sweep results, best, status")
-    if not complete:
+    if not complete and not local.stop.asked:
+        click.echo("metric.target is reached: no further trials are begun")
+    elif not complete:
         click.echo(f"go on with: diffexp sweep run {planned.path}")
-        sys.exit(130 if local.stop.asked else 0)
+        sys.exit(128 + signal.SIGINT)
     if any(record.state == "failed" for record in local.records()):
         click.echo(f"try the failed ones again with: diffexp sweep retry {planned.path}", err=True)
         sys.exit(1)
@@ -150,7 +152,7 @@ def submit(
         return
     rest = tuple(text for text in overrides if text not in asked)
     planned = _planned(sweep_file, rest, config, seed, out, plugins)
-    resolved = _resolved(planned)[0]
+    resolved = planned.resolved()[0]
     if printed:
         click.echo(cluster.trials_script(planned, request, resolved), nl=False)
         return
@@ -249,23 +251,12 @@ def _planned(
     return make_plan(changed, seed, out or usual_directory(changed))
 
 
-def _resolved(planned: "Sweep") -> list["Resolved"]:
-    """The configs of all trials that are known; of a typical one for bayes."""
-    from diffexp.config.plugins import load_plugins
-    from diffexp.config.trials import Trial
-    from diffexp.sweeps.checking import resolve, typical
-
-    load_plugins(planned.file.command.plugins)
-    trials: list[Trial] = [trial for trial in map(planned.trial, planned.indices) if trial is not None]
-    return [resolve(planned.file.command, trial) for trial in trials or list(typical(planned.file))[:1]]
-
-
 def _tell_plan(planned: "Sweep", timed: bool) -> None:
     """Say how many trials there are, what they vary, and what they cost."""
     from diffexp.durations import duration
     from diffexp.sweeps.work import Work, seconds_a_pass, work_of
 
-    resolved = _resolved(planned)
+    resolved = planned.resolved()
     works = [work_of(each) for each in resolved] * (len(planned) // len(resolved))
     total = sum(works, Work(0, 0))
     click.echo(f"{planned.path}: {len(planned)} trials of {planned.file.method} over {', '.join(_swept(planned))}")

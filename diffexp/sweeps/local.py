@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -19,6 +20,7 @@ from diffexp.sweeps.slurm_environment import without_slurm
 from diffexp.sweeps.trial import CANCELLED, Stop, try_trial
 
 _LOOK = 1.0  # seconds between two updates of the progress bar
+_LOGGED = 60.0  # and of its lines in a log file
 _WAIT = 1.0  # seconds before another look at a trial that another process runs
 
 
@@ -136,15 +138,19 @@ class LocalRun:
         shape = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
         records = self.records()
         with tqdm(total=total, initial=_shares(records), bar_format=shape, desc=self.sweep.file.name) as bar:
+            shown, interval = 0.0, _LOOK if sys.stderr.isatty() else _LOGGED
             while any(thread.is_alive() for thread in threads):
-                records = self.records()
-                bar.n = _shares(records)
-                bar.set_postfix_str(self._summary(records))
+                if time.monotonic() - shown >= interval:
+                    self._update(bar)
+                    shown = time.monotonic()
                 self.stop.asked |= (self.sweep.path / CANCELLED).exists()
                 time.sleep(_LOOK)
-            records = self.records()
-            bar.n = _shares(records)
-            bar.set_postfix_str(self._summary(records))
+            self._update(bar)
+
+    def _update(self, bar: "tqdm[NoReturn]") -> None:
+        records = self.records()
+        bar.n = _shares(records)
+        bar.set_postfix_str(self._summary(records))
 
     def records(self) -> list[Record]:
         """How each trial stands."""

@@ -12,17 +12,19 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import chdir
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from diffexp.config.plugins import load_plugins
 from diffexp.config.trials import Trial
 from diffexp.errors import UserError, did_you_mean
-from diffexp.files import write_text
+from diffexp.files import write_new, write_text
 from diffexp.runs import Run
 from diffexp.sweeps.bayes import check_space
-from diffexp.sweeps.checking import check_sweep, on_other, resolve
+from diffexp.sweeps.checking import Resolved, check_sweep, on_other, resolve, typical
 from diffexp.sweeps.file import SweepFile, parse_sweep, read_sweep
 from diffexp.sweeps.search import known_trials
 
@@ -72,6 +74,20 @@ class Sweep:
         except FileNotFoundError:
             return None
         return Trial(self.file.name, asked)
+
+    def resolved(self) -> list[Resolved]:
+        """The configs of all trials that are known; of a typical one before bayes has been asked.
+
+        Raises:
+            UserError: if they have become wrong since they were planned.
+        """
+        known = [trial for trial in map(self.trial, self.indices) if trial is not None]
+        try:
+            with chdir(self.working_directory):  # paths in the command mean what they meant
+                load_plugins(self.file.command.plugins)
+                return [resolve(self.file.command, trial) for trial in known or [next(typical(self.file))]]
+        except OSError as error:
+            raise UserError(f"{self.path}: was planned in {self.working_directory}: {error.strerror}") from error
 
     def asked(self, index: int) -> Path:
         """Where what bayes was asked for stands."""
@@ -126,6 +142,8 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
             raise UserError(
                 f"{path}: holds another sweep; give --out DIR for this one, or the directory to go on with it"
             )
+        if not (path / "sweep.yaml").exists():  # whoever planned it was cut off there
+            write_text(path / "sweep.yaml", sweep.text())
         return before
     trials = planned(sweep, seed)
     sweep_id = secrets.token_hex(4)
@@ -148,8 +166,9 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
         ],
     }
     try:
+        if not write_new(path / _PLAN, json.dumps(plan, indent=1) + "\n"):
+            return make_plan(sweep, seed, path)  # another process was faster
         write_text(path / "sweep.yaml", sweep.text())
-        write_text(path / _PLAN, json.dumps(plan, indent=1) + "\n")  # last: it makes the directory a sweep
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
     return Sweep(path)

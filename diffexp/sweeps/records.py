@@ -87,14 +87,14 @@ def history(sweep: Sweep, index: int, metric: str) -> list[float]:
 
 
 def seen(sweep: Sweep) -> list[Seen]:
-    """The trials that bayes has been asked for, in order, as it learns from them."""
+    """The trials that bayes has been asked for, as it learns from them."""
     metric = sweep.file.metric
     assert metric is not None
     found = []
     for index in sweep.indices:
         trial = sweep.trial(index)
         if trial is None:
-            break
+            continue
         record = read_record(sweep, index)
         values = [metric.better(value) for value in history(sweep, index, metric.name)]
         ended = record.state in ENDED

@@ -9,7 +9,6 @@ from typing import Any
 
 from diffexp.config.trials import leaves, short_labels
 from diffexp.errors import UserError
-from diffexp.sweeps.checking import resolve
 from diffexp.sweeps.plan import Sweep
 from diffexp.sweeps.records import Record, history, read_record
 
@@ -67,14 +66,13 @@ def best_config(sweep: Sweep) -> str:
         raise UserError(f"{sweep.path}: the sweep file has no metric to be best by")
     if best is None:
         raise UserError(f"{sweep.path}: no trial has logged {metric.name} yet")
-    trial = sweep.trial(best.index)
-    assert trial is not None
+    known = [index for index in sweep.indices if sweep.trial(index) is not None]
     command = sweep.file.command
     head = f"# trial {best.index} of {sweep.path}, {best.name}: {metric.name} = {best.value:.6g}\n"
     use = (
         "diffexp train THIS_FILE" if command.kind == "train" else f"diffexp evaluate {command.target} --table THIS_FILE"
     )
-    return f"{head}# use it with: {use}\n{resolve(command, trial).text}"
+    return f"{head}# use it with: {use}\n{sweep.resolved()[known.index(best.index)].text}"
 
 
 def told_value(row: Row) -> str:

@@ -73,7 +73,23 @@ def load_slurm_request(overrides: Sequence[str]) -> SlurmRequest:
     for value in (request.partition, request.account, request.qos, request.constraint, request.mem, request.time):
         if value is not None and any(letter.isspace() for letter in value):
             raise UserError(f"command line: {value!r}: an option of sbatch has no spaces")
+    limit = _seconds(request.time) if request.time is not None else None
+    if limit is not None and limit <= 2 * request.grace:
+        raise UserError(
+            f"grace: {request.grace} s before a limit of {limit} s leave too little; take less, or more time"
+        )
     return request
+
+
+def _seconds(time: str) -> int | None:
+    """A time limit as Slurm writes them: MIN, MIN:S, H:MIN:S, D-H, D-H:MIN, D-H:MIN:S; None for words as UNLIMITED."""
+    days, dash, rest = time.rpartition("-")
+    parts = rest.split(":")
+    if not all(part.isdigit() for part in [*parts, *([days] if dash else [])]) or len(parts) > 3:
+        return None
+    numbers = [int(part) for part in parts]
+    hours, minutes, seconds = ([*numbers, 0, 0] if dash else [0, *numbers, 0] if len(numbers) < 3 else numbers)[:3]
+    return int(days or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
 
 
 # --- the scripts ---------------------------------------------------------------------------------

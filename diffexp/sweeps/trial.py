@@ -81,7 +81,7 @@ def _trial(sweep: Sweep, index: int) -> Trial:
     with _asking:
         trial = sweep.trial(index)
         if trial is None:
-            parameters = ask(sweep.file, seen(sweep), sweep.seed)
+            parameters = ask(sweep.file, seen(sweep), sweep.seed, index)
             write_text(sweep.asked(index), json.dumps(parameters) + "\n")
             trial = Trial(sweep.file.name, parameters)
         return trial

@@ -5,6 +5,7 @@
 The first folder holds timesteps/, schedules/ and sampling_steps/, as `diffexp sweep run` leaves them.
 """
 
+import json
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -13,6 +14,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from diffexp.runs import read_metrics
 from diffexp.sweeps.plan import Sweep
@@ -20,9 +22,14 @@ from diffexp.sweeps.results import Row, rows
 
 
 def error(sweep: Sweep, row: Row) -> float:
-    """The standard error of a trial's distance, as its run has logged it."""
-    last = read_metrics(sweep.run(row.index).metrics)[-1]
-    return max(value for name, value in last.items() if "/fd_" in name and name.endswith("_error"))
+    """What a trial's distance may be off: its standard error, or the spread of its blocks of images."""
+    run = sweep.run(row.index)
+    files = sorted(run.scores.glob("step-*.json"))
+    if files:
+        scores = json.loads(files[-1].read_text())["scores"].values()
+        return float(min((each["scores"]["fd"] for each in scores), key=lambda fd: fd["value"])["error"])
+    assert sweep.file.metric is not None
+    return float(read_metrics(run.metrics)[-1][f"{sweep.file.metric.name}_error"])
 
 
 def curves(sweep: Sweep, x: str, line: str) -> dict[str, list[tuple[float, float, float]]]:
@@ -34,12 +41,24 @@ def curves(sweep: Sweep, x: str, line: str) -> dict[str, list[tuple[float, float
     return {name: sorted(points) for name, points in sorted(found.items())}
 
 
+def ylabel(sweep: Sweep) -> str:
+    """What is compared."""
+    assert sweep.file.metric is not None
+    return sweep.file.metric.name.removeprefix("score/")
+
+
 def draw(sweep: Sweep, x: str, line: str, xlabel: str, out: Path) -> None:
     """Distance against x, both logarithmic, a curve for each value of `line`."""
     figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     for name, points in curves(sweep, x, line).items():
         axes.errorbar(*zip(*points, strict=True), marker="o", capsize=3, label=f"{line.rpartition('.')[2]} = {name}")
-    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=sweep.file.metric.name.removeprefix("score/"))
+    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel(sweep))
+    places = sorted({point[0] for points in curves(sweep, x, line).values() for point in points})
+    axes.set_xticks(places, [f"{place:g}" for place in places])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.legend()
     figure.savefig(out, dpi=120)
 
@@ -47,10 +66,13 @@ def draw(sweep: Sweep, x: str, line: str, xlabel: str, out: Path) -> None:
 def draw_schedules(sweep: Sweep, out: Path) -> None:
     """Each training's distance, by schedule."""
     figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
-    for name, points in curves(sweep, "seed", "model.schedule.name").items():
+    found = curves(sweep, "seed", "model.schedule.name")
+    for place, points in enumerate(found.values()):
+        beside = [place + 0.15 * (index - (len(points) - 1) / 2) for index in range(len(points))]
         values, errors = [point[1] for point in points], [point[2] for point in points]
-        axes.errorbar([name] * len(points), values, errors, marker="o", linestyle="", capsize=3)
-    axes.set(ylabel=sweep.file.metric.name.removeprefix("score/"), xlabel="schedule (a point for each seed)")
+        axes.errorbar(beside, values, errors, marker="o", linestyle="", capsize=3)
+    axes.set_xticks(range(len(found)), list(found))
+    axes.set(ylabel=ylabel(sweep), xlabel="schedule (a point for each seed)")
     figure.savefig(out, dpi=120)
 
 

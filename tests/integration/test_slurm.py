@@ -58,6 +58,7 @@ class Cluster:
             "SLURM_CONF": str(folder / "slurm.conf"),
             "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",
+            "WANDB_MODE": "offline",
         }
 
     def call(self, *command, check=True):
@@ -170,7 +171,8 @@ def test_a_node_loses_power(cluster, undisturbed, tmp_path):
 
 
 def test_preemption_and_a_killed_process(cluster, undisturbed, tmp_path):
-    sweep = Faulty(cluster, tmp_path)
+    # W&B's helper process gets the signals as well
+    sweep = Faulty(cluster, tmp_path, "loggers=[csv,wandb]")
     sweep.submit("partition=main", "options=['--nodelist=node1']")
     sweep.wait_until_saved(1)
     os.kill(training(sweep.run(1)), signal.SIGKILL)
@@ -179,6 +181,8 @@ def test_preemption_and_a_killed_process(cluster, undisturbed, tmp_path):
     sweep.wait_until_done(0, 1)
     assert_each_once(sweep, undisturbed)
     assert sweep.record(1)["tries"] > 1
+    ids = {file.name.rpartition("-")[2] for file in sweep.run(0).glob("wandb/offline-run-*")}
+    assert ids == {json.loads((sweep.run(0) / "environment.json").read_text())["run_id"]}
 
 
 def training(run):

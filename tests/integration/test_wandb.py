@@ -2,13 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from diffexp.callbacks.checkpoints import checkpoints, step_of
 from tests.small import SMALL, diffexp, metrics
 from tests.wandb_server import ENTITY, PROJECT, SWEEP, WandbServer
 
@@ -124,6 +127,54 @@ def test_names_groups_and_config_columns_are_those_of_a_run_here(served, local):
         there = server.config(run_id)
         assert columns(here) == columns({key: value for key, value in there.items() if key != "_wandb"})
         assert here["wandb"] == there["wandb"]
+
+
+def test_a_stopped_agent_lets_its_run_save_and_gives_it_back(tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "method": "grid",
+                "command": [
+                    *("diffexp", "train", "digits", *SMALL, "training.steps=100000", "sample_grid=null"),
+                    *("loggers=[csv,wandb]", "--trial", "s", "${args_json}"),
+                ],
+                "metric": {"name": "train/loss"},
+                "parameters": {"seed": {"values": [0]}},
+            }
+        )
+    )
+    server = WandbServer().start()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("WANDB_")},
+        **server.environment,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    wandb = [sys.executable, "-m", "wandb"]
+    try:
+        subprocess.run([*wandb, "sweep", "s.yaml"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+        agent = subprocess.Popen(
+            [*wandb, "agent", "--forward-signals", f"{ENTITY}/{PROJECT}/{SWEEP}"], cwd=tmp_path, env=environment
+        )
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("runs/s/*/checkpoints/*.ckpt")):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        agent.send_signal(signal.SIGTERM)
+        agent.wait(timeout=120)
+        (run,) = server.runs.values()
+        while run["exit"] is None:
+            assert time.monotonic() < deadline + 60
+            time.sleep(0.2)
+    finally:
+        agent.kill()
+        server.stop()
+    assert run["exit"] == 128 + signal.SIGTERM
+    assert run["flags"] == ["preempting"]
+    (status,) = (json.loads(file.read_text()) for file in tmp_path.glob("runs/s/*/status.json"))
+    assert status["state"] == "interrupted"
+    (directory,) = (tmp_path / "runs" / "s").iterdir()
+    assert step_of(checkpoints(directory / "checkpoints")[-1]) == status["step"]
 
 
 def columns(config, prefix=""):

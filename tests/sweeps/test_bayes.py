@@ -30,8 +30,8 @@ SPACE = {
 
 def test_asked_values_lie_in_their_ranges_and_keep_their_types():
     seen = []
-    for _ in range(15):
-        asked = ask(sweep(SPACE), seen, seed=0)
+    for index in range(15):
+        asked = ask(sweep(SPACE), seen, 0, index)
         assert 1e-5 <= asked["optim"]["lr"] <= 1
         assert asked["betas"] in ([0.9, 0.99], [0.9, 0.999])
         assert type(asked["steps"]) is int
@@ -41,17 +41,19 @@ def test_asked_values_lie_in_their_ranges_and_keep_their_types():
 
 
 def test_the_same_records_ask_for_the_same():
-    seen = [Seen({**ask(sweep(SPACE), [], seed=index)}, value=1.0 / (index + 1)) for index in range(5)]
-    seen += [Seen(ask(sweep(SPACE), [], seed=9), None), Seen(ask(sweep(SPACE), [], seed=10), None, failed=True)]
-    assert ask(sweep(SPACE), seen, seed=3) == ask(sweep(SPACE), seen, seed=3)
-    assert ask(sweep(SPACE), seen, seed=3) != ask(sweep(SPACE), seen, seed=4)
+    seen = [Seen({**ask(sweep(SPACE), [], 0, index)}, value=1.0 / (index + 1)) for index in range(5)]
+    seen += [Seen(ask(sweep(SPACE), [], 0, 9), None), Seen(ask(sweep(SPACE), [], 0, 10), None, failed=True)]
+    assert ask(sweep(SPACE), seen, 0, 7) == ask(sweep(SPACE), seen, 0, 7)
+    # trials that begin at the same time see the same, and must not be the same
+    assert ask(sweep(SPACE), seen, 0, 7) != ask(sweep(SPACE), seen, 0, 8)
+    assert ask(sweep(SPACE), seen, 0, 7) != ask(sweep(SPACE), seen, 1, 7)
 
 
 def test_it_finds_a_minimum_sooner_than_chance():
     space = sweep({"x": {"min": -10.0, "max": 10.0}, "y": {"min": -10.0, "max": 10.0}})
     seen = []
-    for _ in range(40):
-        asked = ask(space, seen, seed=0)
+    for index in range(40):
+        asked = ask(space, seen, 0, index)
         seen.append(Seen(asked, (asked["x"] - 3) ** 2 + (asked["y"] + 2) ** 2))
     # by chance the nearest of 40 points in this square of 400 is within a distance d with 1 - (1 - π d²/400)^40
     assert min(each.value for each in seen) < 1.0  # 27 % by chance
