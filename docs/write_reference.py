@@ -16,7 +16,7 @@ from diffexp.config.merging import describe
 from diffexp.config.models import MODELS
 from diffexp.config.networks import NETWORKS
 from diffexp.config.registry import Choice
-from diffexp.sweeps.slurm import SlurmRequest
+from diffexp.sweeps.slurm_script import SlurmRequest
 
 HEAD = """# Every key of a config
 

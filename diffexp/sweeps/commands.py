@@ -139,13 +139,14 @@ def submit(
     from dataclasses import fields
 
     from diffexp.sweeps import slurm as cluster
+    from diffexp.sweeps.slurm_script import SlurmRequest, agents_script, load_slurm_request, trials_script
 
-    names = {each.name for each in fields(cluster.SlurmRequest)}
+    names = {each.name for each in fields(SlurmRequest)}
     asked = [text for text in overrides if text.partition("=")[0] in names]
-    request = cluster.load_slurm_request(asked)
+    request = load_slurm_request(asked)
     if agents is not None:
         folder = out or Path("runs") / f"agents-{sweep_file.rpartition('/')[2]}"
-        script = cluster.agents_script(sweep_file, agents, request, folder.absolute())
+        script = agents_script(sweep_file, agents, request, folder.absolute())
         click.echo(
             script if printed else f"submitted job {cluster.submit_agents(script, folder)}: {agents} agents; {folder}"
         )
@@ -154,7 +155,7 @@ def submit(
     planned = _planned(sweep_file, rest, config, seed, out, plugins)
     resolved = planned.resolved()[0]
     if printed:
-        click.echo(cluster.trials_script(planned, request, resolved), nl=False)
+        click.echo(trials_script(planned, request, resolved), nl=False)
         return
     jobs = cluster.submit_trials(planned, request, resolved)
     told = f"submitted job {', '.join(jobs)}" if jobs else "nothing is left to do"
@@ -176,7 +177,7 @@ def status(sweep_file: str) -> None:
 def retry(sweep_file: str) -> None:
     """Make failed trials pending again; `run` or `submit` then tries them."""
     from diffexp.sweeps.plan import open_sweep
-    from diffexp.sweeps.slurm import retry as again
+    from diffexp.sweeps.records import retry as again
 
     opened = open_sweep(sweep_file)
     failed = again(opened)

@@ -103,6 +103,18 @@ def seen(sweep: Sweep) -> list[Seen]:
     return found
 
 
+def retry(sweep: Sweep) -> list[int]:
+    """Make the failed trials pending again; which they are."""
+    failed = []
+    for index in sweep.indices:
+        record = read_record(sweep, index)
+        if record.state == "failed":
+            record.state, record.fruitless = "pending", 0
+            write_record(sweep, index, record)
+            failed.append(index)
+    return failed
+
+
 # --- locks ---------------------------------------------------------------------------------------
 
 

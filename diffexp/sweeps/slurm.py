@@ -1,210 +1,21 @@
-"""A sweep on a Slurm cluster: a job array with one task a trial, which asks to be queued again until the trial is over.
-
-What is in the job script, and why, was measured on a real Slurm:
-- a signal that comes while Python starts would kill it, so signals are ignored until its handlers are there;
-- Slurm requeues for a dead node or a preemption only, so the script does for a crash and a time limit;
-- `scontrol requeue` must not die of the SIGTERM that a preemption sends to the whole job;
-- a cancelled job would come back if it were requeued.
-"""
+"""A sweep on a Slurm cluster: job arrays with one task a trial, submitted, cancelled, and told of."""
 
 import json
-import shlex
 import subprocess
-import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from diffexp.config.fields import number, range_problems
-from diffexp.config.layers import override_layer
-from diffexp.config.merging import merge
 from diffexp.errors import UserError
 from diffexp.files import write_text
 from diffexp.sweeps.checking import Resolved
 from diffexp.sweeps.plan import Sweep
-from diffexp.sweeps.records import ENDED, read_record, write_record
+from diffexp.sweeps.records import ENDED, read_record
+from diffexp.sweeps.slurm_script import SlurmRequest, trials_script
 from diffexp.sweeps.trial import CANCELLED
 
-# What `diffexp sweep trial` ends with when the trial is to be tried again (EX_TEMPFAIL of sysexits.h).
-AGAIN = 75
-
 _USUAL_ARRAY_SIZE = 1001  # Slurm's MaxArraySize where it does not say
-
-
-@dataclass
-class SlurmRequest:
-    """What `diffexp sweep submit` asks Slurm for; everything else is the cluster's default.
-
-    Keys:
-        gpus: for each trial on each node; must be training.devices.
-        cpus: for each device.
-        mem: for each node, as "32G".
-        time: limit of one try, as "04:00:00"; a trial that reaches it saves, and goes on in the queue.
-        max_parallel: trials at the same time.
-        grace: seconds before the time limit at which a trial is told to save. Slurm may be up to 60 s early.
-        setup: a shell line run first, as "module load cuda".
-        options: further options of sbatch, as "--exclude=node7".
-    """
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    gpus: int | None = number(None, at_least=1)
-    cpus: int | None = number(None, at_least=1)
-    mem: str | None = None
-    time: str | None = None
-    max_parallel: int | None = number(None, at_least=1)
-    grace: int = number(120, at_least=1)
-    setup: str | None = None
-    options: list[str] = field(default_factory=list)
-
-
-def load_slurm_request(overrides: Sequence[str]) -> SlurmRequest:
-    """What the command line asks Slurm for.
-
-    Raises:
-        UserError: for anything wrong with it.
-    """
-    request = merge(SlurmRequest(), [override_layer(text) for text in overrides]).config
-    for key, problem in range_problems(request):
-        raise UserError(f"command line: {key}: {problem}")
-    for value in (request.partition, request.account, request.qos, request.constraint, request.mem, request.time):
-        if value is not None and any(letter.isspace() for letter in value):
-            raise UserError(f"command line: {value!r}: an option of sbatch has no spaces")
-    limit = _seconds(request.time) if request.time is not None else None
-    if limit is not None and limit <= 2 * request.grace:
-        raise UserError(
-            f"grace: {request.grace} s before a limit of {limit} s leave too little; take less, or more time"
-        )
-    return request
-
-
-def _seconds(time: str) -> int | None:
-    """A time limit as Slurm writes them: MIN, MIN:S, H:MIN:S, D-H, D-H:MIN, D-H:MIN:S; None for words as UNLIMITED."""
-    days, dash, rest = time.rpartition("-")
-    parts = rest.split(":")
-    if not all(part.isdigit() for part in [*parts, *([days] if dash else [])]) or len(parts) > 3:
-        return None
-    numbers = [int(part) for part in parts]
-    hours, minutes, seconds = ([*numbers, 0, 0] if dash else [0, *numbers, 0] if len(numbers) < 3 else numbers)[:3]
-    return int(days or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
-
-
-# --- the scripts ---------------------------------------------------------------------------------
-
-
-def trials_script(sweep: Sweep, request: SlurmRequest, resolved: Resolved) -> str:
-    """The job script of the trials.
-
-    Args:
-        sweep: the sweep.
-        request: what to ask for.
-        resolved: a trial's configs: devices and nodes.
-
-    Raises:
-        UserError: if the GPUs asked for are not the devices that a trial uses.
-    """
-    if request.gpus is not None and request.gpus != resolved.devices:
-        raise UserError(
-            f"gpus: {request.gpus}, but a trial uses training.devices = {resolved.devices}; "
-            f"plan the sweep with training.devices={request.gpus}"
-        )
-    python, folder = shlex.quote(sys.executable), shlex.quote(str(sweep.path.absolute()))
-    options = [
-        f"--nodes={resolved.nodes}",
-        f"--ntasks-per-node={resolved.devices}",
-        f"--signal=USR1@{request.grace}",
-        *_options(sweep.file.name, request, sweep.logs.absolute() / "slurm-%A_%a.log"),
-    ]
-    return f"""{_head(f"The trials of the sweep {sweep.file.name}, one a task.", options)}
-index=$(( ${{1:-0}} + SLURM_ARRAY_TASK_ID ))
-cd {shlex.quote(str(sweep.working_directory))} || exit 2
-{_setup(request)}
-# This shell must outlive the signals that end the tasks, to ask for another try.
-trap : USR1 USR2 TERM
-# The tasks ignore signals until their own handlers are there: one that came earlier would kill them.
-srun --kill-on-bad-exit=1 \\
-    bash -c 'trap "" USR1 USR2 TERM; exec "$@"' trial \\
-    {python} -m diffexp sweep trial {folder} "$index"
-code=$?
-case $code in
-    0 | 1 | 2) exit $code ;;  # it is done, or has failed for good
-esac
-
-# It was stopped, or it crashed. Slurm itself begins again only for a dead node or a preemption, so we ask; not if the
-# job was cancelled. The question must not die of the signals that a preemption sends to the whole job.
-trap '' USR1 USR2 TERM
-case $(scontrol --oneliner show job "$SLURM_JOB_ID") in
-    *JobState=RUNNING* | *Reason=TimeLimit*) scontrol requeue "$SLURM_JOB_ID" ;;
-esac
-exit $code
-"""
-
-
-def agents_script(sweep: str, agents: int, request: SlurmRequest, logs: Path) -> str:
-    """The job script of agents for a sweep that is registered with W&B's server.
-
-    Args:
-        sweep: ENTITY/PROJECT/ID.
-        agents: how many jobs.
-        request: what to ask for.
-        logs: folder of their output.
-    """
-    options = [
-        "--nodes=1",
-        "--ntasks-per-node=1",
-        f"--array=1-{agents}" + (f"%{request.max_parallel}" if request.max_parallel is not None else ""),
-        f"--signal=B:TERM@{request.grace}",
-        *_options(f"agent-{sweep.rpartition('/')[2]}", request, logs / "agent-%A_%a.log"),
-    ]
-    return f"""{_head(f"Agents of the W&B sweep {sweep}.", options)}
-{_setup(request)}
-# The trainings that the agent starts are no tasks of Slurm's: they would wait for others, or log nothing.
-for name in $(compgen -e); do
-    case $name in
-        SLURM_CONF | SLURM_JOB_ID | SLURM_ARRAY_JOB_ID | SLURM_ARRAY_TASK_ID | SLURM_RESTART_COUNT) ;;
-        SLURM_JOB_NODELIST | SLURM_NODELIST) ;;
-        SLURM_* | PMI_*) unset "$name" ;;
-    esac
-done
-# Forwarded signals let a training save, and tell W&B that it was preempted.
-exec {shlex.quote(sys.executable)} -m wandb agent --forward-signals {shlex.quote(sweep)}
-"""
-
-
-def _head(title: str, options: Iterable[str]) -> str:
-    lines = "\n".join(f"#SBATCH {option}" for option in options)
-    return f"#!/bin/bash\n# {title} Written by `diffexp sweep submit`.\n{lines}\n\nset -u"
-
-
-def _options(name: str, request: SlurmRequest, log: Path) -> list[str]:
-    given = {
-        "partition": request.partition,
-        "account": request.account,
-        "qos": request.qos,
-        "constraint": request.constraint,
-        "gpus-per-node": request.gpus,
-        "cpus-per-task": request.cpus,
-        "mem": request.mem,
-        "time": request.time,
-    }
-    return [
-        f"--job-name={name}",
-        f"--output={log}",
-        "--open-mode=append",  # a new try must not erase what the last one printed
-        "--requeue",
-        *(f"--{option}={value}" for option, value in given.items() if value is not None),
-        *request.options,
-    ]
-
-
-def _setup(request: SlurmRequest) -> str:
-    return f"{request.setup}\n" if request.setup is not None else ""
-
-
-# --- submitting ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -282,18 +93,6 @@ def cancel(sweep: Sweep) -> list[str]:
     if jobs:
         slurm(["scancel", *jobs])
     return jobs
-
-
-def retry(sweep: Sweep) -> list[int]:
-    """Make the failed trials pending again; which they are."""
-    failed = []
-    for index in sweep.indices:
-        record = read_record(sweep, index)
-        if record.state == "failed":
-            record.state, record.fruitless = "pending", 0
-            write_record(sweep, index, record)
-            failed.append(index)
-    return failed
 
 
 def live_jobs(sweep: Sweep) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 # Ids of the job stay, for the record. The rest makes Lightning take itself for one of the tasks of an srun: it would
 # wait for the others, or, as a second task's child, log nothing.
-_KEPT = (
+KEPT = (
     *("SLURM_CONF", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"),
     *("SLURM_JOB_NODELIST", "SLURM_NODELIST", "SLURMD_NODENAME"),
 )
@@ -15,5 +15,5 @@ def without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if name in _KEPT or not name.startswith(("SLURM_", "PMI_", "DIFFEXP_RUN_DIR"))
+        if name in KEPT or not name.startswith(("SLURM_", "PMI_", "DIFFEXP_RUN_DIR"))
     }

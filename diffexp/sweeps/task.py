@@ -9,8 +9,10 @@ from types import FrameType
 
 from diffexp.sweeps.plan import Sweep
 from diffexp.sweeps.records import ENDED, read_record
-from diffexp.sweeps.slurm import AGAIN
 from diffexp.sweeps.trial import Stop, start, try_trial
+
+# What a task ends with when its trial is to be tried again (EX_TEMPFAIL of sysexits.h).
+AGAIN = 75
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _PATIENCE = 300.0  # seconds that other tasks wait for the first one to have chosen the trial's parameters

@@ -3,7 +3,8 @@
 import pytest
 
 from diffexp.errors import UserError
-from diffexp.sweeps.slurm import arrays, load_slurm_request
+from diffexp.sweeps.slurm import arrays
+from diffexp.sweeps.slurm_script import load_slurm_request
 
 
 def test_arrays_are_split_where_slurm_ends_them():
