@@ -1,11 +1,16 @@
 """`diffexp evaluate` with one sampler: its scores as a run of their own, for sweeps over samplers."""
 
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from types import FrameType
+from typing import NoReturn
 
 from tqdm import tqdm
 
+from diffexp.callbacks.stop import SIGNALS
 from diffexp.config.evaluation import EvaluateRequest
 from diffexp.config.merging import as_dict, as_yaml
 from diffexp.environment import describe_environment
@@ -49,6 +54,8 @@ def evaluate_one(trained: Trained, request: EvaluateRequest, trial: str | None, 
         f"# diffexp evaluate {trained.path} --table THIS_FILE\n{as_yaml(replace(request, out=None))}",
         describe_environment(plugins),
     )
+    for number in SIGNALS:
+        signal.signal(number, _stop)
     try:
         _score(table, run, bench, trained, request)
     except BaseException as error:
@@ -56,6 +63,11 @@ def evaluate_one(trained: Trained, request: EvaluateRequest, trial: str | None, 
         run.write_status(state, len(cell.blocks), request.blocks, error=repr(error))
         raise
     return cell, run
+
+
+def _stop(number: int, _: FrameType | None) -> NoReturn:
+    """End at once: the finished blocks are kept, and the status is told on the way out."""
+    sys.exit(128 + number)
 
 
 def _run(trained: Trained, request: EvaluateRequest, trial: str | None, table: Table) -> Run:

@@ -33,6 +33,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         aside.unlink(missing_ok=True)
 
 
+def is_aside(path: Path) -> bool:
+    """Whether a file is one that `whole_file` was writing when its process was killed."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with whole_file(path) as file:

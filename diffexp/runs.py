@@ -20,7 +20,7 @@ from typing import Any
 from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_yaml
 from diffexp.errors import UserError
-from diffexp.files import write_text
+from diffexp.files import is_aside, write_text
 
 
 class Run:
@@ -108,8 +108,8 @@ def new_run(experiment: Experiment) -> Run:
         try:
             if run.exists():
                 raise UserError(f"run_dir: {run.path} holds a run; give --resume to go on with it, or another run_dir")
-            # a start that was cut off before config.yaml leaves environment.json
-            if run.path.exists() and any(file != run.environment for file in run.path.iterdir()):
+            # a start that was cut off before config.yaml leaves environment.json, and files that were being written
+            if run.path.exists() and any(file != run.environment and not is_aside(file) for file in run.path.iterdir()):
                 raise UserError(f"run_dir: {run.path} exists and is not an empty folder")
         except OSError as error:
             raise UserError(f"run_dir: {experiment.run_dir}: {error.strerror}") from error
@@ -147,5 +147,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl; [] if there is none. A last line cut short by a crash is left out."""
     if not path.is_file():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    lines = path.read_bytes().split(b"\n")
+    rows = []
+    for line in lines[:-1]:
+        with suppress(ValueError):  # what a loss of power leaves in the middle of a file
+            rows.append(json.loads(line))
+    return rows

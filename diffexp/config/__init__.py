@@ -1,6 +1,7 @@
 """Configs: typed, layered, checked without torch. See `load_experiment`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from diffexp.config.checking import check
 from diffexp.config.diffusion import DDIMConfig
@@ -83,9 +84,9 @@ def load_evaluate_request(
     Raises:
         UserError: for anything wrong with it.
     """
-    defaults = EvaluateRequest()
+    defaults = EvaluateRequest(wandb=replace(experiment.wandb))
     if experiment.score is not None:
-        defaults = EvaluateRequest(extractor=experiment.score.extractor, reference=experiment.score.reference)
+        defaults = replace(defaults, extractor=experiment.score.extractor, reference=experiment.score.reference)
     merged = merge(defaults, _layers(EvaluateRequest, table, overrides, trial))
     check(merged, experiment)
     return merged.config

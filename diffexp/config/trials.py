@@ -37,7 +37,7 @@ class Trial:
         check_sweep_name(sweep, "--trial")
         try:
             parameters = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"--trial: {text!r} is not JSON ({error})") from error
         if not isinstance(parameters, dict):
             raise UserError(f"--trial: must be a JSON mapping of keys to values, not {text}")
@@ -79,7 +79,7 @@ def trial_name(parameters: dict[str, Any]) -> str:
     parts = [
         f"{label}={_shown(value)}" for label, value in zip(short_labels(list(values)), values.values(), strict=True)
     ]
-    name = re.sub(r"[^A-Za-z0-9._=,+-]", "-", ",".join(parts))
+    name = re.sub(r"[^\w.=,+-]", "-", ",".join(parts))
     if len(name) <= _LONGEST:
         return name or "default"
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -113,7 +113,7 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.12g}"
     if isinstance(value, list):
         return "-".join(_shown(each) for each in value)
     return str(value)

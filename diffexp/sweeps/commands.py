@@ -1,6 +1,7 @@
 """`diffexp sweep …`. Commands import what they need when they run, so that help is quick."""
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ _FILE = click.argument("file", metavar="FILE")
 _SWEEP = click.argument("sweep_file", metavar="FILE|DIR")
 _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 _CONFIG = click.option("--config", metavar="CONFIG|RUN", help="Train this config (or evaluate this run) instead.")
-_SEED = click.option("--seed", type=click.IntRange(0), default=0, help="Of random and bayes.", show_default=True)
+_SEED = click.option("--seed", type=click.IntRange(0), help="Of random and bayes (0).")
 _OUT = click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The sweep's directory (runs/NAME).")
 _PLUGIN = click.option("--plugin", "plugins", multiple=True, metavar="MODULE", help="Import a module of yours first.")
 
@@ -60,7 +61,7 @@ def plan(
     file: str,
     overrides: tuple[str, ...],
     config: str | None,
-    seed: int,
+    seed: int | None,
     out: Path | None,
     plugins: tuple[str, ...],
     timed: bool,
@@ -83,7 +84,7 @@ def run(
     sweep_file: str,
     overrides: tuple[str, ...],
     config: str | None,
-    seed: int,
+    seed: int | None,
     out: Path | None,
     plugins: tuple[str, ...],
     workers: int | None,
@@ -94,9 +95,8 @@ def run(
     from diffexp.sweeps.results import as_table
 
     planned = _planned(sweep_file, overrides, config, seed, out, plugins)
-    each = max(resolved.devices for resolved in planned.resolved())
     given = [device.strip() for device in devices.split(",") if device.strip()] if devices is not None else []
-    local = LocalRun(planned, slots(workers, given, each))
+    local = LocalRun(planned, slots(workers, given, planned.devices))
     complete = local.run()
     click.echo(as_table(planned))
     click.echo(f"{planned.path}: diffexp sweep results, best, status")
@@ -124,7 +124,7 @@ def submit(
     sweep_file: str,
     overrides: tuple[str, ...],
     config: str | None,
-    seed: int,
+    seed: int | None,
     out: Path | None,
     plugins: tuple[str, ...],
     slurm: bool,
@@ -145,6 +145,10 @@ def submit(
     asked = [text for text in overrides if text.partition("=")[0] in names]
     request = load_slurm_request(asked)
     if agents is not None:
+        if len(asked) < len(overrides) or config or seed is not None or plugins:
+            raise UserError("--agents: the sweep is W&B's; only what Slurm is asked for can be given here")
+        if not re.fullmatch(r"[^/\s]+/[^/\s]+/[^/\s]+", sweep_file):
+            raise UserError(f"--agents: {sweep_file!r} is not ENTITY/PROJECT/ID, which `wandb sweep FILE` prints")
         folder = out or Path("runs") / f"agents-{sweep_file.rpartition('/')[2]}"
         script = agents_script(sweep_file, agents, request, folder.absolute())
         click.echo(
@@ -153,11 +157,10 @@ def submit(
         return
     rest = tuple(text for text in overrides if text not in asked)
     planned = _planned(sweep_file, rest, config, seed, out, plugins)
-    resolved = planned.resolved()[0]
     if printed:
-        click.echo(trials_script(planned, request, resolved), nl=False)
+        click.echo(trials_script(planned, request), nl=False)
         return
-    jobs = cluster.submit_trials(planned, request, resolved)
+    jobs = cluster.submit_trials(planned, request)
     told = f"submitted job {', '.join(jobs)}" if jobs else "nothing is left to do"
     click.echo(f"{told}; diffexp sweep status {planned.path}")
 
@@ -168,8 +171,10 @@ def status(sweep_file: str) -> None:
     """How a sweep stands."""
     from diffexp.sweeps.plan import open_sweep
     from diffexp.sweeps.results import status_text
+    from diffexp.sweeps.slurm import gone_tasks
 
-    click.echo(status_text(open_sweep(sweep_file)))
+    opened = open_sweep(sweep_file)
+    click.echo(status_text(opened, gone_tasks(opened)))
 
 
 @sweep.command()
@@ -235,31 +240,34 @@ def trial(directory: Path, index: int) -> None:
 
 
 def _planned(
-    file: str, overrides: tuple[str, ...], config: str | None, seed: int, out: Path | None, plugins: tuple[str, ...]
+    file: str,
+    overrides: tuple[str, ...],
+    config: str | None,
+    seed: int | None,
+    out: Path | None,
+    plugins: tuple[str, ...],
 ) -> "Sweep":
     """The sweep of a file, planned now if it is not yet, or that of a directory."""
     from diffexp.sweeps.checking import metric_of
     from diffexp.sweeps.plan import Sweep, find_sweep_file, make_plan, usual_directory
 
     if Path(file).is_dir():
-        if overrides or config or plugins or out:
+        if overrides or config or plugins or out or seed is not None:
             raise UserError(f"{file}: is planned, and a plan does not change; give the sweep file, and --out")
         return Sweep(Path(file))
     before, changed = find_sweep_file(file, config, overrides, plugins)
     told = metric_of(changed, before)
     if told is not None:
         click.echo(told, err=True)
-    return make_plan(changed, seed, out or usual_directory(changed))
+    return make_plan(changed, seed or 0, out or usual_directory(changed))
 
 
 def _tell_plan(planned: "Sweep", timed: bool) -> None:
     """Say how many trials there are, what they vary, and what they cost."""
     from diffexp.durations import duration
-    from diffexp.sweeps.work import Work, seconds_a_pass, work_of
+    from diffexp.sweeps.work import PASSES, seconds_a_pass
 
-    resolved = planned.resolved()
-    works = [work_of(each) for each in resolved] * (len(planned) // len(resolved))
-    total = sum(works, Work(0, 0))
+    work = planned.plan["work"]
     click.echo(f"{planned.path}: {len(planned)} trials of {planned.file.method} over {', '.join(_swept(planned))}")
     for index in planned.indices[:20]:
         trial = planned.trial(index)
@@ -268,14 +276,15 @@ def _tell_plan(planned: "Sweep", timed: bool) -> None:
     if len(planned) > 20:
         click.echo(f"  … to {len(planned) - 1:04d}; all of them are in plan.json")
     click.echo(
-        f"work: {total.training:,} images to train on, and {total.sampling:,} network calls on one image each to sample"
+        f"work: {work['training']:,} images to train on, and {work['sampling']:,} network calls on one image each for "
+        "samples"
     )
     if timed:
-        each = seconds_a_pass(resolved[0])
-        longest = max(work.passes for work in works)
+        each = seconds_a_pass(planned.typical())
+        total = (PASSES * work["training"] + work["sampling"]) * each
         click.echo(
-            f"on this machine about {duration(total.passes * each)} of one worker, the longest trial "
-            f"{duration(longest * each)}; {each * 1000:.2g} ms for an image's pass through the network"
+            f"on this machine about {duration(total)} of one worker, the longest trial "
+            f"{duration(work['longest'] * each)}; {each * 1000:.2g} ms for an image's pass through the network"
         )
 
 

@@ -1,5 +1,6 @@
 """A W&B sweep file: what it may hold, by W&B's rules and by common sense where W&B's are silent."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ _TOP = (
     *("method", "parameters", "metric", "early_terminate", "program", "command", "name", "description", "project"),
     *("entity", "run_cap"),
 )
+_MOST = 10_000  # trials in a plan
 _HYPERBAND = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 
 
@@ -68,6 +70,17 @@ class SweepFile:
         return yaml.safe_dump({**self.content, "command": self.command.words()}, sort_keys=False, allow_unicode=True)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads as `wandb sweep` does, but refuses a key that is written twice, of which that takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, whose keys differ."""
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            raise yaml.YAMLError(f"a key is written twice {node.start_mark}")
+        return mapping
+
+
 def read_sweep(path: Path) -> SweepFile:
     """Read and check a sweep file.
 
@@ -75,7 +88,7 @@ def read_sweep(path: Path) -> SweepFile:
         UserError: for what W&B would refuse, or would accept though it cannot work.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # as `wandb sweep` reads it
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # as `wandb sweep` reads it
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -108,7 +121,10 @@ def parse_sweep(content: Any, where: str) -> SweepFile:
         raise UserError(f"{where}: name: is {content['name']!r}, but the command says --trial {command.sweep}")
     if "parameters" not in content:
         raise UserError(f"{where}: parameters: is required")
-    parameters = tuple(parse_parameters(content["parameters"], where))
+    try:
+        parameters = tuple(parse_parameters(content["parameters"], where))
+    except RecursionError as error:
+        raise UserError(f"{where}: parameters: contains itself") from error
     metric = _metric(content.get("metric"), where)
     hyperband = _hyperband(content.get("early_terminate"), where)
     if metric is None and (method == "bayes" or hyperband is not None):
@@ -116,11 +132,19 @@ def parse_sweep(content: Any, where: str) -> SweepFile:
     for parameter in parameters:
         if method == "grid" and not parameter.values:
             raise UserError(f"{where}: parameters.{parameter.key}: a grid needs values, not a range")
+        if method == "grid" and parameter.numbers.get("probabilities") is not None:
+            raise UserError(
+                f"{where}: parameters.{parameter.key}: a grid runs all values, whatever their probabilities"
+            )
     run_cap = content.get("run_cap")
     if run_cap is None and method != "grid":
         raise UserError(f"{where}: run_cap: is required: {method} has no end of its own")
     if run_cap is not None and (not isinstance(run_cap, int) or isinstance(run_cap, bool) or run_cap < 1):
         raise UserError(f"{where}: run_cap: must be a whole number of at least 1, not {run_cap!r}")
+    cells = math.prod(len(parameter.values) for parameter in parameters) if method == "grid" else _MOST + 1
+    count = min(cells, run_cap) if run_cap is not None else cells
+    if count > _MOST:
+        raise UserError(f"{where}: {count:,} trials are more than {_MOST:,}; give a run_cap")
     return SweepFile(where, content, command, method, parameters, metric, hyperband, run_cap)
 
 
@@ -156,8 +180,8 @@ def _hyperband(given: Any, where: str) -> Hyperband | None:
         ):
             raise UserError(f"{at}: {key}: must be a whole number of at least 1, not {value!r}")
     eta, strict = given.get("eta", 3), given.get("strict", False)
-    if not isinstance(eta, (int, float)) or isinstance(eta, bool) or eta <= 1:
-        raise UserError(f"{at}: eta: must be above 1, not {eta!r}")
+    if not isinstance(eta, (int, float)) or isinstance(eta, bool) or not 1 < eta <= 1000:
+        raise UserError(f"{at}: eta: must be above 1 and at most 1000, not {eta!r}")
     if not isinstance(strict, bool):
         raise UserError(f"{at}: strict: must be true or false, not {strict!r}")
     if "min_iter" in given and "max_iter" not in given and "s" not in given:

@@ -1,10 +1,12 @@
 """W&B's early termination, a one-sided Hyperband (Li et al. 2018): at each band the worse runs end.
 
-A band is an index in the history of the metric. Of all runs that have reached it, the values there are sorted,
+A band is a number of values in the history of the metric. Of all runs that have so many, the values there are sorted,
 and the one at position ⌊n/eta⌋ is the threshold; a run whose value is above that of the last band it has
-reached is stopped. Its value is the best it has had so far, or, if strict, that at the band.
+reached is stopped. Its value is the best it has had so far, or, if strict, that at the band. Values that are
+not finite do not count. (W&B's engine `sweeps` 0.3 decides alike; its releases before count one value more.)
 """
 
+import math
 from collections.abc import Sequence
 
 from diffexp.sweeps.file import Hyperband
@@ -18,10 +20,12 @@ def should_stop(history: Sequence[float], others: Sequence[Sequence[float]], rul
         others: those of all other trials, ended ones included.
         rule: the bands.
     """
-    reached = [band for band in rule.bands if band < len(history)]
+    finite = [[value for value in each if math.isfinite(value)] for each in [history, *others]]
+    mine = finite[0]
+    reached = [band for band in rule.bands if band <= len(mine)]
     if not reached:
         return False
     band = reached[-1]
-    values = sorted(each[band] for each in [history, *others] if len(each) > band)
-    value = history[band] if rule.strict else min(history)
+    values = sorted(each[band - 1] for each in finite if len(each) >= band)
+    value = mine[band - 1] if rule.strict else min(mine)
     return value > values[int(len(values) / rule.eta)]

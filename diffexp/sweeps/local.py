@@ -61,6 +61,7 @@ class LocalRun:
         self.environments = environments
         self.stop = Stop()
         self._waiting = deque(index for index in sweep.indices if read_record(sweep, index).state not in ENDED)
+        sweep.check_unchanged(self._waiting)
         self._lock = threading.Lock()
         self._errors: list[BaseException] = []
 

@@ -69,7 +69,14 @@ class Parameter:
         if self.values:
             return list(self.values)
         low, high = self.bounds()
-        ends = [low, high] if low is not None and high is not None else [self.numbers["mu"]]
+        if self.distribution.endswith("beta"):
+            ends = [0.5]
+        elif low is not None and high is not None:
+            ends = [low, high]
+        else:
+            ends = [math.exp(self.numbers["mu"]) if "log" in self.distribution else self.numbers["mu"]]
+        if self.distribution.startswith("q_"):
+            return [quantised(end, self.numbers["q"]) for end in ends]
         return [int(end) for end in ends] if self.distribution == "int_uniform" else [float(end) for end in ends]
 
     def bounds(self) -> tuple[float | None, float | None]:
@@ -148,8 +155,8 @@ def parse_parameters(values: Any, where: str, path: tuple[str, ...] = ()) -> Ite
 
 
 def _parameter(spec: dict[str, Any], at: str, path: tuple[str, ...]) -> Parameter:
-    distribution = spec.get("distribution") or _implied(spec, at)
-    if distribution not in _DISTRIBUTIONS:
+    distribution = spec["distribution"] if "distribution" in spec else _implied(spec, at)
+    if not isinstance(distribution, str) or distribution not in _DISTRIBUTIONS:
         raise UserError(
             f"{at}: there is no distribution {distribution!r}.{did_you_mean(str(distribution), _DISTRIBUTIONS)}"
         )
@@ -192,7 +199,7 @@ def _categories(spec: dict[str, Any], at: str) -> tuple[Any, ...]:
     if not isinstance(values, list) or not values:
         raise UserError(f"{at}: values: must be a list of one or more")
     for index, value in enumerate(values):
-        if any(value == other and type(value) is type(other) for other in values[:index]):
+        if any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in values[:index]):
             raise UserError(f"{at}: values: {value!r} is there twice")
     if probabilities is not None:
         right = isinstance(probabilities, list) and all(isinstance(each, (int, float)) for each in probabilities)
@@ -215,6 +222,8 @@ def _numbers(spec: dict[str, Any], distribution: str, at: str) -> dict[str, Any]
             raise UserError(f"{at}: {key}: {wrong}{hint}")
     if "min" in numbers and not numbers["min"] < numbers["max"]:
         raise UserError(f"{at}: min must be below max, not {numbers['min']} and {numbers['max']}")
+    if distribution.endswith("log_uniform") and max(abs(numbers["min"]), abs(numbers["max"])) > 700:
+        raise UserError(f"{at}: min and max of {distribution} are logarithms; {distribution}_values takes the values")
     if distribution.endswith("log_uniform_values") and numbers["min"] <= 0:
         raise UserError(f"{at}: min: must be above 0 on a logarithmic scale, not {numbers['min']}")
     if distribution == "int_uniform" and not all(isinstance(numbers[key], int) for key in ("min", "max")):

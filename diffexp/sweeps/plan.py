@@ -11,7 +11,7 @@ slurm/        job scripts
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import chdir
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,9 +24,11 @@ from diffexp.errors import UserError, did_you_mean
 from diffexp.files import write_new, write_text
 from diffexp.runs import Run
 from diffexp.sweeps.bayes import check_space
-from diffexp.sweeps.checking import Resolved, check_sweep, on_other, resolve, typical
+from diffexp.sweeps.checking import check_sweep, on_other, typical
 from diffexp.sweeps.file import SweepFile, parse_sweep, read_sweep
+from diffexp.sweeps.resolving import Resolved, resolve
 from diffexp.sweeps.search import known_trials
+from diffexp.sweeps.work import work_of
 
 _PLAN = "plan.json"
 
@@ -75,19 +77,43 @@ class Sweep:
             return None
         return Trial(self.file.name, asked)
 
-    def resolved(self) -> list[Resolved]:
-        """The configs of all trials that are known; of a typical one before bayes has been asked.
+    def typical(self) -> Resolved:
+        """The configs of the first trial, or of one that bayes may choose.
 
         Raises:
             UserError: if they have become wrong since they were planned.
         """
-        known = [trial for trial in map(self.trial, self.indices) if trial is not None]
+        known = self.trial(0)
+        return self._resolve([known or next(typical(self.file))])[0]
+
+    def check_unchanged(self, indices: Iterable[int]) -> None:
+        """See that trials still come to what was planned; not for several threads, and not of bayes' trials.
+
+        Raises:
+            UserError: if a config that they are made of has changed.
+        """
+        trials = [self.plan["trials"][index] for index in indices if self.plan["trials"]]
+        resolved = self._resolve([Trial(self.file.name, each["parameters"]) for each in trials])
+        for each, now in zip(trials, resolved, strict=True):
+            if now.digest != each["config"]:
+                raise UserError(
+                    f"{self.path}: trial {each['index']} ({each['name']}): its config comes to something else than "
+                    "when it was planned; put back what has changed, or plan anew with --out DIR"
+                )
+
+    def _resolve(self, trials: list[Trial]) -> list[Resolved]:
         try:
             with chdir(self.working_directory):  # paths in the command mean what they meant
                 load_plugins(self.file.command.plugins)
-                return [resolve(self.file.command, trial) for trial in known or [next(typical(self.file))]]
+                return [resolve(self.file.command, trial) for trial in trials]
         except OSError as error:
             raise UserError(f"{self.path}: was planned in {self.working_directory}: {error.strerror}") from error
+
+    @property
+    def devices(self) -> int:
+        """How many devices a trial takes on each node, at most."""
+        devices: list[int] = self.plan["devices"]
+        return max(devices)
 
     def asked(self, index: int) -> Path:
         """Where what bayes was asked for stands."""
@@ -117,17 +143,17 @@ class Sweep:
             raise UserError(f"{self.path}: there is no trial {index}; they are 0 to {len(self) - 1}")
 
 
-def planned(sweep: SweepFile, seed: int) -> list[Trial]:
-    """The sweep's trials, all checked; [] for bayes.
+def planned(sweep: SweepFile, seed: int) -> list[tuple[Trial, Resolved]]:
+    """The sweep's trials and their configs, all checked; [] for bayes.
 
     Raises:
         UserError: for anything wrong with them.
     """
     trials = known_trials(sweep, seed)
-    check_sweep(sweep, trials)
+    resolved = check_sweep(sweep, trials)
     if sweep.method == "bayes":
         check_space(sweep)
-    return trials
+    return list(zip(trials, resolved, strict=True))
 
 
 def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
@@ -138,7 +164,9 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
     """
     if (path / _PLAN).exists():
         before = Sweep(path)
-        if (before.file.text(), before.seed) != (parse_sweep(_content(sweep), sweep.source).text(), seed):
+        if before.file.text() == sweep_text(sweep) and before.seed != seed:
+            raise UserError(f"{path}: was planned with --seed {before.seed}; give --out DIR for another")
+        if before.file.text() != sweep_text(sweep):
             raise UserError(
                 f"{path}: holds another sweep; give --out DIR for this one, or the directory to go on with it"
             )
@@ -146,6 +174,8 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
             write_text(path / "sweep.yaml", sweep.text())
         return before
     trials = planned(sweep, seed)
+    resolved = [each for _, each in trials] or check_sweep(sweep, list(typical(sweep)))[:1]
+    works = [work_of(each) for each in resolved] * (1 if trials else sweep.run_cap or 1)
     sweep_id = secrets.token_hex(4)
     plan = {
         "id": sweep_id,
@@ -153,16 +183,23 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
         "seed": seed,
         "working_directory": os.getcwd(),
         "count": len(trials) or sweep.run_cap,
+        "devices": sorted({each.devices for each in resolved}),
+        "nodes": sorted({each.nodes for each in resolved}),
+        "work": {
+            "training": sum(work.training for work in works),
+            "sampling": sum(work.sampling for work in works),
+            "longest": max(work.passes for work in works),
+        },
         "sweep": _content(sweep),
         "trials": [
             {
                 "index": index,
                 "name": trial.name,
                 "parameters": trial.parameters,
-                "config": resolve(sweep.command, trial).digest,
+                "config": configs.digest,
                 "run_id": f"{sweep_id}{index:04d}",
             }
-            for index, trial in enumerate(trials)
+            for index, (trial, configs) in enumerate(trials)
         ],
     }
     try:
@@ -172,6 +209,11 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
     return Sweep(path)
+
+
+def sweep_text(sweep: SweepFile) -> str:
+    """The sweep as it stands in a plan."""
+    return parse_sweep(_content(sweep), sweep.source).text()
 
 
 def _content(sweep: SweepFile) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import fcntl
 import json
 import os
+import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -56,7 +58,9 @@ def read_record(sweep: Sweep, index: int) -> Record:
         record = Record(**json.loads((sweep.records / f"{index:04d}.json").read_text()))
     except FileNotFoundError:
         return Record()
-    if record.state == "running" and not _is_locked(sweep, index) and record.host == os.uname().nodename:
+    except (ValueError, TypeError):  # cut off by a loss of power: the run's own files say how far it is
+        return Record("lost")
+    if record.state == "running" and record.host == os.uname().nodename and not _is_locked(sweep, index):
         record.state = "lost"
     if record.state not in ENDED:
         record.step, record.steps = progress(sweep, index)
@@ -115,12 +119,20 @@ def retry(sweep: Sweep) -> list[int]:
     return failed
 
 
+def stop_orphan(sweep: Sweep, index: int) -> None:
+    """Ask a trial's training on this machine to stop, also where whoever watched it was killed."""
+    record = read_record(sweep, index)
+    if record.state == "running" and record.host == os.uname().nodename:
+        with suppress(OSError, ValueError, KeyError):  # it has not begun, or has just ended
+            os.kill(json.loads(sweep.run(index).status.read_text())["pid"], signal.SIGTERM)
+
+
 # --- locks ---------------------------------------------------------------------------------------
 
 
 @contextmanager
-def locked(sweep: Sweep, index: int) -> Iterator[int | None]:
-    """Hold a trial's lock; gives its file descriptor, or None if another process has it.
+def locked(sweep: Sweep, index: int, patience: float = 0.0) -> Iterator[int | None]:
+    """Hold a trial's lock; gives its file descriptor, or None if another process has it for longer than `patience`.
 
     A process that is handed the descriptor holds the lock as well, until both have ended, however they end: a
     training whose supervisor was killed is not begun a second time beside itself.
@@ -128,7 +140,10 @@ def locked(sweep: Sweep, index: int) -> Iterator[int | None]:
     sweep.records.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(sweep.records / f"{index:04d}.lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        yield descriptor if _take(descriptor) else None
+        deadline = time.monotonic() + patience
+        while not (taken := _take(descriptor)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        yield descriptor if taken else None
     finally:
         os.close(descriptor)
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,13 +67,18 @@ def best_config(sweep: Sweep) -> str:
         raise UserError(f"{sweep.path}: the sweep file has no metric to be best by")
     if best is None:
         raise UserError(f"{sweep.path}: no trial has logged {metric.name} yet")
-    known = [index for index in sweep.indices if sweep.trial(index) is not None]
     command = sweep.file.command
     head = f"# trial {best.index} of {sweep.path}, {best.name}: {metric.name} = {best.value:.6g}\n"
     use = (
         "diffexp train THIS_FILE" if command.kind == "train" else f"diffexp evaluate {command.target} --table THIS_FILE"
     )
-    return f"{head}# use it with: {use}\n{sweep.resolved()[known.index(best.index)].text}"
+    return f"{head}# use it with: {use}\n{_config_that_ran(sweep, best.index)}"
+
+
+def _config_that_ran(sweep: Sweep, index: int) -> str:
+    """The config in the trial's run directory, without the comment at its top."""
+    lines = sweep.run(index).config.read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("#"))
 
 
 def told_value(row: Row) -> str:
@@ -135,9 +141,17 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def status_text(sweep: Sweep) -> str:
-    """How a sweep stands: how many trials in which state, and a line for each that is not done or waiting."""
+def status_text(sweep: Sweep, gone: Collection[int] = ()) -> str:
+    """How a sweep stands: how many trials in which state, and a line for each that is not done or waiting.
+
+    Args:
+        sweep: the sweep.
+        gone: trials that are on record as running, but are not.
+    """
     found = sorted(rows(sweep), key=lambda row: row.index)
+    for row in found:
+        if row.index in gone:
+            row.record.state = "lost"
     counts: dict[str, int] = {}
     for row in found:
         counts[row.record.state] = counts.get(row.record.state, 0) + 1

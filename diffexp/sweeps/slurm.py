@@ -9,9 +9,8 @@ from pathlib import Path
 
 from diffexp.errors import UserError
 from diffexp.files import write_text
-from diffexp.sweeps.checking import Resolved
 from diffexp.sweeps.plan import Sweep
-from diffexp.sweeps.records import ENDED, read_record
+from diffexp.sweeps.records import ENDED, read_record, stop_orphan
 from diffexp.sweeps.slurm_script import SlurmRequest, trials_script
 from diffexp.sweeps.trial import CANCELLED
 
@@ -37,7 +36,9 @@ class Array:
 
 def arrays(indices: Sequence[int], max_parallel: int | None, largest: int = _USUAL_ARRAY_SIZE) -> list[Array]:
     """The arrays that run these trials: several where there are more than Slurm's MaxArraySize allows in one."""
-    limit = f"%{max_parallel}" if max_parallel is not None else ""
+    groups = len({index // largest for index in indices})
+    # the arrays run beside each other, and share the limit
+    limit = f"%{max(1, max_parallel // groups)}" if max_parallel is not None and groups else ""
     return [
         Array(_ranges([index - part * largest for index in group]) + limit, part * largest)
         for part, group in groupby(sorted(indices), key=lambda index: index // largest)
@@ -53,7 +54,7 @@ def _ranges(numbers: list[int]) -> str:
     return ",".join(texts)
 
 
-def submit_trials(sweep: Sweep, request: SlurmRequest, resolved: Resolved) -> list[str]:
+def submit_trials(sweep: Sweep, request: SlurmRequest) -> list[str]:
     """Submit what is left of a sweep.
 
     Returns:
@@ -68,10 +69,13 @@ def submit_trials(sweep: Sweep, request: SlurmRequest, resolved: Resolved) -> li
     (sweep.path / CANCELLED).unlink(missing_ok=True)
     left = [index for index in sweep.indices if read_record(sweep, index).state not in ENDED]
     script = sweep.path / "slurm" / "trials.sh"
-    write_text(script, trials_script(sweep, request, resolved))
+    write_text(script, trials_script(sweep, request))
     sweep.logs.mkdir(parents=True, exist_ok=True)
-    jobs = [slurm(each.command(script)).strip() for each in arrays(left, request.max_parallel, _largest_array())]
-    write_text(_jobs_file(sweep), json.dumps([*_jobs(sweep), *jobs]) + "\n")
+    sweep.check_unchanged(left)
+    jobs = []
+    for each in arrays(left, request.max_parallel, _largest_array()):
+        jobs.append(slurm(each.command(script)).strip().partition(";")[0])  # ID, or ID;CLUSTER
+        write_text(_jobs_file(sweep), json.dumps([*_jobs(sweep), jobs[-1]]) + "\n")  # at once: the next may fail
     return jobs
 
 
@@ -89,6 +93,8 @@ def submit_agents(script: str, folder: Path) -> str:
 def cancel(sweep: Sweep) -> list[str]:
     """Stop a sweep, here and on Slurm; running trials save where they are. The ids of the jobs cancelled."""
     write_text(sweep.path / CANCELLED, "")  # first, so that nothing that stops begins again
+    for index in sweep.indices:
+        stop_orphan(sweep, index)
     jobs = live_jobs(sweep)
     if jobs:
         slurm(["scancel", *jobs])
@@ -103,6 +109,19 @@ def live_jobs(sweep: Sweep) -> list[str]:
     # an id that Slurm has forgotten makes squeue fail, so ask for all of the user's
     listed = slurm(["squeue", "--noheader", "--me", "--format=%F"]).split()
     return [job for job in jobs if job in listed]
+
+
+def gone_tasks(sweep: Sweep) -> set[int]:
+    """The trials that are on record as running in a task that Slurm has no more; none where there is no Slurm."""
+    records = {index: read_record(sweep, index) for index in sweep.indices}
+    running = {index: record.job for index, record in records.items() if record.state == "running" and record.job}
+    if not running:
+        return set()
+    try:
+        alive = slurm(["squeue", "--noheader", "--me", "--format=%A"]).split()
+    except UserError:
+        return set()
+    return {index for index, job in running.items() if job not in alive}
 
 
 def _jobs_file(sweep: Sweep) -> Path:

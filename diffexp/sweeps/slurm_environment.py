@@ -1,6 +1,9 @@
-"""What a process that Slurm did not start itself may know of Slurm."""
+"""What passes between Slurm's job scripts and the processes in them."""
 
 from collections.abc import Mapping
+
+# What a task ends with when its trial is to be tried again (EX_TEMPFAIL of sysexits.h).
+AGAIN = 75
 
 # Ids of the job stay, for the record. The rest makes Lightning take itself for one of the tasks of an srun: it would
 # wait for the others, or, as a second task's child, log nothing.

@@ -6,6 +6,7 @@
 - A cancelled job would come back if it were requeued.
 """
 
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,9 +17,8 @@ from diffexp.config.fields import number, range_problems
 from diffexp.config.layers import override_layer
 from diffexp.config.merging import merge
 from diffexp.errors import UserError
-from diffexp.sweeps.checking import Resolved
 from diffexp.sweeps.plan import Sweep
-from diffexp.sweeps.slurm_environment import KEPT
+from diffexp.sweeps.slurm_environment import AGAIN, KEPT
 
 
 @dataclass
@@ -81,36 +81,41 @@ def _seconds(time: str) -> int | None:
     return int(days or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
 
 
+# Restarts of a task whose crashes `diffexp sweep trial` could not count, because it never began.
+_RESTARTS = 10
+
+
 # --- the scripts ---------------------------------------------------------------------------------
 
 
-def trials_script(sweep: Sweep, request: SlurmRequest, resolved: Resolved) -> str:
+def trials_script(sweep: Sweep, request: SlurmRequest) -> str:
     """The job script of the trials.
 
-    Args:
-        sweep: the sweep.
-        request: what to ask for.
-        resolved: a trial's configs: devices and nodes.
-
     Raises:
-        UserError: if the GPUs asked for are not the devices that a trial uses.
+        UserError: if the GPUs asked for are not the devices that a trial uses, or the trials differ in them.
     """
-    if request.gpus is not None and request.gpus != resolved.devices:
+    for key in ("devices", "nodes"):
+        if len(sweep.plan[key]) > 1:
+            told = " or ".join(map(str, sweep.plan[key]))
+            raise UserError(f"{sweep.path}: a trial takes {told} {key}, but a job array asks for the same for all")
+    devices, (nodes,) = sweep.devices, sweep.plan["nodes"]
+    if request.gpus is not None and request.gpus != devices:
         raise UserError(
-            f"gpus: {request.gpus}, but a trial uses training.devices = {resolved.devices}; "
+            f"gpus: {request.gpus}, but a trial uses training.devices = {devices}; "
             f"plan the sweep with training.devices={request.gpus}"
         )
     python, folder = shlex.quote(sys.executable), shlex.quote(str(sweep.path.absolute()))
     options = [
-        f"--nodes={resolved.nodes}",
-        f"--ntasks-per-node={resolved.devices}",
+        f"--nodes={nodes}",
+        f"--ntasks-per-node={devices}",
         f"--signal=USR1@{request.grace}",
-        *_options(sweep.file.name, request, sweep.logs.absolute() / "slurm-%A_%a.log"),
+        *_options(sweep.file.name, request, _log(sweep.logs, "slurm-%A_%a.log")),
     ]
     return f"""{_head(f"The trials of the sweep {sweep.file.name}, one a task.", options)}
 index=$(( ${{1:-0}} + SLURM_ARRAY_TASK_ID ))
 cd {shlex.quote(str(sweep.working_directory))} || exit 2
 {_setup(request)}
+[ -z "${{SLURM_CPUS_PER_TASK:-}}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # not every srun takes it over
 # This shell must outlive the signals that end the tasks, to ask for another try.
 trap : USR1 USR2 TERM
 # The tasks ignore signals until their own handlers are there: one that came earlier would kill them.
@@ -120,6 +125,9 @@ srun --kill-on-bad-exit=1 \\
 code=$?
 case $code in
     0 | 1 | 2) exit $code ;;  # it is done, or has failed for good
+    {AGAIN}) ;;
+    126 | 127) exit $code ;;  # there is no such program on this node
+    *) [ "${{SLURM_RESTART_COUNT:-0}}" -lt {_RESTARTS} ] || exit $code ;;  # it crashed before anybody could count that
 esac
 
 # It was stopped, or it crashed. Slurm itself begins again only for a dead node or a preemption, so we ask; not if the
@@ -146,7 +154,7 @@ def agents_script(sweep: str, agents: int, request: SlurmRequest, logs: Path) ->
         "--ntasks-per-node=1",
         f"--array=1-{agents}" + (f"%{request.max_parallel}" if request.max_parallel is not None else ""),
         f"--signal=B:TERM@{request.grace}",
-        *_options(f"agent-{sweep.rpartition('/')[2]}", request, logs / "agent-%A_%a.log"),
+        *_options(f"agent-{sweep.rpartition('/')[2]}", request, _log(logs, "agent-%A_%a.log")),
     ]
     return f"""{_head(f"Agents of the W&B sweep {sweep}.", options)}
 {_setup(request)}
@@ -163,11 +171,16 @@ exec {shlex.quote(sys.executable)} -m wandb agent --forward-signals {shlex.quote
 
 
 def _head(title: str, options: Iterable[str]) -> str:
-    lines = "\n".join(f"#SBATCH {option}" for option in options)
-    return f"#!/bin/bash\n# {title} Written by `diffexp sweep submit`.\n{lines}\n\nset -u"
+    lines = "\n".join(f"#SBATCH {_quoted(option)}" for option in options)
+    return f"#!/bin/bash\n# {title} Written by `diffexp sweep submit`.\n{lines}\n"
 
 
-def _options(name: str, request: SlurmRequest, log: Path) -> list[str]:
+def _log(folder: Path, name: str) -> str:
+    """A log's path, in which Slurm replaces what follows a %."""
+    return f"{str(folder.absolute()).replace('%', '%%')}/{name}"
+
+
+def _options(name: str, request: SlurmRequest, log: str) -> list[str]:
     given = {
         "partition": request.partition,
         "account": request.account,
@@ -186,6 +199,11 @@ def _options(name: str, request: SlurmRequest, log: Path) -> list[str]:
         *(f"--{option}={value}" for option, value in given.items() if value is not None),
         *request.options,
     ]
+
+
+def _quoted(option: str) -> str:
+    """An option as sbatch reads it in a script."""
+    return option if re.fullmatch(r"[\w./:,=@%+-]+", option) else '"' + option.replace('"', '\\"') + '"'
 
 
 def _setup(request: SlurmRequest) -> str:

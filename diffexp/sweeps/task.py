@@ -9,10 +9,8 @@ from types import FrameType
 
 from diffexp.sweeps.plan import Sweep
 from diffexp.sweeps.records import ENDED, read_record
+from diffexp.sweeps.slurm_environment import AGAIN
 from diffexp.sweeps.trial import Stop, start, try_trial
-
-# What a task ends with when its trial is to be tried again (EX_TEMPFAIL of sysexits.h).
-AGAIN = 75
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _PATIENCE = 300.0  # seconds that other tasks wait for the first one to have chosen the trial's parameters
@@ -36,6 +34,7 @@ def run_task(sweep: Sweep, index: int, environment: Mapping[str, str]) -> int:
         signal.signal(number, asked)
     if int(environment.get("SLURM_PROCID", "0")) > 0:
         return _share(sweep, index, environment, stop)
+    sweep.check_unchanged([index])
     verdict = try_trial(sweep, index, environment, stop)
     if verdict == "over":
         return 1 if read_record(sweep, index).state == "failed" else 0

@@ -27,6 +27,7 @@ from diffexp.sweeps.records import ENDED, Record, history, locked, progress, rea
 FRUITLESS_LIMIT = 3
 _POLL = 0.2  # seconds between two looks at the process
 _LOOK = 2.0  # seconds between two looks at its metrics
+_PATIENCE = 1.0  # seconds to wait for a trial's lock, which whoever looks at a running one takes for a moment
 _INSIST = 5.0  # seconds after which a process that was told to stop is told again
 
 # "taken": another process runs it; "again": it is to be tried again; "over": nothing is left to do.
@@ -60,7 +61,7 @@ def try_trial(sweep: Sweep, index: int, environment: Mapping[str, str], stop: St
         environment: of the process.
         stop: asks to end it at the next step boundary, with a checkpoint.
     """
-    with locked(sweep, index) as lock:
+    with locked(sweep, index, patience=_PATIENCE) as lock:
         if lock is None:
             return "taken"
         record = read_record(sweep, index)
@@ -128,12 +129,13 @@ def _run(
         if stop.now:
             process.kill()
         time.sleep(_POLL)
+    cancelled = (sweep.path / CANCELLED).exists()
     record.seconds += time.monotonic() - started
     record.step, record.steps = progress(sweep, index)
     record.exit_code = process.returncode
     if record.step > record.from_step:
         record.fruitless = 0
-    return _settle(sweep, index, record, asked=stop.asked, early=watch.stopped)
+    return _settle(sweep, index, record, asked=stop.asked or cancelled, early=watch.stopped)
 
 
 def _settle(sweep: Sweep, index: int, record: Record, *, asked: bool, early: bool) -> Verdict:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from diffexp.config.experiment import Experiment
-from diffexp.sweeps.checking import Resolved
+from diffexp.sweeps.resolving import Resolved
 
 # Forward, and backward at about twice that.
-_PASSES = 3
+PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,10 @@ class Work:
     training: int
     sampling: int
 
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.training + other.training, self.sampling + other.sampling)
-
     @property
     def passes(self) -> int:
         """Forward passes of one image that it amounts to."""
-        return _PASSES * self.training + self.sampling
+        return PASSES * self.training + self.sampling
 
 
 def work_of(resolved: Resolved) -> Work:

@@ -141,15 +141,19 @@ def assert_each_once(sweep, undisturbed):
 
 
 def test_a_sweep_completes(cluster, undisturbed, tmp_path):
-    sweep = Faulty(cluster, tmp_path)
+    folder = tmp_path / "a b%j"  # Slurm splits at spaces, and replaces %j
+    folder.mkdir()
+    sweep = Faulty(cluster, folder)
     script = sweep.submit("--print", "partition=main", "time=10", "mem=1G").stdout
     assert "#SBATCH --partition=main" in script
     assert not (sweep.path / "slurm").exists()
-    assert "submitted job " in sweep.submit("max_parallel=2", "partition=main").stdout
+    setup = "setup=echo ${NOT_SET_BY_ANYBODY}set-up-was-run"
+    assert "submitted job " in sweep.submit("max_parallel=2", "partition=main", setup).stdout
     assert "has its jobs" in sweep.submit(expect=2).stderr
     sweep.wait_until_done(0, 1)
     assert_each_once(sweep, undisturbed)
     assert [sweep.record(index)["tries"] for index in (0, 1)] == [1, 1]
+    assert len([log for log in (sweep.path / "logs").glob("slurm-*") if "set-up-was-run" in log.read_text()]) == 2
     assert "nothing is left to do" in sweep.submit().stdout
     environment = json.loads((sweep.run(0) / "environment.json").read_text())
     assert environment["slurm"]["SLURM_ARRAY_TASK_ID"] == "0"
@@ -227,6 +231,18 @@ def test_trials_on_two_devices_each(cluster, tmp_path):
     assert_same(state(sweep.run(0)), state(alone))
     environment = json.loads((sweep.run(0) / "environment.json").read_text())
     assert environment["slurm"]["SLURM_JOB_ID"]
+
+
+def test_a_task_that_cannot_begin_is_not_queued_for_ever(cluster, tmp_path):
+    sweep = Faulty(cluster, tmp_path, seeds=[0])
+    script = sweep.submit("--print").stdout
+    (tmp_path / "gone.sh").write_text(script.replace(sys.executable, "/gone/python"))
+    job = cluster.call("sbatch", "--parsable", "--array=0", f"{tmp_path / 'gone.sh'}").strip()
+    deadline = time.monotonic() + PATIENCE
+    while cluster.call("squeue", "--noheader").strip():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert "Restarts=0" in cluster.call("scontrol", "show", "job", f"{job}_0")
 
 
 def test_a_start_that_would_train_on_fewer_devices_is_refused(cluster, tmp_path):

@@ -92,6 +92,13 @@ WRONG = [
     (changed(early_terminate={"type": "hyperband", "min_iter": 1, "eta": 1}), "eta: must be above 1"),
     (changed(early_terminate={"type": "hyperband", "min_iter": 1, "strict": "no"}), "strict: must be true or false"),
     (changed(early_terminate={"type": "hyperband", "max_iter": 1, "s": 2}), "no band is left"),
+    (changed(early_terminate={"type": "hyperband", "min_iter": 1, "eta": float("inf")}), "at most 1000"),
+    (of({"distribution": ["uniform"]}), "there is no distribution ['uniform']"),
+    (of({"values": [1], "distribution": None}), "there is no distribution None"),
+    (of({"distribution": "log_uniform", "min": 1, "max": 1000}, method="random", run_cap=1), "are logarithms"),
+    (of({"values": [1, 2], "probabilities": [0.5, 0.5]}), "runs all values, whatever their probabilities"),
+    (of({"values": [1, 1.0]}), "values: 1.0 is there twice"),
+    (of({"values": list(range(10_001))}), "10,001 trials are more than 10,000; give a run_cap"),
     (changed(command=None), "command: is required"),
     (changed(command="diffexp train digits"), "command: must be a list of words"),
     (changed(command=["python", "train.py", "${args}"]), "command: must run diffexp train or diffexp evaluate"),
@@ -112,6 +119,27 @@ def test_what_is_wrong_is_told(content, message):
         parse_sweep(content, "f.yaml")
     assert str(told.value).startswith("f.yaml: ")
     assert message in str(told.value)
+
+
+def test_a_key_written_twice_is_refused(tmp_path):
+    (tmp_path / "f.yaml").write_text(yaml.safe_dump(RIGHT) + "method: random\n")
+    with pytest.raises(UserError, match="a key is written twice"):
+        read_sweep(tmp_path / "f.yaml")
+
+
+def test_a_grid_too_large_to_list_needs_a_cap():
+    values = {"values": list(range(100))}
+    parameters = {f"x{index}": values for index in range(5)}
+    with pytest.raises(UserError, match="10,000,000,000 trials"):
+        parse_sweep(changed(parameters=parameters), "f.yaml")
+    assert parse_sweep(changed(parameters=parameters, run_cap=5), "f.yaml").run_cap == 5
+
+
+def test_a_file_that_contains_itself_is_told(tmp_path):
+    text = yaml.safe_dump({key: value for key, value in RIGHT.items() if key != "parameters"})
+    (tmp_path / "f.yaml").write_text(f"{text}parameters: &a {{x: {{parameters: *a}}}}\n")
+    with pytest.raises(UserError, match="parameters: contains itself"):
+        read_sweep(tmp_path / "f.yaml")
 
 
 def test_numbers_without_a_dot_are_texts_in_the_file(tmp_path):

@@ -26,9 +26,9 @@ def test_bands_are_those_of_the_documentation():
     assert bands(min_iter=3).eta == 3
 
 
-# five runs, bands at 1 and 2, half of them pass: values at 1 are 10, 8, 7, 9, 6, and the third of five passes
+# five runs, bands at 2 and 3, half of them pass: their second values are 10, 8, 7, 6 and one's own
 OTHERS = [[10, 10], [10, 8, 8], [10, 7, 7], [10, 6, 6]]
-RULE = Hyperband((1, 2), 2, strict=False)
+RULE = Hyperband((2, 3), 2, strict=False)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_worse_ones_stop_at_a_band(history, stops):
 
 
 def test_strict_looks_at_the_value_at_the_band():
-    strict = Hyperband((1, 2), 2, strict=True)
+    strict = Hyperband((2, 3), 2, strict=True)
     assert should_stop([1, 9], OTHERS, strict)
     assert should_stop([10, 8, 9], OTHERS, strict)
     assert not should_stop([10, 10, 7], OTHERS, strict)
@@ -56,3 +56,12 @@ def test_strict_looks_at_the_value_at_the_band():
 def test_the_first_to_reach_a_band_goes_on():
     assert not should_stop([5, 5], [], RULE)
     assert not should_stop([5, 5], [[1]], RULE)
+
+
+def test_values_that_are_not_finite_do_not_count():
+    assert should_stop([10, float("nan"), 9], OTHERS, RULE)
+    assert not should_stop([10, float("inf"), float("nan")], OTHERS, RULE)
+
+
+def test_a_run_with_as_many_values_as_a_band_has_reached_it():
+    assert should_stop([9], [[1], [1], [1]], Hyperband((1,), 3, strict=False))

@@ -16,6 +16,7 @@ from diffexp.sweeps.local import LocalRun, slots
 from diffexp.sweeps.plan import make_plan
 from diffexp.sweeps.records import Record, locked, read_record, retry, write_record
 from diffexp.sweeps.results import rows
+from diffexp.sweeps.slurm import cancel
 from diffexp.sweeps.slurm_environment import without_slurm
 from diffexp.sweeps.trial import Stop, try_trial
 
@@ -210,3 +211,41 @@ def test_the_plan_is_json_that_anybody_reads(sweep):
     plan = json.loads((made.path / "plan.json").read_text())
     assert [trial["parameters"] for trial in plan["trials"]] == [{"seed": 0}, {"seed": 1}]
     assert [trial["run_id"] for trial in plan["trials"]] == [made.run_id(0), made.run_id(1)]
+
+
+# --- what a reviewer broke -----------------------------------------------------------------------
+
+
+def test_a_config_that_has_changed_since_it_was_planned_is_refused(sweep, tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: [digits]\noptim: {lr: 0.001}\n")
+    made = sweep("at(10)", count=2, command=["diffexp", "train", "mine.yaml", "--trial", "s", "${args_json}"])
+    made.check_unchanged([0, 1])
+    (tmp_path / "mine.yaml").write_text("base: [digits]\noptim: {lr: 0.5}\n")
+    with pytest.raises(UserError, match=r"trial 0 \(seed=0\): its config comes to something else than when it was"):
+        LocalRun(made, [dict(os.environ)])
+
+
+def test_half_written_files_are_passed_over(sweep):
+    made = sweep("at(10); log(0.5)", count=2)
+    LocalRun(made, [dict(os.environ)]).run()
+    (made.records / "0001.json").write_text("")
+    assert read_record(made, 1).state == "lost"
+    metrics = made.run(0).metrics
+    metrics.write_bytes(b'\0\0\n{"step": 2, "train/loss": 0.25}\n{"st')
+    assert rows(made)[0].value == 0.25
+
+
+def test_cancelling_stops_a_training_whose_sweep_was_killed(sweep):
+    made = sweep("""
+(run / "status.json").write_text(json.dumps({"state": "running", "step": 1, "steps": 9, "pid": os.getpid()}))
+time.sleep(60)
+""")
+    with locked(made, 0) as lock:
+        child = trying.start(made, made.trial(0), made.run(0), made.log(0), "id", os.environ, lock)
+        while not made.run(0).status.is_file():
+            time.sleep(0.05)
+        time.sleep(0.1)
+    write_record(made, 0, Record("running", tries=1, host=os.uname().nodename))
+    cancel(made)
+    assert child.wait(10) == -signal.SIGTERM
+    assert (made.path / trying.CANCELLED).exists()

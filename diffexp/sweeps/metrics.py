@@ -1,0 +1,61 @@
+"""Which metrics the trials of a sweep log, as far as their configs tell."""
+
+import re
+
+from diffexp.config.evaluation import ExtractorConfig, metric_name
+from diffexp.errors import UserError
+from diffexp.sweeps.resolving import Resolved
+
+_DISTANCES = "fd|fid"
+_OTHERS = "kd|kid|precision|recall|nearest|copies|inception_score"
+# Extractors whose name in metrics begins like that in the config; what others are called stands in their weights.
+_NAMED = ("inception", "clip", "dinov2", "digits_v1", "fashion_mnist_v1")
+
+
+def metric_problem(name: str, resolved: Resolved) -> str | None:
+    """What is wrong with a sweep's metric, or None: every trial must log it."""
+    if resolved.request is None:
+        if re.fullmatch(r"train/(loss(_q[1-4])?|lr)", name):
+            return None
+        if resolved.experiment.score is None:
+            return f"{name!r} is not logged: score is null; train/loss is"
+    elif name in ("network_calls", "seconds"):
+        return None
+    return None if re.fullmatch(_scores(resolved), name) else f"{name!r} is not logged; {usual_metric(resolved)} is"
+
+
+def _scores(resolved: Resolved) -> str:
+    """A regular expression for the names of the scores."""
+    extractor, count = _scored(resolved)
+    short = metric_name("fd", "", count, False).removeprefix("fd__")
+    named = rf"_{extractor.name}.*_{short}" if extractor.name in _NAMED else rf"_.+_{short}"
+    ending = rf"({named}|{short})" if extractor.name == "inception" else named
+    if resolved.request is not None:
+        return rf"score/({_DISTANCES}|{_OTHERS}){ending}(_error)?"
+    score = resolved.experiment.score
+    assert score is not None
+    timesteps = getattr(resolved.experiment.model, "timesteps", None)
+    labels = "|".join(
+        re.escape(f"{sampler.label(sampler.steps or timesteps)}-{score.weights}/")
+        for sampler in score.samplers.values()
+        if sampler is not None
+    )
+    return (
+        rf"score/(({labels})(({_DISTANCES}|{_OTHERS}){ending}|({_DISTANCES}){ending}_best)|({_DISTANCES}){ending}_best)"
+    )
+
+
+def usual_metric(resolved: Resolved) -> str:
+    """The metric that the trials of a sweep are usually compared by."""
+    extractor, count = _scored(resolved)
+    name = metric_name("fd", extractor.name, count, extractor.name == "inception")
+    return f"score/{name}" if resolved.request is not None else f"score/{name}_best"
+
+
+def _scored(resolved: Resolved) -> tuple[ExtractorConfig, int]:
+    score, request = resolved.experiment.score, resolved.request
+    if request is not None and request.extractor is not None:
+        return request.extractor, request.count
+    if score is None:
+        raise UserError("metric: the training has no scores, so extractor.name must be given")
+    return score.extractor, score.count if request is None else request.count
