@@ -147,7 +147,7 @@ def test_a_sweep_completes(cluster, undisturbed, tmp_path):
     script = sweep.submit("--print", "partition=main", "time=10", "mem=1G").stdout
     assert "#SBATCH --partition=main" in script
     assert not (sweep.path / "slurm").exists()
-    setup = "setup=echo ${NOT_SET_BY_ANYBODY}set-up-was-run"
+    setup = "setup=echo $NOT_SET_BY_ANYBODY set-up-was-run"
     assert "submitted job " in sweep.submit("max_parallel=2", "partition=main", setup).stdout
     assert "has its jobs" in sweep.submit(expect=2).stderr
     sweep.wait_until_done(0, 1)
