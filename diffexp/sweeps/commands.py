@@ -234,9 +234,13 @@ def trial(directory: Path, index: int) -> None:
     Exits with 0 when it is over, 1 when it has failed, and 75 when it is to be tried again.
     """
     from diffexp.sweeps.plan import Sweep
+    from diffexp.sweeps.records import read_record
     from diffexp.sweeps.task import run_task
 
-    sys.exit(run_task(Sweep(directory), index, os.environ))
+    opened = Sweep(directory)
+    code = run_task(opened, index, os.environ)
+    click.echo(f"trial {index}: {read_record(opened, index).state}; {opened.log(index)}")
+    sys.exit(code)
 
 
 def _planned(

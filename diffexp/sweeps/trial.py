@@ -135,26 +135,25 @@ def _run(
     record.exit_code = process.returncode
     if record.step > record.from_step:
         record.fruitless = 0
-    return _settle(sweep, index, record, asked=stop.asked or cancelled, early=watch.stopped)
+    verdict = _settle(record, asked=stop.asked, cancelled=cancelled, early=watch.stopped)
+    write_record(sweep, index, record)
+    return verdict
 
 
-def _settle(sweep: Sweep, index: int, record: Record, *, asked: bool, early: bool) -> Verdict:
-    """Put on record what has become of a try, and say whether another is wanted."""
+def _settle(record: Record, *, asked: bool, cancelled: bool, early: bool) -> Verdict:
+    """Say in the record what has become of a try that has ended, and whether another is wanted."""
     verdict: Verdict = "over"
     if record.exit_code == 0:
         record.state, record.fruitless = "done", 0
     elif early:
         record.state = "stopped"
-    elif asked:
-        # a try that was not let go on says nothing
-        record.state, record.fruitless, verdict = "interrupted", max(0, record.fruitless - 1), "again"
-        if (sweep.path / CANCELLED).exists():
-            record.state, verdict = "cancelled", "over"
+    elif asked or cancelled:
+        record.fruitless = max(0, record.fruitless - 1)  # a try that was not let go on says nothing
+        record.state, verdict = ("cancelled", "over") if cancelled else ("interrupted", "again")
     elif record.exit_code == 2 or record.fruitless >= FRUITLESS_LIMIT:
         record.state = "failed"
     else:
         record.state, verdict = "interrupted", "again"
-    write_record(sweep, index, record)
     return verdict
 
 
