@@ -93,9 +93,12 @@ def finish(loggers: list[Logger], stopped_by: int | None = None) -> None:
     """
     if not any(isinstance(logger, WandbLogger) for logger in loggers):
         return
-    if stopped_by is not None and _in_sweep() and wandb.run is not None:
-        wandb.run.mark_preempting()
-    wandb.finish(exit_code=0 if stopped_by is None else 128 + stopped_by)
+    try:
+        if stopped_by is not None and _in_sweep() and wandb.run is not None:
+            wandb.run.mark_preempting()
+        wandb.finish(exit_code=0 if stopped_by is None else 128 + stopped_by)
+    except (ConnectionError, wandb.Error) as error:  # a signal to the whole job has ended its process before
+        log.warning("W&B's process has ended; what it had recorded is in the run's wandb/ folder: %s", error)
 
 
 def _in_sweep() -> bool:

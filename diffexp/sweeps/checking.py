@@ -33,6 +33,9 @@ def check_sweep(sweep: SweepFile, trials: Sequence[Trial]) -> list[Resolved]:
     for word in sweep.command.overrides:
         if word.partition("=")[0] in _OURS:
             raise UserError(f"{sweep.source}: command: {word}: where a trial goes is the sweep's to say")
+        for parameter in sweep.parameters:
+            if parameter.key == word.partition("=")[0]:
+                raise UserError(f"{sweep.source}: {word}: {parameter.key} is swept, so that this would say nothing")
     for parameter in sweep.parameters:
         if parameter.path[0] in (*_OURS, "wandb"):
             raise UserError(f"{sweep.source}: parameters.{parameter.key}: is the sweep's to say")
@@ -62,11 +65,13 @@ def typical(sweep: SweepFile) -> Iterator[Trial]:
 def on_other(sweep: SweepFile, target: str | None, overrides: Sequence[str], plugins: Sequence[str]) -> SweepFile:
     """The sweep with another config or run, more overrides and plugins.
 
-    With another config its name says so, and a metric of scores becomes the one that is logged there.
+    With another config its name says so. A metric of scores becomes the one that is logged then.
 
     Raises:
         UserError: for anything wrong with them.
     """
+    if target is None and not overrides and not plugins:
+        return sweep
     command = sweep.command.amended(target, overrides, plugins)
     if target is not None:
         plain = re.sub(r"[^A-Za-z0-9._-]", "-", Path(target).stem)
@@ -75,7 +80,7 @@ def on_other(sweep: SweepFile, target: str | None, overrides: Sequence[str], plu
     if "name" in content:
         content["name"] = command.sweep
     changed = parse_sweep(content, sweep.source)
-    if target is None or changed.metric is None:
+    if changed.metric is None or not changed.metric.name.startswith("score/"):
         return changed
     load_plugins(command.plugins)
     values = {each.path: each.typical()[0] for each in changed.parameters}

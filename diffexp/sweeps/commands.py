@@ -4,12 +4,13 @@ import os
 import re
 import signal
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from diffexp.errors import UserError
+from diffexp.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from diffexp.sweeps.plan import Sweep
@@ -156,9 +157,15 @@ def submit(
         )
         return
     rest = tuple(text for text in overrides if text not in asked)
+    for text in rest:
+        key = text.partition("=")[0]
+        if "." not in key and get_close_matches(key, names, n=1, cutoff=0.7):
+            raise UserError(f"command line: {key}: Slurm is not asked for that.{did_you_mean(key, names)}")
     planned = _planned(sweep_file, rest, config, seed, out, plugins)
     if printed:
         click.echo(trials_script(planned, request), nl=False)
+        for each in cluster.arrays(cluster.left(planned), request.max_parallel):
+            click.echo(f"# submitted by: {' '.join(each.command(Path('trials.sh')))}")
         return
     jobs = cluster.submit_trials(planned, request)
     told = f"submitted job {', '.join(jobs)}" if jobs else "nothing is left to do"

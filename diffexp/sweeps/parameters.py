@@ -222,7 +222,8 @@ def _numbers(spec: dict[str, Any], distribution: str, at: str) -> dict[str, Any]
             raise UserError(f"{at}: {key}: {wrong}{hint}")
     if "min" in numbers and not numbers["min"] < numbers["max"]:
         raise UserError(f"{at}: min must be below max, not {numbers['min']} and {numbers['max']}")
-    if distribution.endswith("log_uniform") and max(abs(numbers["min"]), abs(numbers["max"])) > 700:
+    small = numbers.get("min", -1) > 0 and numbers.get("max", 2) <= 1
+    if distribution.endswith("log_uniform") and (small or max(abs(numbers["min"]), abs(numbers["max"])) > 700):
         raise UserError(f"{at}: min and max of {distribution} are logarithms; {distribution}_values takes the values")
     if distribution.endswith("log_uniform_values") and numbers["min"] <= 0:
         raise UserError(f"{at}: min: must be above 0 on a logarithmic scale, not {numbers['min']}")

@@ -168,7 +168,8 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
             raise UserError(f"{path}: was planned with --seed {before.seed}; give --out DIR for another")
         if before.file.text() != sweep_text(sweep):
             raise UserError(
-                f"{path}: holds another sweep; give --out DIR for this one, or the directory to go on with it"
+                f"{path}: holds another sweep, or this one before the file or its overrides were changed; give --out DIR "
+                "for this one, or the directory to go on with it"
             )
         if not (path / "sweep.yaml").exists():  # whoever planned it was cut off there
             write_text(path / "sweep.yaml", sweep.text())
@@ -261,9 +262,9 @@ def open_sweep(file: str) -> Sweep:
     Raises:
         UserError: if there is none.
     """
-    path = Path(file)
-    if path.is_dir():
-        return Sweep(path)
+    for path in (Path(file), Path("runs") / file):
+        if (path / _PLAN).is_file() or (path.is_dir() and path == Path(file)):
+            return Sweep(path)
     usual = usual_directory(read_sweep(find_file(file)))
     if not usual.is_dir():
         raise UserError(f"{file}: is not planned yet (there is no {usual}): diffexp sweep plan {file}")

@@ -8,8 +8,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from diffexp.config import load_experiment
 from diffexp.config.trials import leaves, short_labels
 from diffexp.errors import UserError
+from diffexp.runs import config_text
 from diffexp.sweeps.plan import Sweep
 from diffexp.sweeps.records import Record, history, read_record
 
@@ -76,7 +78,12 @@ def best_config(sweep: Sweep) -> str:
 
 
 def _config_that_ran(sweep: Sweep, index: int) -> str:
-    """The config in the trial's run directory, without the comment at its top."""
+    """The config in the trial's run directory, no longer that of a trial: without a comment, and with other names."""
+    if sweep.file.command.kind == "train":
+        names = [f"name={sweep.file.name}-best", "runs_dir=runs", "wandb.name=null", "wandb.group=null"]
+        return config_text(
+            load_experiment(str(sweep.run(index).config), [*names, "wandb.job_type=null", "wandb.tags=[]"])
+        )
     lines = sweep.run(index).config.read_text().splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith("#"))
 

@@ -67,16 +67,21 @@ def submit_trials(sweep: Sweep, request: SlurmRequest) -> list[str]:
     if running:
         raise UserError(f"{sweep.path}: Slurm has its jobs {', '.join(running)} already; wait, or diffexp sweep cancel")
     (sweep.path / CANCELLED).unlink(missing_ok=True)
-    left = [index for index in sweep.indices if read_record(sweep, index).state not in ENDED]
+    todo = left(sweep)
     script = sweep.path / "slurm" / "trials.sh"
     write_text(script, trials_script(sweep, request))
     sweep.logs.mkdir(parents=True, exist_ok=True)
-    sweep.check_unchanged(left)
+    sweep.check_unchanged(todo)
     jobs = []
-    for each in arrays(left, request.max_parallel, _largest_array()):
+    for each in arrays(todo, request.max_parallel, _largest_array()):
         jobs.append(slurm(each.command(script)).strip().partition(";")[0])  # ID, or ID;CLUSTER
         write_text(_jobs_file(sweep), json.dumps([*_jobs(sweep), jobs[-1]]) + "\n")  # at once: the next may fail
     return jobs
+
+
+def left(sweep: Sweep) -> list[int]:
+    """The trials that have not ended."""
+    return [index for index in sweep.indices if read_record(sweep, index).state not in ENDED]
 
 
 def submit_agents(script: str, folder: Path) -> str:

@@ -133,8 +133,10 @@ esac
 # It was stopped, or it crashed. Slurm itself begins again only for a dead node or a preemption, so we ask; not if the
 # job was cancelled. The question must not die of the signals that a preemption sends to the whole job.
 trap '' USR1 USR2 TERM
-case $(scontrol --oneliner show job "$SLURM_JOB_ID") in
-    *JobState=RUNNING* | *Reason=TimeLimit*) scontrol requeue "$SLURM_JOB_ID" ;;
+# not $SLURM_JOB_ID: of one task, that is the id of the whole array
+task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+case $(scontrol --oneliner show job "$task") in
+    *JobState=RUNNING* | *Reason=TimeLimit*) scontrol requeue "$task" ;;
 esac
 exit $code
 """

@@ -181,6 +181,10 @@ def test_preemption_and_a_killed_process(cluster, undisturbed, tmp_path):
     sweep.wait_until_saved(1)
     os.kill(training(sweep.run(1)), signal.SIGKILL)
     sweep.wait_until_saved(0)
+    sweep.wait(lambda: sweep.record(1)["state"] == "interrupted")
+    time.sleep(5)
+    assert sweep.record(0)["tries"] == 1  # the last task's job id is that of the whole array
+    assert sweep.record(0)["state"] in ("running", "done")
     cluster.call("srun", "--partition=urgent", "--nodelist=node1", "--exclusive", "sleep", "1")
     sweep.wait_until_done(0, 1)
     assert_each_once(sweep, undisturbed)

@@ -13,7 +13,8 @@ RATES = {"optim": {"parameters": {"lr": {"values": [1e-3]}}}}
 
 
 def content(parameters=RATES, *fixed, metric="train/loss", **more):
-    words = ["diffexp", "train", "digits", *SMALL, *fixed, "--trial", "s", "${args_json}"]
+    small = [word for word in SMALL if not ("timesteps" in str(parameters) and word.startswith("model.timesteps"))]
+    words = ["diffexp", "train", "digits", *small, *fixed, "--trial", "s", "${args_json}"]
     return {"method": "grid", "command": words, "metric": {"name": metric}, "parameters": parameters, **more}
 
 
@@ -32,6 +33,7 @@ WRONG = [
     (content(one("model.timesteps", [20, 4])), "5 steps cannot be taken out of model.timesteps = 4"),
     (content(one("run_dir", ["a"])), "parameters.run_dir: is the sweep's to say"),
     (content(one("wandb.group", ["a"])), "parameters.wandb.group: is the sweep's to say"),
+    (content(RATES, "optim.lr=0.5"), "optim.lr=0.5: optim.lr is swept, so that this would say nothing"),
     (content(RATES, "run_dir=a"), "command: run_dir=a: where a trial goes is the sweep's to say"),
     (content(RATES, "optim.epsilon=1"), "optim.epsilon: there is no such key"),
     (content(metric="loss"), "metric.name: "),
@@ -90,7 +92,11 @@ MISTAKES = [
     (["submit", "right.yaml", "--slurm", "gpus=2"], "gpus: 2, but a trial uses training.devices = 1"),
     (["submit", "right.yaml", "--slurm", "gpus=many"], "gpus: must be a whole number or null, not 'many'"),
     (["submit", "right.yaml", "--slurm", "max_parallel=0"], "max_parallel: must be at least 1"),
-    (["submit", "right.yaml", "--slurm", "partion=a"], "partion: there is no such key"),
+    (
+        ["submit", "right.yaml", "--slurm", "partion=a"],
+        "partion: Slurm is not asked for that. Did you mean 'partition'?",
+    ),
+    (["submit", "right.yaml", "--slurm", "gpu=1"], "Did you mean 'gpus'?"),
     (["submit", "right.yaml", "--slurm", "time=1 day"], "an option of sbatch has no spaces"),
 ]
 
