@@ -168,8 +168,8 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
             raise UserError(f"{path}: was planned with --seed {before.seed}; give --out DIR for another")
         if before.file.text() != sweep_text(sweep):
             raise UserError(
-                f"{path}: holds another sweep, or this one before the file or its overrides were changed; give --out DIR "
-                "for this one, or the directory to go on with it"
+                f"{path}: holds another sweep, or this one before the file or its overrides were changed; "
+                "give --out DIR for this one, or the directory to go on with it"
             )
         if not (path / "sweep.yaml").exists():  # whoever planned it was cut off there
             write_text(path / "sweep.yaml", sweep.text())

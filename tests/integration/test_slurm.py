@@ -16,7 +16,7 @@ from tests.integration.test_training import assert_same, state
 from tests.small import SMALL, diffexp
 from tests.wandb_server import ENTITY, PROJECT, SWEEP, WandbServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 
 CLUSTER = Path(__file__).with_name("local-slurm")
 LONG = [
