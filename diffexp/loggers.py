@@ -126,6 +126,8 @@ def connect_wandb(settings: Wandb, folder: Path, **about: Any) -> WandbLogger:
         folder: where it is kept; offline runs lie in its wandb/.
         about: what `wandb.init` is told of the run: name, id, group, job_type, config.
     """
+    # of a process that started this one: it outlives a killed run, whose id nobody could use again
+    os.environ.pop("WANDB_SERVICE", None)
     if "WANDB_MODE" in os.environ:
         return _wandb_logger(settings, folder, None, about)
     if not wandb.login(prompt=False, verify=False):

@@ -184,6 +184,8 @@ def test_wandb_is_offline_when_nobody_is_logged_in(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     overrides = [*SMALL, "training.steps=1", "sample_grid=null", "loggers=[wandb]", "run_dir=run"]
+    # that of another process would hold the ids of runs that were killed
+    monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-/gone")
     done = diffexp("train", "digits", *overrides, cwd=tmp_path, HOME=str(tmp_path), NETRC=str(tmp_path / "none"))
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
     assert "wandb" not in done.stdout + done.stderr.replace("run/wandb", "")

@@ -219,7 +219,7 @@ def test_time_limit(cluster, undisturbed, tmp_path):
 
 
 def test_trials_on_two_devices_each(cluster, tmp_path):
-    two = ("training.devices=2", "training.accelerator=cpu", "training.steps=200", "seed=0")
+    two = ("training.devices=2", "training.accelerator=cpu", "training.steps=200")
     sweep = Faulty(cluster, tmp_path, *two)
     refused = sweep.submit("gpus=1", expect=2).stderr
     assert "gpus: 1, but a trial uses training.devices = 2" in refused
