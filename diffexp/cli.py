@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffexp import __version__
-from diffexp.errors import UserError
+from diffexp.errors import OutsideError, UserError
 from diffexp.sweeps.commands import sweep
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def train(
     from diffexp.config.layers import find_config
     from diffexp.config.plugins import load_plugins
     from diffexp.config.trials import Trial
+    from diffexp.signals import end_on_signals
 
+    end_on_signals()  # until training listens itself
     load_plugins(plugins)
     experiment = load_experiment(config, overrides, Trial.parse(*trial) if trial else None)
     from diffexp import starting, training
@@ -81,17 +83,43 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
     """
     from diffexp.config import load_sample_request
     from diffexp.config.plugins import load_plugins
+    from diffexp.runs import find_checkpoint
 
     load_plugins(plugins)
+    find_checkpoint(Path(run))
     from diffexp import sampling
+    from diffexp.trained import build_trained, load_trained
 
-    trained = sampling.load_trained(Path(run))
+    trained = load_trained(Path(run))
     request = load_sample_request(overrides, trained.experiment)
     out = Path(request.out) if request.out is not None else sampling.default_out(trained, request)
     sampling.check_out(out)
-    model = sampling.build_trained(trained, request)
+    model = build_trained(trained, request.weights, request.accelerator)
     sampling.save(sampling.draw(model, request), out)
     click.echo(f"{request.count} images: {out}")
+
+
+@cli.command()
+@click.argument("run", metavar="RUN|CHECKPOINT")
+@_OVERRIDES
+@_PLUGIN
+def export(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+    """Write a trained model's weights as safetensors, with its config inside: to hand over, to sample and to score.
+
+    Keys: weights (ema or raw), out (a .safetensors).
+    """
+    from diffexp.config import load_export_request
+    from diffexp.config.plugins import load_plugins
+    from diffexp.runs import find_checkpoint
+
+    load_plugins(plugins)
+    find_checkpoint(Path(run))
+    from diffexp.exporting import export as write_export
+    from diffexp.trained import load_trained
+
+    trained = load_trained(Path(run))
+    out = write_export(trained, load_export_request(overrides, trained.experiment))
+    click.echo(f"{out}: use it like a checkpoint, as in: diffexp sample {out}")
 
 
 @cli.command()
@@ -118,11 +146,14 @@ def evaluate(
     from diffexp.config.layers import find_config
     from diffexp.config.plugins import load_plugins
     from diffexp.config.trials import Trial
+    from diffexp.runs import find_checkpoint
 
     load_plugins(plugins)
-    from diffexp import evaluating, evaluating_one, sampling
+    find_checkpoint(Path(run))
+    from diffexp import evaluating, evaluating_one
+    from diffexp.trained import load_trained
 
-    trained = sampling.load_trained(Path(run))
+    trained = load_trained(Path(run))
     data, rest = about_data(overrides)
     trained = replace(trained, experiment=amended(trained.experiment, data))
     of_sweep = Trial.parse(*trial) if trial else None
@@ -266,13 +297,16 @@ def _report_scores(score: "Score") -> None:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one message and exit code 2."""
+    """Run the command line; a user's mistake is one message and exit code 2, a failure around us one and 1."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         cli(standalone_mode=False)
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except OutsideError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

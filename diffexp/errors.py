@@ -1,4 +1,4 @@
-"""What a user can have done wrong, as exceptions whose message is the whole explanation."""
+"""What a user can have done wrong, and what can fail around us: exceptions whose message is the whole explanation."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,14 @@ class UserError(Exception):
 
     The message says what is wrong, where, and what to do. The command line prints it without a
     traceback and exits with 2.
+    """
+
+
+class OutsideError(Exception):
+    """What failed outside of what the user gave, and of our own code: a full disk, a directory that vanished.
+
+    The message says what, where, what is safe, and what to do. The command line prints it without a traceback and
+    exits with 1: the same command may succeed later.
     """
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from diffexp.config.diffusion import DiffusionConfig
 from diffexp.config.evaluation import EvaluateRequest
-from diffexp.config.experiment import Experiment, SampleRequest
+from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_dict
 from diffexp.config.words import Wandb
 from diffexp.data.datamodule import ImageDataModule
@@ -28,9 +28,10 @@ from diffexp.evaluation.scores import measure
 from diffexp.evaluation.table import Cell, Table, cells
 from diffexp.files import sha256, writable
 from diffexp.hardware import autocast, precision_for
-from diffexp.loggers import connect_wandb, finish
+from diffexp.locks import locked
+from diffexp.mirrors import connect_wandb, finish
 from diffexp.models.base import GenerativeModel
-from diffexp.sampling import Trained, build_trained
+from diffexp.trained import Trained, build_trained
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ def prepare(trained: Trained, request: EvaluateRequest) -> Bench:
     shape = (experiment.data.channels, experiment.data.image_size, experiment.data.image_size)
     extractor = build_extractor(request.extractor, shape)
     check_count(request.count, extractor, "count")
-    weights = SampleRequest(weights=request.weights, accelerator=request.accelerator)
-    model = build_trained(trained, weights)
+    model = build_trained(trained, request.weights, request.accelerator)
     extractor.to(model.device)
     data = ImageDataModule.from_config(experiment.data, 1, experiment.seed)
 
@@ -100,9 +100,10 @@ def evaluate(trained: Trained, request: EvaluateRequest, name: str) -> tuple[Tab
     table = Table(about, bench.rules.metric("fd"), bench.rules.id, list(todo))
     folder = Path(request.out) if request.out is not None else default_out(trained, name, about)
     writable(folder, "out")
-    table.take_up(folder)
-    with autocast(bench.precision, bench.model.device):
-        _fill(table, todo, folder, bench, request)
+    with locked(folder, "out"):
+        table.take_up(folder)
+        with autocast(bench.precision, bench.model.device):
+            _fill(table, todo, folder, bench, request)
     if "wandb" in experiment.loggers:
         _mirror(table, folder, experiment, request.wandb or experiment.wandb)
     return table, folder
@@ -186,6 +187,8 @@ def _mirror(table: Table, folder: Path, experiment: Experiment, settings: Wandb)
         job_type="evaluate",
         config={**as_dict(experiment), "evaluation": table.about},
     )
+    if logger is None:
+        return
     records = table.records()
     columns = [*records[0], table.metric]
     logger.log_table("evaluation", columns, [[*each.values(), each["fd"]] for each in records])

@@ -1,16 +1,11 @@
 """`diffexp evaluate` with one sampler: its scores as a run of their own, for sweeps over samplers."""
 
-import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from types import FrameType
-from typing import NoReturn
 
 from tqdm import tqdm
 
-from diffexp.callbacks.stop import SIGNALS
 from diffexp.config.evaluation import EvaluateRequest
 from diffexp.config.merging import as_dict, as_yaml
 from diffexp.environment import describe_environment
@@ -18,9 +13,12 @@ from diffexp.evaluating import Bench, about_scores, default_out, prepare, score_
 from diffexp.evaluation.table import Cell, Table
 from diffexp.files import writable
 from diffexp.hardware import autocast
-from diffexp.loggers import build_loggers, finish
+from diffexp.locks import locked
+from diffexp.loggers import build_loggers
+from diffexp.mirrors import finish
 from diffexp.runs import Run, free_run
-from diffexp.sampling import Trained
+from diffexp.signals import end_on_signals
+from diffexp.trained import Trained
 from diffexp.training import quieten
 
 
@@ -48,26 +46,28 @@ def evaluate_one(trained: Trained, request: EvaluateRequest, trial: str | None, 
     table = Table(about, bench.rules.metric("fd"), bench.rules.id, [cell])
     run = _run(trained, request, trial, table)
     writable(run.path, "out")
+    with locked(run.path, "out"):
+        _take_up_and_score(table, run, bench, trained, request, plugins)
+    return cell, run
+
+
+def _take_up_and_score(
+    table: Table, run: Run, bench: Bench, trained: Trained, request: EvaluateRequest, plugins: list[str]
+) -> None:
+    cell = table.cells[0]
     table.take_up(run.path)
     cell.blocks, cell.seconds = cell.blocks[: request.blocks], cell.seconds[: request.blocks]
     run.describe(
         f"# diffexp evaluate {trained.path} --table THIS_FILE\n{as_yaml(replace(request, out=None))}",
         describe_environment(plugins),
     )
-    for number in SIGNALS:
-        signal.signal(number, _stop)
+    end_on_signals()  # what is finished is kept, and the status is told on the way out
     try:
         _score(table, run, bench, trained, request)
     except BaseException as error:
         state = "failed" if isinstance(error, Exception) else "interrupted"
         run.write_status(state, len(cell.blocks), request.blocks, error=repr(error))
         raise
-    return cell, run
-
-
-def _stop(number: int, _: FrameType | None) -> NoReturn:
-    """End at once: the finished blocks are kept, and the status is told on the way out."""
-    sys.exit(128 + number)
 
 
 def _run(trained: Trained, request: EvaluateRequest, trial: str | None, table: Table) -> Run:

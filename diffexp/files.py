@@ -1,10 +1,11 @@
 """Files that are whole or absent, whatever interrupts the writing."""
 
+import errno
 import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,13 +30,35 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+        _sync_folder(path.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # its disk may be gone, which must not hide why
+            aside.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring names to the disk: without it, a loss of power may undo a rename."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that need none
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def is_aside(path: Path) -> bool:
     """Whether a file is one that `whole_file` was writing when its process was killed."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def remove_asides(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder and those in it, if no live one writes there."""
+    for path in folder.rglob(".*.tmp"):
+        if is_aside(path):
+            with suppress(OSError):
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

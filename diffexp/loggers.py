@@ -1,39 +1,46 @@
 """Where metrics go: metrics.jsonl, which is the truth, and the loggers of the config, which mirror it."""
 
 import json
-import logging
 import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import wandb
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from diffexp.config.words import Wandb
 from diffexp.files import write_text
 from diffexp.hardware import is_main_process
+from diffexp.mirrors import Mirror, MirrorWandb, connect_wandb, row_of
 from diffexp.runs import Run, read_metrics
-
-log = logging.getLogger(__name__)
-
-_PATIENCE = 30.0  # seconds that W&B's server has to answer when a run starts
+from diffexp.tolerance import Tolerance
 
 
 class MetricsFile(Logger):
     """Appends one JSON object a line: ``{"step": 50, "train/loss": 0.1, …}``.
 
+    What cannot be written, because the disk is full or away, is kept and written with the next. `save` brings all of it
+    to the disk.
+
     Args:
         path: the file.
         resume_step: lines of later steps are dropped first: the run that wrote them did not keep those steps.
+
+    Attributes:
+        kept: the rows that were there.
+        known: of these, those of the step itself, which a resumed run may make up for once more.
     """
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
         super().__init__()
         self.path = path
         self.kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
+        self.known = {row_of(row, row["step"]) for row in self.kept if row["step"] == resume_step}
         write_text(path, "".join(json.dumps(row) + "\n" for row in self.kept))
+        self._length = path.stat().st_size
+        self._waiting = b""
+        self._tolerance = Tolerance(f"{path} cannot be written")
 
     @property
     def name(self) -> str:
@@ -46,12 +53,48 @@ class MetricsFile(Logger):
         return ""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append a line."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **{name: float(value) for name, value in metrics.items()}}) + "\n")
+        """Append a line, unless the run wrote it before it was stopped."""
+        if row_of(metrics, step) in self.known:
+            return
+        values = {name: float(value) for name, value in metrics.items()}
+        self._waiting += (json.dumps({"step": step, **values}) + "\n").encode()
+        with self._tolerance:
+            self._write()
+
+    def save(self) -> None:
+        """See that all lines are on the disk.
+
+        Raises:
+            OSError: if they are not.
+        """
+        self._write()
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def finalize(self, status: str) -> None:
+        """Try once more to write what is waiting."""
+        with self._tolerance:
+            self._write()
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the config is in config.yaml."""
+
+    def _write(self) -> None:
+        # not appended: what a full disk left of a line is written over, and a file that vanished is not made anew
+        with self.path.open("r+b") as file:
+            file.seek(self._length)
+            file.write(self._waiting)
+            file.truncate()
+        self._length += len(self._waiting)
+        self._waiting = b""
+
+
+class MirrorCSV(Mirror, CSVLogger):
+    """metrics.csv."""
+
+
+class MirrorTensorBoard(Mirror, TensorBoardLogger):
+    """The folder tensorboard/."""
 
 
 def build_loggers(
@@ -71,42 +114,30 @@ def build_loggers(
     truth = MetricsFile(run.metrics, resume_step)
     loggers: list[Logger] = [truth]
     for name in names:
-        if name == "csv":
-            csv = CSVLogger(run.path, name="", version="", flush_logs_every_n_steps=1)
-            for row in truth.kept:  # a CSVLogger starts its file anew
-                csv.log_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
-            loggers.append(csv)
-        elif name == "tensorboard":
-            loggers.append(TensorBoardLogger(run.path, name="", version="tensorboard", purge_step=resume_step + 1))
-        elif name == "wandb":
-            loggers.append(_run_in_wandb(run, settings, config))
+        with Tolerance(f"the logger {name} cannot be started", Exception):
+            logger = _BUILDERS[name](run, resume_step, settings, config, truth)
+            if logger is not None:
+                logger.known = truth.known
+                loggers.append(logger)
     return loggers
 
 
-def finish(loggers: list[Logger], stopped_by: int | None = None) -> None:
-    """End the W&B run, which Lightning never does: its last records would still be unwritten.
-
-    Args:
-        loggers: of the run.
-        stopped_by: the signal that ended it early. W&B's server gives a trial of its sweeps that was ended so to
-            another agent.
-    """
-    if not any(isinstance(logger, WandbLogger) for logger in loggers):
-        return
-    try:
-        if stopped_by is not None and _in_sweep() and wandb.run is not None:
-            wandb.run.mark_preempting()
-        wandb.finish(exit_code=0 if stopped_by is None else 128 + stopped_by)
-    except (ConnectionError, wandb.Error) as error:  # a signal to the whole job has ended its process before
-        log.warning("W&B's process has ended; what it had recorded is in the run's wandb/ folder: %s", error)
+def _csv(run: Run, resume_step: int, settings: Wandb, config: dict[str, Any], truth: MetricsFile) -> MirrorCSV:
+    csv = MirrorCSV(run.path, name="", version="", flush_logs_every_n_steps=1)
+    for row in truth.kept:  # a CSVLogger starts its file anew
+        csv.log_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
+    return csv
 
 
-def _in_sweep() -> bool:
-    """Whether W&B's agent has started this process."""
-    return "WANDB_SWEEP_ID" in os.environ
+def _tensorboard(
+    run: Run, resume_step: int, settings: Wandb, config: dict[str, Any], truth: MetricsFile
+) -> MirrorTensorBoard:
+    return MirrorTensorBoard(run.path, name="", version="tensorboard", purge_step=resume_step + 1)
 
 
-def _run_in_wandb(run: Run, settings: Wandb, config: dict[str, Any]) -> WandbLogger:
+def _wandb(
+    run: Run, resume_step: int, settings: Wandb, config: dict[str, Any], truth: MetricsFile
+) -> MirrorWandb | None:
     return connect_wandb(
         settings,
         run.path,
@@ -118,46 +149,8 @@ def _run_in_wandb(run: Run, settings: Wandb, config: dict[str, Any]) -> WandbLog
     )
 
 
-def connect_wandb(settings: Wandb, folder: Path, **about: Any) -> WandbLogger:
-    """W&B's logger, offline when nobody is logged in or the server does not answer; WANDB_MODE decides if set.
-
-    Args:
-        settings: where the run appears.
-        folder: where it is kept; offline runs lie in its wandb/.
-        about: what `wandb.init` is told of the run: name, id, group, job_type, config.
-    """
-    # of a process that started this one: it outlives a killed run, whose id nobody could use again
-    os.environ.pop("WANDB_SERVICE", None)
-    if "WANDB_MODE" in os.environ:
-        return _wandb_logger(settings, folder, None, about)
-    if not wandb.login(prompt=False, verify=False):
-        return _wandb_logger(settings, folder, "offline", about)
-    logger = _wandb_logger(settings, folder, "online", about)
-    try:
-        _ = logger.experiment  # connects
-    except wandb.Error as error:
-        log.warning("W&B cannot be reached, so it is recorded offline in %s/wandb: %s", folder, error)
-        wandb.teardown()  # its service process still holds the run's id
-        return _wandb_logger(settings, folder, "offline", about)
-    return logger
-
-
-def _wandb_logger(
-    settings: Wandb, folder: Path, mode: Literal["online", "offline"] | None, about: dict[str, Any]
-) -> WandbLogger:
-    logger = WandbLogger(
-        save_dir=folder,
-        resume="allow",
-        project=settings.project,
-        entity=settings.entity,
-        tags=settings.tags or None,
-        mode=mode,
-        settings=wandb.Settings(silent=mode == "offline", init_timeout=_PATIENCE),
-        log_model=False,
-        **about,
-    )
-    # Lightning always passes these, and W&B warns of them: of the first always, of the others in its sweeps, where the
-    # agent has said where the run belongs
-    for key in ("anonymous", *(("project", "entity", "id") if _in_sweep() else ())):
-        logger._wandb_init.pop(key, None)
-    return logger
+_BUILDERS: dict[str, Callable[..., MirrorCSV | MirrorTensorBoard | MirrorWandb | None]] = {
+    "csv": _csv,
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+}

@@ -9,6 +9,7 @@ checkpoints/  samples/  scores/  evaluations/
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +22,8 @@ from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_yaml
 from diffexp.errors import UserError
 from diffexp.files import is_aside, write_text
+
+_CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
 
 class Run:
@@ -90,6 +93,43 @@ class Run:
         except ValueError as error:
             raise UserError(f"{self.environment}: is damaged; without it this is no run to go on with") from error
         return environment
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint's file, or the newest one of a run's directory, which may be damaged.
+
+    Raises:
+        UserError: if there is none.
+    """
+    try:
+        if path.is_dir():
+            found = checkpoints(Run(path).checkpoints)
+            if not found:
+                raise UserError(f"{path}: has no checkpoints/step-*.ckpt; is it a run's directory, and trained?")
+            return found[-1]
+        if path.is_file():
+            return path
+    except OSError as error:  # a name too long for the file system
+        raise UserError(f"{path}: {error.strerror}") from error
+    raise UserError(f"{path}: no such checkpoint or run directory")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest step first."""
+    files = [file for file in folder.glob("step-*.ckpt") if _CHECKPOINT.fullmatch(file.name)]
+    return sorted(files, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The optimiser step in a checkpoint's name.
+
+    Raises:
+        ValueError: if the name is not that of a checkpoint.
+    """
+    match = _CHECKPOINT.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path.name} is not named step-NUMBER.ckpt")
+    return int(match[1])
 
 
 def config_text(experiment: Experiment) -> str:

@@ -1,6 +1,5 @@
 """Samples from a trained model, for `diffexp sample`."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,80 +7,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffexp.callbacks.checkpoints import newest_whole, read_checkpoint
-from diffexp.callbacks.ema import averaged
 from diffexp.callbacks.grids import grid, save_png, to_picture
-from diffexp.config import experiment_from_text
-from diffexp.config.experiment import Experiment, SampleRequest
+from diffexp.config.experiment import SampleRequest
 from diffexp.config.merging import as_dict, differing
 from diffexp.errors import UserError
 from diffexp.files import whole_file, writable
-from diffexp.hardware import autocast, device_for, precision_for
+from diffexp.hardware import autocast, precision_for
 from diffexp.models.base import GenerativeModel, as_pixels
-from diffexp.runs import Run
-from diffexp.training import build_model
+from diffexp.trained import Trained
 
 # Formats that somebody may expect; a folder of such a name would surprise.
 _NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npy", ".pt", ".zip")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A checkpoint's contents.
-
-    Attributes:
-        path: its file.
-        experiment: what was trained.
-        step: optimiser steps done.
-        raw, ema: the weights by name; ema is None where none were averaged.
-    """
-
-    path: Path
-    step: int
-    experiment: Experiment
-    raw: dict[str, Tensor]
-    ema: dict[str, Tensor] | None
-
-
-def load_trained(path: Path) -> Trained:
-    """Read a checkpoint, or the newest one of a run's directory. Nothing in the file is executed.
-
-    Raises:
-        UserError: if there is none, or it is not one of ours.
-    """
-    if path.is_dir():
-        newest = newest_whole(Run(path).checkpoints)
-        if newest is None:
-            raise UserError(f"{path}: has no checkpoints/step-*.ckpt; is it a run's directory, and trained?")
-        path = newest
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint or run directory")
-    content = read_checkpoint(path)
-    try:
-        average = averaged(content)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: holds averaged weights of an unknown form") from error
-    experiment = experiment_from_text(content["config"], str(path))
-    return Trained(path, int(content["global_step"]), experiment, content["state_dict"], average)
-
-
-def build_trained(trained: Trained, request: SampleRequest) -> GenerativeModel:
-    """The model with the wanted weights, on the wanted device.
-
-    Raises:
-        UserError: if the weights do not fit the network, averaged ones are wanted but were not kept, or
-            there is no such device.
-    """
-    if request.weights == "ema" and trained.ema is None:
-        raise UserError(f"{trained.path}: holds no averaged weights; use weights=raw")
-    model = build_model(trained.experiment)
-    try:
-        model.load_state_dict(trained.raw)
-        if request.weights == "ema":
-            model.load_state_dict({**trained.raw, **(trained.ema or {})})
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(f"{trained.path}: the weights do not fit the config in it: {error}") from error
-    return model.to(device_for(request.accelerator)).eval()
 
 
 def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:

@@ -49,6 +49,21 @@ def start_run(experiment: Experiment) -> Run:
     return new_run(experiment)
 
 
+def check_same(before: Experiment, now: Experiment, who: str) -> None:
+    """See that two experiments compute the same; how long, where, and what is recorded may differ.
+
+    Raises:
+        UserError: naming `who` has the former, and the keys that differ.
+    """
+    changed = [
+        f"  {key}: {old} in the run, {new} now"
+        for key, old, new in differing(as_dict(before), as_dict(now))
+        if not key.startswith(_CHANGEABLE)
+    ]
+    if changed:
+        raise UserError(f"{who} computes something else:\n" + "\n".join(changed))
+
+
 def resume_run(config: Path, experiment: Experiment) -> Run:
     """The directory of a run to go on with: run_dir, else the one that the config file is in.
 
@@ -66,13 +81,7 @@ def resume_run(config: Path, experiment: Experiment) -> Run:
     if not run.environment.is_file():
         raise UserError(f"--resume: {config} is not in a run's directory; give that (or its path as run_dir=…)")
     before = load_experiment(str(run.config))
-    changed = [
-        f"  {key}: {old} in the run, {new} now"
-        for key, old, new in differing(as_dict(before), as_dict(experiment))
-        if not key.startswith(_CHANGEABLE)
-    ]
-    if changed:
-        raise UserError(f"--resume: {path} computes something else:\n" + "\n".join(changed))
+    check_same(before, experiment, f"--resume: {path}")
     if before.training.steps != experiment.training.steps and experiment.optim.decay == "cosine":
         log.warning(
             "training.steps was %d and is %d: the learning rate leaves its cosine, so this is no longer the run that "

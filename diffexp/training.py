@@ -3,20 +3,24 @@
 import logging
 import os
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from signal import Signals
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO, newest_whole, step_of
+from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.progress import StepProgress
 from diffexp.callbacks.sample_grid import Drawn, SampleGrid
 from diffexp.callbacks.score import Score
 from diffexp.callbacks.status import StatusFile
 from diffexp.callbacks.stop import StopOnSignal
+from diffexp.checkpoint_files import newest_whole
+from diffexp.config import experiment_from_text
 from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_dict
 from diffexp.config.models import MODELS
@@ -27,11 +31,15 @@ from diffexp.errors import UserError
 from diffexp.evaluation.extractors import build_extractor
 from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.references import Reference, check_reference, reference
+from diffexp.files import remove_asides
 from diffexp.hardware import check_devices, check_tasks, cluster_plugins, device_for, is_main_process, precision_for
-from diffexp.loggers import build_loggers, finish
+from diffexp.locks import locked
+from diffexp.loggers import build_loggers
+from diffexp.mirrors import finish
 from diffexp.models.base import GenerativeModel
-from diffexp.runs import Run, config_text
-from diffexp.starting import RUN_VARIABLE
+from diffexp.models.finite import DivergedError
+from diffexp.runs import Run, checkpoints, config_text, step_of
+from diffexp.starting import RUN_VARIABLE, check_same
 
 _REAL_IMAGES = 8  # in the row above each grid
 
@@ -59,7 +67,7 @@ class Outcome:
 
 
 def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
-    """Train in a run's directory, from its newest checkpoint if it has one.
+    """Train in a run's directory, from its newest checkpoint if it has one. No other process can meanwhile.
 
     Args:
         experiment: what to train.
@@ -67,37 +75,47 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         plugins: the modules named by --plugin, for the record.
 
     Raises:
-        UserError: for data, hardware or a schedule that do not fit the config; nothing is written then.
+        UserError: for data, hardware or a schedule that do not fit the config, or a directory in use; nothing is
+            written then. Also for a training that diverges.
+        OutsideError: if no checkpoint can be saved any more.
     """
-    settings = experiment.training
     quieten()
     try:
-        device = device_for(settings.accelerator)
-        check_devices(device, settings.devices)
-        check_tasks(settings.devices, settings.nodes)
-        # a resumed run goes on as it began, also on another kind of machine
-        precision = run.read_environment().get("precision") or precision_for(settings.precision, device)
-        model = build_model(experiment)
-        data = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed)
-        real = _real_images(data, model)
-        extractor = _extractor(experiment, model, data)
-        newest = newest_whole(run.checkpoints)
+        with locked(run.path, "run_dir") if is_main_process() else nullcontext():
+            return _train(experiment, run, plugins)
     except BaseException:
         run.discard_if_empty()
         raise
+
+
+def _train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
+    settings = experiment.training
+    device = device_for(settings.accelerator)
+    check_devices(device, settings.devices)
+    check_tasks(settings.devices, settings.nodes)
+    # a resumed run goes on as it began, also on another kind of machine
+    precision = run.read_environment().get("precision") or precision_for(settings.precision, device)
+    model = build_model(experiment)
+    data = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed)
+    real = _real_images(data, model)
+    extractor = _extractor(experiment, model, data)
+    fingerprint = data.images("train").brief_fingerprint()
+    newest = _newest(experiment, run, fingerprint)
     step = step_of(newest) if newest is not None else 0
-    if step > settings.steps:
-        raise UserError(f"training.steps: {run.path} has done {step} steps already, more than {settings.steps}")
     stop = StopOnSignal()
     ema = _ema(experiment)
     grids = _grids(experiment, run, real, ema, stop)
     score = _score(experiment, run, data, extractor, ema, stop)
-    if step == settings.steps and all(each.finished(step) for each in (grids, score) if each is not None):
+    periodic = [each for each in (grids, score) if each is not None]
+    if step == settings.steps and all(each.finished(step) for each in periodic):
         return Outcome(run, step, settings.steps, {}, None, None)
     if is_main_process():
         run.describe(config_text(experiment), {**describe_environment(plugins), "precision": precision})
+        remove_asides(run.path)
         os.environ[RUN_VARIABLE] = str(run.path)
 
+    checkpoints = _checkpoints(experiment, run, fingerprint)
+    in_order = [StepProgress(), ema, checkpoints, grids, score, stop, StatusFile(run.write_status)]
     trainer = L.Trainer(
         max_steps=settings.steps,
         max_epochs=-1,
@@ -109,19 +127,17 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         gradient_clip_val=settings.gradient_clip,
         log_every_n_steps=settings.log_every,
         logger=build_loggers(experiment.loggers, run, step, experiment.wandb, as_dict(experiment)),
-        callbacks=_callbacks(experiment, run, ema, grids, score, stop),
-        plugins=[WholeFileCheckpointIO(), *cluster_plugins()],
+        # they act in this order at the end of a step: average, save, and only then what takes long
+        callbacks=[callback for callback in in_order if callback is not None],
+        plugins=[WholeFileCheckpointIO(checkpoints.failed), *cluster_plugins()],
         default_root_dir=run.path,
         enable_checkpointing=False,  # Lightning's own; ours is among the callbacks
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    try:
-        trainer.fit(model, datamodule=data, ckpt_path=newest, weights_only=True)
-    except SystemExit:  # how Lightning ends after a second Ctrl-C
-        raise KeyboardInterrupt from None
+    _fit(trainer, model, data, newest, run)
     step = trainer.global_step
-    complete = step >= settings.steps and all(each.finished(step) for each in (grids, score) if each is not None)
+    complete = step >= settings.steps and all(each.finished(step) for each in periodic)
     stopped_by = None if complete else stop.received
     finish(trainer.loggers, stopped_by)
     return Outcome(
@@ -133,6 +149,45 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         stopped_by=stopped_by,
         is_main=trainer.is_global_zero,
     )
+
+
+def _newest(experiment: Experiment, run: Run, fingerprint: str) -> Path | None:
+    """The newest checkpoint that is whole, and belongs to this experiment and these data; None at the beginning.
+
+    Raises:
+        UserError: if there are checkpoints, but none like this.
+    """
+    found = newest_whole(run.checkpoints, set_aside=is_main_process())
+    if found is None:
+        return None
+    path, content = found
+    check_same(experiment_from_text(content["config"], str(path)), experiment, f"{path}: it")
+    if content["data"] != fingerprint:
+        raise UserError(f"data: the run was trained on {content['data']}; there are {fingerprint} now")
+    if step_of(path) > experiment.training.steps:
+        raise UserError(
+            f"training.steps: {run.path} has done {step_of(path)} steps already, more than {experiment.training.steps}"
+        )
+    return path
+
+
+def _fit(trainer: L.Trainer, model: GenerativeModel, data: ImageDataModule, newest: Path | None, run: Run) -> None:
+    """Train; an error says what is safe."""
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=newest, weights_only=True)
+    except SystemExit as ended:
+        if ended.code == 1:  # how Lightning ends after a second Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
+    except DivergedError as error:
+        saved = checkpoints(run.checkpoints)
+        safe = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
+        raise DivergedError(f"{error}; {safe}") from error
+
+
+def _checkpoints(experiment: Experiment, run: Run, fingerprint: str) -> Checkpoints:
+    saved = {"config": config_text(experiment), "data": fingerprint}
+    return Checkpoints(run.checkpoints, experiment.checkpoint.every, experiment.checkpoint.keep, saved)
 
 
 def _real_images(data: ImageDataModule, model: GenerativeModel) -> Tensor:
@@ -225,22 +280,6 @@ def _score(
         wanted.limit_share,
         give_up=lambda: stop.received is not None,
     )
-
-
-def _callbacks(
-    experiment: Experiment,
-    run: Run,
-    ema: EMA | None,
-    grids: SampleGrid | None,
-    score: Score | None,
-    stop: StopOnSignal,
-) -> list[L.Callback]:
-    """In the order in which they act at the end of a step: average, save, and only then what takes long."""
-    checkpoint = experiment.checkpoint
-    saved = {"config": config_text(experiment)}
-    checkpoints = Checkpoints(run.checkpoints, checkpoint.every, checkpoint.keep, saved)
-    in_order = [StepProgress(), ema, checkpoints, grids, score, stop, StatusFile(run.write_status)]
-    return [callback for callback in in_order if callback is not None]
 
 
 def quieten() -> None:

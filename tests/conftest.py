@@ -6,3 +6,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="all repetitions of the endurance tests, not a share of them")

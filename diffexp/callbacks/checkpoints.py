@@ -1,38 +1,57 @@
-"""Checkpoints that are whole or absent, named by the optimiser step they were taken at."""
+"""When checkpoints are saved, what must be safe before, and what happens if one cannot be."""
 
 import logging
-import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from diffexp.errors import UserError
-from diffexp.files import whole_file
+from diffexp.checkpoint_files import read_checkpoint, write_checkpoint
+from diffexp.errors import OutsideError, UserError
+from diffexp.runs import checkpoints
+from diffexp.tolerance import Tolerance, reason
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"step-(\d+)\.ckpt")
+_MISSES = 3  # checkpoints in a row that could not be saved: what is trained from then on would only be lost
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
-    """A checkpoint's final name never holds a part of one.
+    """Checkpoints that are whole or absent, sealed with a digest; see `diffexp.checkpoint_files`.
 
-    Lightning's own writer goes through $TMPDIR, from where moving is not atomic across filesystems.
+    Lightning's own writer goes through $TMPDIR, from where moving is not atomic across filesystems, and its reader runs
+    what an http address sends.
+
+    Args:
+        on_error: called with what made a save fail, instead of raising it: only the main process writes, and the others
+            would wait for it for ever.
     """
+
+    def __init__(self, on_error: Callable[[OSError], None] | None = None) -> None:
+        super().__init__()
+        self.on_error = on_error
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write the checkpoint to `path`."""
-        with whole_file(Path(path)) as file:
-            torch.save(checkpoint, file)
+        try:
+            write_checkpoint(checkpoint, Path(path))
+        except OSError as error:
+            if self.on_error is None:
+                raise
+            self.on_error(error)
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """Read a checkpoint of ours from a local file, as data."""
+        return read_checkpoint(Path(path), needed=())
 
 
 class Checkpoints(L.Callback):
     """Saves a checkpoint every so many optimiser steps and when training ends, however it ends at a step boundary.
+
+    What the loggers hold is on the disk before. A save that fails is told, and training goes on to the next; after
+    three in a row, or at the end, it is an `OutsideError`. The last good checkpoint stays in any case.
 
     Lightning's ModelCheckpoint saves neither at the end of a run that is no whole number of intervals,
     nor under a name that says the step alone.
@@ -59,10 +78,23 @@ class Checkpoints(L.Callback):
         self.extra = extra or {}
         self.on_saved = on_saved
         self._saved_step = -1
+        self._error: OSError | None = None
+        self._misses = 0
+        self._pruning = Tolerance(f"{folder}: old checkpoints cannot be removed")
+
+    def failed(self, error: OSError) -> None:
+        """Take note of what made a save fail; for `WholeFileCheckpointIO`."""
+        self._error = error
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A resumed run need not save again what it started from."""
+        """A resumed run need not save again what it started from; all its processes must have started from the same."""
         self._saved_step = trainer.global_step
+        first = trainer.strategy.broadcast(trainer.global_step)
+        if first != trainer.global_step:
+            raise UserError(
+                f"{self.folder}: this process goes on from step {trainer.global_step}, the first one from {first}: "
+                "they do not see the same files"
+            )
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Save, if this batch ended a step that is due, or the last one."""
@@ -72,75 +104,61 @@ class Checkpoints(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the last step."""
         self._save(trainer)
+        if self._misses:
+            raise self._failure()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the extra data."""
         checkpoint.update(self.extra)
 
     def _save(self, trainer: L.Trainer) -> None:
-        if trainer.global_step == self._saved_step:
+        step = trainer.global_step
+        if step == self._saved_step:
             return
         if not all(parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()):
-            raise UserError(f"the weights are not finite at step {trainer.global_step}; the last checkpoint stays")
-        self._saved_step = trainer.global_step
-        path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
-        trainer.save_checkpoint(path)
+            raise UserError(f"the weights are not finite at step {step}; the last checkpoint stays")
+        self._saved_step = step
+        path = self.folder / f"step-{step:08d}.ckpt"
+        why = self._write(trainer, path)
+        if why is None:
+            self._misses = 0
+            if trainer.is_global_zero:
+                self._prune()
+                if self.on_saved is not None:
+                    self.on_saved(path)
+            return
+        self._misses += 1
         if trainer.is_global_zero:
-            if self.keep is not None:
-                for old in checkpoints(self.folder)[: -self.keep]:
-                    old.unlink()
-            if self.on_saved is not None:
-                self.on_saved(path)
+            log.warning("%s could not be saved: %s; %s", path, why, self._last_good())
+        if self._misses == _MISSES:
+            raise self._failure()
 
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest step first."""
-    files = [file for file in folder.glob("step-*.ckpt") if _NAME.fullmatch(file.name)]
-    return sorted(files, key=step_of)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint file holds, on the CPU. Nothing in it is executed.
-
-    Raises:
-        UserError: if it is damaged or no checkpoint of ours.
-    """
-    try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("not what torch.save writes")
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        content["config"], content["state_dict"], content["callbacks"]
-    except Exception as error:  # a damaged file makes torch raise almost anything
-        raise UserError(f"{path}: is damaged or not a checkpoint of diffexp ({type(error).__name__})") from error
-    return content
-
-
-def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read, None if there are none; damaged newer ones are warned of.
-
-    Raises:
-        UserError: if there are checkpoints, but none can be read.
-    """
-    found = checkpoints(folder)
-    for path in reversed(found):
+    def _write(self, trainer: L.Trainer, path: Path) -> str | None:
+        """Save; why it failed, the same in every process."""
+        self._error = None
         try:
-            read_checkpoint(path)
-        except UserError as error:
-            log.warning("%s", error)
-        else:
-            return path
-    if found:
-        raise UserError(f"{folder}: none of the checkpoints can be read; remove them to start from the beginning")
-    return None
+            if trainer.is_global_zero:
+                for logger in trainer.loggers:
+                    logger.save()  # a resumed run never makes up for what was logged before its checkpoint
+        except OSError as error:
+            self._error = error
+        if trainer.strategy.broadcast(self._error is None):
+            try:
+                trainer.save_checkpoint(path)
+            except OSError as error:  # of another CheckpointIO
+                self._error = error
+        why: str | None = trainer.strategy.broadcast(None if self._error is None else reason(self._error))
+        return why
 
+    def _prune(self) -> None:
+        with self._pruning:
+            for old in checkpoints(self.folder)[: -self.keep] if self.keep is not None else ():
+                old.unlink()
 
-def step_of(path: Path) -> int:
-    """The optimiser step in a checkpoint's name.
+    def _last_good(self) -> str:
+        found = checkpoints(self.folder)
+        return f"the last good checkpoint is {found[-1]}" if found else "there is none before it"
 
-    Raises:
-        ValueError: if the name is not that of a checkpoint.
-    """
-    match = _NAME.fullmatch(path.name)
-    if match is None:
-        raise ValueError(f"{path.name} is not named step-NUMBER.ckpt")
-    return int(match[1])
+    def _failure(self) -> OutsideError:
+        times = "the last checkpoint" if self._misses == 1 else f"{self._misses} checkpoints in a row"
+        return OutsideError(f"{self.folder}: {times} could not be saved (see above); {self._last_good()}")

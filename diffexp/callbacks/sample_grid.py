@@ -17,6 +17,7 @@ from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.grids import beside, grid, save_png, tensor_of
 from diffexp.callbacks.periodic import GivenUpError, Periodic
 from diffexp.models.base import GenerativeModel, as_pixels
+from diffexp.tolerance import Tolerance
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class SampleGrid(Periodic):
         self.ema = ema
         self.real = real
         self.drawn: dict[str, Drawn] = {}
+        self._writing = Tolerance(f"sample grids cannot be written to {folder}")
+        self._mirroring = Tolerance("sample grids cannot be logged", Exception)
 
     def picture(self, step: int) -> Path:
         """The file with all grids of a step beside each other."""
@@ -111,12 +114,14 @@ class SampleGrid(Periodic):
 
     def _publish(self, trainer: L.Trainer, pictures: dict[str, Image.Image]) -> None:
         step = trainer.global_step
-        for name, picture in pictures.items():
-            save_png(picture, self.folder / f"step-{step:08d}-{name}.png")
-        save_png(beside(pictures), self.picture(step))  # last: this file says that the grids are there
         for logger in trainer.loggers:
             for name, picture in pictures.items():
-                if isinstance(logger, WandbLogger):
-                    logger.log_image(f"samples/{name}", [picture], step=step)
-                elif isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_image(f"samples/{name}", tensor_of(picture), step)
+                with self._mirroring:
+                    if isinstance(logger, WandbLogger):
+                        logger.log_image(f"samples/{name}", [picture], step=step)
+                    elif isinstance(logger, TensorBoardLogger):
+                        logger.experiment.add_image(f"samples/{name}", tensor_of(picture), step)
+        with self._writing:
+            for name, picture in pictures.items():
+                save_png(picture, self.folder / f"step-{step:08d}-{name}.png")
+            save_png(beside(pictures), self.picture(step))  # last: this file says that the grids are there

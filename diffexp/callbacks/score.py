@@ -23,6 +23,7 @@ from diffexp.evaluation.sampling import expected_seconds, sample_features
 from diffexp.evaluation.scores import Scores, measure, told
 from diffexp.files import write_text
 from diffexp.models.base import GenerativeModel
+from diffexp.tolerance import Tolerance
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class Score(Periodic):
         self._seconds: dict[str, float] = {}
         self._spent = 0.0
         self._started = time.monotonic()
+        self._mirroring = Tolerance("the score's protocol cannot be logged", Exception)
+        self._writing = Tolerance(f"scores cannot be written to {folder}")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Have the reference before training starts: what is wrong with it shows now."""
@@ -192,7 +195,10 @@ class Score(Periodic):
         self._spent += time.monotonic() - started
         self.scored, self.scored_step = scored, trainer.global_step
         self._publish(trainer)
-        self._write(trainer, scored)  # last: this file says that the scores are there
+        with self._writing:
+            for logger in trainer.loggers:
+                logger.save()
+            self._write(trainer, scored)  # last: this file says that the scores are there, and logged
 
     def _score(self, trainer: L.Trainer, model: GenerativeModel, name: str, variant: Any) -> Scored:
         assert self._reference is not None
@@ -229,7 +235,8 @@ class Score(Periodic):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-                logger.experiment.config.update({"score_protocol": rules.id}, allow_val_change=True)
+                with self._mirroring:
+                    logger.experiment.config.update({"score_protocol": rules.id}, allow_val_change=True)
 
     def _best(self, step: int, rules: Protocol) -> dict[str, float]:
         """By label, the lowest distance at earlier steps, under the same protocol and with the same weights."""

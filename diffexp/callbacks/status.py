@@ -6,6 +6,8 @@ from typing import Any
 
 import lightning as L
 
+from diffexp.tolerance import Tolerance
+
 _INTERVAL = 5.0  # seconds between two writes while training
 
 
@@ -20,6 +22,7 @@ class StatusFile(L.Callback):
     def __init__(self, write: Callable[..., None]) -> None:
         self.write = write
         self._written = 0.0
+        self._tolerance = Tolerance("the run's status cannot be written")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the start."""
@@ -36,10 +39,11 @@ class StatusFile(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Report the failure."""
-        state = "interrupted" if isinstance(exception, KeyboardInterrupt) else "failed"
+        state = "interrupted" if isinstance(exception, (KeyboardInterrupt, SystemExit)) else "failed"
         self._report(trainer, state, error=repr(exception))
 
     def _report(self, trainer: L.Trainer, state: str, **more: Any) -> None:
         self._written = time.monotonic()
         if trainer.is_global_zero:
-            self.write(state, trainer.global_step, trainer.max_steps, **more)
+            with self._tolerance:
+                self.write(state, trainer.global_step, trainer.max_steps, **more)

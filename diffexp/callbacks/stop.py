@@ -8,9 +8,7 @@ from typing import Any
 import lightning as L
 
 from diffexp.hardware import is_main_process
-
-# USR1 and USR2 are what Slurm is usually told to send before a time limit or a preemption.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+from diffexp.signals import SIGNALS
 
 
 class StopOnSignal(L.Callback):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from diffexp.config.checking import check
 from diffexp.config.diffusion import DDIMConfig
 from diffexp.config.evaluation import EvaluateRequest, ExtractorTraining, ScoreRequest
-from diffexp.config.experiment import Experiment, SampleRequest
+from diffexp.config.experiment import Experiment, ExportRequest, SampleRequest
 from diffexp.config.layers import Layer, file_layers, find_config, override_layer, parse_yaml
 from diffexp.config.merging import as_dict, merge
 from diffexp.config.trials import Trial
@@ -17,6 +17,7 @@ __all__ = [
     "experiment_from_text",
     "load_evaluate_request",
     "load_experiment",
+    "load_export_request",
     "load_extractor_training",
     "load_sample_request",
     "load_score_request",
@@ -66,6 +67,17 @@ def load_sample_request(overrides: Sequence[str], experiment: Experiment) -> Sam
     few_steps = min(SampleRequest.STEPS, getattr(experiment.model, "timesteps", SampleRequest.STEPS))
     defaults = SampleRequest(sampler=DDIMConfig(steps=few_steps))
     merged = merge(defaults, [override_layer(text) for text in overrides])
+    check(merged, experiment)
+    return merged.config
+
+
+def load_export_request(overrides: Sequence[str], experiment: Experiment) -> ExportRequest:
+    """What to export of a model trained by `experiment`.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    merged = merge(ExportRequest(), [override_layer(text) for text in overrides])
     check(merged, experiment)
     return merged.config
 

@@ -16,7 +16,12 @@ from diffexp.config.words import Accelerator, Precision, Wandb, Weights
 
 @dataclass
 class Optim:
-    """Adam; with weight_decay above 0 it is AdamW. The rate rises linearly over warmup_steps, then decays."""
+    """Adam; with weight_decay above 0 it is AdamW. The rate rises linearly over warmup_steps, then decays.
+
+    Keys:
+        skip_nonfinite: steps in a row that are left out because their loss or gradient is not finite (they change no
+            weight); one more ends the run, as the first does with 0.
+    """
 
     lr: float = number(2e-4, above=0)
     betas: list[float] = number([0.9, 0.999], at_least=0, below=1)
@@ -24,6 +29,7 @@ class Optim:
     weight_decay: float = number(0.0, at_least=0)
     warmup_steps: int = number(0, at_least=0)
     decay: Literal["none", "cosine"] = "none"
+    skip_nonfinite: int = number(0, at_least=0)
 
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
         if len(self.betas) != 2:
@@ -165,4 +171,17 @@ class SampleRequest:
     batch_size: int = number(256, at_least=1)
     accelerator: Accelerator = "auto"
     precision: Precision = "auto"
+    out: str | None = None
+
+
+@dataclass
+class ExportRequest:
+    """What `diffexp export` writes.
+
+    Keys:
+        weights: the averaged (ema) or the raw ones.
+        out: NAME.safetensors; null puts it beside the run's checkpoints/, else beside the file.
+    """
+
+    weights: Weights = "ema"
     out: str | None = None

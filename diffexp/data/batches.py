@@ -28,7 +28,7 @@ class EndlessBatches(IterableDataset[dict[str, Tensor]]):
     starts at step k continues one that stopped there.
 
     For ``DataLoader(batches, batch_size=None, num_workers=any)``. Items are dicts: ``images``, uint8
-    (b, C, H, W), and ``labels``, int64 (b,), if the images have any.
+    (b, C, H, W), ``index``, int64 (b,), their numbers in the set, and ``labels``, int64 (b,), if they have any.
 
     Args:
         images: what to read.
@@ -87,7 +87,7 @@ class EndlessBatches(IterableDataset[dict[str, Tensor]]):
         images = self.images.fetch(indices)
         if self.flip:
             images = torch.where(flips[:, None, None, None], images.flip(-1), images)
-        item = {"images": images}
+        item = {"images": images, "index": indices}
         if self.images.labels is not None:
             item["labels"] = self.images.labels[indices]
         return item

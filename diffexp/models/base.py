@@ -8,10 +8,7 @@ import lightning as L
 from torch import Tensor
 
 from diffexp.data.images import to_uint8
-from diffexp.errors import UserError
-
-# What to do when training has diverged.
-REMEDY = "try a lower optim.lr, more optim.warmup_steps or a training.gradient_clip"
+from diffexp.models.finite import REMEDY, DivergedError
 
 
 class GenerativeModel(L.LightningModule, ABC):
@@ -54,12 +51,12 @@ def as_pixels(images: Tensor) -> Tensor:
     """Samples (N, C, H, W) as uint8.
 
     Raises:
-        UserError: if the model made NaN.
+        DivergedError: if the model made NaN.
     """
     try:
         return to_uint8(images)
     except ValueError as error:
-        raise UserError(f"the model makes images with NaN: its training has diverged; {REMEDY}") from error
+        raise DivergedError(f"the model makes images with NaN: its training has diverged; {REMEDY}") from error
 
 
 def log_every(trainer: L.Trainer) -> int:

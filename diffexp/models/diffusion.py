@@ -18,7 +18,8 @@ from diffexp.diffusion.predictions import Prediction, clipped
 from diffexp.diffusion.samplers import State, sample
 from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule
 from diffexp.errors import UserError
-from diffexp.models.base import REMEDY, GenerativeModel, log_every
+from diffexp.models.base import GenerativeModel, log_every
+from diffexp.models.finite import FiniteSteps
 from diffexp.models.losses import LossByTime
 from diffexp.randomness import ImageNoise, derive_seed, generator
 
@@ -57,6 +58,7 @@ class DiffusionModule(GenerativeModel):
         self.optim = optim or Optim()
         self.seed = seed
         self.losses = LossByTime(schedule.timesteps)
+        self.finite = FiniteSteps(self.optim.skip_nonfinite)
         self._step = -1
         self._micro_batch = 0
 
@@ -69,7 +71,11 @@ class DiffusionModule(GenerativeModel):
         return (self.prediction.target(x0, noise, t) - estimate).square().mean(dim=(1, 2, 3))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The mean loss of a batch: ``images``, uint8 or float in [-1, 1], shape (B, C, H, W)."""
+        """The mean loss of a batch: ``images``, uint8 or float in [-1, 1], shape (B, C, H, W); ``index`` for messages.
+
+        Raises:
+            DivergedError: if it is not finite, or was not in an earlier step that could not be looked at before.
+        """
         images = batch["images"]
         x0 = to_float(images) if images.dtype == torch.uint8 else images
         step = self.trainer.global_step
@@ -79,7 +85,7 @@ class DiffusionModule(GenerativeModel):
         loss = self.loss(x0, noise, t)
         self.losses.add(loss.detach(), t)
         self._log(step + 1)
-        return loss.mean()
+        return self.finite.guarded(loss, t, batch.get("index"))
 
     def _draw(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         """t (B,) and ε of x0's shape: this process's part of what the global batch of this step draws."""
@@ -100,17 +106,20 @@ class DiffusionModule(GenerativeModel):
             return
         means = self.losses.means(trainer.strategy)
         self.losses.reset()
-        if not math.isfinite(means["loss"]):
-            raise UserError(f"the loss is {means['loss']} at step {step}: training has diverged; {REMEDY}")
         metrics = {f"train/{name}": value for name, value in means.items()}
+        if self.optim.skip_nonfinite:
+            metrics["train/left_out"] = float(self.finite.left_out)
         metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         for logger in self.loggers:  # not self.log, whose steps are counted from 0 and differ from the checkpoints'
             logger.log_metrics(metrics, step=step)
-        self.log("loss", means["loss"], prog_bar=True, logger=False, batch_size=1)
+        self.log("loss", means.get("loss", math.nan), prog_bar=True, logger=False, batch_size=1)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a linear warm-up and an optional cosine decay to 0 at the last step."""
         optim, total = self.optim, self.trainer.max_steps
+        fp16 = self.trainer.precision == "16-mixed"
+        before, self.finite = self.finite, FiniteSteps(optim.skip_nonfinite, fp16=fp16)
+        self.finite.load(before.state())
         optimizer = torch.optim.AdamW(
             self.network.parameters(),
             lr=optim.lr,
@@ -118,7 +127,7 @@ class DiffusionModule(GenerativeModel):
             eps=optim.eps,
             weight_decay=optim.weight_decay,
             # the fused step unscales gradients itself, which forbids clipping them under fp16
-            fused=self.trainer.precision != "16-mixed",
+            fused=not fp16,
         )
 
         def factor(step: int) -> float:
@@ -138,17 +147,30 @@ class DiffusionModule(GenerativeModel):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient's norm. Lightning's own refuses every fused optimiser, though only fp16 is a reason to."""
+        """Clip the gradient's norm, and leave out the step if that is not finite.
+
+        Lightning's own refuses every fused optimiser, though only fp16 is a reason to.
+        """
+        parameters = [each for each in self.network.parameters() if each.grad is not None]
+        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
         if gradient_clip_val is not None:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        self.finite.check(norm, optimizer, self._step + 1)
+
+    def on_train_end(self) -> None:
+        """Look at the last step."""
+        self.finite.look()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the losses not yet logged, so that a resumed run logs the same curve."""
+        """Keep the losses not yet logged, so that a resumed run logs the same curve, and the steps left out."""
+        self.finite.look()
         checkpoint["losses"] = self.losses.state(self.trainer.strategy)
+        checkpoint["finite"] = self.finite.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the losses not yet logged."""
+        """Take up the losses not yet logged, and the count of steps left out."""
         self.losses.load(checkpoint["losses"], first=self.trainer.is_global_zero)
+        self.finite.load(checkpoint["finite"])
 
     # --- sampling
 

@@ -21,17 +21,19 @@ class LossByTime:
         self.sums = torch.zeros(2, QUARTERS)
 
     def add(self, losses: Tensor, t: Tensor) -> None:
-        """Add the losses (B,) of images at indices t (B,)."""
+        """Add the losses (B,) of images at indices t (B,); none if one is not finite, because that step is left out."""
         quarter = t * QUARTERS // self.timesteps
         member = (quarter[:, None] == torch.arange(QUARTERS, device=t.device)).to(losses.dtype)
+        finite = losses.isfinite().all()
+        member, losses = member * finite, torch.where(finite, losses, 0)
         self.sums = self.sums.to(t.device)
         # not index_add_: on a GPU its order, and so its rounding, varies from run to run
         self.sums += torch.stack([(member * losses[:, None]).sum(0), member.sum(0)])
 
     def means(self, strategy: Strategy) -> dict[str, float]:
-        """``loss`` and, of the quarters that were hit, ``loss_q1`` … ``loss_q4``, over all processes."""
+        """``loss`` and, of the quarters that were hit, ``loss_q1`` … ``loss_q4``, over all processes; {} of nothing."""
         sums, counts = self.state(strategy)
-        means = {"loss": sum(sums) / sum(counts)}
+        means = {"loss": sum(sums) / sum(counts)} if sum(counts) else {}
         for quarter, (total, count) in enumerate(zip(sums, counts, strict=True), start=1):
             if count:
                 means[f"loss_q{quarter}"] = total / count

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO, checkpoints, step_of
+from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO
 from diffexp.callbacks.ema import EMA, averaged
 from diffexp.callbacks.status import StatusFile
 from diffexp.callbacks.stop import StopOnSignal
+from diffexp.runs import checkpoints, step_of
 
 
 class Walk(L.LightningModule):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO, checkpoints
+from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.score import Score
 from diffexp.errors import UserError
@@ -17,6 +17,7 @@ from diffexp.evaluation.extractors.classifier import shipped_digits
 from diffexp.evaluation.scores import measure
 from diffexp.loggers import MetricsFile, read_metrics
 from diffexp.models.base import GenerativeModel, as_pixels
+from diffexp.runs import checkpoints
 from tests.evaluation.sets import against, digits, gathered
 
 REAL = digits()

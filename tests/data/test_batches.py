@@ -130,7 +130,8 @@ def test_mirroring_turns_left_and_right_only() -> None:
 def test_labels_go_with_their_images() -> None:
     batch = next(iter(EndlessBatches(numbered(30, labelled=True), 16)))
     assert torch.equal(batch["labels"], (batch["images"][:, 0, 0, 0].long() - 1) * 7)
-    assert set(next(iter(EndlessBatches(numbered(30), 16)))) == {"images"}
+    assert torch.equal(batch["index"], batch["images"][:, 0, 0, 0].long() - 1)
+    assert set(next(iter(EndlessBatches(numbered(30), 16)))) == {"images", "index"}
 
 
 def test_the_images_themselves_stay_as_they_are() -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from diffexp.callbacks.checkpoints import checkpoints
 from diffexp.callbacks.ema import averaged
 from diffexp.cli import main
 from diffexp.config.diffusion import DDIMConfig
 from diffexp.data.images import to_uint8
+from diffexp.runs import checkpoints
 from diffexp.training import build_model
 from tests.small import SMALL, diffexp, experiment, fit, metrics
 

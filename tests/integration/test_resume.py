@@ -10,7 +10,7 @@ import time
 import pytest
 from PIL import Image
 
-from diffexp.callbacks.checkpoints import checkpoints, step_of
+from diffexp.runs import checkpoints, step_of
 from tests.integration.test_training import assert_same, state
 from tests.small import SMALL, diffexp, metrics
 

@@ -8,16 +8,17 @@ import torch
 import yaml
 from PIL import Image
 
-from diffexp.callbacks.checkpoints import checkpoints, step_of
 from diffexp.config.data import DATA
 from diffexp.data.images import MemoryImages
 from diffexp.errors import UserError
+from diffexp.runs import checkpoints, step_of
 from tests.small import diffexp, experiment, fit, metrics
 
 
-def state(run_dir):
-    """Everything that a run has computed: weights, average, optimiser, counters."""
-    content = torch.load(checkpoints(run_dir / "checkpoints")[-1], weights_only=True)
+def state(path):
+    """Everything that a run has computed: weights, average, optimiser, counters; of its newest checkpoint, or one."""
+    path = checkpoints(path / "checkpoints")[-1] if path.is_dir() else path
+    content = torch.load(path, weights_only=True)
     moments = content["optimizer_states"][0]["state"]
     return {
         **{f"raw.{name}": value for name, value in content["state_dict"].items()},

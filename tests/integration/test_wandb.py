@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffexp.callbacks.checkpoints import checkpoints, step_of
+from diffexp.runs import checkpoints, step_of
 from tests.small import SMALL, diffexp, metrics
 from tests.wandb_server import ENTITY, PROJECT, SWEEP, WandbServer
 

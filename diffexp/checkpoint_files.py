@@ -1,0 +1,151 @@
+"""Checkpoint files: whole or absent, sealed with a digest, and read without running anything in them.
+
+A file is what `torch.save` writes and, behind it, a seal: SHA-256 of all before. torch reads over the seal; without it
+a changed bit in a weight would go unnoticed, because `torch.load` checks nothing.
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from diffexp.errors import UserError
+from diffexp.files import whole_file
+from diffexp.runs import checkpoints
+
+log = logging.getLogger(__name__)
+
+_SEAL = b"\nsha256 "
+_SEAL_LENGTH = len(_SEAL) + 64 + 1
+_DAMAGED = ".damaged"  # the suffix of files that were set aside
+
+
+class _Digesting:
+    """A file that digests what is written to it, and remembers an error: torch tells nothing of a full disk."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.digest.update(data)
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint; an older file of this name stays until the new one is on the disk.
+
+    Raises:
+        OSError: if it cannot be written; for a full disk, also before anything is.
+    """
+    if not path.parent.parent.is_dir():  # whoever took a run's directory away does not want a part of it back
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent.parent))
+    path.parent.mkdir(exist_ok=True)
+    needed, free = sum(tensor.nbytes for tensor in _tensors(content)), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:.3g} MB are needed, {free / 1e6:.3g} MB are free", str(path))
+    with whole_file(path) as file:
+        digesting = _Digesting(file)
+        try:
+            torch.save(content, digesting)  # type: ignore[arg-type]  # it needs write and flush
+        except RuntimeError:
+            if digesting.error is not None:
+                raise digesting.error from None
+            raise
+        file.write(_SEAL + digesting.digest.hexdigest().encode() + b"\n")
+
+
+def read_checkpoint(path: Path, needed: tuple[str, ...] = ("config", "state_dict", "callbacks")) -> dict[str, Any]:
+    """What a checkpoint file holds, on the CPU. Nothing in it is executed.
+
+    Args:
+        path: a local file.
+        needed: keys without which it is none of diffexp's.
+
+    Raises:
+        UserError: if it is damaged or no checkpoint of ours.
+    """
+    try:
+        _check_seal(path)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        for key in needed:
+            content[key]
+    except Exception as error:  # a damaged file makes torch raise almost anything
+        why = str(error) if isinstance(error, _SealError) else type(error).__name__
+        raise UserError(f"{path}: is damaged or not a checkpoint of diffexp ({why})") from error
+    return content
+
+
+class _SealError(Exception):
+    pass
+
+
+def _check_seal(path: Path) -> None:
+    size = path.stat().st_size - _SEAL_LENGTH
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        left = size
+        while left > 0 and (chunk := file.read(min(left, 1 << 20))):
+            digest.update(chunk)
+            left -= len(chunk)
+        seal = file.read()
+    if size <= 0 or not seal.startswith(_SEAL):
+        raise _SealError("it does not end as one")
+    if seal != _SEAL + digest.hexdigest().encode() + b"\n":
+        raise _SealError("its SHA-256 is not the one it was sealed with")
+
+
+def newest_whole(folder: Path, *, set_aside: bool = False) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that can be read, and what it holds; None if there are none. Damaged ones are warned of.
+
+    Args:
+        folder: a run's checkpoints/.
+        set_aside: rename the damaged ones that are newer, so that they are not taken for checkpoints again.
+
+    Raises:
+        UserError: if there are checkpoints, but none can be read: to begin anew in silence would be to lose the run.
+    """
+    found = checkpoints(folder)
+    damaged: list[Path] = []
+    for path in reversed(found):
+        try:
+            content = read_checkpoint(path)
+        except UserError as error:
+            log.warning("%s", error)
+            damaged.append(path)
+            continue
+        for each in damaged if set_aside else ():
+            each.rename(each.with_name(each.name + _DAMAGED))
+        if damaged:
+            log.warning("going back to %s", path)
+        return path, content
+    if found:
+        raise UserError(f"{folder}: none of the checkpoints can be read; remove them to start from the beginning")
+    return None
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, dict):
+        for each in content.values():
+            yield from _tensors(each)
+    elif isinstance(content, (list, tuple)):
+        for each in content:
+            yield from _tensors(each)

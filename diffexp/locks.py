@@ -1,0 +1,105 @@
+"""A lock on a directory that ends with the process that holds it, however that ends."""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from diffexp.errors import UserError
+
+log = logging.getLogger(__name__)
+
+NAME = ".lock"
+_PATIENCE = 5.0  # seconds in which a process that was just killed has surely gone
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+
+
+@contextmanager
+def locked(folder: Path, key: str) -> Iterator[None]:
+    """Within this context no other process is in the folder, which is made if need be.
+
+    The lock is a POSIX record lock on the file `.lock`: the kernel (on NFS, the server) takes it back when the
+    process ends, even by SIGKILL, and processes that it has forked do not hold it. The file says who holds it.
+
+    Args:
+        folder: the directory.
+        key: the config key that names it, for messages.
+
+    Raises:
+        UserError: if another process holds it for longer than a few seconds, or nothing can be written there.
+    """
+    path = folder / NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _acquired(path, key)
+    except OSError as error:
+        raise UserError(f"{key}: {folder} cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the directory may be gone
+            path.unlink()  # while it is still locked: whoever waits for it sees that, and starts anew
+        os.close(file)
+
+
+def _acquired(path: Path, key: str) -> int:
+    deadline = time.monotonic() + _PATIENCE
+    told = False
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            if error.errno in _NO_LOCKS:
+                log.warning("%s: this file system has no locks; see that no other process trains there", path.parent)
+                return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+        else:
+            if _is_still_there(file, path):
+                _sign(file)
+                return file
+            os.close(file)
+            continue
+        if time.monotonic() > deadline:
+            raise UserError(f"{key}: {path.parent} is in use by {_holder(path)}; two would spoil each other's files")
+        if not told:
+            log.warning("%s is in use by %s; waiting %g seconds for it", path.parent, _holder(path), _PATIENCE)
+            told = True
+        time.sleep(0.1)
+
+
+def _is_still_there(file: int, path: Path) -> bool:
+    """Whether the locked file is the one of that name: the last holder may have removed it in between."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _sign(file: int) -> None:
+    holder = {
+        "host": os.uname().nodename,
+        "pid": os.getpid(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with suppress(OSError):  # on a full disk the lock holds all the same
+        os.truncate(file, 0)
+        os.write(file, json.dumps(holder).encode())
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        job = f", Slurm job {holder['slurm_job']}" if holder["slurm_job"] else ""
+        return f"process {holder['pid']} on {holder['host']}{job} since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,146 @@
+"""A trained model, from a checkpoint or an exported file. Reading either executes nothing."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffexp.callbacks.ema import averaged
+from diffexp.checkpoint_files import newest_whole, read_checkpoint
+from diffexp.config import experiment_from_text
+from diffexp.config.experiment import Experiment
+from diffexp.errors import UserError
+from diffexp.files import whole_file
+from diffexp.hardware import device_for
+from diffexp.models.base import GenerativeModel
+from diffexp.runs import Run, config_text, find_checkpoint
+from diffexp.training import build_model
+
+EXPORTED = ".safetensors"
+_FORMAT = "diffexp weights 1"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What was trained, and its weights.
+
+    Attributes:
+        path: its file.
+        step: optimiser steps done.
+        experiment: what was trained.
+        weights: the kinds that were kept, "raw" or "ema" or both; each the parameters and buffers by name.
+    """
+
+    path: Path
+    step: int
+    experiment: Experiment
+    weights: dict[str, dict[str, Tensor]]
+
+    def chosen(self, kind: str) -> dict[str, Tensor]:
+        """The weights of a kind, "raw" or "ema".
+
+        Raises:
+            UserError: if they were not kept.
+        """
+        if kind not in self.weights:
+            kinds = {"raw": "raw", "ema": "averaged"}
+            raise UserError(f"{self.path}: holds no {kinds[kind]} weights; use weights={next(iter(self.weights))}")
+        return self.weights[kind]
+
+
+def load_trained(path: Path) -> Trained:
+    """Read a checkpoint, the newest one of a run's directory, or an exported file.
+
+    Raises:
+        UserError: if there is none, it is damaged, or not one of ours.
+    """
+    file = find_checkpoint(path)
+    if path.is_dir():
+        newest = newest_whole(Run(path).checkpoints)
+        file = newest[0] if newest is not None else file
+    return _from_export(file) if file.suffix == EXPORTED else _from_checkpoint(file)
+
+
+def build_trained(trained: Trained, weights: str, accelerator: str) -> GenerativeModel:
+    """The model with the wanted weights, on the wanted device.
+
+    Raises:
+        UserError: if the weights do not fit the network, those that are wanted were not kept, or there is no such
+            device.
+    """
+    chosen = trained.chosen(weights)
+    model = build_model(trained.experiment)
+    try:
+        model.load_state_dict(chosen)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(f"{trained.path}: the weights do not fit the config in it: {error}") from error
+    return model.to(device_for(accelerator)).eval()
+
+
+def _from_checkpoint(path: Path) -> Trained:
+    content = read_checkpoint(path)
+    experiment = experiment_from_text(content["config"], str(path))
+    weights = {"raw": content["state_dict"]}
+    try:
+        average = averaged(content)
+        if average is not None:
+            weights["ema"] = {**content["state_dict"], **average}
+        return Trained(path, int(content["global_step"]), experiment, weights)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}: holds weights of an unknown form") from error
+
+
+# --- exported files
+
+
+def export_weights(trained: Trained, kind: str, out: Path) -> None:
+    """Write weights as safetensors. Its metadata hold the config, the step, the kind and a digest of the tensors.
+
+    Args:
+        trained: the model.
+        kind: "raw" or "ema".
+        out: the file.
+
+    Raises:
+        UserError: if the kind was not kept, or the file cannot be written.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in trained.chosen(kind).items()}
+    about = {
+        "format": _FORMAT,
+        "config": config_text(trained.experiment),
+        "step": str(trained.step),
+        "weights": kind,
+        "sha256": _digest(tensors),
+    }
+    try:
+        with whole_file(out) as file:
+            file.write(save(tensors, about))
+    except OSError as error:
+        raise UserError(f"out: {out} cannot be written: {error.strerror}") from error
+
+
+def _from_export(path: Path) -> Trained:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            if about.get("format") != _FORMAT:
+                raise ValueError("it was not written by `diffexp export`")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+        if _digest(tensors) != about["sha256"]:
+            raise ValueError("its weights do not have the SHA-256 that it tells")
+        config, step, kind = about["config"], int(about["step"]), about["weights"]
+    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: is damaged or of another kind: {error}") from error
+    return Trained(path, step, experiment_from_text(config, str(path)), {kind: tensors})
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()

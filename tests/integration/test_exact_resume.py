@@ -1,0 +1,106 @@
+"""Resumed from any step, once or twice, a run ends bit for bit as the one that was not stopped."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffexp.runs import checkpoints
+from tests.integration.resumes import resume
+from tests.integration.test_training import assert_same, state
+from tests.small import SMALL, diffexp, metrics
+
+STEPS = 40
+LONG = [
+    *SMALL,
+    f"training.steps={STEPS}",
+    "training.log_every=3",
+    "training.accelerator=cpu",
+    "checkpoint={'every': 1, 'keep': None}",
+    "sample_grid.every=20",
+    "data.flip=true",
+    "model.network.dropout=0.2",
+    "optim.decay=cosine",
+]
+
+# By ranks and workers: every so many-th of the 39 single and of the 45 double resumes; all with --full.
+SHARES = {(1, 0): 4, (1, 2): 13, (2, 0): 8, (2, 2): 38}
+
+
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)], ids="{} ranks".format)
+def undisturbed(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    diffexp("train", "digits", *LONG, f"training.devices={request.param}", "run_dir=run", cwd=folder)
+    return folder / "run", request.param
+
+
+def stopped(run: Path, step: int, copy: Path) -> Path:
+    """A copy of a run as it is when it is killed after the checkpoint of a step, and before the next."""
+    ignored = [file.name for file in run.rglob("step-*") if int(file.name[5:13]) > step]
+    ignored += [file.name for file in checkpoints(run / "checkpoints") if not file.name.startswith(f"step-{step:08d}")]
+    shutil.copytree(run, copy, ignore=lambda _, names: [name for name in names if name in ignored])
+    return copy
+
+
+def resume_all(runs: list[Path], ranks: int) -> None:
+    if ranks == 1:
+        for run in runs:
+            resume(run)
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.resumes", *map(str, runs)],
+            env={**os.environ, "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    for process in started:
+        _, err = process.communicate(timeout=1800)
+        assert process.returncode == 0, err
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    kept = {file.name: file for file in checkpoints(two / "checkpoints")}
+    for mine in checkpoints(one / "checkpoints"):
+        assert_same(state(mine), state(kept[mine.name]))
+    assert metrics(one) == metrics(two)
+    assert (one / "metrics.csv").read_text() == (two / "metrics.csv").read_text()
+    pictures = sorted(file.name for file in (two / "samples").iterdir())
+    assert sorted(file.name for file in (one / "samples").iterdir()) == pictures
+    for name in pictures:
+        assert (one / "samples" / name).read_bytes() == (two / "samples" / name).read_bytes()
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)], ids="{} workers".format)
+def test_one_and_two_resumes_from_any_step(undisturbed, workers, tmp_path, pytestconfig):
+    reference, ranks = undisturbed
+    every = 1 if pytestconfig.getoption("--full") else SHARES[ranks, workers]
+    singles = list(range(1, STEPS))[::every]
+    runs = [stopped(reference, step, tmp_path / f"{step}") for step in singles]
+    for run in runs:
+        set_workers(run, workers)
+    resume_all(runs, ranks)
+    for run in runs:
+        assert_same_run(run, reference)
+
+    tens = [step for step in range(3, STEPS, 4) if step in singles]
+    pairs = [(a, b) for a in tens for b in range(3, STEPS, 4) if a < b][::every]
+    twice = [stopped(tmp_path / f"{a}", b, tmp_path / f"{a}-{b}") for a, b in pairs]
+    assert len(pairs) >= 45 or not pytestconfig.getoption("--full")
+    resume_all(twice, ranks)
+    for run in twice:
+        assert_same_run(run, reference)
+
+
+def set_workers(run: Path, workers: int) -> None:
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("workers: 0", f"workers: {workers}"))

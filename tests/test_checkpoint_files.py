@@ -1,0 +1,110 @@
+"""A damaged checkpoint is never taken for a whole one."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from diffexp.checkpoint_files import newest_whole, read_checkpoint, write_checkpoint
+from diffexp.errors import UserError
+from diffexp.runs import checkpoints
+
+
+def content(value=0.0):
+    return {"config": "name: x", "callbacks": {}, "state_dict": {"weight": torch.full((1000,), value)}, "step": 3}
+
+
+def test_what_is_written_is_read(tmp_path):
+    write_checkpoint(content(2.0), tmp_path / "a.ckpt")
+    assert torch.equal(read_checkpoint(tmp_path / "a.ckpt")["state_dict"]["weight"], torch.full((1000,), 2.0))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
+    torch.load(tmp_path / "a.ckpt", weights_only=True)  # anybody's torch reads it
+
+
+def test_every_cut_every_flipped_bit_and_garbage_are_noticed(tmp_path):
+    path, dice = tmp_path / "a.ckpt", random.Random(0)
+    write_checkpoint(content(), path)
+    whole = path.read_bytes()
+    damaged = [whole[: dice.randrange(len(whole))] for _ in range(20)] + [b"", whole[:-1], dice.randbytes(len(whole))]
+    for position in [
+        *range(20),
+        *(dice.randrange(len(whole)) for _ in range(300)),
+        *range(len(whole) - 80, len(whole)),
+    ]:
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << dice.randrange(8)
+        damaged.append(bytes(flipped))
+    for each in [*damaged, whole + b"x"]:
+        path.write_bytes(each)
+        with pytest.raises(UserError, match="is damaged or not a checkpoint of diffexp"):
+            read_checkpoint(path)
+
+
+def test_torch_alone_would_not_notice(tmp_path):
+    """Why there is a digest at all."""
+    path = tmp_path / "a.ckpt"
+    write_checkpoint(content(1.0), path)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(torch.full((4,), 1.0).numpy().tobytes())] ^= 1
+    path.write_bytes(whole)
+    assert not torch.equal(torch.load(path, weights_only=True)["state_dict"]["weight"], torch.full((1000,), 1.0))
+
+
+def test_the_newest_whole_one_is_found_and_damaged_ones_are_set_aside(tmp_path, caplog):
+    for step in (10, 20, 30):
+        write_checkpoint(content(step), tmp_path / "checkpoints" / f"step-{step:08d}.ckpt")
+    folder = tmp_path / "checkpoints"
+    (folder / "step-00000030.ckpt").write_bytes(b"torn")
+    found = newest_whole(folder)
+    assert found is not None
+    assert found[0].name == "step-00000020.ckpt"
+    assert len(checkpoints(folder)) == 3
+    newest_whole(folder, set_aside=True)
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "step-00000010.ckpt",
+        "step-00000020.ckpt",
+        "step-00000030.ckpt.damaged",
+    ]
+    assert "it does not end as one" in caplog.text
+    assert "going back to" in caplog.text
+
+
+def test_if_none_is_whole_that_is_an_error_and_all_stay(tmp_path):
+    folder = tmp_path / "checkpoints"
+    assert newest_whole(folder) is None
+    folder.mkdir()
+    (folder / "step-00000030.ckpt").write_bytes(b"torn")
+    with pytest.raises(UserError, match="none of the checkpoints can be read; remove them to start"):
+        newest_whole(folder, set_aside=True)
+    assert [file.name for file in folder.iterdir()] == ["step-00000030.ckpt"]
+
+
+SAVE = """
+import sys, torch
+from pathlib import Path
+from diffexp.checkpoint_files import write_checkpoint
+tensors = {str(i): torch.full((500_000,), float(i)) for i in range(10)}
+for number in range(1000):
+    content = {"config": "", "callbacks": {}, "state_dict": {**tensors, "n": torch.tensor(number)}}
+    write_checkpoint(content, Path(sys.argv[1], "step-00000001.ckpt"))
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_saving_the_file_is_whole(tmp_path, pytestconfig):
+    """One name, 20 MB written again and again; TMPDIR, where Lightning would write, is another file system's."""
+    dice = random.Random()
+    for _ in range(100 if pytestconfig.getoption("--full") else 8):
+        process = subprocess.Popen([sys.executable, "-c", SAVE, tmp_path], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        number = int(process.stdout.readline())
+        time.sleep(dice.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        told = process.communicate()[0].split()
+        number = int(told[-1]) if told else number
+        assert int(read_checkpoint(tmp_path / "step-00000001.ckpt")["state_dict"]["n"]) in (number, number + 1)
