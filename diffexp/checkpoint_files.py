@@ -7,7 +7,6 @@ a changed bit in a weight would go unnoticed, because `torch.load` checks nothin
 import errno
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffexp.errors import UserError
-from diffexp.files import whole_file
+from diffexp.files import see_folder, whole_file
 from diffexp.runs import checkpoints
 
 log = logging.getLogger(__name__)
@@ -54,8 +53,7 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: if it cannot be written; for a full disk, also before anything is.
     """
-    if not path.parent.parent.is_dir():  # whoever took a run's directory away does not want a part of it back
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent.parent))
+    see_folder(path.parent.parent)
     path.parent.mkdir(exist_ok=True)
     needed, free = sum(tensor.nbytes for tensor in _tensors(content)), shutil.disk_usage(path.parent).free
     if needed > free:

@@ -48,6 +48,16 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def see_folder(folder: Path) -> None:
+    """See that a folder is still there: whoever took a run's directory away does not want a part of it made anew.
+
+    Raises:
+        FileNotFoundError: if it is not.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+
+
 def is_aside(path: Path) -> bool:
     """Whether a file is one that `whole_file` was writing when its process was killed."""
     return path.name.startswith(".") and path.name.endswith(".tmp")

@@ -21,7 +21,7 @@ from typing import Any
 from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_yaml
 from diffexp.errors import UserError
-from diffexp.files import is_aside, write_text
+from diffexp.files import is_aside, see_folder, write_text
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
@@ -75,8 +75,13 @@ class Run:
             self.path.parent.rmdir()
 
     def write_status(self, state: str, step: int, steps: int, **more: Any) -> None:
-        """Replace status.json: the state ("running", "finished", "interrupted", "failed") and the step."""
+        """Replace status.json: the state ("running", "finished", "interrupted", "failed") and the step.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        see_folder(self.path)
         status = {"state": state, "step": step, "steps": steps, "updated": now, "pid": os.getpid(), **more}
         write_text(self.status, json.dumps(status, indent=2) + "\n")
 

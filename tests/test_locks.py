@@ -33,9 +33,9 @@ def holder(folder, inside="time.sleep(60)"):
 def test_a_second_process_is_refused_and_told_who_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "_PATIENCE", 0.3)
     process = holder(tmp_path / "run")
-    with pytest.raises(UserError, match=f"run_dir: .*run is in use by process {process.pid} on "):
-        with locks.locked(tmp_path / "run", "run_dir"):
-            pass
+    told = pytest.raises(UserError, match=f"run_dir: .*run is in use by process {process.pid} on ")
+    with told, locks.locked(tmp_path / "run", "run_dir"):
+        pass
     process.kill()
     process.wait()
     with locks.locked(tmp_path / "run", "run_dir"):

@@ -6,6 +6,7 @@ It hands out the cells of a grid, one at a time, and keeps what runs send: confi
 import itertools
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import yaml
@@ -28,8 +29,10 @@ class WandbServer:
         self.handed_out = {}
         self.operations = []
         self._cells = iter(())
+        self.failing = None
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property
@@ -49,6 +52,12 @@ class WandbServer:
     def stop(self):
         self._server.shutdown()
         self._server.server_close()
+
+    def fail(self, how):
+        """From now on answer 500, or never, or be gone."""
+        self.failing = how
+        if how == "gone":
+            self.stop()
 
     def answer(self, query, variables):
         """The data of one GraphQL operation, told by what the query asks for."""
@@ -180,6 +189,10 @@ def _handler(server):
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            if server.failing == "never":
+                time.sleep(3600)
+            if server.failing:
+                return self.send_error(500)
             if not self.path.endswith(("/graphql", "/file_stream")):
                 return self._send({})  # what the client tells of itself
             content = json.loads(body)

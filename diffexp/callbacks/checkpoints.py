@@ -57,7 +57,7 @@ class Checkpoints(L.Callback):
     nor under a name that says the step alone.
 
     Args:
-        folder: where the files step-00001000.ckpt, … go.
+        folder: where the files step-00001000.ckpt, … go, in one that exists.
         every: steps between two.
         keep: how many of the newest stay; None keeps all.
         extra: plain data to put into each checkpoint.
@@ -80,6 +80,7 @@ class Checkpoints(L.Callback):
         self._saved_step = -1
         self._error: OSError | None = None
         self._misses = 0
+        self._last_good: Path | None = None
         self._pruning = Tolerance(f"{folder}: old checkpoints cannot be removed")
 
     def failed(self, error: OSError) -> None:
@@ -89,6 +90,7 @@ class Checkpoints(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A resumed run need not save again what it started from; all its processes must have started from the same."""
         self._saved_step = trainer.global_step
+        self._last_good = next(reversed(checkpoints(self.folder)), None)
         first = trainer.strategy.broadcast(trainer.global_step)
         if first != trainer.global_step:
             raise UserError(
@@ -122,6 +124,7 @@ class Checkpoints(L.Callback):
         why = self._write(trainer, path)
         if why is None:
             self._misses = 0
+            self._last_good = path
             if trainer.is_global_zero:
                 self._prune()
                 if self.on_saved is not None:
@@ -129,7 +132,7 @@ class Checkpoints(L.Callback):
             return
         self._misses += 1
         if trainer.is_global_zero:
-            log.warning("%s could not be saved: %s; %s", path, why, self._last_good())
+            log.warning("%s could not be saved: %s; %s", path, why, self._safe())
         if self._misses == _MISSES:
             raise self._failure()
 
@@ -155,10 +158,9 @@ class Checkpoints(L.Callback):
             for old in checkpoints(self.folder)[: -self.keep] if self.keep is not None else ():
                 old.unlink()
 
-    def _last_good(self) -> str:
-        found = checkpoints(self.folder)
-        return f"the last good checkpoint is {found[-1]}" if found else "there is none before it"
+    def _safe(self) -> str:
+        return f"the last good checkpoint is {self._last_good}" if self._last_good else "there is none before it"
 
     def _failure(self) -> OutsideError:
         times = "the last checkpoint" if self._misses == 1 else f"{self._misses} checkpoints in a row"
-        return OutsideError(f"{self.folder}: {times} could not be saved (see above); {self._last_good()}")
+        return OutsideError(f"{self.folder}: {times} could not be saved (see above); {self._safe()}")

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.grids import beside, grid, save_png, tensor_of
 from diffexp.callbacks.periodic import GivenUpError, Periodic
+from diffexp.files import see_folder
 from diffexp.models.base import GenerativeModel, as_pixels
 from diffexp.tolerance import Tolerance
 
@@ -38,7 +39,7 @@ class SampleGrid(Periodic):
     ``step-00001000.png``; both go to the W&B and TensorBoard loggers under fixed keys.
 
     Args:
-        folder: where the pictures go.
+        folder: where the pictures go, in one that exists.
         variants: named variants of the model's `sample` (for diffusion: sampler configs).
         every: steps between two grids.
         count: images in a grid.
@@ -122,6 +123,7 @@ class SampleGrid(Periodic):
                     elif isinstance(logger, TensorBoardLogger):
                         logger.experiment.add_image(f"samples/{name}", tensor_of(picture), step)
         with self._writing:
+            see_folder(self.folder.parent)
             for name, picture in pictures.items():
                 save_png(picture, self.folder / f"step-{step:08d}-{name}.png")
             save_png(beside(pictures), self.picture(step))  # last: this file says that the grids are there

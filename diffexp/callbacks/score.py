@@ -21,7 +21,7 @@ from diffexp.evaluation.protocol import Protocol, protocol
 from diffexp.evaluation.references import Reference
 from diffexp.evaluation.sampling import expected_seconds, sample_features
 from diffexp.evaluation.scores import Scores, measure, told
-from diffexp.files import write_text
+from diffexp.files import see_folder, write_text
 from diffexp.models.base import GenerativeModel
 from diffexp.tolerance import Tolerance
 
@@ -56,7 +56,7 @@ class Score(Periodic):
     Nothing of this is part of the module, of checkpoints or of the training's randomness.
 
     Args:
-        folder: where the files go.
+        folder: where the files go, in one that exists.
         extractor: whose features.
         reference: makes the reference, once the processes of the training know each other; called in all of them.
         variants: named variants of the model's `sample` (for diffusion: sampler configs).
@@ -196,6 +196,7 @@ class Score(Periodic):
         self.scored, self.scored_step = scored, trainer.global_step
         self._publish(trainer)
         with self._writing:
+            see_folder(self.folder.parent)
             for logger in trainer.loggers:
                 logger.save()
             self._write(trainer, scored)  # last: this file says that the scores are there, and logged

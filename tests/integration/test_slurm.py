@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.integration.test_training import assert_same, state
-from tests.small import SMALL, diffexp
+from tests.small import SMALL, diffexp, metrics
 from tests.wandb_server import ENTITY, PROJECT, SWEEP, WandbServer
 
 pytestmark = pytest.mark.slow
@@ -210,11 +210,15 @@ def test_cancelled_and_submitted_again(cluster, undisturbed, tmp_path):
     assert_each_once(sweep, undisturbed)
 
 
-def test_time_limit(cluster, undisturbed, tmp_path):
-    sweep = Faulty(cluster, tmp_path)
+def test_time_limit(cluster, tmp_path):
+    steps = "training.steps=2400"  # longer than the 35 seconds to the signal
+    sweep = Faulty(cluster, tmp_path, steps, seeds=[0])
     sweep.submit("time=1", "grace=25")
-    sweep.wait_until_done(0, 1)
-    assert_each_once(sweep, undisturbed)
+    alone = tmp_path / "alone"
+    diffexp("train", "digits", *LONG, steps, "seed=0", f"run_dir={alone}", cwd=tmp_path, OMP_NUM_THREADS="1")
+    sweep.wait_until_done(0)
+    assert_same(state(sweep.run(0)), state(alone))
+    assert metrics(sweep.run(0)) == metrics(alone)
     assert sweep.record(0)["tries"] > 1
 
 

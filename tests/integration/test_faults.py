@@ -1,0 +1,213 @@
+"""Disks that are full, read-only or gone, and a W&B that does not answer: nothing saved is lost, and all is told."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from diffexp.checkpoint_files import newest_whole, read_checkpoint
+from diffexp.runs import checkpoints
+from tests.integration.test_training import assert_same, state
+from tests.small import SMALL, diffexp, metrics
+from tests.wandb_server import WandbServer
+
+pytestmark = pytest.mark.slow
+
+LONG = [
+    *SMALL,
+    "training.steps=120",
+    "training.log_every=5",
+    "checkpoint={'every': 20, 'keep': None}",
+    "sample_grid={'every': 40, 'count': 4}",
+]
+TRAIN = [sys.executable, "-m", "diffexp", "train", "digits", *LONG, "run_dir=disk/run"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    diffexp("train", "digits", *LONG, "run_dir=run", cwd=folder)
+    return folder / "run"
+
+
+def on_a_disk(folder, megabytes, meanwhile):
+    """Train on a disk of its own, while a shell script does something to it; what is left is copied to `kept`."""
+    (folder / "disk").mkdir()
+    script = f"""
+        mount -t tmpfs -o size={megabytes}m none disk || exit 77
+        "$@" 2>told &
+        training=$!
+        saved() {{ until ls disk/run/checkpoints/step-*.ckpt 2>/dev/null | grep -q . ; do sleep 0.05; done; }}
+        {meanwhile}
+        wait $training
+        code=$?
+        cp -r disk/run kept
+        exit $code
+    """
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *TRAIN], cwd=folder, timeout=300, check=False
+    )
+    if done.returncode == 77:
+        pytest.skip("this machine lets nobody mount a disk")
+    told = (folder / "told").read_text()
+    assert "Traceback" not in told, told
+    return done.returncode, told
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint_whole(tmp_path):
+    code, told = on_a_disk(tmp_path, 2, "")
+    assert code == 1
+    assert "could not be saved: " in told
+    assert "MB are needed" in told or "No space left" in told
+    found = checkpoints(tmp_path / "kept" / "checkpoints")
+    assert f"the last good checkpoint is disk/run/checkpoints/{found[-1].name}" in told.splitlines()[-1]
+    for file in found:
+        read_checkpoint(file)
+    assert not list(tmp_path.glob("kept/**/*.tmp"))
+
+
+def test_a_disk_with_room_again_gets_everything(tmp_path, undisturbed):
+    fill = """
+        saved
+        head -c 100M /dev/zero > disk/filler 2>/dev/null
+        until grep -q 'could not be saved' told; do sleep 0.05; done
+        rm disk/filler
+    """
+    code, told = on_a_disk(tmp_path, 30, fill)
+    assert code == 0, told
+    run = tmp_path / "kept"
+    assert_same(state(run), state(undisturbed))
+    assert metrics(run) == metrics(undisturbed)
+    assert len(checkpoints(run / "checkpoints")) < len(checkpoints(undisturbed / "checkpoints"))
+    last = "step-00000120-ddim-5.png"
+    assert (run / "samples" / last).read_bytes() == (undisturbed / "samples" / last).read_bytes()
+
+
+def test_a_disk_that_becomes_read_only(tmp_path):
+    code, told = on_a_disk(tmp_path, 30, "saved; mount --bind disk disk; mount -o remount,ro,bind disk")
+    assert code == 1
+    assert "Read-only file system" in told
+    assert "error: disk/run/checkpoints: " in told.splitlines()[-1]
+    found = newest_whole(tmp_path / "kept" / "checkpoints")
+    assert found is not None
+    assert str(found[0].name) in told.splitlines()[-1]
+
+
+def started(folder, *overrides, environment=None):
+    command = [sys.executable, "-m", "diffexp", "train", "digits", *LONG, *overrides, "run_dir=run"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 120
+    while not checkpoints(folder / "run" / "checkpoints"):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    return process
+
+
+def test_a_directory_that_is_taken_away(tmp_path):
+    process = started(tmp_path, "training.steps=100000")
+    (tmp_path / "run").rename(tmp_path / "away")
+    err = process.communicate(timeout=120)[1]
+    assert process.returncode == 1, err
+    assert "Traceback" not in err
+    assert "could not be saved: No such file or directory" in err
+    assert "the last good checkpoint is run/checkpoints/step-" in err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+    assert newest_whole(tmp_path / "away" / "checkpoints") is not None
+    diffexp("train", "away", "--resume", "training.steps=200", cwd=tmp_path)
+
+
+def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
+    process = started(tmp_path, "training.steps=100000")
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("run/*.yaml")}
+    refused = diffexp("train", "run", "--resume", cwd=tmp_path, expect=2).stderr
+    assert f"run_dir: run is in use by process {process.pid} on " in refused
+    assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("run/*.yaml")}
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    step = json.loads((tmp_path / "run" / "status.json").read_text())["step"]
+    diffexp("train", "run", "--resume", f"training.steps={step + 40}", cwd=tmp_path)
+
+
+# --- W&B
+
+
+class Broken(BaseHTTPRequestHandler):
+    """Answers everything with 500, or never."""
+
+    never = False
+
+    def do_POST(self):
+        if self.never:
+            time.sleep(3600)
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(500)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_PUT = do_POST  # noqa: N815  # as the base class calls them
+
+    def log_message(self, *args):
+        pass
+
+
+class Never(Broken):
+    never = True
+
+
+@pytest.fixture(params=[Broken, Never], ids=["500", "never"])
+def broken(request):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), request.param)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+
+
+@pytest.mark.parametrize("mode", ["online", None])
+def test_a_server_that_is_broken_from_the_start(tmp_path, broken, mode, undisturbed, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("WANDB_MODE", mode)
+    server = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{broken}"}
+    began = time.monotonic()
+    done = diffexp("train", "digits", *LONG, "loggers=[csv,wandb]", "run_dir=run", cwd=tmp_path, **server)
+    assert time.monotonic() - began < 120
+    assert "W&B cannot be reached, so it is recorded offline" in done.stderr
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
+    assert_same(state(tmp_path / "run"), state(undisturbed))
+
+
+@pytest.mark.parametrize("how", ["500", "never", "gone"])
+def test_a_server_that_breaks_in_mid_run(tmp_path, undisturbed, how, monkeypatch):
+    server = WandbServer().start()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    process = started(tmp_path, "loggers=[csv,wandb]")
+    server.fail(how)
+    began = time.monotonic()
+    err = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert time.monotonic() - began < 90
+    assert_same(state(tmp_path / "run"), state(undisturbed))
+    assert metrics(tmp_path / "run") == metrics(undisturbed)
+    assert list((tmp_path / "run" / "wandb").glob("run-*/run-*.wandb"))  # for `wandb sync`
+
+
+def test_loggers_that_cannot_write_do_not_end_a_run(tmp_path, undisturbed):
+    (tmp_path / "run").mkdir()
+    process = started(tmp_path, "loggers=[csv,tensorboard]")
+    (tmp_path / "run" / "metrics.csv").unlink()
+    (tmp_path / "run" / "metrics.csv").mkdir()
+    shutil.rmtree(tmp_path / "run" / "tensorboard")
+    err = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, err
+    assert "WARNING: the logger MirrorCSV cannot record" in err
+    assert metrics(tmp_path / "run") == metrics(undisturbed)
