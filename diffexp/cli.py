@@ -55,13 +55,14 @@ def train(
     from diffexp.config.layers import find_config
     from diffexp.config.plugins import load_plugins
     from diffexp.config.trials import Trial
-    from diffexp.signals import end_on_signals
+    from diffexp.signals import end_on_signals, note_signals
 
-    end_on_signals()  # until training listens itself
+    note_signals()
     load_plugins(plugins)
     experiment = load_experiment(config, overrides, Trial.parse(*trial) if trial else None)
     from diffexp import starting, training
 
+    end_on_signals()  # until training listens itself
     experiment = starting.located(experiment)
     run = starting.resume_run(find_config(config), experiment) if resume else starting.start_run(experiment)
     outcome = training.train(experiment, run, list(plugins))

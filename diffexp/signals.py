@@ -3,22 +3,37 @@
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
 
 # USR1 and USR2 are what Slurm is usually told to send before a time limit or a preemption.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+_noted: list[int] = []
+
+
+def note_signals() -> None:
+    """From now on signals are noted only: an exception out of nowhere leaves half-imported modules, and odd errors.
+
+    Ctrl-C stays KeyboardInterrupt. Signals that whoever started the process had switched off are listened to again.
+    """
+    _noted.clear()
+    _listen(lambda number, _: _noted.append(number))
 
 
 def end_on_signals() -> None:
     """From now on a signal ends the process at once, with exit code 128 + n, but not without clean-up on the way.
 
-    For times in which there is nothing to save: while modules are imported and data are read. Ctrl-C stays
-    KeyboardInterrupt. Signals that whoever started the process had switched off are listened to again.
+    For times in which there is nothing to save, as while data are read. One that was noted ends it here.
     """
+    _listen(_end)
+    if _noted:
+        _end(_noted[0], None)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _listen(handler: "signal._HANDLER") -> None:
     for number in SIGNALS:
         if number != signal.SIGINT:
-            signal.signal(number, _end)
-
-
-def _end(number: int, _: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
+            signal.signal(number, handler)

@@ -10,3 +10,8 @@ os.environ.setdefault("WANDB_MODE", "offline")
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="all repetitions of the endurance tests, not a share of them")
+
+
+def pytest_configure(config):
+    if config.getoption("--full"):
+        os.environ["FULL"] = "1"  # for what is read while tests are collected

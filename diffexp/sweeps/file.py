@@ -16,6 +16,7 @@ _TOP = (
     *("entity", "run_cap"),
 )
 _MOST = 10_000  # trials in a plan
+_MOST_VALUES = 100_000
 _HYPERBAND = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 
 
@@ -81,6 +82,30 @@ class _Loader(yaml.SafeLoader):
         return mapping
 
 
+def _bound(content: Any) -> None:
+    """Refuse aliases that make little text endless: one within itself, or many times many.
+
+    Raises:
+        ValueError: saying which.
+    """
+    left, within = _MOST_VALUES, set()
+
+    def look(node: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"it holds more than {_MOST_VALUES} values")
+        if isinstance(node, (dict, list)):
+            if id(node) in within:
+                raise ValueError("an alias (*…) stands within what it means")
+            within.add(id(node))
+            for each in [*node, *node.values()] if isinstance(node, dict) else node:
+                look(each)
+            within.remove(id(node))
+
+    look(content)
+
+
 def read_sweep(path: Path) -> SweepFile:
     """Read and check a sweep file.
 
@@ -89,6 +114,7 @@ def read_sweep(path: Path) -> SweepFile:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # as `wandb sweep` reads it
+        _bound(content)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from diffexp.callbacks.ema import averaged
+from diffexp.checkpoint_files import read_checkpoint, write_checkpoint
 from diffexp.cli import main
 from diffexp.config.diffusion import DDIMConfig
 from diffexp.data.images import to_uint8
@@ -137,6 +138,31 @@ MISTAKES = [
     (["sample", "RUN", "out=file/x.png"], "out: "),
     (["sample", "RUN", "out=x.jpg"], "out: .jpg is not written"),
     (["train", "digits", "run_dir=" + "x" * 300], "File name too long"),
+    (["train", "digits", "data.name=image_folder"], "data.path: "),
+    (["train", "digits", "training.batch_size=3", "training.accumulate=2"], "is not divisible"),
+    (["train", "digits", "training.steps=0"], "training.steps: must be at least 1"),
+    (["train", "digits", "optim.lr=fast"], "optim.lr: must be a number, not 'fast'"),
+    (["train", "digits", "optim.betas=[0.9]"], "Adam has two"),
+    (["train", "digits", "optim.skip_nonfinite=-1"], "must be at least 0"),
+    (["train", "digits", "sample_grid.samplers.a/b={}"], "samplers"),
+    (["train", "digits", "loggers=[csv,mlflow]"], "loggers"),
+    (["train", "digits", "name=../x"], "names a directory"),
+    (["train", "digits", "=3"], "has an empty key"),
+    (["train", "digits", "seed"], "is not of the form key=value"),
+    (["train", "RUN", "--resume", "model.timesteps=30"], "computes something else"),
+    (["train", "RUN", "--resume", "training.steps=3"], "has done 8 steps already"),
+    (["train", "RUN", "--resume", "data.name=fashion_mnist"], ""),
+    (["train", "mixed", "--resume"], "it computes something else:\n  optim.lr: "),
+    (["train", "other_data", "--resume"], "data: the run was trained on 7 images, 0; there are "),
+    (["train", "digits", "--trial", "x", "{"], ""),
+    (["export", "nowhere"], "nowhere: no such checkpoint or run directory"),
+    (["export", "RUN", "out=x.pt"], "out: x.pt must end in .safetensors"),
+    (["export", "RUN", "weights=best"], "weights"),
+    (["evaluate", "nowhere"], "nowhere: no such checkpoint or run directory"),
+    (["evaluate", "RUN", "--table", "nothing"], "nothing: no such config file"),
+    (["score", "nowhere", "digits"], "nowhere"),
+    (["extractor", "digits"], "name"),
+    (["sweep", "run", "nowhere.yaml"], "nowhere.yaml"),
     (["config", "show", "full"], "full: a folder without config.yaml is not a run"),
     (["config", "diff", "digits"], "Missing argument 'SECOND'"),
 ]  # fmt: skip
@@ -155,6 +181,13 @@ def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, command, messag
     whole = checkpoints(run / "checkpoints")[-1].read_bytes()
     (tmp_path / "truncated.ckpt").write_bytes(whole[: len(whole) // 2])
     torch.save({"config": Hostile(), "state_dict": {}}, tmp_path / "hostile.ckpt")
+    for name, change in (
+        ("mixed", {"config": (run / "config.yaml").read_text().replace("lr: 0.001", "lr: 0.5")}),
+        ("other_data", {"data": "7 images, 0"}),
+    ):
+        shutil.copytree(run, tmp_path / name)
+        for file in checkpoints(tmp_path / name / "checkpoints"):
+            write_checkpoint({**read_checkpoint(file), **change}, file)
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["diffexp", *(part.replace("RUN", str(run)) for part in command)])

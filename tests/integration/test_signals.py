@@ -1,0 +1,105 @@
+"""A signal at any moment leaves a checkpoint of a whole step, or nothing to regret."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from diffexp.runs import checkpoints
+from diffexp.signals import SIGNALS, end_on_signals
+from tests.integration.resumes import resume
+from tests.integration.test_training import assert_same, state
+from tests.small import SMALL, diffexp, fit, metrics
+
+LONG = [
+    *SMALL,
+    "training.steps=40",
+    "training.log_every=3",
+    "checkpoint={'every': 7, 'keep': null}",
+    "sample_grid.every=10",
+    "model.network.dropout=0.2",
+]
+STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    fit(folder / "run", *LONG, "checkpoint.every=1")
+    return folder / "run"
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    end_on_signals()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def signalled(run, seconds, dice):
+    """Start or go on with a run, and send a signal after a random time; whether it came in time."""
+    sent = threading.Event()
+
+    def send():
+        if not done.wait(dice.uniform(0, seconds)):
+            sent.set()
+            os.kill(os.getpid(), dice.choice(STOPS))
+
+    done = threading.Event()
+    thread = threading.Thread(target=send)
+    try:
+        thread.start()
+        try:
+            resume(run) if run.exists() else fit(run, *LONG)
+        finally:
+            done.set()
+            thread.join()
+    except SystemExit as ended:
+        if ended.code not in [128 + number for number in STOPS]:
+            raise
+    return sent.is_set()
+
+
+def test_signals_at_random_moments(tmp_path, undisturbed, handlers, pytestconfig):
+    """While data are read, in steps, in grids, while saving: each checkpoint is that of the undisturbed run."""
+    dice, received, runs, saved = random.Random(), 0, 0, 0
+    whole = {file.name: state(file) for file in checkpoints(undisturbed / "checkpoints")}
+    while received < (150 if pytestconfig.getoption("--full") else 12):
+        runs += 1
+        run, done = tmp_path / f"{runs}", False
+        while not done:
+            received += signalled(run, 2.0, dice)
+            found = checkpoints(run / "checkpoints")
+            if found:
+                assert_same(state(found[-1]), whole[found[-1].name])
+                saved += found[-1].name != "step-00000040.ckpt"
+            done = (run / "samples" / "step-00000040.png").is_file()
+        assert metrics(run) == metrics(undisturbed)
+        for file in (undisturbed / "samples").iterdir():
+            assert (run / "samples" / file.name).read_bytes() == file.read_bytes()
+    assert saved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_python_still_imports(tmp_path, number, ignored):
+    """Also where a job script has switched signals off until somebody listens."""
+    command = [sys.executable, "-m", "diffexp", "train", "digits", *LONG, "run_dir=run"]
+    before = (lambda: signal.signal(number, signal.SIG_IGN)) if ignored else None
+    process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=before, stderr=subprocess.PIPE, text=True)
+    time.sleep(random.uniform(0.2, 3.0))
+    process.send_signal(number)
+    err = process.communicate(timeout=120)[1]
+    # a process that had not got as far as to listen either died of it, or went on because it was switched off
+    assert process.returncode in (128 + number, -number, *((0,) if ignored else ()))
+    assert "Traceback" not in err
+    assert process.returncode == 0 or not (tmp_path / "run").exists()
+    diffexp("train", "digits", *LONG, "run_dir=run", "--resume", cwd=tmp_path)
