@@ -71,7 +71,7 @@ def tormented(folder: Path, name: str, kills: int, dice: random.Random, tally: T
                 return run
             assert code == -signal.SIGKILL, (folder / f"{name}.log").read_text()[-3000:]
             found = checkpoints(run / "checkpoints")
-            if len(found) > 1 and dice.random() < 0.3:
+            if len(found) > 1 and dice.random() < 0.6:  # so that it is about 30 % of all stops
                 how = dice.choice(DAMAGES)
                 damage(found[-1], how, dice)
                 tally.damaged[how] = tally.damaged.get(how, 0) + 1

@@ -169,7 +169,7 @@ class DiffusionModule(GenerativeModel):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the losses not yet logged, and the count of steps left out."""
-        self.losses.load(checkpoint["losses"], first=self.trainer.is_global_zero)
+        self.losses.load(checkpoint["losses"], self.trainer.global_rank, self.trainer.world_size)
         self.finite.load(checkpoint["finite"])
 
     # --- sampling

@@ -32,7 +32,7 @@ class LossByTime:
 
     def means(self, strategy: Strategy) -> dict[str, float]:
         """``loss`` and, of the quarters that were hit, ``loss_q1`` … ``loss_q4``, over all processes; {} of nothing."""
-        sums, counts = self.state(strategy)
+        sums, counts = torch.tensor(self.state(strategy), dtype=torch.float64).sum(0).tolist()
         means = {"loss": sum(sums) / sum(counts)} if sum(counts) else {}
         for quarter, (total, count) in enumerate(zip(sums, counts, strict=True), start=1):
             if count:
@@ -43,15 +43,17 @@ class LossByTime:
         """Start the next window."""
         self.sums.zero_()
 
-    def state(self, strategy: Strategy) -> list[list[float]]:
-        """[sums, counts] by quarter, over all processes. Every process must call it."""
-        total = strategy.reduce(self.sums.to(strategy.root_device, copy=True), reduce_op="sum")
-        assert isinstance(total, Tensor)
-        values: list[list[float]] = total.tolist()
+    def state(self, strategy: Strategy) -> list[list[list[float]]]:
+        """[sums, counts] by quarter, of each process. Every process must call it."""
+        gathered = strategy.all_gather(self.sums.to(strategy.root_device, copy=True))
+        assert isinstance(gathered, Tensor)
+        values: list[list[list[float]]] = gathered.reshape(-1, *self.sums.shape).tolist()
         return values
 
-    def load(self, state: list[list[float]], *, first: bool) -> None:
-        """Take up a state: the first process takes all of it, the others start at zero."""
+    def load(self, state: list[list[list[float]]], rank: int, world_size: int) -> None:
+        """Take up a state: each process its own, so that sums round alike; the first all, if their number differs."""
         self.reset()
-        if first:
-            self.sums = torch.tensor(state)
+        if len(state) == world_size:
+            self.sums = torch.tensor(state[rank])
+        elif rank == 0:
+            self.sums = torch.tensor(state).sum(0)

@@ -3,6 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffexp.config.diffusion import SCHEDULES, DDIMConfig, DDPMConfig
 from diffexp.config.experiment import Optim
@@ -52,20 +54,45 @@ def drawn(model, size, **changes):
     return model._draw(torch.zeros(size, 1, 4, 4))
 
 
-def test_what_a_step_draws_does_not_depend_on_how_it_is_spread():
-    whole_t, whole_noise = drawn(module(seed=5), 8)
-    for world, accumulate in ((2, 1), (1, 2), (2, 2), (4, 2)):
-        share = 8 // (world * accumulate)
-        parts = []
-        for micro in range(accumulate):
-            for rank in range(world):
-                model = module(seed=5)
-                model._micro_batch = micro
-                parts.append(
-                    drawn(model, share, world_size=world, global_rank=rank, accumulate_grad_batches=accumulate)
-                )
-        assert torch.equal(torch.cat([t for t, _ in parts]), whole_t)
-        assert torch.equal(torch.cat([noise for _, noise in parts]), whole_noise)
+@settings(max_examples=60, deadline=None)
+@given(
+    world=st.sampled_from([1, 2, 4]),
+    accumulate=st.integers(1, 3),
+    share=st.integers(1, 3),
+    seed=st.integers(0, 2**63),
+    step=st.integers(0, 10**7),
+)
+def test_what_a_step_draws_does_not_depend_on_how_it_is_spread(world, accumulate, share, seed, step):
+    whole_t, whole_noise = drawn(module(seed=seed), world * accumulate * share, global_step=step)
+    parts = []
+    for micro in range(accumulate):
+        for rank in range(world):
+            model = module(seed=seed)
+            model._micro_batch = micro
+            spread = {"world_size": world, "global_rank": rank, "accumulate_grad_batches": accumulate}
+            parts.append(drawn(model, share, global_step=step, **spread))
+    assert torch.equal(torch.cat([t for t, _ in parts]), whole_t)
+    assert torch.equal(torch.cat([noise for _, noise in parts]), whole_noise)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    world=st.sampled_from([1, 2, 4]),
+    batch_size=st.integers(1, 9),
+    count=st.integers(1, 20),
+    seed=st.integers(0, 2**40),
+    eta=st.sampled_from([0.0, 1.0]),
+)
+def test_samples_do_not_depend_on_how_they_are_spread(world, batch_size, count, seed, eta):
+    """Each process draws a share, batch by batch; the last may draw more than are wanted."""
+    model, sampler = module(), DDIMConfig(steps=4, eta=eta)
+    share = -(-count // world)
+    parts = [
+        model.sample(sampler, range(start, min(start + batch_size, (rank + 1) * share)), seed)
+        for rank in range(world)
+        for start in range(rank * share, (rank + 1) * share, batch_size)
+    ]
+    torch.testing.assert_close(torch.cat(parts)[:count], model.sample(sampler, range(count), seed))
 
 
 def test_steps_and_seeds_draw_anew():

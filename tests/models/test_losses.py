@@ -22,7 +22,18 @@ def test_a_state_is_taken_up_once():
     losses.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 3]))
     state = losses.state(ALONE)
     first, second = LossByTime(4), LossByTime(4)
-    first.load(state, first=True)
-    second.load(state, first=False)
-    assert first.state(ALONE) == state == [[1.0, 0.0, 0.0, 2.0], [1.0, 0.0, 0.0, 1.0]]
-    assert second.state(ALONE) == [[0.0] * 4, [0.0] * 4]
+    first.load(state, 0, 2)
+    second.load(state, 1, 2)
+    assert first.state(ALONE) == state == [[[1.0, 0.0, 0.0, 2.0], [1.0, 0.0, 0.0, 1.0]]]
+    assert second.state(ALONE) == [[[0.0] * 4, [0.0] * 4]]
+    first.load([*state, [[1.0] * 4, [1.0] * 4]], 0, 1)
+    assert first.state(ALONE) == [[[2.0, 1.0, 1.0, 3.0], [2.0, 1.0, 1.0, 2.0]]]
+
+
+def test_a_step_that_is_left_out_is_not_counted():
+    losses = LossByTime(4)
+    assert losses.means(ALONE) == {}
+    losses.add(torch.tensor([1.0, float("nan")]), torch.tensor([0, 3]))
+    assert losses.means(ALONE) == {}
+    losses.add(torch.tensor([3.0]), torch.tensor([1]))
+    assert losses.means(ALONE) == {"loss": 3.0, "loss_q2": 3.0}
