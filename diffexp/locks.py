@@ -15,7 +15,7 @@ from diffexp.errors import UserError
 
 log = logging.getLogger(__name__)
 
-NAME = ".lock"
+LOCK_NAME = ".lock"
 _PATIENCE = 5.0  # seconds in which a process that was just killed has surely gone
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
@@ -34,7 +34,7 @@ def locked(folder: Path, key: str) -> Iterator[None]:
     Raises:
         UserError: if another process holds it for longer than a few seconds, or nothing can be written there.
     """
-    path = folder / NAME
+    path = folder / LOCK_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = _acquired(path, key)

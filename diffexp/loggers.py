@@ -92,9 +92,13 @@ class MetricsFile(Logger):
 class MirrorCSV(Mirror, CSVLogger):
     """metrics.csv."""
 
+    kind = "csv"
+
 
 class MirrorTensorBoard(Mirror, TensorBoardLogger):
     """The folder tensorboard/."""
+
+    kind = "tensorboard"
 
 
 def build_loggers(

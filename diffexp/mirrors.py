@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -31,15 +31,17 @@ class Mirror(Logger):
 
     Attributes:
         known: rows that were logged before the run was stopped, and are not logged again.
+        kind: how the config calls it.
     """
 
     known: Set[Row] = frozenset()
+    kind: ClassVar[str]
 
     @property
     def tolerance(self) -> Tolerance:
         """Where it may fail."""
         if "_tolerance" not in vars(self):
-            self._tolerance = Tolerance(f"the logger {type(self).__name__} cannot record", Exception)
+            self._tolerance = Tolerance(f"the logger {self.kind} cannot record", Exception)
         return self._tolerance
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
@@ -61,6 +63,8 @@ class Mirror(Logger):
 
 class MirrorWandb(Mirror, WandbLogger):
     """A run in W&B."""
+
+    kind = "wandb"
 
     def log_image(self, key: str, images: list[Any], step: int | None = None, **more: Any) -> None:
         """Log pictures."""

@@ -22,6 +22,7 @@ from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_yaml
 from diffexp.errors import UserError
 from diffexp.files import is_aside, see_folder, write_text
+from diffexp.locks import LOCK_NAME
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
@@ -153,8 +154,9 @@ def new_run(experiment: Experiment) -> Run:
         try:
             if run.exists():
                 raise UserError(f"run_dir: {run.path} holds a run; give --resume to go on with it, or another run_dir")
-            # a start that was cut off before config.yaml leaves environment.json, and files that were being written
-            if run.path.exists() and any(file != run.environment and not is_aside(file) for file in run.path.iterdir()):
+            # a start that was cut off before config.yaml leaves these, and files that were being written
+            begun = (run.environment, run.path / LOCK_NAME)
+            if run.path.exists() and any(file not in begun and not is_aside(file) for file in run.path.iterdir()):
                 raise UserError(f"run_dir: {run.path} exists and is not an empty folder")
         except OSError as error:
             raise UserError(f"run_dir: {experiment.run_dir}: {error.strerror}") from error

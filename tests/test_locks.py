@@ -60,7 +60,7 @@ def test_who_waits_gets_it_when_the_other_ends(tmp_path):
     process = holder(tmp_path, "time.sleep(0.5)")
     with locks.locked(tmp_path, "run_dir"):
         assert process.wait(timeout=5) == 0
-        assert (tmp_path / locks.NAME).is_file()
+        assert (tmp_path / locks.LOCK_NAME).is_file()
 
 
 def test_many_at_once_take_turns(tmp_path):

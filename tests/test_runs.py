@@ -13,6 +13,7 @@ def test_a_start_that_was_killed_while_it_wrote_can_be_begun_again(tmp_path):
     run.mkdir()
     (run / "environment.json").write_text("{}")
     (run / ".config.yaml.77-aaaa.tmp").write_text("nam")
+    (run / ".lock").touch()
     assert new_run(load_experiment("digits", [f"run_dir={run}"])).path == run
     (run / "mine.txt").touch()
     with pytest.raises(UserError, match="exists and is not an empty folder"):

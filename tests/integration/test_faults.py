@@ -209,5 +209,5 @@ def test_loggers_that_cannot_write_do_not_end_a_run(tmp_path, undisturbed):
     shutil.rmtree(tmp_path / "run" / "tensorboard")
     err = process.communicate(timeout=120)[1]
     assert process.returncode == 0, err
-    assert "WARNING: the logger MirrorCSV cannot record" in err
+    assert "WARNING: the logger csv cannot record" in err
     assert metrics(tmp_path / "run") == metrics(undisturbed)
