@@ -10,7 +10,7 @@ quickstart: $(VENV)/installed  ## train on handwritten digits, less than four mi
 	$(BIN)/diffexp train digits
 
 test: $(VENV)/installed-dev  ## the whole test suite
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal --durations 15
 
 test-fast: $(VENV)/installed-dev  ## without the tests marked slow, under three minutes
 	$(BIN)/pytest -n 2 -m "not slow"

@@ -15,9 +15,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from diffexp.errors import UserError
+from diffexp.errors import OutsideError, UserError
 from diffexp.files import see_folder, whole_file
 from diffexp.runs import checkpoints
+from diffexp.tolerance import reason
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +79,15 @@ def read_checkpoint(path: Path, needed: tuple[str, ...] = ("config", "state_dict
 
     Raises:
         UserError: if it is damaged or no checkpoint of ours.
+        OutsideError: if it cannot be read, which says nothing of what it holds.
     """
     try:
         _check_seal(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         for key in needed:
             content[key]
+    except (OSError, MemoryError) as error:
+        raise OutsideError(f"{path}: cannot be read: {reason(error)}") from error
     except Exception as error:  # a damaged file makes torch raise almost anything
         why = str(error) if isinstance(error, _SealError) else type(error).__name__
         raise UserError(f"{path}: is damaged or not a checkpoint of diffexp ({why})") from error
@@ -117,24 +121,31 @@ def newest_whole(folder: Path, *, set_aside: bool = False) -> tuple[Path, dict[s
         set_aside: rename the damaged ones that are newer, so that they are not taken for checkpoints again.
 
     Raises:
-        UserError: if there are checkpoints, but none can be read: to begin anew in silence would be to lose the run.
+        OutsideError: if one cannot be read now.
+        UserError: if there are checkpoints, but none is whole: to begin anew in silence would be to lose the run.
     """
     found = checkpoints(folder)
     damaged: list[Path] = []
+    hint = "; bring one back, or take the whole run away to start from the beginning" if set_aside else ""
     for path in reversed(found):
         try:
             content = read_checkpoint(path)
+        except OutsideError:
+            if path.exists():
+                raise
+            continue  # the first process of the training has set it aside
         except UserError as error:
             log.warning("%s", error)
             damaged.append(path)
             continue
         for each in damaged if set_aside else ():
             each.rename(each.with_name(each.name + _DAMAGED))
+            log.warning("%s is kept as %s%s", each, each.name, _DAMAGED)
         if damaged:
-            log.warning("going back to %s", path)
+            log.warning("%s is taken instead", path)
         return path, content
     if found:
-        raise UserError(f"{folder}: none of the checkpoints can be read; remove them to start from the beginning")
+        raise UserError(f"{folder}: none of the checkpoints can be read{hint}")
     return None
 
 

@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffexp import __version__
-from diffexp.errors import OutsideError, UserError
+from diffexp.errors import PASSING, OutsideError, UserError
 from diffexp.sweeps.commands import sweep
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ def train(
     experiment = starting.located(experiment)
     run = starting.resume_run(find_config(config), experiment) if resume else starting.start_run(experiment)
     outcome = training.train(experiment, run, list(plugins))
-    if outcome.is_main:
+    if not outcome.is_main:
+        return  # the exit code is the first process's to give; for another one than 0, Lightning would kill it
+    with suppress(OSError):
         _report(outcome, plugins)
     if outcome.stopped_by is not None:
         sys.exit(128 + outcome.stopped_by)
@@ -307,6 +310,11 @@ def main() -> None:
         sys.exit(2)
     except OutsideError as error:
         click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in PASSING:
+            raise
+        click.echo(f"error: {error.filename or 'the disk'}: {error.strerror}", err=True)
         sys.exit(1)
     except click.ClickException as error:
         error.show()

@@ -1,7 +1,11 @@
 """What a user can have done wrong, and what can fail around us: exceptions whose message is the whole explanation."""
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+# What a disk says that is full or in trouble.
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 
 
 class UserError(Exception):
@@ -18,6 +22,12 @@ class OutsideError(Exception):
     The message says what, where, what is safe, and what to do. The command line prints it without a traceback and
     exits with 1: the same command may succeed later.
     """
+
+
+def cannot_write(message: str, error: OSError) -> Exception:
+    """The exception for a place that cannot be written: `OutsideError` if that may pass, else `UserError`."""
+    kind = OutsideError if error.errno in PASSING else UserError
+    return kind(f"{message}: {error.strerror}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

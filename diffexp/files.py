@@ -64,8 +64,8 @@ def is_aside(path: Path) -> bool:
 
 
 def remove_asides(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder and those in it, if no live one writes there."""
-    for path in folder.rglob(".*.tmp"):
+    """Remove what killed processes left half-written in a folder, if no live one writes there."""
+    for path in folder.glob(".*.tmp"):
         if is_aside(path):
             with suppress(OSError):
                 path.unlink()

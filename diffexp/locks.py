@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from diffexp.errors import UserError
+from diffexp.errors import OutsideError, cannot_write
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +32,21 @@ def locked(folder: Path, key: str) -> Iterator[None]:
         key: the config key that names it, for messages.
 
     Raises:
-        UserError: if another process holds it for longer than a few seconds, or nothing can be written there.
+        OutsideError: if another process holds it for longer than a few seconds, or the disk is full.
+        UserError: if nothing can be written there.
     """
     path = folder / LOCK_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = _acquired(path, key)
     except OSError as error:
-        raise UserError(f"{key}: {folder} cannot be written: {error.strerror}") from error
+        raise cannot_write(f"{key}: {folder} cannot be written", error) from error
     try:
         yield
     finally:
-        with suppress(OSError):  # the directory may be gone
-            path.unlink()  # while it is still locked: whoever waits for it sees that, and starts anew
+        with suppress(OSError):  # the directory may be gone, or another be in its place
+            if _is_still_there(file, path):
+                path.unlink()  # while it is still locked: whoever waits for it sees that, and starts anew
         os.close(file)
 
 
@@ -69,7 +71,7 @@ def _acquired(path: Path, key: str) -> int:
             os.close(file)
             continue
         if time.monotonic() > deadline:
-            raise UserError(f"{key}: {path.parent} is in use by {_holder(path)}; two would spoil each other's files")
+            raise OutsideError(f"{key}: {path.parent} is in use by {_holder(path)}; stop that, or wait for it")
         if not told:
             log.warning("%s is in use by %s; waiting %g seconds for it", path.parent, _holder(path), _PATIENCE)
             told = True

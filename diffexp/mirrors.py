@@ -123,7 +123,7 @@ def _connected(
     return logger, ""
 
 
-def finish(loggers: list[Logger], stopped_by: int | None = None) -> None:
+def finish(loggers: list[Logger], stopped_by: int | None = None, *, failed: bool = False) -> None:
     """End the W&B run, which Lightning never does: its last records would still be unwritten.
 
     What a server does not take within half a minute stays in the run's wandb/ folder, for `wandb sync`.
@@ -132,13 +132,14 @@ def finish(loggers: list[Logger], stopped_by: int | None = None) -> None:
         loggers: of the run.
         stopped_by: the signal that ended it early. W&B's server gives a trial of its sweeps that was ended so to
             another agent.
+        failed: whether the run ends with an error.
     """
     if not any(isinstance(logger, WandbLogger) for logger in loggers):
         return
     try:
         if stopped_by is not None and _in_sweep() and wandb.run is not None:
             wandb.run.mark_preempting()
-        wandb.finish(exit_code=0 if stopped_by is None else 128 + stopped_by)
+        wandb.finish(exit_code=int(failed) if stopped_by is None else 128 + stopped_by)
     except Exception as error:  # a signal to the whole job has ended its process before, its disk is full, …
         log.warning("W&B's process has ended; what it had recorded is in the run's wandb/ folder: %s", error)
 

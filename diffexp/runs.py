@@ -20,7 +20,7 @@ from typing import Any
 
 from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_yaml
-from diffexp.errors import UserError
+from diffexp.errors import UserError, cannot_write
 from diffexp.files import is_aside, see_folder, write_text
 from diffexp.locks import LOCK_NAME
 
@@ -55,7 +55,7 @@ class Run:
         random one), and the environments of earlier starts below "earlier".
 
         Raises:
-            UserError: if it cannot be written to.
+            UserError, OutsideError: if it cannot be written to.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ class Run:
             # last, because this file is what makes the directory a run
             write_text(self.config, config)
         except OSError as error:
-            raise UserError(f"run_dir: {self.path} cannot be written: {error.strerror}") from error
+            raise cannot_write(f"run_dir: {self.path} cannot be written", error) from error
 
     def discard_if_empty(self) -> None:
         """Remove the directory if nothing was written to it, and the one around it if nothing else is there."""
@@ -96,6 +96,8 @@ class Run:
             return {}
         try:
             environment: dict[str, Any] = json.loads(self.environment.read_text())
+            if not isinstance(environment, dict):
+                raise ValueError
         except ValueError as error:
             raise UserError(f"{self.environment}: is damaged; without it this is no run to go on with") from error
         return environment
@@ -185,7 +187,7 @@ def free_run(parent: Path, name: str, key: str) -> Run:
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise UserError(f"{key}: {parent} cannot be written: {error.strerror}") from error
+            raise cannot_write(f"{key}: {parent} cannot be written", error) from error
         else:
             return Run(path)
 
@@ -198,5 +200,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in lines[:-1]:
         with suppress(ValueError):  # what a loss of power leaves in the middle of a file
-            rows.append(json.loads(line))
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
     return rows

@@ -21,6 +21,7 @@ RUN_VARIABLE = "DIFFEXP_RUN_DIR"
 _CHANGEABLE = (
     *("name", "runs_dir", "run_dir", "loggers", "wandb.", "sample_grid", "score", "checkpoint."),
     *("training.steps", "training.log_every", "training.accelerator", "training.devices", "training.nodes"),
+    "optim.skip_nonfinite",
     *("data.path", "data.test_path", "data.root", "data.workers", "data.memory_gb"),
 )
 
@@ -61,7 +62,8 @@ def check_same(before: Experiment, now: Experiment, who: str) -> None:
         if not key.startswith(_CHANGEABLE)
     ]
     if changed:
-        raise UserError(f"{who} computes something else:\n" + "\n".join(changed))
+        told = "\n".join(changed)
+        raise UserError(f"{who} computes something else:\n{told}\nthat is another run: without --resume, elsewhere")
 
 
 def resume_run(config: Path, experiment: Experiment) -> Run:

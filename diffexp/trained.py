@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -88,6 +89,8 @@ def _from_checkpoint(path: Path) -> Trained:
         average = averaged(content)
         if average is not None:
             weights["ema"] = {**content["state_dict"], **average}
+        if not all(isinstance(each, Tensor) for kind in weights.values() for each in kind.values()):
+            raise TypeError
         return Trained(path, int(content["global_step"]), experiment, weights)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: holds weights of an unknown form") from error
@@ -107,7 +110,7 @@ def export_weights(trained: Trained, kind: str, out: Path) -> None:
     Raises:
         UserError: if the kind was not kept, or the file cannot be written.
     """
-    tensors = {name: tensor.contiguous() for name, tensor in trained.chosen(kind).items()}
+    tensors = {name: tensor.contiguous().clone() for name, tensor in trained.chosen(kind).items()}
     about = {
         "format": _FORMAT,
         "config": config_text(trained.experiment),
@@ -142,5 +145,5 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.cpu().numpy().tobytes())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import sys
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
+from typing import get_args
 
 import lightning as L
 import torch
@@ -19,15 +21,14 @@ from diffexp.callbacks.sample_grid import Drawn, SampleGrid
 from diffexp.callbacks.score import Score
 from diffexp.callbacks.status import StatusFile
 from diffexp.callbacks.stop import StopOnSignal
-from diffexp.checkpoint_files import newest_whole
-from diffexp.config import experiment_from_text
 from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_dict
 from diffexp.config.models import MODELS
+from diffexp.config.words import Precision
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import ImageSet
 from diffexp.environment import describe_environment
-from diffexp.errors import UserError
+from diffexp.errors import OutsideError, UserError
 from diffexp.evaluation.extractors import build_extractor
 from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.references import Reference, check_reference, reference
@@ -38,8 +39,9 @@ from diffexp.loggers import build_loggers
 from diffexp.mirrors import finish
 from diffexp.models.base import GenerativeModel
 from diffexp.models.finite import DivergedError
+from diffexp.resuming import newest_checkpoint
 from diffexp.runs import Run, checkpoints, config_text, step_of
-from diffexp.starting import RUN_VARIABLE, check_same
+from diffexp.starting import RUN_VARIABLE
 
 _REAL_IMAGES = 8  # in the row above each grid
 
@@ -95,12 +97,14 @@ def _train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
     check_tasks(settings.devices, settings.nodes)
     # a resumed run goes on as it began, also on another kind of machine
     precision = run.read_environment().get("precision") or precision_for(settings.precision, device)
+    if precision not in get_args(Precision):
+        raise UserError(f"{run.environment}: precision: {precision!r} is none of {', '.join(get_args(Precision))}")
     model = build_model(experiment)
     data = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed)
     real = _real_images(data, model)
     extractor = _extractor(experiment, model, data)
     fingerprint = data.images("train").brief_fingerprint()
-    newest = _newest(experiment, run, fingerprint)
+    newest = newest_checkpoint(experiment, run, fingerprint)
     step = step_of(newest) if newest is not None else 0
     stop = StopOnSignal()
     ema = _ema(experiment)
@@ -111,7 +115,11 @@ def _train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         return Outcome(run, step, settings.steps, {}, None, None)
     if is_main_process():
         run.describe(config_text(experiment), {**describe_environment(plugins), "precision": precision})
-        remove_asides(run.path)
+        for folder in (run.path, run.checkpoints, run.samples, run.scores):
+            remove_asides(folder)
+        begun = "from the start" if newest is None else f"on from {newest}"
+        with suppress(OSError):
+            print(f"{run.path}: {begun}, on {settings.devices * settings.nodes} × {device.type}", file=sys.stderr)
         os.environ[RUN_VARIABLE] = str(run.path)
 
     checkpoints = _checkpoints(experiment, run, fingerprint)
@@ -151,26 +159,6 @@ def _train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
     )
 
 
-def _newest(experiment: Experiment, run: Run, fingerprint: str) -> Path | None:
-    """The newest checkpoint that is whole, and belongs to this experiment and these data; None at the beginning.
-
-    Raises:
-        UserError: if there are checkpoints, but none like this.
-    """
-    found = newest_whole(run.checkpoints, set_aside=is_main_process())
-    if found is None:
-        return None
-    path, content = found
-    check_same(experiment_from_text(content["config"], str(path)), experiment, f"{path}: it")
-    if content["data"] != fingerprint:
-        raise UserError(f"data: the run was trained on {content['data']}; there are {fingerprint} now")
-    if step_of(path) > experiment.training.steps:
-        raise UserError(
-            f"training.steps: {run.path} has done {step_of(path)} steps already, more than {experiment.training.steps}"
-        )
-    return path
-
-
 def _fit(trainer: L.Trainer, model: GenerativeModel, data: ImageDataModule, newest: Path | None, run: Run) -> None:
     """Train; an error says what is safe."""
     try:
@@ -179,7 +167,12 @@ def _fit(trainer: L.Trainer, model: GenerativeModel, data: ImageDataModule, newe
         if ended.code == 1:  # how Lightning ends after a second Ctrl-C
             raise KeyboardInterrupt from None
         raise
-    except DivergedError as error:
+    except (DivergedError, OutsideError) as error:  # agreed upon by all processes
+        finish(trainer.loggers, failed=True)
+        if not trainer.is_global_zero:
+            sys.exit(0)  # what is wrong is the first one's to say; Lightning would kill it for another exit code
+        if isinstance(error, OutsideError):
+            raise
         saved = checkpoints(run.checkpoints)
         safe = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
         raise DivergedError(f"{error}; {safe}") from error

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffexp.checkpoint_files import newest_whole, read_checkpoint, write_checkpoint
-from diffexp.errors import UserError
+from diffexp.errors import OutsideError, UserError
 from diffexp.runs import checkpoints
 
 
@@ -70,7 +70,7 @@ def test_the_newest_whole_one_is_found_and_damaged_ones_are_set_aside(tmp_path, 
         "step-00000030.ckpt.damaged",
     ]
     assert "it does not end as one" in caplog.text
-    assert "going back to" in caplog.text
+    assert "is taken instead" in caplog.text
 
 
 def test_if_none_is_whole_that_is_an_error_and_all_stay(tmp_path):
@@ -78,7 +78,7 @@ def test_if_none_is_whole_that_is_an_error_and_all_stay(tmp_path):
     assert newest_whole(folder) is None
     folder.mkdir()
     (folder / "step-00000030.ckpt").write_bytes(b"torn")
-    with pytest.raises(UserError, match="none of the checkpoints can be read; remove them to start"):
+    with pytest.raises(UserError, match="none of the checkpoints can be read; bring one back"):
         newest_whole(folder, set_aside=True)
     assert [file.name for file in folder.iterdir()] == ["step-00000030.ckpt"]
 
@@ -108,3 +108,16 @@ def test_killed_while_saving_the_file_is_whole(tmp_path, pytestconfig):
         told = process.communicate()[0].split()
         number = int(told[-1]) if told else number
         assert int(read_checkpoint(tmp_path / "step-00000001.ckpt")["state_dict"]["n"]) in (number, number + 1)
+
+
+def test_a_disk_in_trouble_is_no_damage(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoints" / "step-00000001.ckpt"
+    write_checkpoint(content(), path)
+
+    def broken(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(torch, "load", broken)
+    with pytest.raises(OutsideError, match="cannot be read: Input/output error"):
+        newest_whole(path.parent, set_aside=True)
+    assert path.exists()

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from diffexp import locks
-from diffexp.errors import UserError
+from diffexp.errors import OutsideError
 
 HOLD = """
 import sys, time
@@ -33,7 +33,7 @@ def holder(folder, inside="time.sleep(60)"):
 def test_a_second_process_is_refused_and_told_who_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "_PATIENCE", 0.3)
     process = holder(tmp_path / "run")
-    told = pytest.raises(UserError, match=f"run_dir: .*run is in use by process {process.pid} on ")
+    told = pytest.raises(OutsideError, match=f"run_dir: .*run is in use by process {process.pid} on ")
     with told, locks.locked(tmp_path / "run", "run_dir"):
         pass
     process.kill()
@@ -71,3 +71,11 @@ def test_many_at_once_take_turns(tmp_path):
     processes = [subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.DEVNULL) for _ in range(12)]
     assert [process.wait(timeout=60) for process in processes] == [0] * 12
     assert (tmp_path / "number").read_text() == "12"
+
+
+def test_a_directory_in_the_place_of_one_that_was_moved_keeps_its_lock(tmp_path):
+    with locks.locked(tmp_path / "run", "run_dir"):
+        (tmp_path / "run").rename(tmp_path / "away")
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / locks.LOCK_NAME).touch()
+    assert (tmp_path / "run" / locks.LOCK_NAME).exists()

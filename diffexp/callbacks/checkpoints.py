@@ -10,6 +10,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from diffexp.checkpoint_files import read_checkpoint, write_checkpoint
 from diffexp.errors import OutsideError, UserError
+from diffexp.models.finite import REMEDY, DivergedError
 from diffexp.runs import checkpoints
 from diffexp.tolerance import Tolerance, reason
 
@@ -92,10 +93,10 @@ class Checkpoints(L.Callback):
         self._saved_step = trainer.global_step
         self._last_good = next(reversed(checkpoints(self.folder)), None)
         first = trainer.strategy.broadcast(trainer.global_step)
-        if first != trainer.global_step:
+        if not trainer.strategy.reduce_boolean_decision(first == trainer.global_step, all=True):
             raise UserError(
-                f"{self.folder}: this process goes on from step {trainer.global_step}, the first one from {first}: "
-                "they do not see the same files"
+                f"{self.folder}: the first process goes on from step {first}, but not all do (this one from "
+                f"{trainer.global_step}): they do not see the same files"
             )
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -118,7 +119,7 @@ class Checkpoints(L.Callback):
         if step == self._saved_step:
             return
         if not all(parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()):
-            raise UserError(f"the weights are not finite at step {step}; the last checkpoint stays")
+            raise DivergedError(f"step {step}: the weights are not finite: training has diverged; {REMEDY}")
         self._saved_step = step
         path = self.folder / f"step-{step:08d}.ckpt"
         why = self._write(trainer, path)
@@ -163,4 +164,6 @@ class Checkpoints(L.Callback):
 
     def _failure(self) -> OutsideError:
         times = "the last checkpoint" if self._misses == 1 else f"{self._misses} checkpoints in a row"
-        return OutsideError(f"{self.folder}: {times} could not be saved (see above); {self._safe()}")
+        return OutsideError(
+            f"{self.folder}: {times} could not be saved (see above); {self._safe()}, and --resume goes on from there"
+        )

@@ -1,6 +1,7 @@
 """A progress bar that counts optimiser steps, with rate and time left."""
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
@@ -10,6 +11,29 @@ from tqdm import tqdm
 from diffexp.models.base import log_every
 
 # Lightning's bar counts the batches of an epoch; an endless stream has none, so it could not tell the time left.
+
+
+class Stderr:
+    """Standard error, which may be a log on a full disk, or a pipe that nobody reads: what cannot be told is not."""
+
+    def write(self, text: str) -> int:
+        """Write, if that is possible."""
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+def interval() -> float:
+    """Seconds between two looks of a bar: a log file shall not be flooded."""
+    return 0.2 if sys.stderr.isatty() else 30.0
 
 
 class StepProgress(ProgressBar):
@@ -33,15 +57,15 @@ class StepProgress(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar at the step that a resumed run starts from."""
-        interval = 0.2 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(
+            file=Stderr(),
             total=trainer.max_steps,
             initial=trainer.global_step,
             desc="train",
             unit="step",
             dynamic_ncols=True,
-            mininterval=interval,
-            maxinterval=interval,
+            mininterval=interval(),
+            maxinterval=interval(),
             disable=not self._enabled,
         )
 

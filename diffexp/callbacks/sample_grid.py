@@ -16,6 +16,7 @@ from tqdm import tqdm
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.grids import beside, grid, save_png, tensor_of
 from diffexp.callbacks.periodic import GivenUpError, Periodic
+from diffexp.callbacks.progress import Stderr, interval
 from diffexp.files import see_folder
 from diffexp.models.base import GenerativeModel, as_pixels
 from diffexp.tolerance import Tolerance
@@ -104,7 +105,18 @@ class SampleGrid(Periodic):
         mine = range(rank * share, (rank + 1) * share)  # the last process may draw a few more than are wanted
         calls = model.network_calls(variant)
         start = time.perf_counter()
-        with tqdm(total=calls, desc=f"sample {name}", unit="call", leave=False, delay=1, disable=rank > 0) as bar:
+        bar = tqdm(
+            file=Stderr(),
+            total=calls,
+            desc=f"sample {name}",
+            unit="call",
+            leave=False,
+            delay=1,
+            mininterval=interval(),
+            maxinterval=interval(),
+            disable=rank > 0,
+        )
+        with bar:
             images = as_pixels(model.sample(variant, mine, self.seed, on_call=self.watch(trainer, bar.update)))
         if world > 1:
             gathered = trainer.strategy.all_gather(images)

@@ -1,7 +1,6 @@
 """Scores while training: FID, or the distance of another extractor, of samples from each of the named samplers."""
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.periodic import GivenUpError, Periodic
+from diffexp.callbacks.progress import Stderr, interval
 from diffexp.durations import duration
 from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.protocol import Protocol, protocol
@@ -206,7 +206,18 @@ class Score(Periodic):
         share = -(-self.count // trainer.world_size)
         calls = model.network_calls(variant) * -(-share // self.batch_size)
         quiet = not trainer.is_global_zero
-        with tqdm(total=calls, desc=f"score {name}", unit="call", leave=False, delay=1, disable=quiet) as bar:
+        bar = tqdm(
+            file=Stderr(),
+            total=calls,
+            desc=f"score {name}",
+            unit="call",
+            leave=False,
+            delay=1,
+            mininterval=interval(),
+            maxinterval=interval(),
+            disable=quiet,
+        )
+        with bar:
             sampled = sample_features(
                 model,
                 variant,
@@ -243,7 +254,10 @@ class Score(Periodic):
         """By label, the lowest distance at earlier steps, under the same protocol and with the same weights."""
         best: dict[str, float] = {}
         for file in sorted(self.folder.glob("step-*.json")):
-            content = json.loads(file.read_text())
+            try:
+                content = json.loads(file.read_text())
+            except (OSError, ValueError):  # it can do without
+                continue
             if content["step"] < step and (content["protocol"], content["weights"]) == (rules.id, self.weights):
                 for each in content["scores"].values():
                     value = each["scores"]["fd"]["value"]
@@ -267,4 +281,4 @@ class Score(Periodic):
 
 def _say(trainer: L.Trainer, line: str) -> None:
     if trainer.is_global_zero:
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(line, file=Stderr())

@@ -1,11 +1,13 @@
 """Signals that ask a run to stop: they set a flag, and training ends at the next step boundary."""
 
+import os
 import signal
-import sys
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 
 from diffexp.hardware import is_main_process
 from diffexp.signals import SIGNALS
@@ -36,10 +38,11 @@ class StopOnSignal(L.Callback):
         if trainer.global_step == self._step:
             return  # an accumulated batch: its gradients would be lost
         self._step = trainer.global_step
-        stop = self.received is not None
-        if trainer.world_size > 1:
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        trainer.should_stop = trainer.should_stop or stop
+        if trainer.world_size > 1:  # a launcher may have told only one of them
+            mine = torch.tensor(float(self.received or 0), device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(mine, reduce_op="max"))
+            self.received = signal.Signals(number) if number else None
+        trainer.should_stop = trainer.should_stop or self.received is not None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the former handlers back."""
@@ -61,4 +64,5 @@ class StopOnSignal(L.Callback):
         if is_main_process():
             text = f"\n{self.received.name}: stopping after this step"
             text += " (Ctrl-C again: at once, losing it)" if number == signal.SIGINT else ""
-            print(text, file=sys.stderr, flush=True)
+            with suppress(OSError):
+                os.write(2, f"{text}\n".encode())  # not print, which may be within another one

@@ -8,7 +8,8 @@ import lightning as L
 from torch import Tensor
 
 from diffexp.data.images import to_uint8
-from diffexp.models.finite import REMEDY, DivergedError
+from diffexp.errors import UserError
+from diffexp.models.finite import REMEDY
 
 
 class GenerativeModel(L.LightningModule, ABC):
@@ -51,12 +52,12 @@ def as_pixels(images: Tensor) -> Tensor:
     """Samples (N, C, H, W) as uint8.
 
     Raises:
-        DivergedError: if the model made NaN.
+        UserError: if the model made NaN.
     """
     try:
         return to_uint8(images)
     except ValueError as error:
-        raise DivergedError(f"the model makes images with NaN: its training has diverged; {REMEDY}") from error
+        raise UserError(f"the model makes images with NaN: its training has diverged; {REMEDY}") from error
 
 
 def log_every(trainer: L.Trainer) -> int:

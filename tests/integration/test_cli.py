@@ -154,7 +154,12 @@ MISTAKES = [
     (["train", "RUN", "--resume", "data.name=fashion_mnist"], ""),
     (["train", "mixed", "--resume"], "it computes something else:\n  optim.lr: "),
     (["train", "other_data", "--resume"], "data: the run was trained on 7 images, 0; there are "),
-    (["train", "digits", "--trial", "x", "{"], ""),
+    (["train", "digits", "--trial", "x", "{"], "--trial: '{' is not JSON"),
+    (["train", "list", "--resume"], "environment.json: is damaged"),
+    (["train", "bogus", "--resume"], "environment.json: precision: 'bogus' is none of"),
+    (["export", "no_tensors"], "holds weights of an unknown form"),
+    (["train", "file", "--resume"], "file: "),
+    (["train", "truncated.ckpt", "--resume"], "is no text, so no config"),
     (["export", "nowhere"], "nowhere: no such checkpoint or run directory"),
     (["export", "RUN", "out=x.pt"], "out: x.pt must end in .safetensors"),
     (["export", "RUN", "weights=best"], "weights"),
@@ -184,10 +189,14 @@ def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, command, messag
     for name, change in (
         ("mixed", {"config": (run / "config.yaml").read_text().replace("lr: 0.001", "lr: 0.5")}),
         ("other_data", {"data": "7 images, 0"}),
+        ("no_tensors", {"state_dict": {"a": 1}}),
     ):
         shutil.copytree(run, tmp_path / name)
         for file in checkpoints(tmp_path / name / "checkpoints"):
             write_checkpoint({**read_checkpoint(file), **change}, file)
+    for name, environment in (("list", "[]"), ("bogus", '{"precision": "bogus"}')):
+        shutil.copytree(run, tmp_path / name)
+        (tmp_path / name / "environment.json").write_text(environment)
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["diffexp", *(part.replace("RUN", str(run)) for part in command)])

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from diffexp.checkpoint_files import newest_whole, read_checkpoint
-from diffexp.runs import checkpoints
+from diffexp.runs import checkpoints, step_of
 from tests.integration.test_training import assert_same, state
 from tests.small import SMALL, diffexp, metrics
 from tests.wandb_server import WandbServer
@@ -120,18 +120,17 @@ def test_a_directory_that_is_taken_away(tmp_path):
     assert "the last good checkpoint is run/checkpoints/step-" in err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
     assert newest_whole(tmp_path / "away" / "checkpoints") is not None
-    diffexp("train", "away", "--resume", "training.steps=200", cwd=tmp_path)
 
 
 def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
     process = started(tmp_path, "training.steps=100000")
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("run/*.yaml")}
-    refused = diffexp("train", "run", "--resume", cwd=tmp_path, expect=2).stderr
+    refused = diffexp("train", "run", "--resume", cwd=tmp_path, expect=1).stderr
     assert f"run_dir: run is in use by process {process.pid} on " in refused
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("run/*.yaml")}
     process.send_signal(signal.SIGKILL)
     process.wait()
-    step = json.loads((tmp_path / "run" / "status.json").read_text())["step"]
+    step = step_of(checkpoints(tmp_path / "run" / "checkpoints")[-1])
     diffexp("train", "run", "--resume", f"training.steps={step + 40}", cwd=tmp_path)
 
 
@@ -161,23 +160,18 @@ class Never(Broken):
     never = True
 
 
-@pytest.fixture(params=[Broken, Never], ids=["500", "never"])
-def broken(request):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), request.param)
+@pytest.mark.parametrize(("answers", "mode"), [(Broken, "online"), (Never, None)])
+def test_a_server_that_is_broken_from_the_start(tmp_path, answers, mode, undisturbed, monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), answers)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port
-    server.shutdown()
-
-
-@pytest.mark.parametrize("mode", ["online", None])
-def test_a_server_that_is_broken_from_the_start(tmp_path, broken, mode, undisturbed, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     if mode:
         monkeypatch.setenv("WANDB_MODE", mode)
-    server = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{broken}"}
+    address = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}"}
     began = time.monotonic()
-    done = diffexp("train", "digits", *LONG, "loggers=[csv,wandb]", "run_dir=run", cwd=tmp_path, **server)
+    done = diffexp("train", "digits", *LONG, "loggers=[csv,wandb]", "run_dir=run", cwd=tmp_path, **address)
+    server.shutdown()
     assert time.monotonic() - began < 120
     assert "W&B cannot be reached, so it is recorded offline" in done.stderr
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
@@ -211,3 +205,39 @@ def test_loggers_that_cannot_write_do_not_end_a_run(tmp_path, undisturbed):
     assert process.returncode == 0, err
     assert "WARNING: the logger csv cannot record" in err
     assert metrics(tmp_path / "run") == metrics(undisturbed)
+
+
+# --- what is told cannot be
+
+
+def test_a_log_on_the_full_disk_and_a_broken_pipe_end_nothing(tmp_path, undisturbed):
+    """Standard error goes to /dev/full, then to a pipe that nobody reads; a signal still stops the run with a save."""
+    command = [sys.executable, "-m", "diffexp", "train", "digits", *LONG, "run_dir=run"]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, cwd=tmp_path, stdout=full, stderr=full, timeout=200, check=False).returncode == 0
+    assert_same(state(tmp_path / "run"), state(undisturbed))
+    process = subprocess.Popen(
+        [*command[:-1], "run_dir=piped", "training.steps=100000"], cwd=tmp_path, stderr=subprocess.PIPE
+    )
+    while not checkpoints(tmp_path / "piped" / "checkpoints"):
+        time.sleep(0.01)
+    process.stderr.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=100) == 128 + signal.SIGTERM
+    status = json.loads((tmp_path / "piped" / "status.json").read_text())
+    assert status["state"] == "interrupted"
+    assert checkpoints(tmp_path / "piped" / "checkpoints")[-1].name == f"step-{status['step']:08d}.ckpt"
+
+
+def test_a_signal_to_any_of_several_processes_stops_all(tmp_path):
+    """And the incomplete run does not end as if it were complete."""
+    process = started(tmp_path, "training.steps=100000", "training.devices=2", "training.accelerator=cpu")
+    (child,) = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "diffexp"], capture_output=True, text=True, check=True
+    ).stdout.split()[:1]
+    subprocess.run(["kill", "-USR1", child], check=True)
+    err = process.communicate(timeout=100)[1]
+    assert process.returncode == 128 + signal.SIGUSR1, err
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "interrupted"
+    assert checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"step-{status['step']:08d}.ckpt"

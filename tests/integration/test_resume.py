@@ -174,3 +174,14 @@ def test_longer_training_under_a_cosine_is_warned_of(tmp_path):
     command = ["train", "digits", *SMALL, "sample_grid=null", "run_dir=run", "--resume", "optim.decay=cosine"]
     diffexp(*command, "training.steps=2", cwd=tmp_path)
     assert "the learning rate leaves its cosine" in diffexp(*command, "training.steps=4", cwd=tmp_path).stderr
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_in_silence(tmp_path, undisturbed):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    refused = diffexp("train", "run", "--resume", cwd=tmp_path, expect=2).stderr
+    assert "the run has done 39 steps, but there is no checkpoint" in refused
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    assert "run: from the start, on 1 × cpu" in diffexp("train", "run", "--resume", cwd=tmp_path).stderr

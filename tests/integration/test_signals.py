@@ -14,7 +14,7 @@ from diffexp.runs import checkpoints
 from diffexp.signals import SIGNALS, end_on_signals
 from tests.integration.resumes import resume
 from tests.integration.test_training import assert_same, state
-from tests.small import SMALL, diffexp, fit, metrics
+from tests.small import SMALL, fit, metrics
 
 LONG = [
     *SMALL,
@@ -71,7 +71,7 @@ def test_signals_at_random_moments(tmp_path, undisturbed, handlers, pytestconfig
     """While data are read, in steps, in grids, while saving: each checkpoint is that of the undisturbed run."""
     dice, received, runs, saved = random.Random(), 0, 0, 0
     whole = {file.name: state(file) for file in checkpoints(undisturbed / "checkpoints")}
-    while received < (150 if pytestconfig.getoption("--full") else 12):
+    while received < (150 if pytestconfig.getoption("--full") else 8):
         runs += 1
         run, done = tmp_path / f"{runs}", False
         while not done:
@@ -88,8 +88,7 @@ def test_signals_at_random_moments(tmp_path, undisturbed, handlers, pytestconfig
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ignored", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(("number", "ignored"), [(signal.SIGTERM, False), (signal.SIGUSR1, True)])
 def test_a_signal_while_python_still_imports(tmp_path, number, ignored):
     """Also where a job script has switched signals off until somebody listens."""
     command = [sys.executable, "-m", "diffexp", "train", "digits", *LONG, "run_dir=run"]
@@ -102,4 +101,3 @@ def test_a_signal_while_python_still_imports(tmp_path, number, ignored):
     assert process.returncode in (128 + number, -number, *((0,) if ignored else ()))
     assert "Traceback" not in err
     assert process.returncode == 0 or not (tmp_path / "run").exists()
-    diffexp("train", "digits", *LONG, "run_dir=run", "--resume", cwd=tmp_path)
