@@ -77,9 +77,9 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         plugins: the modules named by --plugin, for the record.
 
     Raises:
-        UserError: for data, hardware or a schedule that do not fit the config, or a directory in use; nothing is
-            written then. Also for a training that diverges.
-        OutsideError: if no checkpoint can be saved any more.
+        UserError: for data, hardware or a schedule that do not fit the config; nothing is written then. Also for a
+            training that diverges.
+        OutsideError: if the directory is in use, or no checkpoint can be saved any more.
     """
     quieten()
     try:
@@ -122,8 +122,8 @@ def _train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
             print(f"{run.path}: {begun}, on {settings.devices * settings.nodes} × {device.type}", file=sys.stderr)
         os.environ[RUN_VARIABLE] = str(run.path)
 
-    checkpoints = _checkpoints(experiment, run, fingerprint)
-    in_order = [StepProgress(), ema, checkpoints, grids, score, stop, StatusFile(run.write_status)]
+    saver = _saver(experiment, run, fingerprint)
+    in_order = [StepProgress(), ema, saver, grids, score, stop, StatusFile(run.write_status)]
     trainer = L.Trainer(
         max_steps=settings.steps,
         max_epochs=-1,
@@ -137,7 +137,7 @@ def _train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         logger=build_loggers(experiment.loggers, run, step, experiment.wandb, as_dict(experiment)),
         # they act in this order at the end of a step: average, save, and only then what takes long
         callbacks=[callback for callback in in_order if callback is not None],
-        plugins=[WholeFileCheckpointIO(checkpoints.failed), *cluster_plugins()],
+        plugins=[WholeFileCheckpointIO(saver.failed), *cluster_plugins()],
         default_root_dir=run.path,
         enable_checkpointing=False,  # Lightning's own; ours is among the callbacks
         enable_model_summary=False,
@@ -178,7 +178,7 @@ def _fit(trainer: L.Trainer, model: GenerativeModel, data: ImageDataModule, newe
         raise DivergedError(f"{error}; {safe}") from error
 
 
-def _checkpoints(experiment: Experiment, run: Run, fingerprint: str) -> Checkpoints:
+def _saver(experiment: Experiment, run: Run, fingerprint: str) -> Checkpoints:
     saved = {"config": config_text(experiment), "data": fingerprint}
     return Checkpoints(run.checkpoints, experiment.checkpoint.every, experiment.checkpoint.keep, saved)
 

@@ -265,7 +265,7 @@ def test_a_cycle_of_bases_is_refused(tmp_path):
 
 def test_a_file_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "own.yaml").write_bytes(b"\xff\xfe\x00\xd8")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is no text, so no config"):
         load_experiment(str(tmp_path / "own.yaml"))
 
 

@@ -104,6 +104,7 @@ def test_runs_carry_config_history_and_summary(served):
             "weight_decay": 0.01,
             "warmup_steps": 2,
             "decay": "cosine",
+            "skip_nonfinite": 0,
         }
         assert config["model"]["timesteps"] == 20
         (directory,) = (folder / "runs" / "rates").glob(f"*lr={cell['optim']['lr']}*")
