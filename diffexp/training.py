@@ -88,6 +88,9 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
     except BaseException:
         run.discard_if_empty()
         raise
+    finally:
+        if is_main_process():
+            os.environ.pop(RUN_VARIABLE, None)  # what this process starts later is another run
 
 
 def _train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:

@@ -168,6 +168,8 @@ def start(
 ) -> "subprocess.Popen[bytes]":
     """Start a trial's process, in a session of its own: Ctrl-C in the terminal reaches it through us alone."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    # where an earlier training of whoever started the sweep has told its own other processes to go
+    environment = {name: value for name, value in environment.items() if name != "DIFFEXP_RUN_DIR"}
     with log.open("ab") as out:
         return subprocess.Popen(
             command_of(sweep, trial, run),

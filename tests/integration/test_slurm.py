@@ -222,7 +222,8 @@ def test_time_limit(cluster, tmp_path):
     assert sweep.record(0)["tries"] > 1
 
 
-def test_trials_on_two_devices_each(cluster, tmp_path):
+def test_trials_on_two_devices_each(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFEXP_RUN_DIR", str(tmp_path / "elsewhere"))  # of a training before, in the same process
     two = ("training.devices=2", "training.accelerator=cpu", "training.steps=200")
     sweep = Faulty(cluster, tmp_path, *two)
     refused = sweep.submit("gpus=1", expect=2).stderr
