@@ -24,6 +24,9 @@ from diffexp.errors import UserError, cannot_write
 from diffexp.files import is_aside, see_folder, write_text
 from diffexp.locks import LOCK_NAME
 
+# A launcher starts a node's other processes with this command line again; they find the run's directory here.
+RUN_VARIABLE = "DIFFEXP_RUN_DIR"
+
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
 

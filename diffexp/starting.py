@@ -10,12 +10,9 @@ from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_dict, differing
 from diffexp.errors import UserError
 from diffexp.hardware import is_main_process
-from diffexp.runs import Run, new_run
+from diffexp.runs import RUN_VARIABLE, Run, new_run
 
 log = logging.getLogger(__name__)
-
-# A launcher starts a node's other processes with this command line again; they find the run's directory here.
-RUN_VARIABLE = "DIFFEXP_RUN_DIR"
 
 # What may differ when a run is continued: how long, where, and what is recorded; not what is computed.
 _CHANGEABLE = (

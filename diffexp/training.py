@@ -40,8 +40,7 @@ from diffexp.mirrors import finish
 from diffexp.models.base import GenerativeModel
 from diffexp.models.finite import DivergedError
 from diffexp.resuming import newest_checkpoint
-from diffexp.runs import Run, checkpoints, config_text, step_of
-from diffexp.starting import RUN_VARIABLE
+from diffexp.runs import RUN_VARIABLE, Run, checkpoints, config_text, step_of
 
 _REAL_IMAGES = 8  # in the row above each grid
 

@@ -36,6 +36,21 @@ def interval() -> float:
     return 0.2 if sys.stderr.isatty() else 30.0
 
 
+def calls_bar(what: str, calls: int, *, disable: bool) -> "tqdm[Any]":
+    """A bar over network calls, which goes away when they are done."""
+    return tqdm(
+        file=Stderr(),
+        desc=what,
+        total=calls,
+        unit="call",
+        leave=False,
+        delay=1,
+        mininterval=interval(),
+        maxinterval=interval(),
+        disable=disable,
+    )
+
+
 class StepProgress(ProgressBar):
     """Shows step, rate, time left and what the model logs for the bar, on the main process's standard error.
 

@@ -11,12 +11,11 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.grids import beside, grid, save_png, tensor_of
 from diffexp.callbacks.periodic import GivenUpError, Periodic
-from diffexp.callbacks.progress import Stderr, interval
+from diffexp.callbacks.progress import calls_bar
 from diffexp.files import see_folder
 from diffexp.models.base import GenerativeModel, as_pixels
 from diffexp.tolerance import Tolerance
@@ -105,18 +104,7 @@ class SampleGrid(Periodic):
         mine = range(rank * share, (rank + 1) * share)  # the last process may draw a few more than are wanted
         calls = model.network_calls(variant)
         start = time.perf_counter()
-        bar = tqdm(
-            file=Stderr(),
-            total=calls,
-            desc=f"sample {name}",
-            unit="call",
-            leave=False,
-            delay=1,
-            mininterval=interval(),
-            maxinterval=interval(),
-            disable=rank > 0,
-        )
-        with bar:
+        with calls_bar(f"sample {name}", calls, disable=rank > 0) as bar:
             images = as_pixels(model.sample(variant, mine, self.seed, on_call=self.watch(trainer, bar.update)))
         if world > 1:
             gathered = trainer.strategy.all_gather(images)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.periodic import GivenUpError, Periodic
-from diffexp.callbacks.progress import Stderr, interval
+from diffexp.callbacks.progress import Stderr, calls_bar
 from diffexp.durations import duration
 from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.protocol import Protocol, protocol
@@ -206,18 +206,7 @@ class Score(Periodic):
         share = -(-self.count // trainer.world_size)
         calls = model.network_calls(variant) * -(-share // self.batch_size)
         quiet = not trainer.is_global_zero
-        bar = tqdm(
-            file=Stderr(),
-            total=calls,
-            desc=f"score {name}",
-            unit="call",
-            leave=False,
-            delay=1,
-            mininterval=interval(),
-            maxinterval=interval(),
-            disable=quiet,
-        )
-        with bar:
+        with calls_bar(f"score {name}", calls, disable=quiet) as bar:
             sampled = sample_features(
                 model,
                 variant,

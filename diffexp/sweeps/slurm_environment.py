@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from diffexp.runs import RUN_VARIABLE
+
 # What a task ends with when its trial is to be tried again (EX_TEMPFAIL of sysexits.h).
 AGAIN = 75
 
@@ -18,5 +20,5 @@ def without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if name in KEPT or not name.startswith(("SLURM_", "PMI_", "DIFFEXP_RUN_DIR"))
+        if name in KEPT or not name.startswith(("SLURM_", "PMI_", RUN_VARIABLE))
     }

@@ -17,7 +17,7 @@ from typing import Literal
 
 from diffexp.config.trials import Trial
 from diffexp.files import write_text
-from diffexp.runs import Run
+from diffexp.runs import RUN_VARIABLE, Run
 from diffexp.sweeps.bayes import ask
 from diffexp.sweeps.hyperband import should_stop
 from diffexp.sweeps.plan import Sweep
@@ -169,7 +169,7 @@ def start(
     """Start a trial's process, in a session of its own: Ctrl-C in the terminal reaches it through us alone."""
     log.parent.mkdir(parents=True, exist_ok=True)
     # where an earlier training of whoever started the sweep has told its own other processes to go
-    environment = {name: value for name, value in environment.items() if name != "DIFFEXP_RUN_DIR"}
+    environment = {name: value for name, value in environment.items() if name != RUN_VARIABLE}
     with log.open("ab") as out:
         return subprocess.Popen(
             command_of(sweep, trial, run),

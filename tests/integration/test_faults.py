@@ -1,6 +1,7 @@
 """Disks that are full, read-only or gone, and a W&B that does not answer: nothing saved is lost, and all is told."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -53,7 +54,7 @@ def on_a_disk(folder, megabytes, meanwhile):
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, "sh", *TRAIN], cwd=folder, timeout=300, check=False
     )
-    if done.returncode == 77:
+    if done.returncode == 77 and "CI" not in os.environ:
         pytest.skip("this machine lets nobody mount a disk")
     told = (folder / "told").read_text()
     assert "Traceback" not in told, told
