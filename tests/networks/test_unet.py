@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from diffexp.networks.blocks import SelfAttention, TimeEmbedding
+from diffexp.networks.blocks import Dropout, SelfAttention, TimeEmbedding, Upsample, attend
 from diffexp.networks.unet import UNet
 
 
@@ -74,6 +74,54 @@ def test_attention_is_softmax_of_scaled_products():
     weights = torch.softmax(query.transpose(1, 2) @ key / 8**0.5, dim=-1)
     expected = x + block.out((value @ weights.transpose(1, 2)).view(2, 8, 3, 5))
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("pixels", "dtype", "tolerance"), [(16, torch.float32, 1e-5), (256, torch.bfloat16, 2e-2)])
+def test_written_out_attention_is_the_fused_one(pixels, dtype, tolerance):
+    source = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, pixels, 24, generator=source, dtype=torch.float64).unbind()
+    exact = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    ours = attend(query.to(dtype), key.to(dtype), value.to(dtype))
+    assert (ours - exact).norm() < tolerance * exact.norm()
+
+
+def test_attention_to_many_pixels_keeps_no_matrix_of_all_pairs():
+    query = torch.zeros(1, 33 * 33, 8, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+        attend(query, query, query)
+    assert max(saved) < 33**4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("probability", [0.1, 0.75])
+def test_dropout(dtype, probability):
+    torch.manual_seed(0)
+    layer, x = Dropout(probability), torch.ones(1_000_003, dtype=dtype, requires_grad=True)
+    out = layer(x)
+    (share, left) = ((out == 0).double().mean(), out[out != 0].unique())
+    assert abs(share - probability) < 5 * (probability * (1 - probability) / len(x)) ** 0.5
+    torch.testing.assert_close(left.double(), torch.tensor([1 / (1 - probability)]).double(), rtol=4e-3, atol=0)
+    out.backward(torch.ones_like(out))
+    assert torch.equal(x.grad, out)  # what is dropped has no gradient, what is kept its scale
+    neighbours = ((out[1:] == 0) & (out[:-1] == 0)).double().mean()
+    assert abs(neighbours - probability**2) < 3e-3
+    assert not torch.equal(layer(x), out)
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), out)
+    assert layer.eval()(x) is x
+
+
+def test_dropout_of_everything_but_a_little_stays_finite():
+    assert Dropout(1 - 1e-9)(torch.ones(1000)).isfinite().all()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_upsampling_repeats_every_pixel(layout):
+    layer = Upsample(4)
+    x = torch.randn(2, 4, 3, 5).to(memory_format=layout)
+    expected = layer.conv(torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+    torch.testing.assert_close(layer(x), expected)
 
 
 def test_time_embedding_is_the_transformers():
