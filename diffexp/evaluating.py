@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from diffexp.hardware import autocast, precision_for
 from diffexp.locks import locked
 from diffexp.mirrors import connect_wandb, finish
 from diffexp.models.base import GenerativeModel
+from diffexp.sampling import fitted_batch_size
 from diffexp.trained import Trained, build_trained
 
 
@@ -103,6 +104,8 @@ def evaluate(trained: Trained, request: EvaluateRequest, name: str) -> tuple[Tab
     with locked(folder, "out"):
         table.take_up(folder)
         with autocast(bench.precision, bench.model.device):
+            size = fitted_batch_size(bench.model, [cell.sampler for cell in todo], request)
+            request = replace(request, batch_size=size)
             _fill(table, todo, folder, bench, request)
     if "wandb" in experiment.loggers:
         _mirror(table, folder, experiment, request.wandb or experiment.wandb)

@@ -17,6 +17,7 @@ from diffexp.locks import locked
 from diffexp.loggers import build_loggers
 from diffexp.mirrors import finish
 from diffexp.runs import Run, free_run
+from diffexp.sampling import fitted_batch_size
 from diffexp.signals import end_on_signals
 from diffexp.trained import Trained
 from diffexp.training import quieten
@@ -82,6 +83,8 @@ def _run(trained: Trained, request: EvaluateRequest, trial: str | None, table: T
 def _score(table: Table, run: Run, bench: Bench, trained: Trained, request: EvaluateRequest) -> None:
     quieten()
     cell, experiment = table.cells[0], trained.experiment
+    with autocast(bench.precision, bench.model.device):
+        request = replace(request, batch_size=fitted_batch_size(bench.model, [cell.sampler], request))
     config = {"training": as_dict(experiment), "checkpoint": table.about["checkpoint"], **as_dict(request)}
     loggers = build_loggers(experiment.loggers, run, 0, request.wandb or experiment.wandb, config)
     total = cell.network_calls * -(-request.count // request.batch_size) * (request.blocks - len(cell.blocks))

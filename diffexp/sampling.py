@@ -1,5 +1,6 @@
 """Samples from a trained model, for `diffexp sample`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffexp.callbacks.grids import grid, save_png, to_picture
+from diffexp.config.diffusion import SamplerConfig
+from diffexp.config.evaluation import EvaluateRequest
 from diffexp.config.experiment import SampleRequest
 from diffexp.config.merging import as_dict, differing
 from diffexp.errors import UserError
 from diffexp.files import whole_file, writable
 from diffexp.hardware import autocast, precision_for
 from diffexp.models.base import GenerativeModel, as_pixels
+from diffexp.models.memory import images_at_once
 from diffexp.trained import Trained
 
 # Formats that somebody may expect; a folder of such a name would surprise.
@@ -22,17 +26,33 @@ _NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npy
 
 def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:
     """uint8 (count, C, H, W), batch by batch, with a progress bar over network calls."""
-    starts = range(0, request.count, request.batch_size)
-    total = len(starts) * model.network_calls(request.sampler)
     batches = []
-    precision = precision_for(request.precision, model.device)
-    bar = tqdm(total=total, desc=f"sample {request.sampler.name}", unit="call", delay=1)
-    with bar, autocast(precision, model.device):
-        for start in starts:
-            indices = range(start, min(start + request.batch_size, request.count))
-            images = model.sample(request.sampler, indices, request.seed, on_call=bar.update)
-            batches.append(as_pixels(images).cpu())
+    with autocast(precision_for(request.precision, model.device), model.device):
+        size = fitted_batch_size(model, [request.sampler], request)
+        starts = range(0, request.count, size)
+        total = len(starts) * model.network_calls(request.sampler)
+        with tqdm(total=total, desc=f"sample {request.sampler.name}", unit="call", delay=1) as bar:
+            for start in starts:
+                indices = range(start, min(start + size, request.count))
+                images = model.sample(request.sampler, indices, request.seed, on_call=bar.update)
+                batches.append(as_pixels(images).cpu())
     return torch.cat(batches)
+
+
+def fitted_batch_size(
+    model: GenerativeModel, samplers: Iterable[SamplerConfig], request: SampleRequest | EvaluateRequest
+) -> int:
+    """Images to sample at once with any of the samplers, in the memory that is given; compiles the model if wanted.
+
+    Raises:
+        UserError: if one image takes more memory, or the model cannot be compiled.
+    """
+    size = request.batch_size
+    if request.memory_gb is not None:
+        size = min(images_at_once(model, sampler, size, request.memory_gb) for sampler in samplers)
+    if request.compile:
+        model.compile_network(sampling=True)
+    return size
 
 
 def default_out(trained: Trained, request: SampleRequest) -> Path:
@@ -44,7 +64,7 @@ def default_out(trained: Trained, request: SampleRequest) -> Path:
     parts = [trained.path.stem, sampler.name, str(sampler.steps or "all")]
     defaults = SampleRequest(sampler=type(sampler)(steps=sampler.steps))
     for key, _, value in differing(as_dict(defaults), as_dict(request)):
-        if key not in ("batch_size", "accelerator", "precision", "out"):
+        if key not in ("batch_size", "memory_gb", "accelerator", "precision", "compile", "out"):
             parts.append(f"{key.removeprefix('sampler.')}={value}")
     folder = trained.path.parent
     return (folder.parent / "samples" if folder.name == "checkpoints" else folder) / f"{'-'.join(parts)}.png"

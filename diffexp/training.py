@@ -102,6 +102,8 @@ def _train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
     if precision not in get_args(Precision):
         raise UserError(f"{run.environment}: precision: {precision!r} is none of {', '.join(get_args(Precision))}")
     model = build_model(experiment)
+    if settings.compile:
+        model.compile_network(training=True)
     data = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed)
     real = _real_images(data, model)
     extractor = _extractor(experiment, model, data)

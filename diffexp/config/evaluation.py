@@ -206,7 +206,9 @@ class EvaluateRequest:
             More can be asked for later.
         extractor: null takes that of the training's scores.
         batch_size: images sampled at once.
+        memory_gb: GiB that sampling may take beside the model; fewer images are sampled at once if need be.
         precision: in which the network samples; the extractor always computes in float32.
+        compile: have torch compile the network first: half a minute or more, won back in some hundred network calls.
         out: folder of the table (or of the run that a single `sampler` makes); null is evaluations/ in the run's
             directory. What was interrupted is continued there.
         wandb: null is as the training has it.
@@ -223,8 +225,10 @@ class EvaluateRequest:
     extractor: ExtractorConfig | None = None
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     batch_size: int = number(256, at_least=1)
+    memory_gb: float | None = number(None, above=0)
     accelerator: Accelerator = "auto"
     precision: Precision = "auto"
+    compile: bool = False
     out: str | None = None
     wandb: Wandb | None = None
 

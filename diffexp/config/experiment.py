@@ -59,6 +59,8 @@ class Training:
         accumulate: batches whose gradients are added up for one optimiser step.
         gradient_clip: largest norm of the gradient; null does not clip.
         precision: auto takes bf16-mixed where the hardware gains from it, else 32-true.
+        compile: have torch compile the network's training step: minutes at every start, then faster on most GPUs and
+            slower on CPUs. Results differ by rounding, on a GPU also between two starts.
         devices: processes on each node, each with a device of its own (on a CPU, a share of the cores).
         nodes: machines that train together.
         log_every: steps between two points of the logged curves.
@@ -69,6 +71,7 @@ class Training:
     accumulate: int = number(1, at_least=1)
     gradient_clip: float | None = number(1.0, above=0)
     precision: Precision = "auto"
+    compile: bool = False
     accelerator: Accelerator = "auto"
     devices: int = number(1, at_least=1)
     nodes: int = number(1, at_least=1)
@@ -157,7 +160,9 @@ class SampleRequest:
     Keys:
         count: images; image i depends on the seed and i alone.
         batch_size: images sampled at once; changes nothing but memory, speed and rounding.
+        memory_gb: GiB that sampling may take beside the model; fewer images are sampled at once if need be.
         precision: in which the network runs; as in training.
+        compile: have torch compile the network first: half a minute or more, won back in some hundred network calls.
         out: NAME.png (a grid), NAME.npz (an array `images`, uint8, N×H×W×C) or a folder of PNGs;
             null makes a grid in the run's samples/.
     """
@@ -169,8 +174,10 @@ class SampleRequest:
     seed: int = number(0, at_least=0)
     weights: Weights = "ema"
     batch_size: int = number(256, at_least=1)
+    memory_gb: float | None = number(None, above=0)
     accelerator: Accelerator = "auto"
     precision: Precision = "auto"
+    compile: bool = False
     out: str | None = None
 
 

@@ -17,6 +17,11 @@ Flips = NDArray[np.bool_]
 Pass = tuple[Indices, Flips]
 
 
+def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """The images (B, C, H, W), those of them left to right that `mirrored` (bool, (B,)) says."""
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
 class EndlessBatches(IterableDataset[dict[str, Tensor]]):
     """Batches for ever, starting at any optimiser step.
 
@@ -28,7 +33,8 @@ class EndlessBatches(IterableDataset[dict[str, Tensor]]):
     starts at step k continues one that stopped there.
 
     For ``DataLoader(batches, batch_size=None, num_workers=any)``. Items are dicts: ``images``, uint8
-    (b, C, H, W), ``index``, int64 (b,), their numbers in the set, and ``labels``, int64 (b,), if they have any.
+    (b, C, H, W), ``index``, int64 (b,), their numbers in the set, and ``labels``, int64 (b,), if they have any. Without
+    `pixels` they have ``mirrored``, bool (b,), in the images' place: for those who hold the set somewhere themselves.
 
     Args:
         images: what to read.
@@ -39,6 +45,7 @@ class EndlessBatches(IterableDataset[dict[str, Tensor]]):
         seed: of the order and the mirroring.
         flip: mirror half of the images left to right.
         start_step: optimiser steps already done.
+        pixels: whether to fetch the images.
 
     Raises:
         ValueError: if there are no images, or batch_size is not divisible by world_size · accumulate.
@@ -55,6 +62,7 @@ class EndlessBatches(IterableDataset[dict[str, Tensor]]):
         seed: int = 0,
         flip: bool = False,
         start_step: int = 0,
+        pixels: bool = True,
     ) -> None:
         if not len(images):
             raise ValueError("there are no images to make batches of")
@@ -68,6 +76,7 @@ class EndlessBatches(IterableDataset[dict[str, Tensor]]):
         self.seed = seed
         self.flip = flip
         self.start_step = start_step
+        self.pixels = pixels
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = get_worker_info()
@@ -84,10 +93,10 @@ class EndlessBatches(IterableDataset[dict[str, Tensor]]):
         size = self.batch_size // (self.world_size * self.accumulate)
         start = (batch * self.world_size + self.rank) * size
         indices, flips = map(torch.from_numpy, self._positions(start, start + size, passes))
-        images = self.images.fetch(indices)
-        if self.flip:
-            images = torch.where(flips[:, None, None, None], images.flip(-1), images)
-        item = {"images": images, "index": indices}
+        item = {"index": indices, "mirrored": flips & self.flip}
+        if self.pixels:
+            mirrored = item.pop("mirrored")
+            item["images"] = mirror(self.images.fetch(indices), mirrored) if self.flip else self.images.fetch(indices)
         if self.images.labels is not None:
             item["labels"] = self.images.labels[indices]
         return item

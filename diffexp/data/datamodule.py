@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import lightning as L
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffexp.config.data import DATA, DataConfig
-from diffexp.data.batches import EndlessBatches
-from diffexp.data.images import ImageSet
+from diffexp.data.batches import EndlessBatches, mirror
+from diffexp.data.images import ImageSet, MemoryImages
 from diffexp.errors import UserError
 
 Images = ImageSet | Callable[[], ImageSet]
@@ -48,6 +49,7 @@ class ImageDataModule(L.LightningDataModule):
         self.seed = seed
         self.flip = flip
         self.workers = workers
+        self._resident: Tensor | None = None
         self._splits: dict[str, Images | None] = {"train": train, "test": test}
 
     @classmethod
@@ -95,21 +97,43 @@ class ImageDataModule(L.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         world_size, accumulate = trainer.world_size, trainer.accumulate_grad_batches
+        device = trainer.strategy.root_device
         if self.batch_size % (world_size * accumulate):
             raise UserError(
                 f"a batch of {self.batch_size} images cannot be shared out evenly over {world_size} devices "
                 f"and {accumulate} accumulated batches: choose a multiple of {world_size * accumulate}."
             )
+        images = self.images("train")
+        self._resident = images.images.to(device) if resides(images, device) else None
         batches = EndlessBatches(
-            self.images("train"),
+            images,
             self.batch_size,
             rank=trainer.global_rank,
             world_size=world_size,
             accumulate=accumulate,
             seed=self.seed,
             flip=self.flip,
+            pixels=self._resident is None,
         )
         return _FromNextStep(trainer, batches, self.workers)
+
+    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        """Take the images from those that are on the device, where they are."""
+        if self._resident is None:
+            return batch
+        images, mirrored = self._resident[batch["index"]], batch.pop("mirrored")
+        return {**batch, "images": mirror(images, mirrored) if self.flip else images}
+
+
+def resides(images: ImageSet, device: torch.device) -> TypeGuard[MemoryImages]:
+    """Whether the images shall lie on the device as a whole: on a GPU of which they take a tenth at most.
+
+    Then a batch costs a few bytes an image on the way there, and no processor's time.
+    """
+    if device.type != "cuda" or not isinstance(images, MemoryImages):
+        return False
+    total: int = torch.cuda.get_device_properties(device).total_memory
+    return images.images.nbytes <= total / 10
 
 
 class _FromNextStep(DataLoader[dict[str, Tensor]]):

@@ -39,6 +39,14 @@ class GenerativeModel(L.LightningModule, ABC):
             float32 (len(indices), C, H, W) on the model's device, in [-1, 1] up to what the model overshoots.
         """
 
+    def compile_network(self, *, training: bool = False, sampling: bool = False) -> None:
+        """Have the network compiled before the first training step, or the first batch of samples.
+
+        Raises:
+            UserError: if this model knows no way to.
+        """
+        raise UserError(f"compile: {type(self).__name__} cannot be compiled; leave it false")
+
     @abstractmethod
     def network_calls(self, variant: Any) -> int:
         """How many times `sample` calls the network for one batch: the usual measure of its cost."""

@@ -19,6 +19,7 @@ from diffexp.diffusion.samplers import State, sample
 from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule
 from diffexp.errors import UserError
 from diffexp.models.base import GenerativeModel, log_every
+from diffexp.models.compiled import Compiled
 from diffexp.models.finite import FiniteSteps
 from diffexp.models.losses import LossByTime
 from diffexp.randomness import ImageNoise, derive_seed, generator
@@ -59,15 +60,24 @@ class DiffusionModule(GenerativeModel):
         self.seed = seed
         self.losses = LossByTime(schedule.timesteps)
         self.finite = FiniteSteps(self.optim.skip_nonfinite)
+        self._compiled: dict[str, Compiled] = {}
         self._step = -1
         self._micro_batch = 0
+
+    def compile_network(self, *, training: bool = False, sampling: bool = False) -> None:
+        """Have the network compiled at its next call; see `Compiled`."""
+        if training:
+            self._compiled["training"] = Compiled(self.network)
+        if sampling:
+            self._compiled["sampling"] = Compiled(self.network, graphs=True)
 
     # --- training
 
     def loss(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The loss of each image (B,), for images x0 in [-1, 1], noise ε (B, C, H, W) and indices t (B,)."""
         x_t = self.schedule.add_noise(x0, noise, t)
-        estimate = self.prediction.estimate(self.network(x_t, t).float(), t)
+        network = self._compiled.get("training", self.network)
+        estimate = self.prediction.estimate(network(x_t, t).float(), t)
         return (self.prediction.target(x0, noise, t) - estimate).square().mean(dim=(1, 2, 3))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -177,7 +187,7 @@ class DiffusionModule(GenerativeModel):
     @torch.no_grad()
     def states(self, sampler: SamplerConfig, noise: ImageNoise) -> Iterator[State]:
         """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.sample`."""
-        denoiser = self.prediction.denoiser(self.network)
+        denoiser = self.prediction.denoiser(self._compiled.get("sampling", self.network))
         if sampler.clip:
             denoiser = clipped(denoiser, self.schedule)
         path = timestep_path(self.schedule.timesteps, sampler.steps, sampler.spacing)

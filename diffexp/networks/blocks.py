@@ -1,10 +1,12 @@
 """The parts of the U-Net of Ho et al. 2020 (appendix B)."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 def group_norm(groups: int, channels: int) -> nn.GroupNorm:
@@ -157,20 +159,48 @@ class Upsample(nn.Module):
         return out
 
 
+class Join(torch.autograd.Function):
+    """Two feature maps (B, C, H, W) and (B, C', H, W) → (B, C + C', H, W), the first one's channels before the other's.
+
+    As torch.cat, whose gradients are strided views, on which a CPU's convolutions are slow: the first one's, which
+    goes straight into convolutions, is laid out anew.
+    """
+
+    @staticmethod
+    def forward(first: Tensor, other: Tensor) -> Tensor:
+        """Join them."""
+        return torch.cat([first, other], dim=1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Keep where they meet."""
+        ctx.channels = inputs[0].shape[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Part the gradient."""
+        return gradient[:, : ctx.channels].contiguous(), gradient[:, ctx.channels :]
+
+
 class Stage(nn.ModuleList):
     """Blocks applied one after the other, (B, C, H, W) and the embedding of t → (B, C', H', W').
 
     Args:
         blocks: the blocks; only residual ones see t.
         skip: whether the input is first joined with the feature map kept on the way down.
+        recompute: keep only each block's input for the gradient, and apply the block again when it is needed
+            (Chen et al. 2016); dropout draws the same again.
     """
 
-    def __init__(self, *blocks: nn.Module, skip: bool = False) -> None:
+    def __init__(self, *blocks: nn.Module, skip: bool = False, recompute: bool = False) -> None:
         super().__init__(blocks)
         self.skip = skip
+        self.recompute = recompute
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Apply the blocks."""
+        recompute = self.recompute and torch.is_grad_enabled()
         for block in self:
-            x = block(x, time) if isinstance(block, ResidualBlock) else block(x)
+            inputs = (x, time) if isinstance(block, ResidualBlock) else (x,)
+            x = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
         return x

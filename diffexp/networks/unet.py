@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffexp.networks.blocks import (
     Downsample,
+    Join,
     ResidualBlock,
     SelfAttention,
     Stage,
@@ -31,6 +31,7 @@ class UNet(nn.Module):
         attention_resolutions: heights of feature maps that get self-attention, in pixels.
         dropout: probability inside each residual block.
         groups: groups of every GroupNorm.
+        recompute: trade time for memory in training, see `Stage`.
 
     Raises:
         ValueError: if the image cannot be halved that often.
@@ -46,6 +47,7 @@ class UNet(nn.Module):
         attention_resolutions: Sequence[int] = (16,),
         dropout: float = 0.1,
         groups: int = 32,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         image_channels, height, width = image_shape
@@ -61,6 +63,9 @@ class UNet(nn.Module):
         def residual(channels_in: int, channels_out: int) -> ResidualBlock:
             return ResidualBlock(channels_in, channels_out, time_features, groups, dropout)
 
+        def stage(*blocks: nn.Module, skip: bool = False) -> Stage:
+            return Stage(*blocks, skip=skip, recompute=recompute)
+
         def attention(channels: int, resolution: int) -> list[SelfAttention]:
             return [SelfAttention(channels, groups)] if resolution in attention_resolutions else []
 
@@ -69,26 +74,26 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         for level, multiplier in enumerate(channel_multipliers):
             if level > 0:
-                self.down.append(Stage(Downsample(channels)))
+                self.down.append(stage(Downsample(channels)))
                 resolution //= 2
                 skips.append(channels)
             width_here = base_channels * multiplier
             for _ in range(blocks_per_level):
-                self.down.append(Stage(residual(channels, width_here), *attention(width_here, resolution)))
+                self.down.append(stage(residual(channels, width_here), *attention(width_here, resolution)))
                 channels = width_here
                 skips.append(channels)
 
-        self.middle = Stage(residual(channels, channels), SelfAttention(channels, groups), residual(channels, channels))
+        self.middle = stage(residual(channels, channels), SelfAttention(channels, groups), residual(channels, channels))
 
         self.up = nn.ModuleList()
         for level, multiplier in reversed(list(enumerate(channel_multipliers))):
             width_here = base_channels * multiplier
             for _ in range(blocks_per_level + 1):
                 joined = residual(channels + skips.pop(), width_here)
-                self.up.append(Stage(joined, *attention(width_here, resolution), skip=True))
+                self.up.append(stage(joined, *attention(width_here, resolution), skip=True))
                 channels = width_here
             if level > 0:
-                self.up.append(Stage(Upsample(channels)))
+                self.up.append(stage(Upsample(channels)))
                 resolution *= 2
 
         self.norm_out = group_norm(groups, channels)
@@ -105,7 +110,7 @@ class UNet(nn.Module):
         hidden = self.middle(hidden, time)
         for stage in self.up:
             if stage.skip:
-                hidden = torch.cat([hidden, skips.pop()], dim=1)
+                hidden = Join.apply(hidden, skips.pop())
             hidden = stage(hidden, time)
         out: Tensor = self.conv_out(F.silu(self.norm_out(hidden)))
         return out

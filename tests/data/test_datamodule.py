@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffexp.config.data import DigitsConfig, ImageFolderConfig
 from diffexp.data.batches import EndlessBatches
-from diffexp.data.datamodule import ImageDataModule
+from diffexp.data.datamodule import ImageDataModule, resides
 from diffexp.data.images import ImageSet, MemoryImages
 from diffexp.errors import UserError
 
@@ -83,6 +83,20 @@ def test_a_resumed_run_goes_on_with_the_next_images(tmp_path: Path, workers: int
     resuming.fit(resumed, data(workers=workers), ckpt_path=checkpoint)
     assert resuming.global_step == 9
     assert torch.equal(torch.cat(resumed.seen), expected(9)[4 * 12 :])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_lie_on_the_device_make_the_same_batches(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffexp.data.datamodule.resides", lambda images, device: True)
+    watcher, images = Watcher(), data(workers=workers)
+    monkeypatch.setattr(MemoryImages, "fetch", lambda *_: pytest.fail("pixels were fetched"))
+    trainer(7, accumulate_grad_batches=3).fit(watcher, images)
+    monkeypatch.undo()
+    assert torch.equal(torch.cat(watcher.seen), expected(7))
+
+
+def test_images_lie_on_no_cpu() -> None:
+    assert not resides(numbered(3), torch.device("cpu"))
 
 
 def test_epochs_cut_by_the_trainer_change_nothing() -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from diffexp.networks.blocks import Dropout, SelfAttention, TimeEmbedding, Upsample, attend
+from diffexp.networks.blocks import Dropout, Join, SelfAttention, TimeEmbedding, Upsample, attend
 from diffexp.networks.unet import UNet
 
 
@@ -122,6 +122,49 @@ def test_upsampling_repeats_every_pixel(layout):
     x = torch.randn(2, 4, 3, 5).to(memory_format=layout)
     expected = layer.conv(torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
     torch.testing.assert_close(layer(x), expected)
+
+
+def loss_and_gradient(network, x, t, *, bf16=False):
+    torch.manual_seed(7)
+    network.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = (network(x, t).float() - x).square().mean()
+    loss.backward()
+    return loss.detach(), torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+
+
+def test_recomputing_changes_nothing_but_memory():
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor([1, 20, 300])
+    kept, results = [], []
+    for recompute in (False, True):
+        torch.manual_seed(3)
+        network = trained(small(dropout=0.3, recompute=recompute)).train()
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x):
+            results.append(loss_and_gradient(network, x, t))
+        kept.append(sum(sizes))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert kept[1] < kept[0] / 3
+
+
+def test_bf16_is_the_same_function_to_two_percent():
+    network = trained(UNet((1, 16, 16), base_channels=32, channel_multipliers=[1, 2], attention_resolutions=[8]))
+    x, t = torch.randn(8, 1, 16, 16), torch.arange(8) * 100
+    exact, rounded = loss_and_gradient(network, x, t), loss_and_gradient(network, x, t, bf16=True)
+    torch.testing.assert_close(rounded[0], exact[0], rtol=1e-2, atol=0)
+    assert (rounded[1] - exact[1]).norm() < 4e-2 * exact[1].norm()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert (network(x, t).float() - network.float()(x, t)).norm() < 2e-2 * network(x, t).float().norm()
+
+
+def test_joining():
+    first, other = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 2, 4, 4, requires_grad=True)
+    joined, weight = Join.apply(first, other), torch.randn(2, 5, 4, 4)
+    assert torch.equal(joined, torch.cat([first, other], dim=1))
+    expected = torch.autograd.grad((torch.cat([first, other], dim=1) * weight).sum(), [first, other])
+    gradients = torch.autograd.grad((joined * weight).sum(), [first, other])
+    assert all(torch.equal(one, two) for one, two in zip(gradients, expected, strict=True))
 
 
 def test_time_embedding_is_the_transformers():

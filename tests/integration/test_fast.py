@@ -1,0 +1,134 @@
+"""Whole runs with the fast options: the same results, and no waiting for the device in a step."""
+
+import json
+import shutil
+from contextlib import ExitStack
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from diffexp import training
+from diffexp.runs import checkpoints
+from tests.integration.test_training import assert_same, state
+from tests.small import SMALL, diffexp, experiment, fit
+
+
+class Inside(TorchDispatchMode):
+    """Counts the numbers that torch reads from tensors, for which a GPU would have to be waited for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        CountReads.inside += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+class Outside(TorchFunctionMode):
+    """Counts what Python reads from tensors."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        CountReads.outside += getattr(func, "__name__", "") in ("tolist", "numpy", "cpu")
+        return func(*args, **(kwargs or {}))
+
+
+class CountReads(L.Callback):
+    inside = outside = 0
+
+    def __init__(self):
+        self.reads = {}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        CountReads.inside = CountReads.outside = 0
+        self.modes = ExitStack()
+        self.modes.enter_context(Inside())
+        self.modes.enter_context(Outside())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.modes.close()
+        self.reads[trainer.global_step] = (CountReads.inside, CountReads.outside)
+
+
+def test_between_two_logged_points_a_step_reads_nothing_from_the_device(tmp_path, monkeypatch):
+    watcher = CountReads()
+    plain = L.Trainer
+
+    def watched(**settings):
+        settings["callbacks"] = [watcher, *settings["callbacks"]]  # the first at the start, before Lightning's own work
+        return plain(**settings)
+
+    monkeypatch.setattr(training.L, "Trainer", watched)
+    fit(tmp_path / "run", "training.log_every=4", "sample_grid=null")
+    # one: on a CPU, which has nothing to wait for, the gradient's norm is looked at within the step
+    assert {step: count for step, count in watcher.reads.items() if step % 4} == dict.fromkeys(
+        (1, 2, 3, 5, 6, 7), (1, 0)
+    )
+    assert sum(watcher.reads[4]) > 1
+
+
+def test_recomputing_trains_the_same_weights(tmp_path):
+    fit(tmp_path / "kept")
+    fit(tmp_path / "recomputed", "model.network.recompute=true")
+    assert_same(state(tmp_path / "kept"), state(tmp_path / "recomputed"))
+
+
+@pytest.mark.slow
+def test_compiled_training_goes_on_where_it_stopped(tmp_path):
+    options = [*SMALL, "training.compile=true", "model.network.blocks_per_level=1", "checkpoint.keep=9"]
+    options += ["model.network.attention_resolutions=[]", "sample_grid=null"]
+    diffexp("train", "digits", *options, f"run_dir={tmp_path / 'whole'}", cwd=tmp_path)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    checkpoints(tmp_path / "cut" / "checkpoints")[-1].unlink()
+    done = diffexp("train", str(tmp_path / "cut"), "--resume", cwd=tmp_path)
+    assert "on from" in done.stderr
+    assert "uncompiled" not in done.stderr
+    assert_same(state(tmp_path / "whole"), state(tmp_path / "cut"))
+    diffexp("train", "digits", *options, "training.compile=false", f"run_dir={tmp_path / 'plain'}", cwd=tmp_path)
+    compiled, plain = (state(tmp_path / name) for name in ("whole", "plain"))
+    for name in (each for each in plain if each.startswith(("raw.", "ema."))):
+        torch.testing.assert_close(compiled[name], plain[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fast")
+    fit(folder / "run")
+    return folder / "run"
+
+
+def drawn(run, tmp_path, name, *options):
+    diffexp("sample", str(run), "count=20", "sampler.steps=5", *options, f"out={name}.npz", cwd=tmp_path)
+    return np.load(tmp_path / f"{name}.npz")["images"].astype(int)
+
+
+def test_a_sample_within_a_budget_is_the_same(trained, tmp_path):
+    whole = drawn(trained, tmp_path, "whole", "precision=32-true")
+    cut = drawn(trained, tmp_path, "cut", "precision=32-true", "memory_gb=0.0005")
+    assert np.abs(whole - cut).max() <= 1
+    told = diffexp("sample", str(trained), "memory_gb=1e-9", cwd=tmp_path, expect=2).stderr
+    assert "memory_gb: 1e-09, but sampling one image takes" in told
+
+
+@pytest.mark.slow
+def test_a_compiled_sample_is_the_same(trained, tmp_path):
+    plain = drawn(trained, tmp_path, "plain", "precision=32-true")
+    compiled = drawn(trained, tmp_path, "compiled", "precision=32-true", "compile=true")
+    assert np.abs(plain - compiled).max() <= 1
+
+
+def test_a_score_within_a_budget_is_the_same(trained, tmp_path):
+    """In batches of few images, one cell at a time and as a table."""
+    common = ["extractor.name=digits_v1", "count=130", "blocks=1", "precision=32-true"]
+    values = {}
+    for name, options in {"whole": [], "cut": ["memory_gb=0.002"]}.items():
+        sampler = "sampler={'name': 'ddim', 'steps': 3}"
+        diffexp("evaluate", str(trained), sampler, *common, *options, f"out={name}", cwd=tmp_path)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        values[name] = json.loads(lines[0])["score/fd_digits_v1_130"]
+    assert values["cut"] == pytest.approx(values["whole"], rel=1e-3)
+
+
+def test_fast_options_are_checked(tmp_path):
+    assert experiment("training.compile=true").training.compile is True
+    diffexp("train", "digits", *SMALL, "training.compile=fast", cwd=tmp_path, expect=2)
