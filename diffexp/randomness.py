@@ -6,7 +6,9 @@ no generator's state is ever saved.
 """
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -31,6 +33,10 @@ def generator(device: torch.device, *address: int | str) -> torch.Generator:
     return torch.Generator(device).manual_seed(derive_seed(*address))
 
 
+_AT_ONCE = 16  # draws that are made at once
+_NUMBERS_AT_ONCE = 2**22  # but not more than 16 MB of numbers
+
+
 class ImageNoise:
     """The noise that makes images: image i gets a stream of normals that depends on (seed, i) alone.
 
@@ -51,10 +57,28 @@ class ImageNoise:
         ]
         self._shape = tuple(shape)
         self._device = device
+        self._draws = self._endless()
 
     def draw(self) -> Tensor:
         """The next normals of every image: float32, shape (len(indices), C, H, W)."""
-        noise = torch.empty(len(self._streams), *self._shape)
+        return next(self._draws)
+
+    def _endless(self) -> Iterator[Tensor]:
+        """Draws, many made at once, because asking a stream takes longer than the numbers of a small image."""
+        yield from self._several(1)  # x_T, which may be all that is wanted
+        draws = max(1, min(_AT_ONCE, _NUMBERS_AT_ONCE // (len(self._streams) * math.prod(self._shape))))
+        if self._device.type == "cpu":  # all its threads have work
+            while True:
+                yield from self._several(draws)
+        beside = ThreadPoolExecutor(max_workers=1)
+        coming = beside.submit(self._several, draws)
+        while True:
+            here, coming = coming.result(), beside.submit(self._several, draws)
+            yield from here
+
+    def _several(self, draws: int) -> Tensor:
+        """The next `draws` draws: (draws, images, C, H, W)."""
+        noise = torch.empty(len(self._streams), draws, *self._shape)
         for row, stream in zip(noise.numpy(), self._streams, strict=True):
             stream.standard_normal(dtype=np.float32, out=row)
-        return noise.to(self._device)
+        return noise.transpose(0, 1).to(self._device).contiguous()

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +68,14 @@ class Outcome:
     is_main: bool = True
 
 
-def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
+def train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequence[L.Callback] = ()) -> Outcome:
     """Train in a run's directory, from its newest checkpoint if it has one. No other process can meanwhile.
 
     Args:
         experiment: what to train.
         run: where: from `diffexp.starting`.
         plugins: the modules named by --plugin, for the record.
+        callbacks: further ones, that act after ours.
 
     Raises:
         UserError: for data, hardware or a schedule that do not fit the config; nothing is written then. Also for a
@@ -83,7 +85,7 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
     quieten()
     try:
         with locked(run.path, "run_dir") if is_main_process() else nullcontext():
-            return _train(experiment, run, plugins)
+            return _train(experiment, run, plugins, callbacks)
     except BaseException:
         run.discard_if_empty()
         raise
@@ -92,7 +94,7 @@ def train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
             os.environ.pop(RUN_VARIABLE, None)  # what this process starts later is another run
 
 
-def _train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
+def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequence[L.Callback]) -> Outcome:
     settings = experiment.training
     device = device_for(settings.accelerator)
     check_devices(device, settings.devices)
@@ -140,7 +142,7 @@ def _train(experiment: Experiment, run: Run, plugins: list[str]) -> Outcome:
         log_every_n_steps=settings.log_every,
         logger=build_loggers(experiment.loggers, run, step, experiment.wandb, as_dict(experiment)),
         # they act in this order at the end of a step: average, save, and only then what takes long
-        callbacks=[callback for callback in in_order if callback is not None],
+        callbacks=[*(callback for callback in in_order if callback is not None), *callbacks],
         plugins=[WholeFileCheckpointIO(saver.failed), *cluster_plugins()],
         default_root_dir=run.path,
         enable_checkpointing=False,  # Lightning's own; ours is among the callbacks

@@ -34,6 +34,29 @@ def test_image_i_depends_on_seed_and_i_alone(seed, indices, data):
         assert torch.equal(draw[one], alone.draw()[0])
 
 
+def numpys(seed, index, shape, draws):
+    stream = np.random.Generator(np.random.Philox(key=[derive_seed("image", seed), index]))
+    return torch.from_numpy(np.stack([stream.standard_normal(shape, dtype=np.float32) for _ in range(draws)]))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 3), (3, 64, 64)])
+@pytest.mark.parametrize("device", ["cpu", "one beside which noise is drawn"])
+def test_however_many_are_made_at_once_the_draws_are_numpys(shape, device):
+    class Beside:
+        """Moves like a CPU's, but is not called one."""
+
+        type = "other"
+
+    count = 40
+    noise = ImageNoise(3, [7, 2, 90], shape, CPU)
+    if device != "cpu":
+        noise._device = Beside()
+        noise._several = lambda draws, of=noise._several: (setattr(noise, "_device", CPU), of(draws))[1]
+    drawn = [noise.draw() for _ in range(count)]
+    for position, index in enumerate([7, 2, 90]):
+        assert torch.equal(torch.stack([draw[position] for draw in drawn]), numpys(3, index, shape, count))
+
+
 def test_draws_are_independent_standard_normals():
     noise = ImageNoise(0, range(200), (1, 8, 8), CPU)
     values = torch.stack([noise.draw() for _ in range(3)]).numpy()

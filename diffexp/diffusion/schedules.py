@@ -40,6 +40,7 @@ class Schedule:
         self.betas = betas
         self.alphas = 1 - betas
         self.alphas_cumprod = torch.cumprod(self.alphas, dim=0)
+        self._alpha_bars: list[float] = self.alphas_cumprod.tolist()
         self._signal = Table(self.alphas_cumprod.sqrt())
         self._sigma = Table((1 - self.alphas_cumprod).sqrt())
 
@@ -55,7 +56,7 @@ class Schedule:
 
     def alpha_bar(self, t: int) -> float:
         """ᾱ at index t; 1 at t = -1, the data."""
-        return 1.0 if t < 0 else float(self.alphas_cumprod[t])
+        return 1.0 if t < 0 else self._alpha_bars[t]
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε (eq. 4), for images x0 and noise (B, C, H, W) and indices t (B,)."""

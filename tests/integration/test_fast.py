@@ -11,8 +11,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffexp import training
 from diffexp.runs import checkpoints
+from diffexp.starting import start_run
+from diffexp.training import train
 from tests.integration.test_training import assert_same, state
 from tests.small import SMALL, diffexp, experiment, fit
 
@@ -50,16 +51,12 @@ class CountReads(L.Callback):
         self.reads[trainer.global_step] = (CountReads.inside, CountReads.outside)
 
 
-def test_between_two_logged_points_a_step_reads_nothing_from_the_device(tmp_path, monkeypatch):
-    watcher = CountReads()
-    plain = L.Trainer
-
-    def watched(**settings):
-        settings["callbacks"] = [watcher, *settings["callbacks"]]  # the first at the start, before Lightning's own work
-        return plain(**settings)
-
-    monkeypatch.setattr(training.L, "Trainer", watched)
-    fit(tmp_path / "run", "training.log_every=4", "sample_grid=null")
+def test_between_two_logged_points_a_step_reads_nothing_from_the_device(tmp_path):
+    watcher, wanted = (
+        CountReads(),
+        experiment("training.log_every=4", "sample_grid=null", f"run_dir={tmp_path / 'run'}"),
+    )
+    train(wanted, start_run(wanted), [], [watcher])
     # one: on a CPU, which has nothing to wait for, the gradient's norm is looked at within the step
     assert {step: count for step, count in watcher.reads.items() if step % 4} == dict.fromkeys(
         (1, 2, 3, 5, 6, 7), (1, 0)

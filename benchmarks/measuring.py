@@ -1,0 +1,147 @@
+"""How the benchmarks measure and tell: candidates in alternation, quotients of pairs, a JSON and a table each.
+
+Timings of one program vary with the machine's other work by tens of percents within minutes. So candidates are run in
+turn, in one process, and only quotients of neighbouring measurements are compared; the medians of these are told, with
+the lowest and the highest.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """A parser with what every benchmark takes: --rounds, --device, --out."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each candidate")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result")
+    return parser
+
+
+def synchronize(device: torch.device | str) -> None:
+    """Wait for a GPU, which has otherwise only been told what to compute."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(function: Callable[[], object], device: torch.device | str = "cpu") -> float:
+    """Wall-clock seconds that one call takes."""
+    synchronize(device)
+    start = time.perf_counter()
+    function()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def alternate(
+    candidates: Mapping[str, Callable[[], object]], rounds: int, device: torch.device | str = "cpu"
+) -> dict[str, list[float]]:
+    """Seconds of every candidate in each round, after a round that does not count.
+
+    Each round begins with another candidate, so that none always runs behind the same one.
+    """
+    names = list(candidates)
+    measured: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            took = seconds(candidates[name], device)
+            if number:
+                measured[name].append(took)
+        show(f"round {number} of {rounds}")
+    show("")
+    return measured
+
+
+def show(text: str) -> None:
+    """Tell on the terminal how far it is."""
+    if sys.stderr.isatty():
+        print(f"\r{text:40}", end="", file=sys.stderr, flush=True)
+
+
+def quotients(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
+    """Of the measurements of the same round."""
+    return [one / other for one, other in zip(numerator, denominator, strict=True)]
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """Median [lowest .. highest]."""
+    return f"{statistics.median(values):{form}} [{min(values):{form}} .. {max(values):{form}}]"
+
+
+def matmul_peak(dtype: torch.dtype, device: torch.device | str, size: int = 2048, rounds: int = 7) -> float:
+    """FLOP/s of a square matrix product, the best of a few: what the hardware gives to whom asks for nothing else."""
+    size = 8192 if torch.device(device).type == "cuda" else size
+    one, other = torch.randn(2, size, size, device=device).to(dtype).unbind()
+    took = [seconds(lambda: one @ other, device) for _ in range(rounds)]
+    return 2 * size**3 / min(took[1:])
+
+
+def peak_memory(function: Callable[[], object], device: torch.device | str) -> int | None:
+    """Bytes allocated on a GPU at most while it is called, with what is there already; None on a CPU."""
+    if torch.device(device).type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
+
+
+def machine(device: torch.device | str) -> dict[str, Any]:
+    """What it was measured on."""
+    facts: dict[str, Any] = {"processor": _processor(), "threads": torch.get_num_threads()}
+    if torch.device(device).type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts | {"python": platform.python_version(), "torch": torch.__version__}
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def report(
+    given: argparse.Namespace, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], **data: Any
+) -> None:
+    """Print a Markdown table, and write it with everything measured to NAME-DEVICE.md and .json.
+
+    Args:
+        given: the command line.
+        name: of the result's files.
+        columns: of the table.
+        rows: of the table.
+        data: what else the JSON holds, single measurements above all.
+    """
+    facts = machine(given.device)
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+    lines += ["", ", ".join(f"{key} {value}" for key, value in facts.items()), ""]
+    print("\n".join(lines))
+    options = {key: value for key, value in vars(given).items() if key != "out"}
+    content = {
+        "options": options,
+        "machine": facts,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "table": [dict(zip(columns, row, strict=True)) for row in rows],
+        **data,
+    }
+    given.out.mkdir(parents=True, exist_ok=True)
+    stem = given.out / f"{name}-{torch.device(given.device).type}"
+    stem.with_suffix(".md").write_text("\n".join(lines))
+    stem.with_suffix(".json").write_text(json.dumps(content, indent=1, default=str) + "\n")

@@ -1,0 +1,159 @@
+"""A training step beside the peers': forward, backward, clipping, optimiser, moving average.
+
+    python benchmarks/train_step.py [--size fashion_mnist|cifar10|digits] [--compile] [--rounds 9]
+
+Every candidate gets the same images and draws its own t and ε. diffusers: UNet2DModel, DDPMScheduler, EMAModel and
+AdamW as its train_unconditional.py sets them up. denoising-diffusion-pytorch: Unet, GaussianDiffusion and EMA as its
+Trainer does, with the average moved in every step as in the others. Ours: `DiffusionModule.loss`, fused AdamW,
+`FiniteSteps` and `EMA`; "default" is the precision that `auto` takes here.
+"""
+
+import statistics
+from collections.abc import Callable
+from functools import partial
+
+import ema_pytorch
+import networks
+import torch
+from denoising_diffusion_pytorch import GaussianDiffusion
+from diffusers import DDPMScheduler
+from diffusers.training_utils import EMAModel
+from measuring import alternate, arguments, matmul_peak, peak_memory, quotients, report, spread
+from networks import SIZES, Size
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffexp.hardware import autocast, precision_for
+from diffexp.models.finite import FiniteSteps
+
+Step = Callable[[Tensor], object]
+
+
+def ours(size: Size, device: torch.device, precision: str, *, compiled: bool = False) -> tuple[nn.Module, Step]:
+    """Our step, without Lightning."""
+    module = size.module().to(device)
+    networks.wake(module.network)
+    if compiled:
+        module.network.compile()
+    weights = [parameter.detach() for parameter in module.parameters()]
+    average = [weight.clone() for weight in weights]
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
+    finite = FiniteSteps(0)
+
+    def step(x0: Tensor) -> None:
+        noise = torch.randn_like(x0)
+        t = torch.randint(module.schedule.timesteps, (len(x0),), device=device)
+        with autocast(precision, device):
+            losses = module.loss(x0, noise, t)
+        finite.guarded(losses, t, None).backward()
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        torch.nn.utils.clip_grads_with_norm_(module.parameters(), 1.0, norm)
+        finite.check(norm, optimizer, 1)
+        optimizer.step()
+        optimizer.zero_grad()
+        torch._foreach_lerp_(average, weights, 1e-4)
+
+    return module.network, step
+
+
+def diffusers(size: Size, device: torch.device, precision: str, *, compiled: bool = False) -> tuple[nn.Module, Step]:
+    """The step of diffusers' examples/unconditional_image_generation/train_unconditional.py."""
+    network = networks.wake(size.diffusers().to(device))
+    if compiled:
+        network.compile()
+    scheduler = DDPMScheduler(num_train_timesteps=1000)
+    average = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6)
+
+    def step(x0: Tensor) -> None:
+        noise = torch.randn_like(x0)
+        t = torch.randint(1000, (len(x0),), device=device)
+        with autocast(precision, device):
+            output = network(scheduler.add_noise(x0, noise, t), t).sample
+        torch.nn.functional.mse_loss(output.float(), noise).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.step(network.parameters())
+
+    return network, step
+
+
+def lucidrains(size: Size, device: torch.device, precision: str, *, compiled: bool = False) -> tuple[nn.Module, Step]:
+    """The step of denoising-diffusion-pytorch's Trainer."""
+    network = networks.wake(size.lucidrains().to(device))
+    if compiled:
+        network.compile()
+    diffusion = GaussianDiffusion(
+        network, image_size=size.image_shape[1], objective="pred_noise", beta_schedule="linear", auto_normalize=False
+    ).to(device)
+    average = ema_pytorch.EMA(diffusion, beta=0.995, update_every=1)
+    optimizer = torch.optim.Adam(diffusion.parameters(), lr=1e-4, betas=(0.9, 0.99))
+
+    def step(x0: Tensor) -> None:
+        with autocast(precision, device):
+            loss = diffusion(x0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update()
+
+    return network, step
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = arguments(__doc__, rounds=9)
+    parser.add_argument("--size", choices=list(SIZES), default="fashion_mnist")
+    parser.add_argument("--batch-size", type=int, help="default: the size's own")
+    parser.add_argument("--compile", action="store_true", help="torch.compile beside eager; a minute a candidate")
+    given = parser.parse_args()
+    size, device = SIZES[given.size], torch.device(given.device)
+    given.batch_size = given.batch_size or size.batch_size
+    x0 = torch.rand(given.batch_size, *size.image_shape, device=device) * 2 - 1
+    default = precision_for("auto", device)
+
+    makers = {"diffusers": diffusers, "denoising-diffusion-pytorch": lucidrains, "ours": ours}
+    candidates, counts, flops = {}, {}, {}
+    for compiled in (False, True) if given.compile else (False,):
+        for precision in ("32-true", "bf16-mixed"):
+            for maker, make in makers.items():
+                name = f"{maker}, {precision}{', compiled' if compiled else ''}"
+                name += " (default)" if maker == "ours" and precision == default and not compiled else ""
+                network, step = make(size, device, precision, compiled=compiled)
+                candidates[name] = partial(step, x0)
+                counts[name] = networks.parameters(network)
+                if not compiled:
+                    with FlopCounterMode(display=False) as counter:
+                        candidates[name]()
+                    flops[maker] = counter.get_total_flops()
+    measured = alternate(candidates, given.rounds, device)
+    base = measured["diffusers, 32-true"]
+    peaks = {"32-true": matmul_peak(torch.float32, device), "bf16-mixed": matmul_peak(torch.bfloat16, device)}
+    rows = []
+    for name, took in measured.items():
+        maker, precision = name.split(" (")[0].split(", ")[:2]
+        rate = flops[maker] / statistics.median(took)
+        memory = peak_memory(candidates[name], device)
+        rows.append(
+            [
+                name,
+                f"{counts[name]:,}",
+                f"{1000 * statistics.median(took):.1f}",
+                f"{given.batch_size / statistics.median(took):.1f}",
+                f"{rate / 1e9:.0f}",
+                f"{rate / peaks[precision]:.0%}",
+                *([f"{memory / 2**20:.0f}"] if memory is not None else []),
+                spread(quotients(base, took)),
+            ]
+        )
+    columns = ["step", "parameters", "ms", "images/s", "GFLOP/s", "of the matrix product's", "× diffusers, 32-true"]
+    if device.type == "cuda":
+        columns.insert(-1, "MiB at most")
+    report(given, f"train_step-{given.size}", columns, rows, seconds=measured, flops=flops, peaks=peaks)
+
+
+if __name__ == "__main__":
+    main()
