@@ -35,7 +35,8 @@ def ours(size: Size, device: torch.device, precision: str, *, compiled: bool = F
     networks.wake(module.network)
     if compiled:
         module.network.compile()
-    weights = [parameter.detach() for parameter in module.parameters()]
+    parameters = list(module.parameters())
+    weights = [parameter.detach() for parameter in parameters]
     average = [weight.clone() for weight in weights]
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
     finite = FiniteSteps(0)
@@ -46,9 +47,9 @@ def ours(size: Size, device: torch.device, precision: str, *, compiled: bool = F
         with autocast(precision, device):
             losses = module.loss(x0, noise, t)
         finite.guarded(losses, t, None).backward()
-        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        torch.nn.utils.clip_grads_with_norm_(module.parameters(), 1.0, norm)
+        torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, norm)
         finite.check(norm, optimizer, 1)
         optimizer.step()
         optimizer.zero_grad()

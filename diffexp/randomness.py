@@ -33,6 +33,18 @@ def generator(device: torch.device, *address: int | str) -> torch.Generator:
     return torch.Generator(device).manual_seed(derive_seed(*address))
 
 
+def seed_drawing(device: torch.device, *address: int | str) -> None:
+    """Seed what is drawn without a generator, on the host and on `device`, by the address.
+
+    As torch.manual_seed, which takes 1.7 ms for notes to itself about kinds of devices that are not in use.
+    """
+    seed = derive_seed(*address)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
 _AT_ONCE = 16  # draws that are made at once
 _NUMBERS_AT_ONCE = 2**22  # but not more than 16 MB of numbers
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from diffexp.randomness import ImageNoise, derive_seed, generator
+from diffexp.randomness import ImageNoise, derive_seed, generator, seed_drawing
 
 CPU = torch.device("cpu")
 
@@ -32,6 +32,13 @@ def test_image_i_depends_on_seed_and_i_alone(seed, indices, data):
     alone = ImageNoise(seed, [indices[one]], (1, 3, 2), CPU)
     for draw in draws:
         assert torch.equal(draw[one], alone.draw()[0])
+
+
+def test_what_is_drawn_without_a_generator_is_seeded_as_by_torch():
+    seed_drawing(CPU, "dropout", 3, 7)
+    drawn = torch.rand(5)
+    torch.manual_seed(derive_seed("dropout", 3, 7))
+    assert torch.equal(torch.rand(5), drawn)
 
 
 def numpys(seed, index, shape, draws):

@@ -33,6 +33,7 @@ class EMA(L.Callback):
         self.rampup = rampup
         self._step = 0
         self._average: dict[str, Tensor] = {}
+        self._parameters: list[Tensor] = []
 
     @property
     def state_key(self) -> str:
@@ -48,6 +49,7 @@ class EMA(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from the raw weights, or from a checkpoint's average."""
+        self._parameters = list(pl_module.parameters())
         with torch.no_grad():
             self._average = {
                 name: self._average.get(name, parameter).detach().to(parameter.device, copy=True)
@@ -60,8 +62,7 @@ class EMA(L.Callback):
             return
         self._step = trainer.global_step
         with torch.no_grad():
-            weights = [parameter.detach() for parameter in pl_module.parameters()]
-            torch._foreach_lerp_(list(self._average.values()), weights, 1 - self.decay(self._step))
+            torch._foreach_lerp_(list(self._average.values()), self._parameters, 1 - self.decay(self._step))
 
     @contextmanager
     def applied(self, pl_module: L.LightningModule) -> Iterator[None]:

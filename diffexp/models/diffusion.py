@@ -22,7 +22,7 @@ from diffexp.models.base import GenerativeModel, log_every
 from diffexp.models.compiled import Compiled
 from diffexp.models.finite import FiniteSteps
 from diffexp.models.losses import LossByTime
-from diffexp.randomness import ImageNoise, derive_seed, generator
+from diffexp.randomness import ImageNoise, derive_seed, generator, seed_drawing
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class DiffusionModule(GenerativeModel):
         source = generator(x0.device, "training", self.seed, self._step)
         t = torch.randint(self.schedule.timesteps, (parts * len(x0),), generator=source, device=x0.device)
         noise = torch.randn(parts * len(x0), *x0.shape[1:], generator=source, device=x0.device)
-        torch.manual_seed(derive_seed("dropout", self.seed, self._step, part))
+        seed_drawing(x0.device, "dropout", self.seed, self._step, part)
         return t[mine], noise[mine]
 
     def _log(self, step: int) -> None:
@@ -161,8 +161,9 @@ class DiffusionModule(GenerativeModel):
 
         Lightning's own refuses every fused optimiser, though only fp16 is a reason to.
         """
-        parameters = [each for each in self.network.parameters() if each.grad is not None]
-        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        # the optimiser's list: to walk through all modules takes longer than some steps' arithmetic
+        parameters = [each for each in optimizer.param_groups[0]["params"] if each.grad is not None]
+        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters])
         if gradient_clip_val is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
         self.finite.check(norm, optimizer, self._step + 1)
