@@ -19,7 +19,8 @@ Pass = tuple[Indices, Flips]
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
     """The images (B, C, H, W), those of them left to right that `mirrored` (bool, (B,)) says."""
-    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    both = torch.cat([images, images.flip(-1)])
+    return both.index_select(0, torch.arange(len(images), device=images.device) + len(images) * mirrored)
 
 
 class EndlessBatches(IterableDataset[dict[str, Tensor]]):

@@ -121,7 +121,7 @@ class ImageDataModule(L.LightningDataModule):
         """Take the images from those that are on the device, where they are."""
         if self._resident is None:
             return batch
-        images, mirrored = self._resident[batch["index"]], batch.pop("mirrored")
+        images, mirrored = self._resident.index_select(0, batch["index"]), batch.pop("mirrored")
         return {**batch, "images": mirror(images, mirrored) if self.flip else images}
 
 
