@@ -86,6 +86,7 @@ def main() -> None:
         experiment = load_experiment(
             given.size,
             [
+                f"model.network={size.config()}",
                 f"training.steps={given.rounds * given.steps}",
                 f"training.batch_size={given.batch_size}",
                 f"training.accelerator={'gpu' if device.type == 'cuda' else 'cpu'}",

@@ -1,6 +1,7 @@
 """The networks that are compared: ours and the peers', of equal architecture as far as they can express it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from denoising_diffusion_pytorch import Unet
@@ -29,17 +30,23 @@ class Size:
     attention: int
     blocks: int = 2
     dropout: float = 0.1
+    recompute: bool = False
+
+    def config(self) -> dict[str, Any]:
+        """The keys of our network."""
+        return {
+            "base_channels": self.base_channels,
+            "channel_multipliers": list(self.multipliers),
+            "blocks_per_level": self.blocks,
+            "attention_resolutions": [self.image_shape[1] >> self.attention],
+            "dropout": self.dropout,
+            "groups": 32,
+            "recompute": self.recompute,
+        }
 
     def ours(self) -> UNet:
         """Our network."""
-        return UNet(
-            self.image_shape,
-            base_channels=self.base_channels,
-            channel_multipliers=self.multipliers,
-            blocks_per_level=self.blocks,
-            attention_resolutions=[self.image_shape[1] >> self.attention],
-            dropout=self.dropout,
-        )
+        return UNet(self.image_shape, **self.config())
 
     def module(self, prediction: str = "epsilon") -> DiffusionModule:
         """Our network with T = 1000, as a LightningModule."""

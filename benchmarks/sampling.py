@@ -72,11 +72,11 @@ def pipelines(size: Size, images: int, device: torch.device, *, compiled: bool) 
 
         return run
 
-    pipeline = DDIMPipeline(networks.wake(size.diffusers()), DDIMScheduler()).to(device)
+    pipeline = DDIMPipeline(networks.wake(size.diffusers()).eval(), DDIMScheduler()).to(device)
     pipeline.set_progress_bar_config(disable=True)
     side = size.image_shape[1]
     lucidrains = GaussianDiffusion(
-        networks.wake(size.lucidrains()), image_size=side, sampling_timesteps=STEPS, objective="pred_noise"
+        networks.wake(size.lucidrains()).eval(), image_size=side, sampling_timesteps=STEPS, objective="pred_noise"
     ).to(device)
     candidates = {
         "diffusers DDIMPipeline": lambda: pipeline(batch_size=images, num_inference_steps=STEPS, output_type="np"),

@@ -150,10 +150,11 @@ def main() -> None:
                 spread(quotients(base, took)),
             ]
         )
-    columns = ["step", "parameters", "ms", "images/s", "GFLOP/s", "of the matrix product's", "× diffusers, 32-true"]
+    columns = ["step", "parameters", "ms", "images/s", "GFLOP/s", "share of matmul peak", "× diffusers, 32-true"]
     if device.type == "cuda":
         columns.insert(-1, "MiB at most")
-    report(given, f"train_step-{given.size}", columns, rows, seconds=measured, flops=flops, peaks=peaks)
+    name = f"train_step-{given.size}{'-compiled' if given.compile else ''}"
+    report(given, name, columns, rows, seconds=measured, flops=flops, peaks=peaks)
 
 
 if __name__ == "__main__":

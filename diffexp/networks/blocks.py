@@ -1,7 +1,6 @@
 """The parts of the U-Net of Ho et al. 2020 (appendix B)."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -157,29 +156,6 @@ class Upsample(nn.Module):
         doubled = x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w)
         out: Tensor = self.conv(doubled)
         return out
-
-
-class Join(torch.autograd.Function):
-    """Two feature maps (B, C, H, W) and (B, C', H, W) → (B, C + C', H, W), the first one's channels before the other's.
-
-    As torch.cat, whose gradients are strided views, on which a CPU's convolutions are slow: the first one's, which
-    goes straight into convolutions, is laid out anew.
-    """
-
-    @staticmethod
-    def forward(first: Tensor, other: Tensor) -> Tensor:
-        """Join them."""
-        return torch.cat([first, other], dim=1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        """Keep where they meet."""
-        ctx.channels = inputs[0].shape[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Part the gradient."""
-        return gradient[:, : ctx.channels].contiguous(), gradient[:, ctx.channels :]
 
 
 class Stage(nn.ModuleList):

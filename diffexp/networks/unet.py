@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffexp.networks.blocks import (
     Downsample,
-    Join,
     ResidualBlock,
     SelfAttention,
     Stage,
@@ -110,7 +110,7 @@ class UNet(nn.Module):
         hidden = self.middle(hidden, time)
         for stage in self.up:
             if stage.skip:
-                hidden = Join.apply(hidden, skips.pop())
+                hidden = torch.cat([hidden, skips.pop()], dim=1)
             hidden = stage(hidden, time)
         out: Tensor = self.conv_out(F.silu(self.norm_out(hidden)))
         return out

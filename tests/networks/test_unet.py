@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from diffexp.networks.blocks import Dropout, Join, SelfAttention, TimeEmbedding, Upsample, attend
+from diffexp.networks.blocks import Dropout, SelfAttention, TimeEmbedding, Upsample, attend
 from diffexp.networks.unet import UNet
 
 
@@ -156,15 +156,6 @@ def test_bf16_is_the_same_function_to_two_percent():
     assert (rounded[1] - exact[1]).norm() < 4e-2 * exact[1].norm()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert (network(x, t).float() - network.float()(x, t)).norm() < 2e-2 * network(x, t).float().norm()
-
-
-def test_joining():
-    first, other = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 2, 4, 4, requires_grad=True)
-    joined, weight = Join.apply(first, other), torch.randn(2, 5, 4, 4)
-    assert torch.equal(joined, torch.cat([first, other], dim=1))
-    expected = torch.autograd.grad((torch.cat([first, other], dim=1) * weight).sum(), [first, other])
-    gradients = torch.autograd.grad((joined * weight).sum(), [first, other])
-    assert all(torch.equal(one, two) for one, two in zip(gradients, expected, strict=True))
 
 
 def test_time_embedding_is_the_transformers():
