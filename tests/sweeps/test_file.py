@@ -153,7 +153,7 @@ SHIPPED = sorted(shipped_sweeps().glob("*.yaml"))
 
 def test_the_shipped_sweeps_are_there():
     assert {file.stem for file in SHIPPED} == {
-        *("timesteps", "schedules", "sampling_steps", "objectives", "variance", "learning_rate", "seeds")
+        *("timesteps", "schedules", "sampling_steps", "objectives", "variance", "learning_rate", "seeds", "precision")
     }
 
 
