@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 # Imported by name in the builders' strings below; a constant so that a moved module is one change.
 _SCHEDULES = "diffexp.diffusion.schedules"
 _SAMPLERS = "diffexp.diffusion.samplers"
+_SOLVERS = "diffexp.diffusion.solvers"
 
 Rescale = Literal["none", "1000/T"]
 Prediction = Literal["epsilon", "x0", "v", "scaled_epsilon"]
-Spacing = Literal["leading", "trailing", "linspace", "quadratic", "quadratic-0.8"]
+Spacing = Literal["leading", "trailing", "linspace", "quadratic", "quadratic-0.8", "karras", "logsnr"]
 
 
 # --- noise schedules: β_1 … β_T ------------------------------------------------------------------
@@ -129,11 +130,18 @@ class SamplerConfig(Choice):
         steps: how many of the T timesteps are visited; null visits all.
         spacing: which ones.
         clip: clip x̂0 to [-1, 1] at every step, and derive ε̂ from it again.
+        clip_quantile: clip each image to this quantile of its |x̂0| instead, where that exceeds 1, and divide by it
+            (dynamic thresholding); null clips to [-1, 1].
     """
 
     steps: int | None = number(None, at_least=1)
     spacing: Spacing = "leading"
     clip: bool = True
+    clip_quantile: float | None = number(None, above=0, at_most=1)
+
+    def network_calls(self, timesteps: int) -> int:
+        """How many calls of the network one batch takes, of a model with T timesteps."""
+        return self.steps or timesteps
 
     def label(self, steps: int | None = None) -> str:
         """A short text that tells everything about the sampler: ddim-50-eta0.2-quadratic.
@@ -152,6 +160,7 @@ class SamplerConfig(Choice):
                 parts.append(f"{key}{format(value, '.12g') if isinstance(value, (int, float)) else value}")
         parts += [] if self.spacing == "leading" else [self.spacing]
         parts += [] if self.clip else ["unclipped"]
+        parts += [] if self.clip_quantile is None else [f"clip_quantile{self.clip_quantile:.12g}"]
         return "-".join(parts)
 
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
@@ -161,6 +170,8 @@ class SamplerConfig(Choice):
                 "steps",
                 f"{self.steps} steps cannot be taken out of model.timesteps = {model.timesteps}",
             )
+        if self.clip_quantile is not None and not self.clip:
+            yield "clip_quantile", "needs clip: true"
 
 
 SAMPLERS = Registry("sampler", SamplerConfig)
@@ -188,3 +199,33 @@ class DDIMConfig(SamplerConfig):
         yield from super().problems(experiment)
         if self.sigma_hat and self.eta != 1:
             yield "eta", f"must be 1 with sigma_hat: true (σ̂ goes with the mean of η = 1), not {self.eta}"
+
+
+@SAMPLERS.register("dpmpp", f"{_SOLVERS}:DPMSolver")
+@dataclass
+class DPMSolverConfig(SamplerConfig):
+    """DPM-Solver++ multistep (Lu et al. 2022): the "DPM++" of order 1, 2 or 3; `sde` adds noise, as "DPM++ SDE"."""
+
+    name: str = "dpmpp"
+    order: int = number(2, at_least=1, at_most=3)
+    sde: bool = False
+
+
+@SAMPLERS.register("unipc", f"{_SOLVERS}:UniPC")
+@dataclass
+class UniPCConfig(SamplerConfig):
+    """UniPC multistep (Zhao et al. 2023); `order` is the predictor's, the error's is one above."""
+
+    name: str = "unipc"
+    order: int = number(2, at_least=1, at_most=3)
+
+
+@SAMPLERS.register("heun", f"{_SOLVERS}:Heun")
+@dataclass
+class HeunConfig(SamplerConfig):
+    """Heun's method (Karras et al. 2022): two network calls a step, one for the last."""
+
+    name: str = "heun"
+
+    def network_calls(self, timesteps: int) -> int:
+        return 2 * super().network_calls(timesteps) - 1

@@ -6,13 +6,19 @@ are wrong wherever S does not divide T.
 """
 
 import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 
 Path = list[tuple[int, int]]
 
-SPACINGS = ("leading", "trailing", "linspace", "quadratic", "quadratic-0.8")
+SPACINGS = ("leading", "trailing", "linspace", "quadratic", "quadratic-0.8", "karras", "logsnr")
+
+_RHO = 7  # of Karras et al. 2022
 
 
-def timestep_path(timesteps: int, steps: int | None = None, spacing: str = "leading") -> Path:
+def timestep_path(
+    timesteps: int, steps: int | None = None, spacing: str = "leading", alphas_cumprod: Sequence[float] | None = None
+) -> Path:
     """Exactly S pairs (t, t_prev).
 
     Args:
@@ -26,17 +32,26 @@ def timestep_path(timesteps: int, steps: int | None = None, spacing: str = "lead
             "quadratic-0.8"  the same with the last at 0.8 T (the DDIM authors' code).
             The quadratic ones would visit the smallest t repeatedly; there each i is visited instead,
             max(i, ⌊c i²⌋), which keeps the t distinct and their number S.
+            "karras"         equal steps of (√(1-ᾱ)/√ᾱ)^(1/7) from t = 0 to T-1 (Karras et al. 2022, eq. 5);
+            "logsnr"         equal steps of log(ᾱ/(1-ᾱ)) from t = 0 to T-1 (Lu et al. 2022).
+            These two take the timesteps whose ᾱ are nearest, and the next free one where that is taken already.
+        alphas_cumprod: ᾱ, falling, of length T; only these two need it.
 
     Returns:
         [(t_S, t_{S-1}), …, (t_2, t_1), (t_1, -1)].
 
     Raises:
-        ValueError: if S is not in 1 … T or the spacing is unknown.
+        ValueError: if S is not in 1 … T, the spacing is unknown, or ᾱ is not given though it needs it.
     """
     count = timesteps if steps is None else steps
     if not 1 <= count <= timesteps:
         raise ValueError(f"steps must be from 1 to T = {timesteps}, not {count}")
-    visited = _visited(timesteps, count, spacing)
+    if spacing in ("karras", "logsnr"):
+        if alphas_cumprod is None:
+            raise ValueError(f"the spacing {spacing} needs alphas_cumprod")
+        visited = _by_noise(alphas_cumprod, count, _karras if spacing == "karras" else _log_noise)
+    else:
+        visited = _visited(timesteps, count, spacing)
     return list(zip(reversed(visited), [*reversed(visited[:-1]), -1], strict=True))
 
 
@@ -60,3 +75,29 @@ def _quadratic(steps: int, last: int) -> list[int]:
     if steps == 1:
         return [last]
     return [max(i, last * i**2 // (steps - 1) ** 2) for i in range(steps)]
+
+
+def _karras(alpha_bar: float) -> float:
+    return math.exp(_log_noise(alpha_bar) / (2 * _RHO))
+
+
+def _log_noise(alpha_bar: float) -> float:
+    return math.log((1 - alpha_bar) / alpha_bar)
+
+
+def _by_noise(alphas_cumprod: Sequence[float], steps: int, scale: Callable[[float], float]) -> list[int]:
+    """The timesteps nearest to equal steps on a scale that rises with the noise; both ends, each once."""
+    last = len(alphas_cumprod) - 1
+    if steps == 1:
+        return [last]
+    heights = [scale(alpha_bar) for alpha_bar in alphas_cumprod if alpha_bar > 0]  # without a zero terminal SNR
+    low, high = heights[0], heights[-1]
+    visited: list[int] = []
+    for i in range(steps):
+        wanted = low + (high - low) * i / (steps - 1)
+        above = min(bisect_left(heights, wanted), len(heights) - 1)
+        nearest = min(max(above - 1, 0), above, key=lambda t: abs(heights[t] - wanted))
+        free = visited[-1] + 1 if visited else 0
+        visited.append(min(max(nearest, free), last - (steps - 1 - i)))
+    visited[-1] = last
+    return visited

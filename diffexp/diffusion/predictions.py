@@ -12,8 +12,9 @@ All four are the same model written differently; with a = √ᾱ_t and s = √(1
 x_{t-1} = (x_t - √β_t · output)/√α_t.) The training loss compares `estimate` with `target`.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -96,12 +97,29 @@ class Prediction:
         return denoise
 
 
-def clipped(denoiser: Denoiser, schedule: Schedule) -> Denoiser:
-    """The denoiser with x̂_0 clipped to [-1, 1], the range of images, and ε̂ derived from it again."""
+def clipped(denoiser: Denoiser, schedule: Schedule, quantile: float | None = None) -> Denoiser:
+    """The denoiser with x̂_0 kept in [-1, 1], the range of images, and ε̂ derived from it again.
+
+    Args:
+        denoiser: to wrap.
+        schedule: gives ᾱ.
+        quantile: None clips to [-1, 1]. Otherwise each image is clipped to this quantile of its |x̂_0|, where that
+            exceeds 1, and divided by it ("dynamic thresholding", Saharia et al. 2022, section 2.3).
+    """
 
     def denoise(x_t: Tensor, t: int) -> Denoised:
-        x0 = denoiser(x_t, t).x0.clamp(-1, 1)
+        denoised = denoiser(x_t, t)
+        x0 = denoised.x0.clamp(-1, 1) if quantile is None else _thresholded(denoised.x0, quantile)
         alpha_bar = schedule.alpha_bar(t)
-        return Denoised(x0, torch.sub(x_t, x0, alpha=alpha_bar**0.5).div_((1 - alpha_bar) ** 0.5))
+        epsilon = torch.sub(x_t, x0, alpha=alpha_bar**0.5).div_((1 - alpha_bar) ** 0.5)
+        return replace(denoised, x0=x0, epsilon=epsilon)
 
     return denoise
+
+
+def _thresholded(x0: Tensor, quantile: float) -> Tensor:
+    ordered = x0.flatten(1).abs().sort(dim=1).values  # torch.quantile takes no more than 2²⁴ numbers
+    below, part = divmod(quantile * (ordered.shape[1] - 1), 1)
+    limit = ordered[:, int(below)].lerp(ordered[:, math.ceil(below + part)], part).clamp_(min=1)
+    limit = limit.view(-1, *[1] * (x0.ndim - 1))
+    return x0.clamp(-limit, limit).div_(limit)

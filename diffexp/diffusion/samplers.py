@@ -1,12 +1,14 @@
-"""Samplers: rules x_t → x_prev along a path of timesteps.
+"""Samplers: walks from noise to data along a path of timesteps.
 
-A rule turns a pair (ᾱ_t, ᾱ_prev) into the coefficients of one step,
+The one-step ones stand here: a rule turns a pair (ᾱ_t, ᾱ_prev) into the coefficients of one step,
 
     x_prev = of_x · x_t + of_x0 · x̂_0 + of_epsilon · ε̂ + sigma · z,      z ~ N(0, I),
 
-in float64 on the host; `sample` walks the path. A rule knows nothing of networks, clipping or devices.
+in float64 on the host. Those that look at more than one network call a step are in `diffexp.diffusion.solvers`.
+A sampler knows nothing of networks, clipping or devices.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -19,6 +21,33 @@ from diffexp.diffusion.schedules import Schedule
 
 
 @dataclass(frozen=True)
+class State:
+    """Where a sampler is after one step: x at index t (-1: the data), and the x̂_0 that led there."""
+
+    t: int
+    x: Tensor
+    x0: Tensor
+
+
+class Sampler(Protocol):
+    """Walks a path."""
+
+    def walk(
+        self, denoiser: Denoiser, schedule: Schedule, path: Path, x: Tensor, noise: Callable[[], Tensor]
+    ) -> Iterator[State]:
+        """Walk the path from x, yielding the state after every step; the last state's x is the sample.
+
+        Args:
+            denoiser: gives x̂_0 and ε̂ at (x_t, t).
+            schedule: gives ᾱ.
+            path: pairs (t, t_prev), see `diffexp.diffusion.paths`.
+            x: x_T ~ N(0, I), shape (B, C, H, W); is not changed.
+            noise: each call gives fresh z ~ N(0, I) of x's shape; called once for each step that adds noise.
+        """
+        ...
+
+
+@dataclass(frozen=True)
 class Step:
     """The coefficients of one step."""
 
@@ -28,21 +57,35 @@ class Step:
     sigma: float
 
 
-class Rule(Protocol):
-    """A sampler's rule for one step."""
+class OneStep(ABC):
+    """A sampler whose steps know of nothing before them."""
 
+    @abstractmethod
     def step(self, alpha_bar: float, alpha_bar_prev: float) -> Step:
         """Coefficients of the step from a level ᾱ_t to ᾱ_prev > ᾱ_t; ᾱ_prev = 1 is the data."""
-        ...
+
+    def walk(
+        self, denoiser: Denoiser, schedule: Schedule, path: Path, x: Tensor, noise: Callable[[], Tensor]
+    ) -> Iterator[State]:
+        """See `Sampler.walk`."""
+        for t, t_prev in path:
+            step = self.step(schedule.alpha_bar(t), schedule.alpha_bar(t_prev))
+            denoised = denoiser(x, t)
+            x = combine((step.of_x, x), (step.of_x0, denoised.x0), (step.of_epsilon, denoised.epsilon))
+            if step.sigma > 0:
+                x.add_(noise(), alpha=step.sigma)
+            yield State(t_prev, x, denoised.x0)
 
 
 @dataclass(frozen=True)
-class DDPM:
+class DDPM(OneStep):
     """Ancestral sampling (Ho et al. 2020, algorithm 2):
 
-        x_{t-1} = (x_t - β_t/√(1-ᾱ_t) · ε̂)/√α_t + σ_t z.
+        x_{t-1} = (x_t - β_t/√(1-ᾱ_t) · ε̂)/√α_t + σ_t z
+                = √α_t (1-ᾱ_{t-1})/(1-ᾱ_t) · x_t + √ᾱ_{t-1} β_t/(1-ᾱ_t) · x̂_0 + σ_t z      (eq. 7).
 
-    On a path that leaves timesteps out, α_t is ᾱ_t/ᾱ_prev and β_t is 1-α_t (Nichol & Dhariwal 2021).
+    The second form is computed, which holds where ᾱ_t = 0 too. On a path that leaves timesteps out, α_t is ᾱ_t/ᾱ_prev
+    and β_t is 1-α_t (Nichol & Dhariwal 2021).
 
     Args:
         variance: σ_t² is "fixed_small" β̃_t = β_t (1-ᾱ_{t-1})/(1-ᾱ_t), "fixed_large" β_t, or "none" 0
@@ -61,15 +104,15 @@ class DDPM:
             "none": 0.0,
         }[self.variance]
         return Step(
-            of_x=alpha**-0.5,
-            of_x0=0.0,
-            of_epsilon=-beta / ((1 - alpha_bar) * alpha) ** 0.5,
+            of_x=alpha**0.5 * (1 - alpha_bar_prev) / (1 - alpha_bar),
+            of_x0=alpha_bar_prev**0.5 * beta / (1 - alpha_bar),
+            of_epsilon=0.0,
             sigma=variance**0.5,
         )
 
 
 @dataclass(frozen=True)
-class DDIM:
+class DDIM(OneStep):
     """Denoising diffusion implicit models (Song et al. 2021, eq. 12):
 
         x_prev = √ᾱ_prev · x̂_0 + √(1-ᾱ_prev-σ²) · ε̂ + σ z,
@@ -99,40 +142,8 @@ class DDIM:
         )
 
 
-@dataclass(frozen=True)
-class State:
-    """Where a sampler is after one step: x at index t (-1: the data), and the x̂_0 that led there."""
-
-    t: int
-    x: Tensor
-    x0: Tensor
-
-
-def sample(
-    denoiser: Denoiser, schedule: Schedule, rule: Rule, path: Path, x: Tensor, noise: Callable[[], Tensor]
-) -> Iterator[State]:
-    """Walk the path from x, yielding the state after every step; the last state's x is the sample.
-
-    Args:
-        denoiser: gives x̂_0 and ε̂ at (x_t, t).
-        schedule: gives ᾱ.
-        rule: the sampler.
-        path: pairs (t, t_prev), see `diffexp.diffusion.paths`.
-        x: x_T ~ N(0, I), shape (B, C, H, W); is not changed.
-        noise: each call gives fresh z ~ N(0, I) of x's shape; called once for each step with sigma > 0.
-    """
-    for t, t_prev in path:
-        step = rule.step(schedule.alpha_bar(t), schedule.alpha_bar(t_prev))
-        denoised = denoiser(x, t)
-        terms = [(step.of_x, x), (step.of_x0, denoised.x0), (step.of_epsilon, denoised.epsilon)]
-        x = _combine(terms, noise, step.sigma)
-        yield State(t_prev, x, denoised.x0)
-
-
-def _combine(terms: list[tuple[float, Tensor]], noise: Callable[[], Tensor], sigma: float) -> Tensor:
-    """Σ coefficient · tensor (+ sigma z), one fused multiply-add a term, none for a coefficient of 0."""
-    if sigma > 0:
-        terms = [*terms, (sigma, noise())]
+def combine(*terms: tuple[float, Tensor]) -> Tensor:
+    """Σ coefficient · tensor, one fused multiply-add a term, none for a coefficient of 0."""
     (first, tensor), *rest = [term for term in terms if term[0] != 0]
     total = tensor * first
     for coefficient, each in rest:

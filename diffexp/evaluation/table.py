@@ -92,10 +92,9 @@ def cells(request: EvaluateRequest, timesteps: int) -> list[Cell]:
     found: dict[tuple[str, int], Cell] = {}
     for sampler in request.samplers.values():
         for variant in _variants(sampler, request) if sampler is not None else ():
-            steps = variant.steps or timesteps
-            if steps <= timesteps:
-                row = variant.label()
-                found.setdefault((row, steps), Cell(variant, row, steps))
+            if (variant.steps or timesteps) <= timesteps:
+                row, calls = variant.label(), variant.network_calls(timesteps)
+                found.setdefault((row, calls), Cell(variant, row, calls))
     if not found:
         raise UserError(f"samplers, steps: nothing to evaluate with at most T = {timesteps} steps; see --table")
     return list(found.values())

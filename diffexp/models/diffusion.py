@@ -14,8 +14,8 @@ from diffexp.config.experiment import Optim
 from diffexp.config.networks import NETWORKS, NetworkConfig
 from diffexp.data.images import to_float
 from diffexp.diffusion.paths import timestep_path
-from diffexp.diffusion.predictions import Prediction, clipped
-from diffexp.diffusion.samplers import State, sample
+from diffexp.diffusion.predictions import Denoised, Denoiser, Prediction, clipped
+from diffexp.diffusion.samplers import State
 from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule
 from diffexp.errors import UserError
 from diffexp.models.base import GenerativeModel, log_every
@@ -186,13 +186,18 @@ class DiffusionModule(GenerativeModel):
     # --- sampling
 
     @torch.no_grad()
-    def states(self, sampler: SamplerConfig, noise: ImageNoise) -> Iterator[State]:
-        """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.sample`."""
+    def states(
+        self, sampler: SamplerConfig, noise: ImageNoise, on_call: Callable[[], object] | None = None
+    ) -> Iterator[State]:
+        """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.Sampler.walk`."""
         denoiser = self.prediction.denoiser(self._compiled.get("sampling", self.network))
         if sampler.clip:
-            denoiser = clipped(denoiser, self.schedule)
-        path = timestep_path(self.schedule.timesteps, sampler.steps, sampler.spacing)
-        yield from sample(denoiser, self.schedule, SAMPLERS.build(sampler), path, noise.draw(), noise.draw)
+            denoiser = clipped(denoiser, self.schedule, sampler.clip_quantile)
+        if on_call is not None:
+            denoiser = _telling(denoiser, on_call)
+        schedule = self.schedule
+        path = timestep_path(schedule.timesteps, sampler.steps, sampler.spacing, schedule.alphas_cumprod.tolist())
+        yield from SAMPLERS.build(sampler).walk(denoiser, schedule, path, noise.draw(), noise.draw)
 
     def sample(
         self, variant: SamplerConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
@@ -202,21 +207,30 @@ class DiffusionModule(GenerativeModel):
         training = self.network.training
         self.network.eval()
         try:
-            for state in self.states(variant, noise):
+            for state in self.states(variant, noise, on_call):
                 images = state.x
-                if on_call is not None:
-                    on_call()
         finally:
             self.network.train(training)
         return images
 
     def network_calls(self, variant: SamplerConfig) -> int:
-        """The number of steps: each calls the network once."""
-        return self.schedule.timesteps if variant.steps is None else variant.steps
+        """One a step, of most samplers."""
+        return variant.network_calls(self.schedule.timesteps)
 
     def label(self, variant: SamplerConfig) -> str:
         """The sampler's name, steps and keys."""
-        return variant.label(self.network_calls(variant))
+        return variant.label(variant.steps or self.schedule.timesteps)
+
+
+def _telling(denoiser: Denoiser, on_call: Callable[[], object]) -> Denoiser:
+    """The denoiser that tells after every call."""
+
+    def denoise(x_t: Tensor, t: int) -> Denoised:
+        denoised = denoiser(x_t, t)
+        on_call()
+        return denoised
+
+    return denoise
 
 
 def from_config(

@@ -2,21 +2,27 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffexp.diffusion import schedules
 from diffexp.diffusion.paths import SPACINGS, timestep_path
 
 
+def levels(timesteps):
+    return schedules.Schedule(schedules.cosine(timesteps)).alphas_cumprod.tolist()
+
+
 def visited(timesteps, steps, spacing):
-    return [t for t, _ in timestep_path(timesteps, steps, spacing)][::-1]
+    return [t for t, _ in timestep_path(timesteps, steps, spacing, levels(timesteps))][::-1]
 
 
 @given(st.integers(1, 1200), st.data(), st.sampled_from(SPACINGS))
 def test_exactly_s_falling_steps_each_leading_to_the_next(timesteps, data, spacing):
     steps = data.draw(st.integers(1, timesteps))
-    path = timestep_path(timesteps, steps, spacing)
+    path = timestep_path(timesteps, steps, spacing, levels(timesteps))
     assert len(path) == steps
     assert path[-1][1] == -1
     assert all(t_prev == following for (_, t_prev), (following, _) in itertools.pairwise(path))
@@ -26,7 +32,7 @@ def test_exactly_s_falling_steps_each_leading_to_the_next(timesteps, data, spaci
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_all_steps_are_all_timesteps(spacing):
     assert visited(1000, 1000, spacing) == list(range(1000))
-    assert timestep_path(7) == timestep_path(7, 7, spacing)
+    assert timestep_path(7) == timestep_path(7, 7, spacing, levels(7))
 
 
 @pytest.mark.parametrize("steps", [10, 20, 50, 100, 1000])
@@ -67,3 +73,31 @@ def test_steps_outside_1_T_are_refused(steps):
 def test_an_unknown_spacing_is_refused():
     with pytest.raises(ValueError, match="spacing must be one of"):
         timestep_path(10, 5, "cubic")
+
+
+def test_karras_is_the_nearest_to_the_papers_noise_levels():
+    alphas = schedules.Schedule(schedules.linear(1000)).alphas_cumprod
+    sigmas = ((1 - alphas) / alphas).sqrt()
+    steps = torch.arange(18, dtype=torch.float64) / 17
+    wanted = (sigmas[0] ** (1 / 7) + steps * (sigmas[-1] ** (1 / 7) - sigmas[0] ** (1 / 7))) ** 7
+    nearest = (sigmas ** (1 / 7) - wanted[:, None] ** (1 / 7)).abs().argmin(1).tolist()
+    ours = [t for t, _ in timestep_path(1000, 18, "karras", alphas.tolist())][::-1]
+    assert ours == [max(t, i) for i, t in enumerate(nearest)]
+
+
+def test_logsnr_steps_are_equal_where_the_timesteps_are_dense():
+    schedule = schedules.Schedule(schedules.linear(100_000, rescale="1000/T"))
+    path = timestep_path(100_000, 21, "logsnr", schedule.alphas_cumprod.tolist())
+    logsnr = torch.logit(schedule.alphas_cumprod[[t for t, _ in path]])
+    # but for the last ones, where the timesteps themselves lie apart
+    torch.testing.assert_close(logsnr.diff()[:-3], logsnr.diff().mean().expand(17), rtol=0.02, atol=0)
+
+
+def test_a_terminal_snr_of_zero_is_visited_first():
+    alphas = [0.99, 0.9, 0.5, 0.1, 0.0]
+    assert timestep_path(5, 3, "karras", alphas)[0][0] == timestep_path(5, 3, "logsnr", alphas)[0][0] == 4
+
+
+def test_spacings_by_noise_need_the_noise():
+    with pytest.raises(ValueError, match="needs alphas_cumprod"):
+        timestep_path(1000, 10, "karras")

@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from diffexp.diffusion import schedules
 from diffexp.diffusion.paths import timestep_path
 from diffexp.diffusion.predictions import Denoised, Prediction, clipped
-from diffexp.diffusion.samplers import DDIM, DDPM, sample
+from diffexp.diffusion.samplers import DDIM, DDPM
 from diffexp.diffusion.schedules import Schedule
 from tests.diffusion.gaussian import MEAN, STD, gaussian_denoiser
 
@@ -15,7 +15,7 @@ SCHEDULE = Schedule(schedules.linear(1000))
 
 
 def run(rule, path, x, noise=lambda: torch.zeros(()), denoiser=None):
-    return list(sample(denoiser or gaussian_denoiser(SCHEDULE), SCHEDULE, rule, path, x, noise))
+    return list(rule.walk(denoiser or gaussian_denoiser(SCHEDULE), SCHEDULE, path, x, noise))
 
 
 def std_of_result(rule, steps):
@@ -111,13 +111,14 @@ def test_ddpm_without_variance_is_the_notes_deterministic_recursion():
     x, epsilon = torch.randn(5).double(), torch.randn(5).double()
     beta, alpha = SCHEDULE.betas[400].item(), SCHEDULE.alphas[400].item()
     alpha_bar = SCHEDULE.alpha_bar(400)
-    state = run(DDPM("none"), [(400, 399)], x, denoiser=lambda x_t, t: Denoised(x_t * math.nan, epsilon))[0]
+    x0 = (x - math.sqrt(1 - alpha_bar) * epsilon) / math.sqrt(alpha_bar)
+    state = run(DDPM("none"), [(400, 399)], x, denoiser=lambda x_t, t: Denoised(x0, epsilon))[0]
     torch.testing.assert_close(state.x, (x - beta / math.sqrt(1 - alpha_bar) * epsilon) / math.sqrt(alpha))
 
 
 def test_states_come_one_by_one_and_leave_the_start_alone():
     x = torch.ones(3)
-    states = sample(gaussian_denoiser(SCHEDULE), SCHEDULE, DDIM(), timestep_path(1000, 4), x, torch.zeros(3).clone)
+    states = DDIM().walk(gaussian_denoiser(SCHEDULE), SCHEDULE, timestep_path(1000, 4), x, torch.zeros(3).clone)
     assert next(states).t == 500
     assert [state.t for state in states] == [250, 0, -1]
     assert torch.equal(x, torch.ones(3))
