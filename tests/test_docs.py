@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import solver_errors
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
@@ -42,3 +44,7 @@ def resolves(name):
             value = getattr(value, attribute)
         return True
     return False
+
+
+def test_the_table_of_solver_errors_is_what_its_command_prints():
+    assert solver_errors.table() in (ROOT / "docs" / "solvers.md").read_text()

@@ -173,7 +173,7 @@ BAD_OVERRIDES = [
     ("model.network.groups=3", r"groups: 3 does not divide a level's width of 128 channels"),
     ("training.batch_size=129 training.devices=2", r"batch_size: 129 is not divisible by devices · nodes · accumulate"),
     ("training.precision=fp8", r"training\.precision: must be one of auto, 32-true"),
-    ("sample_grid.samplers.x.steps=3", r"sample_grid\.samplers\.x\.name: is required \(one of ddim, ddpm\)"),
+    ("sample_grid.samplers.x.steps=3", r"sample_grid\.samplers\.x\.name: is required \(one of ddim, ddpm, "),
     ("sample_grid.samplers.ddim-50.steps=2000", r"2000 steps cannot be taken out of model\.timesteps = 1000"),
     ("sample_grid.samplers.ddim-50.eta=2", r"eta: must be at most 1, not 2"),
     ("sample_grid.samplers.ddim-50.sigma_hat=true", r"eta: must be 1 with sigma_hat: true"),
