@@ -22,7 +22,7 @@ from diffusers import DDIMPipeline, DDIMScheduler
 from measuring import alternate, arguments, quotients, report, spread, synchronize
 from networks import SIZES, Size
 
-from diffexp.config.diffusion import DDIMConfig, DDPMConfig, SamplerConfig
+from diffexp.config.diffusion import DDIMConfig, DDPMConfig, DPMSolverConfig, SamplerConfig
 from diffexp.hardware import autocast, precision_for
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.randomness import ImageNoise
@@ -125,7 +125,12 @@ def main() -> None:
 
     module, precision = networks_of(size, device), precision_for("auto", device)
     rows, steps = [], {}
-    for name, sampler in {"DDPM-1000": DDPMConfig(), "DDIM-50": DDIMConfig(steps=STEPS)}.items():
+    samplers = {
+        "DDPM-1000": DDPMConfig(),
+        "DDIM-50": DDIMConfig(steps=STEPS),
+        "DPM-Solver++-20": DPMSolverConfig(steps=20),
+    }
+    for name, sampler in samplers.items():
         for each in ("32-true", precision):
             taken, bare = overhead(module, sampler, given.images, given.steps, each)
             steps[f"{name}, {each}"] = {"step": taken, "call": bare}

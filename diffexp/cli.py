@@ -110,7 +110,9 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
 def export(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
     """Write a trained model's weights as safetensors, with its config inside: to hand over, to sample and to score.
 
-    Keys: weights (ema or raw), out (a .safetensors).
+    With format=diffusers, as a folder that diffusers' pipelines load.
+
+    Keys: format (safetensors or diffusers), weights (ema or raw), out (a .safetensors, or a folder).
     """
     from diffexp.config import load_export_request
     from diffexp.config.plugins import load_plugins
@@ -122,8 +124,34 @@ def export(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
     from diffexp.trained import load_trained
 
     trained = load_trained(Path(run))
-    out = write_export(trained, load_export_request(overrides, trained.experiment))
+    request = load_export_request(overrides, trained.experiment)
+    out = write_export(trained, request)
+    if request.format == "diffusers":
+        click.echo(f'{out}: load it with diffusers.DDPMPipeline.from_pretrained("{out}"), or DDIMPipeline')
+    else:
+        click.echo(f"{out}: use it like a checkpoint, as in: diffexp sample {out}")
+
+
+@cli.command(name="import")
+@click.argument("path", type=click.Path(path_type=Path))
+@_OVERRIDES
+@_PLUGIN
+def import_(path: Path, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+    """Take over the model of another library: a diffusers folder, or a checkpoint of the DDPM or DDIM authors' code.
+
+    Keys: data.name (required: what it was trained on), out (a .safetensors), image_size (of a checkpoint without a
+    config); model.schedule.name, … where PATH does not tell them.
+    """
+    from diffexp.config import load_import_request
+    from diffexp.config.plugins import load_plugins
+
+    load_plugins(plugins)
+    request, rest = load_import_request(overrides)
+    from diffexp.importing import import_model
+
+    out, config = import_model(path, request, rest)
     click.echo(f"{out}: use it like a checkpoint, as in: diffexp sample {out}")
+    click.echo(f"{config}: says what it is, and trains on from it, as in: diffexp train {config}")
 
 
 @cli.command()

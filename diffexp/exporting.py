@@ -1,20 +1,29 @@
-"""`diffexp export`: a trained model as one file to hand over."""
+"""`diffexp export`: a trained model as one file to hand over, or as a folder for diffusers."""
 
 from pathlib import Path
 
+from diffexp.config.diffusion import DiffusionConfig
 from diffexp.config.experiment import ExportRequest
 from diffexp.errors import UserError
 from diffexp.files import writable
+from diffexp.foreign import diffusers
+from diffexp.models.building import build_model
+from diffexp.models.diffusion import DiffusionModule
 from diffexp.trained import EXPORTED, Trained, export_weights
 
 
 def export(trained: Trained, request: ExportRequest) -> Path:
-    """Write the file, and say where.
+    """Write the file or folder, and say where.
 
     Raises:
-        UserError: if the place, or the weights, are not there.
+        UserError: if the place, or the weights, are not there, or the other library knows no such model.
     """
-    out = Path(request.out) if request.out is not None else _default_out(trained, request.weights)
+    diffusers_wanted = request.format == "diffusers"
+    default = _default_out(trained, f"{request.weights}-diffusers" if diffusers_wanted else request.weights + EXPORTED)
+    out = default if request.out is None else Path(request.out)
+    if diffusers_wanted:
+        _export_diffusers(trained, request.weights, out)
+        return out
     if out.suffix != EXPORTED:
         raise UserError(f"out: {out} must end in {EXPORTED}")
     if out.is_dir():
@@ -24,6 +33,21 @@ def export(trained: Trained, request: ExportRequest) -> Path:
     return out
 
 
-def _default_out(trained: Trained, kind: str) -> Path:
+def _export_diffusers(trained: Trained, kind: str, out: Path) -> None:
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"out: {out} must be a new or empty folder")
+    writable(out / "model_index.json", "out")
+    experiment = trained.experiment
+    model = build_model(experiment)
+    if not isinstance(model, DiffusionModule) or not isinstance(experiment.model, DiffusionConfig):
+        raise UserError(f"model.name: {experiment.model.name} is not known to diffusers; only diffusion is")
+    data = experiment.data
+    try:
+        diffusers.write(experiment.model, data.image_size, data.channels, trained.chosen(kind), model.schedule, out)
+    except OSError as error:
+        raise UserError(f"out: {out} cannot be written: {error.strerror}") from error
+
+
+def _default_out(trained: Trained, ending: str) -> Path:
     folder = trained.path.parent
-    return (folder.parent if folder.name == "checkpoints" else folder) / f"{trained.path.stem}-{kind}{EXPORTED}"
+    return (folder.parent if folder.name == "checkpoints" else folder) / f"{trained.path.stem}-{ending}"

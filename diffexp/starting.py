@@ -28,7 +28,8 @@ def located(experiment: Experiment) -> Experiment:
     score = experiment.score
     if score is not None:
         score = replace(score, extractor=score.extractor.located(), reference=score.reference.located())
-    return replace(experiment, data=experiment.data.located(), score=score)
+    init = None if experiment.init is None else str(Path(experiment.init).absolute())
+    return replace(experiment, data=experiment.data.located(), score=score, init=init)
 
 
 def start_run(experiment: Experiment) -> Run:

@@ -17,8 +17,8 @@ from diffexp.errors import UserError
 from diffexp.files import whole_file
 from diffexp.hardware import device_for
 from diffexp.models.base import GenerativeModel
+from diffexp.models.building import build_model
 from diffexp.runs import Run, config_text, find_checkpoint
-from diffexp.training import build_model
 
 EXPORTED = ".safetensors"
 _FORMAT = "diffexp weights 1"
@@ -79,6 +79,29 @@ def build_trained(trained: Trained, weights: str, accelerator: str) -> Generativ
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{trained.path}: the weights do not fit the config in it: {error}") from error
     return model.to(device_for(accelerator)).eval()
+
+
+def start_from(model: GenerativeModel, path: Path) -> None:
+    """Give a model the weights of a trained one, the averaged ones if they were kept: the start of a fine-tuning.
+
+    Raises:
+        UserError: if they do not fit it.
+    """
+    trained = load_trained(path)
+    weights = trained.chosen("ema" if "ema" in trained.weights else "raw")
+    own = model.state_dict()
+    differing = sorted(
+        name
+        for name in {*own, *weights}
+        if name not in own or name not in weights or own[name].shape != weights[name].shape
+    )
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(
+            f"init: {trained.path}: its weights do not fit this model: they differ in "
+            f"{', '.join(differing[:3])}{more}; take model.network and data.image_size from its config"
+        )
+    model.load_state_dict(weights)
 
 
 def _from_checkpoint(path: Path) -> Trained:

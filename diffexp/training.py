@@ -24,7 +24,6 @@ from diffexp.callbacks.status import StatusFile
 from diffexp.callbacks.stop import StopOnSignal
 from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_dict
-from diffexp.config.models import MODELS
 from diffexp.config.words import Precision
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import ImageSet
@@ -39,9 +38,11 @@ from diffexp.locks import locked
 from diffexp.loggers import build_loggers
 from diffexp.mirrors import finish
 from diffexp.models.base import GenerativeModel
+from diffexp.models.building import build_model
 from diffexp.models.finite import DivergedError
 from diffexp.resuming import newest_checkpoint
 from diffexp.runs import RUN_VARIABLE, Run, checkpoints, config_text, step_of
+from diffexp.trained import start_from
 
 _REAL_IMAGES = 8  # in the row above each grid
 
@@ -112,6 +113,8 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
     fingerprint = data.images("train").brief_fingerprint()
     newest = newest_checkpoint(experiment, run, fingerprint)
     step = step_of(newest) if newest is not None else 0
+    if newest is None and experiment.init is not None:
+        start_from(model, Path(experiment.init))
     stop = StopOnSignal()
     ema = _ema(experiment)
     grids = _grids(experiment, run, real, ema, stop)
@@ -200,19 +203,6 @@ def _real_images(data: ImageDataModule, model: GenerativeModel) -> Tensor:
         raise UserError(f"data: the images are {images.image_shape}, but the config says {model.image_shape}")
     count = min(_REAL_IMAGES, len(images))
     return images.fetch(torch.arange(count) * len(images) // count)
-
-
-def build_model(experiment: Experiment) -> GenerativeModel:
-    """The untrained model of an experiment, its weights drawn from the seed.
-
-    Raises:
-        UserError: for a schedule that is invalid at its T.
-    """
-    data = experiment.data
-    shape = (data.channels, data.image_size, data.image_size)
-    model = MODELS.build(experiment.model, shape, experiment.optim, experiment.seed)
-    assert isinstance(model, GenerativeModel)
-    return model
 
 
 def _extractor(experiment: Experiment, model: GenerativeModel, data: ImageDataModule) -> Extractor | None:

@@ -11,7 +11,7 @@ from diffexp.config.arranging import without_none
 from diffexp.config.data import DATA
 from diffexp.config.diffusion import SAMPLERS, SCHEDULES
 from diffexp.config.evaluation import EXTRACTORS, EvaluateRequest, ExtractorTraining, ScoreRequest
-from diffexp.config.experiment import Experiment, SampleRequest
+from diffexp.config.experiment import Experiment, ExportRequest, ImportRequest, SampleRequest
 from diffexp.config.merging import describe
 from diffexp.config.models import MODELS
 from diffexp.config.networks import NETWORKS
@@ -35,6 +35,8 @@ def reference() -> str:
             parts += [f"\n### `{name}`\n", *_section(registry.schema(name), "", recurse=False)]
     commands = {
         "sample": SampleRequest,
+        "export": ExportRequest,
+        "import": ImportRequest,
         "evaluate": EvaluateRequest,
         "score": ScoreRequest,
         "extractor": ExtractorTraining,

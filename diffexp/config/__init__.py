@@ -2,23 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from diffexp.config.checking import check
 from diffexp.config.diffusion import DDIMConfig
 from diffexp.config.evaluation import EvaluateRequest, ExtractorTraining, ScoreRequest
-from diffexp.config.experiment import Experiment, ExportRequest, SampleRequest
+from diffexp.config.experiment import Experiment, ExportRequest, ImportRequest, SampleRequest
 from diffexp.config.layers import Layer, file_layers, find_config, override_layer, parse_yaml
 from diffexp.config.merging import as_dict, merge
 from diffexp.config.trials import Trial
+from diffexp.errors import UserError
 
 __all__ = [
     "about_data",
     "amended",
     "experiment_from_text",
+    "imported_experiment",
     "load_evaluate_request",
     "load_experiment",
     "load_export_request",
     "load_extractor_training",
+    "load_import_request",
     "load_sample_request",
     "load_score_request",
 ]
@@ -79,6 +83,45 @@ def load_export_request(overrides: Sequence[str], experiment: Experiment) -> Exp
     """
     merged = merge(ExportRequest(), [override_layer(text) for text in overrides])
     check(merged, experiment)
+    return merged.config
+
+
+def load_import_request(overrides: Sequence[str]) -> tuple[ImportRequest, list[str]]:
+    """Where to import to, and the other overrides, which are about the experiment.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    own = [text for text in overrides if text.partition("=")[0] in as_dict(ImportRequest())]
+    merged = merge(ImportRequest(), [override_layer(text) for text in own])
+    check(merged, Experiment())
+    return merged.config, [text for text in overrides if text not in own]
+
+
+def imported_experiment(
+    source: str, model: dict[str, Any], image_size: int, channels: int, overrides: Sequence[str]
+) -> Experiment:
+    """The experiment that would train an imported model.
+
+    Args:
+        source: of the model, for messages.
+        model: keys of its config.
+        image_size: height and width of its images.
+        channels: of its images.
+        overrides: ``key=value`` texts.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    given = [override_layer(text) for text in overrides]
+    if not any("name" in layer.values.get("data", {}) for layer in given):
+        raise UserError("data.name: is required: what the model was trained on, as in data.name=cifar10")
+    found = {"name": "imported", "model": {"name": "diffusion", **model}}
+    shape = {"data": {"image_size": image_size, "channels": channels}}
+    about = [layer for layer in given if "data" in layer.values]
+    others = [layer for layer in given if layer not in about]
+    merged = merge(Experiment(), [*about, Layer(source, shape), Layer(source, found), *others])
+    check(merged, merged.config)
     return merged.config
 
 

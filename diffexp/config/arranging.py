@@ -55,9 +55,9 @@ def _arrange_value(hint: Any, value: Any, parts: list[Part]) -> Any:
     if not is_dataclass(hint):
         return value
     assert isinstance(hint, type)
+    if value is None and not parts:
+        return None
     if issubclass(hint, Choice):
-        if value is None and not parts:
-            return None
         return _choose(hint, MISSING if value is None else value, parts)
     return arrange(hint() if value is None else value, parts)
 

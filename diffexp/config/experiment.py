@@ -131,12 +131,15 @@ class Experiment:
         name: names the run and, without run_dir, its directory runs_dir/name-NUMBER.
         seed: of everything random in training.
         run_dir: the run's directory.
+        init: a run, a checkpoint or an exported file whose weights (averaged, if it has them) the training starts from,
+            at step 0; null draws them from the seed.
     """
 
     name: str = "experiment"
     seed: int = number(0, at_least=0)
     runs_dir: str = "runs"
     run_dir: str | None = None
+    init: str | None = None
     data: DataConfig = MISSING
     model: ModelConfig = field(default_factory=DiffusionConfig)
     optim: Optim = field(default_factory=Optim)
@@ -186,9 +189,24 @@ class ExportRequest:
     """What `diffexp export` writes.
 
     Keys:
+        format: safetensors is one file that every command of diffexp takes; diffusers is a folder for its pipelines.
         weights: the averaged (ema) or the raw ones.
-        out: NAME.safetensors; null puts it beside the run's checkpoints/, else beside the file.
+        out: NAME.safetensors, or the folder; null puts it beside the run's checkpoints/, else beside the file.
     """
 
+    format: Literal["safetensors", "diffusers"] = "safetensors"
     weights: Weights = "ema"
+    out: str | None = None
+
+
+@dataclass
+class ImportRequest:
+    """Where `diffexp import` writes, and what a checkpoint without a config does not tell.
+
+    Keys:
+        image_size: height and width of the images of a DDPM or DDIM checkpoint.
+        out: NAME.safetensors; NAME.yaml is written beside it; null takes the name of what is imported.
+    """
+
+    image_size: int = number(32, at_least=1)
     out: str | None = None

@@ -92,6 +92,8 @@ def cells(request: EvaluateRequest, timesteps: int) -> list[Cell]:
     found: dict[tuple[str, int], Cell] = {}
     for sampler in request.samplers.values():
         for variant in _variants(sampler, request) if sampler is not None else ():
+            if (variant.steps or timesteps) == timesteps:
+                variant = replace(variant, spacing="leading")  # all timesteps are visited, however they are spaced
             if (variant.steps or timesteps) <= timesteps:
                 row, calls = variant.label(), variant.network_calls(timesteps)
                 found.setdefault((row, calls), Cell(variant, row, calls))

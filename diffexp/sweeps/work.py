@@ -58,7 +58,7 @@ def seconds_a_pass(resolved: Resolved) -> float:
     from diffexp.config.diffusion import DDIMConfig
     from diffexp.evaluation.sampling import seconds_a_call
     from diffexp.hardware import autocast, device_for, precision_for
-    from diffexp.training import build_model
+    from diffexp.models.building import build_model
 
     experiment = resolved.experiment
     device = device_for(experiment.training.accelerator)

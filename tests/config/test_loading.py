@@ -287,3 +287,8 @@ def test_a_config_that_is_not_there(name, message, tmp_path, monkeypatch):
 def test_yaml_floats_without_a_dot_are_numbers(tmp_path):
     assert load_experiment(small(tmp_path, "optim: {lr: 1e-4}")).optim.lr == 1e-4
     assert yaml.safe_load("1e-4") == "1e-4"  # what PyYAML alone would have made of it
+
+
+def test_a_section_that_is_null_by_default_stays_so_until_a_key_of_it_is_given():
+    assert load_experiment("mnist").score is None
+    assert load_experiment("mnist", ["score.count=7"]).score.count == 7

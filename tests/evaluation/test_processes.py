@@ -13,7 +13,7 @@ from diffexp.evaluation.extractors.classifier import shipped_digits
 from diffexp.evaluation.gathering import Gathering
 from diffexp.evaluation.sampling import sample_features
 from diffexp.evaluation.scores import measure
-from diffexp.training import build_model
+from diffexp.models.building import build_model
 from tests.evaluation.sets import against, digits, gathered
 from tests.small import SMALL
 

@@ -14,8 +14,8 @@ from diffexp.checkpoint_files import read_checkpoint, write_checkpoint
 from diffexp.cli import main
 from diffexp.config.diffusion import DDIMConfig
 from diffexp.data.images import to_uint8
+from diffexp.models.building import build_model
 from diffexp.runs import checkpoints
-from diffexp.training import build_model
 from tests.small import SMALL, diffexp, experiment, fit, metrics
 
 
@@ -131,7 +131,7 @@ MISTAKES = [
     (["sample", "hostile.ckpt"], "is damaged or not a checkpoint of diffexp"),
     (["sample", "RUN", "sampler.steps=21"], "21 steps cannot be taken out of model.timesteps = 20"),
     (["sample", "RUN", "sampler.step=2"], "Did you mean sampler.steps?"),
-    (["sample", "RUN", "sampler.name=euler"], "there is no sampler 'euler' (known: ddim, ddpm)"),
+    (["sample", "RUN", "sampler.name=euler"], "there is no sampler 'euler' (known: ddim, ddpm, "),
     (["sample", "RUN", "count=0"], "count: must be at least 1, not 0"),
     (["sample", "RUN", "out=full"], "out: full is not empty"),
     (["sample", "RUN", "out=file"], "out: file is a file"),

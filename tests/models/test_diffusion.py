@@ -11,9 +11,9 @@ from diffexp.config.experiment import Optim
 from diffexp.diffusion import schedules
 from diffexp.diffusion.schedules import Schedule
 from diffexp.errors import UserError
+from diffexp.models.building import build_model
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.randomness import ImageNoise
-from diffexp.training import build_model
 from tests.small import experiment
 
 

@@ -1,0 +1,290 @@
+"""diffusers' UNet2DModel in the form of Ho et al. 2020, and its pipelines' folders.
+
+model_index.json    scheduler/scheduler_config.json    unet/config.json    unet/diffusion_pytorch_model.safetensors
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from diffexp.config.diffusion import (
+    CosineSchedule,
+    DiffusionConfig,
+    LinearSchedule,
+    ScaledLinearSchedule,
+    SigmoidSchedule,
+)
+from diffexp.config.networks import UNetConfig
+from diffexp.diffusion.schedules import Schedule
+from diffexp.errors import UserError
+from diffexp.files import whole_file, write_text
+from diffexp.foreign.layout import Block, Names, to_theirs
+
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def _names(levels: int) -> Names:
+    def block(block: Block) -> str:
+        if block.part == "middle":
+            return f"mid_block.{'resnets' if block.kind == 'residual' else 'attentions'}.{block.number}"
+        if block.kind == "resample":
+            # down: it ends the level above
+            down = f"down_blocks.{block.level - 1}.downsamplers.0"
+            return down if block.part == "down" else f"up_blocks.{levels - 1 - block.level}.upsamplers.0"
+        number = block.level if block.part == "down" else levels - 1 - block.level
+        kind = "resnets" if block.kind == "residual" else "attentions"
+        return f"{block.part}_blocks.{number}.{kind}.{block.number}"
+
+    return Names(
+        block=block,
+        top={
+            "time.layers.0": "time_embedding.linear_1",
+            "time.layers.2": "time_embedding.linear_2",
+            "conv_in": "conv_in",
+            "norm_out": "conv_norm_out",
+            "conv_out": "conv_out",
+        },
+        residual={
+            **{name: name for name in ("norm1", "conv1", "norm2", "conv2")},
+            "time": "time_emb_proj",
+            "shortcut": "conv_shortcut",
+        },
+        norm="group_norm",
+        query_key_value=("to_q", "to_k", "to_v"),
+        out="to_out.0",
+        flat=True,
+    )
+
+
+def names(network: UNetConfig) -> Names:
+    """Their names of a network's parts."""
+    return _names(len(network.channel_multipliers))
+
+
+# Settings of UNet2DModel that our network has built in, and their defaults where a config leaves them out.
+_BUILT_IN: dict[str, tuple[Any, Any]] = {
+    "center_input_sample": (False, False),
+    "time_embedding_type": ("positional", "positional"),
+    "time_embedding_dim": (None, None),
+    "freq_shift": (1, 0),
+    "flip_sin_to_cos": (False, True),
+    "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2D"),
+    "mid_block_scale_factor": (1, 1),
+    "downsample_padding": (0, 1),
+    "downsample_type": ("conv", "conv"),
+    "upsample_type": ("conv", "conv"),
+    "act_fn": ("silu", "silu"),
+    "attn_norm_num_groups": (None, None),
+    "norm_eps": (1e-6, 1e-5),
+    "resnet_time_scale_shift": ("default", "default"),
+    "add_attention": (True, True),
+    "class_embed_type": (None, None),
+    "num_class_embeds": (None, None),
+}
+# What older releases called these.
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+# --- reading
+
+
+def is_diffusers(path: Path) -> bool:
+    """Whether it is a folder of a pipeline or of a model."""
+    return any((path / name).is_file() for name in ("model_index.json", "config.json"))
+
+
+def read(path: Path) -> tuple[dict[str, Any], int, int, dict[str, Tensor]]:
+    """(the keys of our model, image_size, channels, their tensors) of a pipeline's or a UNet2DModel's folder.
+
+    Raises:
+        UserError: if it is damaged, or our network is not that one.
+    """
+    unet = path / "unet" if (path / "model_index.json").is_file() else path
+    config = _json(unet / "config.json")
+    model: dict[str, Any] = {"name": "diffusion", "network": _network(config, unet / "config.json")}
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    if scheduler.is_file():
+        model |= _schedule(_json(scheduler), scheduler)
+    return model, int(config["sample_size"]), int(config["in_channels"]), _tensors(unet)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is damaged: it holds no mapping")
+    return content
+
+
+def _network(config: dict[str, Any], source: Path) -> dict[str, Any]:
+    wrong = [
+        f"{key} is {config.get(key, default)!r}, ours {needed!r}"
+        for key, (needed, default) in _BUILT_IN.items()
+        if config.get(key, default) != needed
+    ]
+    widths: list[int] = list(config.get("block_out_channels") or [0])
+    size = config.get("sample_size")
+    kinds = {"DownBlock2D": False, "AttnDownBlock2D": True, "UpBlock2D": False, "AttnUpBlock2D": True}
+    down, up = ([kinds.get(each) for each in config.get(f"{way}_block_types", [None])] for way in ("down", "up"))
+    if not isinstance(size, int):
+        wrong.append(f"sample_size is {size!r}, ours a number")
+        size = 0
+    if not widths[0] or any(width % widths[0] for width in widths):
+        wrong.append(f"block_out_channels is {widths}, ours multiples of the first")
+    if config.get("in_channels") != config.get("out_channels"):
+        wrong.append("in_channels and out_channels differ, ours are the same")
+    if None in down or down != up[::-1]:
+        wrong.append("the blocks are not (Attn)DownBlock2D and the same (Attn)UpBlock2D on the way up, as ours")
+    if config.get("attention_head_dim", 8) is not None:
+        wrong.append(f"attention_head_dim is {config.get('attention_head_dim', 8)!r}, ours None: one head")
+    if wrong:
+        raise UserError(f"{source}: is another network than that of Ho et al. 2020:\n  " + "\n  ".join(wrong))
+    return {
+        "name": "unet",
+        "base_channels": widths[0],
+        "channel_multipliers": [width // widths[0] for width in widths],
+        "blocks_per_level": config.get("layers_per_block", 2),
+        "attention_resolutions": [size >> level for level, attends in enumerate(down) if attends],
+        "dropout": config.get("dropout", 0.0),
+        "groups": config.get("norm_num_groups", 32),
+    }
+
+
+_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
+_PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
+
+
+def _schedule(config: dict[str, Any], source: Path) -> dict[str, Any]:
+    """The keys of our model that a scheduler's config tells."""
+    kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
+    wrong = []
+    if config.get("trained_betas") is not None:
+        wrong.append("trained_betas are given, which have no name here")
+    if kind not in _SCHEDULES:
+        wrong.append(f"beta_schedule is {kind!r}, known are {', '.join(_SCHEDULES)}")
+    if prediction not in _PREDICTIONS:
+        wrong.append(f"prediction_type is {prediction!r}, known are {', '.join(_PREDICTIONS)}")
+    if config.get("rescale_betas_zero_snr"):
+        wrong.append("rescale_betas_zero_snr is true")
+    if wrong:
+        raise UserError(f"{source}: is another schedule than ours:\n  " + "\n  ".join(wrong))
+    schedule: dict[str, Any] = {"name": _SCHEDULES[kind]}
+    if kind != "squaredcos_cap_v2":
+        schedule |= {key: config.get(key, default) for key, default in (("beta_start", 1e-4), ("beta_end", 0.02))}
+    timesteps = config.get("num_train_timesteps", 1000)
+    return {"timesteps": timesteps, "schedule": schedule, "prediction": _PREDICTIONS[prediction]}
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    file = folder / _WEIGHTS
+    try:
+        if file.is_file():
+            tensors = load_file(file)
+        else:
+            file = folder / "diffusion_pytorch_model.bin"
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{folder}: has no {_WEIGHTS} and no diffusion_pytorch_model.bin") from None
+    except Exception as error:  # safetensors, pickle, zip and torch have many ways to say so
+        raise UserError(f"{file}: cannot be read: {error}") from error
+    return {_current(name): tensor for name, tensor in tensors.items()}
+
+
+def _current(name: str) -> str:
+    module, _, kind = name.rpartition(".")
+    parent, _, layer = module.rpartition(".")
+    return f"{parent}.{_OLD_NAMES[layer]}.{kind}" if layer in _OLD_NAMES else name
+
+
+# --- writing
+
+
+def write(
+    model: DiffusionConfig, image_size: int, channels: int, weights: dict[str, Tensor], schedule: Schedule, out: Path
+) -> None:
+    """Write a pipeline's folder, which `DDPMPipeline.from_pretrained` and `DDIMPipeline.from_pretrained` load.
+
+    Args:
+        model: its network must be a U-Net of ours and its prediction one that diffusers knows.
+        image_size: height and width.
+        channels: of the images.
+        weights: ours, by name.
+        schedule: of the model.
+        out: the folder; model_index.json, without which it is none, is written last.
+
+    Raises:
+        UserError: if diffusers has no such model.
+        OSError: if it cannot be written.
+    """
+    network = model.network
+    if not isinstance(network, UNetConfig):
+        raise UserError(f"model.network: {network.name} is not known to diffusers; only unet is")
+    prediction = {ours: theirs for theirs, ours in _PREDICTIONS.items()}.get(model.prediction)
+    if prediction is None:
+        raise UserError(f"model.prediction: {model.prediction} is not known to diffusers")
+    tensors = to_theirs(weights, names(network), network, image_size)
+    unet = {"_class_name": "UNet2DModel", **_unet_config(network, image_size, channels)}
+    scheduler = {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": model.timesteps,
+        **_betas(model, schedule),
+        "prediction_type": prediction,
+        "variance_type": "fixed_large",
+        "clip_sample": True,
+        "timestep_spacing": "leading",
+    }
+    index = {
+        "_class_name": "DDPMPipeline",
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+    }
+    with whole_file(out / "unet" / _WEIGHTS) as file:
+        file.write(save(tensors, {"format": "pt"}))
+    for name, content in {
+        "unet/config.json": unet,
+        "scheduler/scheduler_config.json": scheduler,
+        "model_index.json": index,
+    }.items():
+        write_text(out / name, json.dumps({"_diffusers_version": "0.30.0", **content}, indent=2) + "\n")
+
+
+def _unet_config(network: UNetConfig, image_size: int, channels: int) -> dict[str, Any]:
+    attended = [
+        image_size >> level in network.attention_resolutions for level in range(len(network.channel_multipliers))
+    ]
+    return {
+        **{key: needed for key, (needed, _) in _BUILT_IN.items()},
+        "sample_size": image_size,
+        "in_channels": channels,
+        "out_channels": channels,
+        "block_out_channels": [network.base_channels * each for each in network.channel_multipliers],
+        "layers_per_block": network.blocks_per_level,
+        "down_block_types": ["AttnDownBlock2D" if each else "DownBlock2D" for each in attended],
+        "up_block_types": ["AttnUpBlock2D" if each else "UpBlock2D" for each in reversed(attended)],
+        "attention_head_dim": None,
+        "norm_num_groups": network.groups,
+        "dropout": network.dropout,
+    }
+
+
+def _betas(model: DiffusionConfig, schedule: Schedule) -> dict[str, Any]:
+    """How a scheduler's config says our β: by name where it has one, else number by number."""
+    ours = model.schedule
+    for kind, name in (
+        (LinearSchedule, "linear"),
+        (ScaledLinearSchedule, "scaled_linear"),
+        (SigmoidSchedule, "sigmoid"),
+    ):
+        if isinstance(ours, kind) and ours.rescale == "none":
+            return {"beta_schedule": name, "beta_start": ours.beta_start, "beta_end": ours.beta_end}
+    if isinstance(ours, CosineSchedule) and (ours.s, ours.max_beta) == (0.008, 0.999):
+        return {"beta_schedule": "squaredcos_cap_v2"}
+    return {"trained_betas": schedule.betas.tolist()}

@@ -1,0 +1,78 @@
+"""`diffexp import`: a model of another library as an exported file of ours."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diffexp.config import imported_experiment
+from diffexp.config.diffusion import DiffusionConfig
+from diffexp.config.experiment import Experiment, ImportRequest
+from diffexp.config.networks import UNetConfig
+from diffexp.errors import UserError
+from diffexp.files import writable, write_text
+from diffexp.foreign import diffusers, layout, original
+from diffexp.runs import config_text
+from diffexp.trained import EXPORTED, Trained, build_trained, export_weights
+
+
+def import_model(path: Path, request: ImportRequest, overrides: Sequence[str]) -> tuple[Path, Path]:
+    """Write NAME.safetensors, which every command takes like a checkpoint, and NAME.yaml, which trains on from it.
+
+    Args:
+        path: a diffusers folder, or a checkpoint of the DDPM or DDIM authors' code.
+        request: where to.
+        overrides: the experiment's keys that the model does not tell, such as data.name.
+
+    Returns:
+        Both files.
+
+    Raises:
+        UserError: if it cannot be read, our network is not that one, or the files cannot be written.
+    """
+    out = Path(request.out) if request.out is not None else Path(f"{path.resolve().stem}{EXPORTED}")
+    config = out.with_suffix(".yaml")
+    if out.suffix != EXPORTED:
+        raise UserError(f"out: {out} must end in {EXPORTED}")
+    for file in (out, config):
+        if file.exists():
+            raise UserError(f"out: {file} exists; give another out=…")
+    writable(out, "out")
+    model, size, channels, tensors, names = _read(path, request.image_size)
+    experiment = imported_experiment(str(path), model, size, channels, overrides)
+    weights = _ours(path, experiment, tensors, names)
+    trained = Trained(path, 0, experiment, {"ema": weights})
+    build_trained(trained, "ema", "cpu")  # refuses what does not fit
+    export_weights(trained, "ema", out)
+    write_text(config, config_text(replace(experiment, init=str(out.absolute()))))
+    return out, config
+
+
+def _read(path: Path, image_size: int) -> tuple[dict[str, Any], int, int, dict[str, Tensor], layout.Names | None]:
+    """(keys of our model, image_size, channels, their tensors, their names if these do not depend on the network)."""
+    if path.is_dir():
+        if not diffusers.is_diffusers(path):
+            raise UserError(f"{path}: has no model_index.json and no config.json, so it is no folder of diffusers")
+        return *diffusers.read(path), None
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or folder; nothing is downloaded, so fetch it first")
+    tensors = original.read(path)
+    channels = int(tensors["conv_in.weight"].shape[1])
+    return {"network": original.network(tensors, image_size)}, image_size, channels, tensors, original.NAMES
+
+
+def _ours(
+    path: Path, experiment: Experiment, tensors: dict[str, Tensor], names: layout.Names | None
+) -> dict[str, Tensor]:
+    model = experiment.model
+    assert isinstance(model, DiffusionConfig)
+    assert isinstance(model.network, UNetConfig)
+    names = names or diffusers.names(model.network)
+    try:
+        return layout.to_ours(tensors, names, model.network, experiment.data.image_size)
+    except KeyError as error:
+        raise UserError(f"{path}: lacks {error.args[0]}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is another network than its config says: {error}") from error
