@@ -15,6 +15,7 @@ from diffexp.config.experiment import Experiment, ExportRequest, ImportRequest, 
 from diffexp.config.merging import describe
 from diffexp.config.models import MODELS
 from diffexp.config.networks import NETWORKS
+from diffexp.config.objectives import WEIGHTINGS
 from diffexp.config.registry import Choice
 from diffexp.sweeps.slurm_script import SlurmRequest
 
@@ -29,7 +30,7 @@ Written by `make docs` from the schemas in `diffexp/config/`; the tests see that
 def reference() -> str:
     """The text of docs/config.md."""
     parts = [HEAD, "## An experiment: `diffexp train`\n", *_section(Experiment, "")]
-    for registry in (DATA, MODELS, SCHEDULES, NETWORKS, SAMPLERS, EXTRACTORS):
+    for registry in (DATA, MODELS, SCHEDULES, WEIGHTINGS, NETWORKS, SAMPLERS, EXTRACTORS):
         parts.append(f"\n## Choices of {registry.group}: `name:` and its keys\n")
         for name in registry.names:
             parts += [f"\n### `{name}`\n", *_section(registry.schema(name), "", recurse=False)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from diffexp.config.fields import number
 from diffexp.config.models import MODELS, ModelConfig
 from diffexp.config.networks import NetworkConfig, UNetConfig
+from diffexp.config.objectives import UniformWeighting, WeightingConfig
 from diffexp.config.registry import Choice, Registry
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _SAMPLERS = "diffexp.diffusion.samplers"
 _SOLVERS = "diffexp.diffusion.solvers"
 
 Rescale = Literal["none", "1000/T"]
-Prediction = Literal["epsilon", "x0", "v", "scaled_epsilon"]
+Prediction = Literal["epsilon", "x0", "v", "scaled_epsilon", "step_epsilon"]
 Spacing = Literal["leading", "trailing", "linspace", "quadratic", "quadratic-0.8", "karras", "logsnr"]
 
 
@@ -30,7 +31,13 @@ Spacing = Literal["leading", "trailing", "linspace", "quadratic", "quadratic-0.8
 
 @dataclass
 class ScheduleConfig(Choice):
-    """A noise schedule. Its builder gets T and returns β, a float64 tensor of shape (T,)."""
+    """A noise schedule. Its builder gets T and returns β, a float64 tensor of shape (T,).
+
+    Keys:
+        zero_terminal_snr: shift √ᾱ so that it ends at 0 and x_T is pure noise (Lin et al. 2024); for v and x0.
+    """
+
+    zero_terminal_snr: bool = False
 
 
 SCHEDULES = Registry("schedule", ScheduleConfig)
@@ -110,13 +117,38 @@ class CosineSchedule(ScheduleConfig):
 @MODELS.register("diffusion", "diffexp.models.diffusion:from_config")
 @dataclass
 class DiffusionConfig(ModelConfig):
-    """A denoising diffusion model."""
+    """A denoising diffusion model.
+
+    Keys:
+        prediction: what the network predicts; step_epsilon is the noise of the last step alone (the lecture notes'
+            un-merged loss).
+        loss: simple is the prediction's weighted error; with vlb, the variational bound, and hybrid, both, the network
+            also learns the variance of the steps: sample with variance: learned.
+        weighting: weights of the simple loss by timestep.
+        timesteps_drawn: uniform draws each image's timestep on its own; stratified one from each of as many equal
+            parts of them as a step has images.
+    """
 
     name: str = "diffusion"
     timesteps: int = number(1000, at_least=1)
     schedule: ScheduleConfig = field(default_factory=LinearSchedule)
     prediction: Prediction = "epsilon"
+    loss: Literal["simple", "hybrid", "vlb"] = "simple"
+    weighting: WeightingConfig = field(default_factory=UniformWeighting)
+    timesteps_drawn: Literal["uniform", "stratified"] = "uniform"
     network: NetworkConfig = field(default_factory=UNetConfig)
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        if self.schedule.zero_terminal_snr and self.prediction not in ("x0", "v"):
+            yield (
+                "prediction",
+                f"must be v or x0 with schedule.zero_terminal_snr, not {self.prediction}",
+            )
+        if self.loss == "vlb" and not isinstance(self.weighting, UniformWeighting):
+            yield (
+                "weighting",
+                f"must be uniform with loss: vlb, which has its own weights, not {self.weighting.name}",
+            )
 
 
 # --- samplers ------------------------------------------------------------------------------------
@@ -183,7 +215,12 @@ class DDPMConfig(SamplerConfig):
     """Ancestral sampling (Ho et al. 2020). `variance` is that of the noise added at each step."""
 
     name: str = "ddpm"
-    variance: Literal["fixed_small", "fixed_large", "none"] = "fixed_large"
+    variance: Literal["fixed_small", "fixed_large", "none", "learned"] = "fixed_large"
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        yield from super().problems(experiment)
+        if self.variance == "learned" and getattr(experiment.model, "loss", "simple") == "simple":
+            yield "variance", "was not learned: that takes a training with model.loss: hybrid or vlb"
 
 
 @SAMPLERS.register("ddim", f"{_SAMPLERS}:DDIM")

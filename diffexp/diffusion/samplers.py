@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from diffexp.diffusion.paths import Path
-from diffexp.diffusion.predictions import Denoiser
+from diffexp.diffusion.predictions import Denoised, Denoiser
 from diffexp.diffusion.schedules import Schedule
 
 
@@ -73,8 +73,13 @@ class OneStep(ABC):
             denoised = denoiser(x, t)
             x = combine((step.of_x, x), (step.of_x0, denoised.x0), (step.of_epsilon, denoised.epsilon))
             if step.sigma > 0:
-                x.add_(noise(), alpha=step.sigma)
+                spread = self.spread(step, schedule.alpha_bar(t), schedule.alpha_bar(t_prev), denoised)
+                x.add_(noise(), alpha=spread) if isinstance(spread, float) else x.addcmul_(spread, noise())
             yield State(t_prev, x, denoised.x0)
+
+    def spread(self, step: Step, alpha_bar: float, alpha_bar_prev: float, denoised: Denoised) -> float | Tensor:
+        """The standard deviation of a step's noise; `step.sigma` where the network has no say in it."""
+        return step.sigma
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,12 @@ class DDPM(OneStep):
     and β_t is 1-α_t (Nichol & Dhariwal 2021).
 
     Args:
-        variance: σ_t² is "fixed_small" β̃_t = β_t (1-ᾱ_{t-1})/(1-ᾱ_t), "fixed_large" β_t, or "none" 0
-            (the lecture notes' deterministic recursion). The last step adds no noise.
+        variance: σ_t² is "fixed_small" β̃_t = β_t (1-ᾱ_{t-1})/(1-ᾱ_t), "fixed_large" β_t, "none" 0 (the lecture notes'
+            deterministic recursion), or "learned" β_t^v β̃_t^(1-v) with the network's share v (Nichol & Dhariwal 2021,
+            eq. 15). The last step adds no noise.
     """
 
-    variance: Literal["fixed_small", "fixed_large", "none"] = "fixed_large"
+    variance: Literal["fixed_small", "fixed_large", "none", "learned"] = "fixed_large"
 
     def step(self, alpha_bar: float, alpha_bar_prev: float) -> Step:
         """Coefficients of one step."""
@@ -102,6 +108,7 @@ class DDPM(OneStep):
             "fixed_small": beta * (1 - alpha_bar_prev) / (1 - alpha_bar),
             "fixed_large": beta if alpha_bar_prev < 1 else 0.0,
             "none": 0.0,
+            "learned": beta if alpha_bar_prev < 1 else 0.0,
         }[self.variance]
         return Step(
             of_x=alpha**0.5 * (1 - alpha_bar_prev) / (1 - alpha_bar),
@@ -109,6 +116,14 @@ class DDPM(OneStep):
             of_epsilon=0.0,
             sigma=variance**0.5,
         )
+
+    def spread(self, step: Step, alpha_bar: float, alpha_bar_prev: float, denoised: Denoised) -> float | Tensor:
+        """Of a learned variance, between the two fixed ones."""
+        share = denoised.variance_share
+        if self.variance != "learned" or share is None:
+            return step.sigma
+        small_of_large = (1 - alpha_bar_prev) / (1 - alpha_bar)
+        return step.sigma * small_of_large ** (0.5 * (1 - share))
 
 
 @dataclass(frozen=True)

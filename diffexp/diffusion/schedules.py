@@ -22,6 +22,7 @@ class Schedule:
 
     Args:
         betas: β, shape (T,), each in (0, 1).
+        zero_terminal_snr: the last β is 1: nothing of x_0 is left in x_T.
 
     Attributes:
         betas, alphas, alphas_cumprod: β_t, α_t = 1-β_t and ᾱ_t, shape (T,), float64, on the CPU.
@@ -31,9 +32,12 @@ class Schedule:
             to denoise.
     """
 
-    def __init__(self, betas: Tensor) -> None:
+    def __init__(self, betas: Tensor, *, zero_terminal_snr: bool = False) -> None:
         betas = betas.to(torch.float64)
-        wrong = torch.nonzero(~((1 - betas > 0) & (1 - betas < 1))).flatten()
+        inside = (1 - betas > 0) & (1 - betas < 1)
+        if zero_terminal_snr:
+            inside[-1] = betas[-1] == 1
+        wrong = torch.nonzero(~inside).flatten()
         if len(wrong):
             t = int(wrong[0])
             raise ValueError(f"β must lie between 0 and 1, but β_{t + 1} of {len(betas)} is {betas[t].item():.6g}")
@@ -115,6 +119,13 @@ def cosine(timesteps: int, *, s: float = 0.008, max_beta: float = 0.999) -> Tens
     u = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
     f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
     return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
+
+
+def with_zero_terminal_snr(betas: Tensor) -> Tensor:
+    """β whose √ᾱ is shifted and scaled so that it ends at 0 and begins as before (Lin et al. 2024, algorithm 1)."""
+    signal = torch.cumprod(1 - betas, dim=0).sqrt()
+    signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+    return 1 - torch.cat([signal[:1], signal[1:] / signal[:-1]]) ** 2
 
 
 def _rescaled(betas: Tensor, rescale: str) -> Tensor:

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from diffexp.config.diffusion import SAMPLERS, SCHEDULES, SamplerConfig, ScheduleConfig
 from diffexp.config.experiment import Optim
 from diffexp.config.networks import NETWORKS, NetworkConfig
+from diffexp.config.objectives import WEIGHTINGS, WeightingConfig
 from diffexp.data.images import to_float
+from diffexp.diffusion.objectives import LossName, Objective
 from diffexp.diffusion.paths import timestep_path
 from diffexp.diffusion.predictions import Denoised, Denoiser, Prediction, clipped
 from diffexp.diffusion.samplers import State
-from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule
+from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule, with_zero_terminal_snr
+from diffexp.diffusion.timesteps import stratified, uniform
 from diffexp.errors import UserError
 from diffexp.models.base import GenerativeModel, log_every
 from diffexp.models.compiled import Compiled
@@ -26,13 +29,15 @@ from diffexp.randomness import ImageNoise, derive_seed, generator, seed_drawing
 
 log = logging.getLogger(__name__)
 
+_SMALLEST = 1e-12  # an SNR, against a division by 0
+
 
 class DiffusionModule(GenerativeModel):
     """Learns to predict, from x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε at random t, the target of its prediction.
 
-    The loss is E ‖target - estimate‖², averaged over pixels (L_simple, Ho et al. 2020, eq. 14). Step k of
-    training draws t and ε from the address (seed, k) and the image's position in the global batch, so that
-    the devices and accumulated batches over which a step is spread change nothing.
+    What is minimised is an `Objective`; what is logged, its unweighted error. Step k of training draws t and ε from the
+    address (seed, k) and the image's position in the global batch, so that the devices and accumulated batches over
+    which a step is spread change nothing.
 
     Args:
         image_shape: (C, H, W).
@@ -41,6 +46,9 @@ class DiffusionModule(GenerativeModel):
         prediction: what the network predicts, one of `diffexp.diffusion.predictions.PREDICTIONS`.
         optim: the optimiser's settings.
         seed: of t, ε and dropout in training.
+        loss: see `Objective`; with another than "simple", the network has twice the images' channels.
+        weights: of the simple loss by timestep, (T,); None is 1.
+        stratified: draw one timestep from each of as many equal parts of them as a step has images.
     """
 
     def __init__(
@@ -51,11 +59,17 @@ class DiffusionModule(GenerativeModel):
         prediction: str = "epsilon",
         optim: Optim | None = None,
         seed: int = 0,
+        *,
+        loss: LossName = "simple",
+        weights: Tensor | None = None,
+        stratified: bool = False,
     ) -> None:
         super().__init__(image_shape)
         self.network = network
         self.schedule = schedule
-        self.prediction = Prediction(prediction, schedule)
+        self.prediction = Prediction(prediction, schedule, learned_variance=loss != "simple")
+        self.objective = Objective(self.prediction, loss, weights)
+        self.stratified = stratified
         self.optim = optim or Optim()
         self.seed = seed
         self.losses = LossByTime(schedule.timesteps)
@@ -73,12 +87,9 @@ class DiffusionModule(GenerativeModel):
 
     # --- training
 
-    def loss(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The loss of each image (B,), for images x0 in [-1, 1], noise ε (B, C, H, W) and indices t (B,)."""
-        x_t = self.schedule.add_noise(x0, noise, t)
-        network = self._compiled.get("training", self.network)
-        estimate = self.prediction.estimate(network(x_t, t).float(), t)
-        return (self.prediction.target(x0, noise, t) - estimate).square().mean(dim=(1, 2, 3))
+    def loss(self, x0: Tensor, noise: Tensor, t: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(the prediction's error of each image, what is minimised of it), both (B,); see `Objective.losses`."""
+        return self.objective.losses(self._compiled.get("training", self.network), x0, noise, t, other)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The mean loss of a batch: ``images``, uint8 or float in [-1, 1], shape (B, C, H, W); ``index`` for messages.
@@ -91,23 +102,28 @@ class DiffusionModule(GenerativeModel):
         step = self.trainer.global_step
         self._micro_batch = self._micro_batch + 1 if step == self._step else 0
         self._step = step
-        t, noise = self._draw(x0)
-        loss = self.loss(x0, noise, t)
-        self.losses.add(loss.detach(), t)
+        t, noise, other = self._draw(x0)
+        error, minimised = self.loss(x0, noise, t, other)
+        self.losses.add(error.detach(), t)
         self._log(step + 1)
-        return self.finite.guarded(loss, t, batch.get("index"))
+        return self.finite.guarded(minimised, t, batch.get("index"))
 
-    def _draw(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """t (B,) and ε of x0's shape: this process's part of what the global batch of this step draws."""
+    def _draw(self, x0: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """t (B,), ε of x0's shape and maybe a second noise: this process's part of the global batch's draws."""
         trainer = self.trainer
         parts = trainer.world_size * trainer.accumulate_grad_batches
         part = self._micro_batch * trainer.world_size + trainer.global_rank
         mine = slice(part * len(x0), (part + 1) * len(x0))
         source = generator(x0.device, "training", self.seed, self._step)
-        t = torch.randint(self.schedule.timesteps, (parts * len(x0),), generator=source, device=x0.device)
-        noise = torch.randn(parts * len(x0), *x0.shape[1:], generator=source, device=x0.device)
+        count = parts * len(x0)
+        draw_timesteps = stratified if self.stratified else uniform
+        t = draw_timesteps(self.schedule.timesteps, count, source)
+        noise = torch.randn(count, *x0.shape[1:], generator=source, device=x0.device)
+        other = None
+        if self.prediction.name == "step_epsilon":
+            other = torch.randn(count, *x0.shape[1:], generator=source, device=x0.device)[mine]
         seed_drawing(x0.device, "dropout", self.seed, self._step, part)
-        return t[mine], noise[mine]
+        return t[mine], noise[mine], other
 
     def _log(self, step: int) -> None:
         """Log the losses since the last point, when the step that is about to end is a logged one."""
@@ -241,6 +257,9 @@ def from_config(
     timesteps: int,
     schedule: ScheduleConfig,
     prediction: str,
+    loss: LossName,
+    weighting: WeightingConfig,
+    timesteps_drawn: str,
     network: NetworkConfig,
 ) -> DiffusionModule:
     """Build the module that a config describes, its weights drawn from the seed.
@@ -248,11 +267,42 @@ def from_config(
     Raises:
         UserError: if the schedule is invalid at this T.
     """
+    built = _schedule(schedule, timesteps)
+    wider = {} if loss == "simple" else {"out_channels": 2 * image_shape[0]}
+    with torch.random.fork_rng(devices=[]):  # built on the CPU
+        torch.manual_seed(derive_seed("weights", seed))
+        built_network = NETWORKS.build(network, image_shape, **wider)
+    try:
+        weights = WEIGHTINGS.build(weighting, built.alphas_cumprod / (1 - built.alphas_cumprod))
+        if weights is not None:
+            weights = weights / Prediction(prediction, built).error_of_x0().clamp(min=_SMALLEST)
+        return DiffusionModule(
+            image_shape,
+            built_network,
+            built,
+            prediction,
+            optim,
+            seed,
+            loss=loss,
+            weights=weights,
+            stratified=timesteps_drawn == "stratified",
+        )
+    except ValueError as error:
+        raise UserError(f"model.prediction: {error}") from error
+
+
+def _schedule(schedule: ScheduleConfig, timesteps: int) -> Schedule:
+    """The schedule that a config describes; warns if it leaves much signal.
+
+    Raises:
+        UserError: if it is invalid at this T.
+    """
     try:
         betas = SCHEDULES.build(schedule, timesteps)
         if not isinstance(betas, Tensor) or betas.shape != (timesteps,):
             raise ValueError(f"must give a tensor of shape ({timesteps},)")
-        built = Schedule(betas)
+        wanted = schedule.zero_terminal_snr
+        built = Schedule(with_zero_terminal_snr(betas) if wanted else betas, zero_terminal_snr=wanted)
     except ValueError as error:
         raise UserError(f"model.schedule: {schedule.name} at model.timesteps = {timesteps}: {error}") from error
     if built.terminal_signal > MUCH_SIGNAL:
@@ -262,7 +312,4 @@ def from_config(
             "model.schedule: %s at T = %d leaves √ᾱ_T = %.3g of the signal in x_T, but sampling starts from none%s",
             *(schedule.name, timesteps, built.terminal_signal, remedy),
         )
-    with torch.random.fork_rng(devices=[]):  # built on the CPU
-        torch.manual_seed(derive_seed("weights", seed))
-        built_network = NETWORKS.build(network, image_shape)
-    return DiffusionModule(image_shape, built_network, built, prediction, optim, seed)
+    return built

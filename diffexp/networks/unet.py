@@ -32,6 +32,7 @@ class UNet(nn.Module):
         dropout: probability inside each residual block.
         groups: groups of every GroupNorm.
         recompute: trade time for memory in training, see `Stage`.
+        out_channels: of the output; None is those of the images.
 
     Raises:
         ValueError: if the image cannot be halved that often.
@@ -48,6 +49,7 @@ class UNet(nn.Module):
         dropout: float = 0.1,
         groups: int = 32,
         recompute: bool = False,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
         image_channels, height, width = image_shape
@@ -97,7 +99,7 @@ class UNet(nn.Module):
                 resolution *= 2
 
         self.norm_out = group_norm(groups, channels)
-        self.conv_out = zero_init(nn.Conv2d(channels, image_channels, 3, padding=1))
+        self.conv_out = zero_init(nn.Conv2d(channels, out_channels or image_channels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Apply the network."""

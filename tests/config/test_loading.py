@@ -164,7 +164,10 @@ BAD_OVERRIDES = [
     ("model.schedule=cosine", r"model\.schedule: must be a section of keys, not 'cosine'"),
     ("model.schedule.beta_end=1e-5", r"model\.schedule\.beta_end: must not be below beta_start"),
     ("model.schedule.rescale=yes please", r"model\.schedule\.rescale: must be one of none, 1000/T, not"),
-    ("model.prediction=noise", r"model\.prediction: must be one of epsilon, x0, v, scaled_epsilon, not 'noise'"),
+    (
+        "model.prediction=noise",
+        r"model\.prediction: must be one of epsilon, x0, v, scaled_epsilon, step_epsilon, not",
+    ),
     ("model.timesteps=0", r"model\.timesteps: must be at least 1, not 0"),
     ("model.network.channel_multipliers=[]", r"channel_multipliers: must have at least one level"),
     ("model.network.channel_multipliers=[1,1,1,1,1]", r"data\.image_size = 8 is not divisible by 16"),

@@ -14,11 +14,16 @@ from diffexp.config.data import DATA
 from diffexp.config.diffusion import SAMPLERS, SCHEDULES
 from diffexp.config.models import MODELS
 from diffexp.config.networks import NETWORKS
+from diffexp.config.objectives import WEIGHTINGS
 from diffexp.config.plugins import load_plugins
 from diffexp.errors import UserError
 from tests.config.test_loading import small
 
-CHOICES = [(registry, name) for registry in (DATA, MODELS, NETWORKS, SAMPLERS, SCHEDULES) for name in registry.names]
+CHOICES = [
+    (registry, name)
+    for registry in (DATA, MODELS, NETWORKS, SAMPLERS, SCHEDULES, WEIGHTINGS)
+    for name in registry.names
+]
 
 
 @pytest.mark.parametrize(("registry", "name"), CHOICES, ids=[name for _, name in CHOICES])

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ def perfect_output(kind, x0, noise, t):
         return x0
     if kind == "v":
         return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0
-    if kind == "scaled_epsilon":
+    if kind in ("scaled_epsilon", "step_epsilon"):
         return noise * (SCHEDULE.betas[t].view(-1, 1, 1, 1) / (1 - alpha_bar)).sqrt()
     return noise
 
@@ -28,7 +30,10 @@ def test_a_perfect_network_has_no_loss_and_is_a_perfect_denoiser(kind):
     x0, noise = torch.randn(2, 6, 1, 4, 4, dtype=torch.float64)
     t = torch.tensor([0, 1, 100, 500, 900, 999])
     output = perfect_output(kind, x0, noise, t)
-    torch.testing.assert_close(prediction.estimate(output, t), prediction.target(x0, noise, t), rtol=1e-6, atol=1e-6)
+    target = prediction.target(x0, noise, t, torch.zeros_like(noise))
+    torch.testing.assert_close(prediction.estimate(output, t), target, rtol=1e-6, atol=1e-6)
+    x_t = SCHEDULE.add_noise(x0, noise, t)
+    torch.testing.assert_close(prediction.x0(prediction.estimate(output, t), x_t, t), x0, rtol=1e-5, atol=1e-5)
     for index in t.tolist():
         signal, sigma = SCHEDULE.alpha_bar(index) ** 0.5, (1 - SCHEDULE.alpha_bar(index)) ** 0.5
         x_t = signal * x0 + sigma * noise
@@ -71,3 +76,36 @@ def test_the_notes_reverse_step_is_hos_with_the_scaled_output():
 def test_an_unknown_prediction_is_refused():
     with pytest.raises(ValueError, match="prediction must be one of"):
         Prediction("noise", SCHEDULE)
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_the_error_of_the_prediction_is_the_stated_multiple_of_that_of_x0(kind):
+    prediction, t = Prediction(kind, SCHEDULE), torch.tensor([0, 100, 700, 999])
+    x0, guess, noise = torch.randn(3, 4, 1, 2, 2, dtype=torch.float64)
+    x_t = SCHEDULE.add_noise(x0, noise, t)
+    signal, sigma = SCHEDULE.levels(t, like=x0)
+    outputs = perfect_output(kind, guess, (x_t - signal * guess) / sigma, t)
+    target = prediction.target(x0, noise, t, torch.zeros_like(x0))
+    error = (prediction.estimate(outputs, t) - target).square().sum((1, 2, 3))
+    expected = prediction.error_of_x0()[t] * (x0 - guess).square().sum((1, 2, 3))
+    torch.testing.assert_close(error, expected, rtol=1e-6, atol=0)
+
+
+def test_step_epsilon_is_the_noise_of_the_last_step():
+    """x_t built from x_0 and two noises as in the lecture notes; what is drawn here has their joint distribution."""
+    t, count = 300, 400_000
+    alpha, beta, alpha_bar = SCHEDULE.alphas[t].item(), SCHEDULE.betas[t].item(), SCHEDULE.alpha_bar(t)
+    noise, other = torch.randn(2, count, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    target = Prediction("step_epsilon", SCHEDULE).target(noise, noise, torch.full((count,), t), other)
+    # ε = (√(α_t (1-ᾱ_{t-1})) ε̄ + √β_t ε_t)/√(1-ᾱ_t): unit variance, and this covariance
+    assert target.var().item() == pytest.approx(1, abs=0.01)
+    covariance = (target * noise).mean().item()
+    assert covariance == pytest.approx(math.sqrt(beta / (1 - alpha_bar)), abs=0.01)
+    assert alpha * (1 - SCHEDULE.alpha_bar(t - 1)) + beta == pytest.approx(1 - alpha_bar)
+
+
+def test_a_prediction_of_noise_is_refused_where_the_last_step_tells_nothing_else():
+    schedule = Schedule(schedules.with_zero_terminal_snr(schedules.linear(1000)), zero_terminal_snr=True)
+    with pytest.raises(ValueError, match="must be x0 or v"):
+        Prediction("epsilon", schedule)
+    Prediction("v", schedule)

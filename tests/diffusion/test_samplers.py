@@ -191,3 +191,27 @@ def test_each_ddpm_step_equals_diffusers(variance, steps):
         z = torch.randn(x.shape, dtype=torch.float64)
         ours = run(DDPM(variance), [(t, t_prev)], x, lambda z=z: z, denoiser)[0].x
         torch.testing.assert_close(ours, theirs_next, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("steps", [1000, 50])
+def test_each_ddpm_step_of_a_learned_variance_equals_diffusers(steps):
+    theirs = DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+        variance_type="learned_range",
+        timestep_spacing="leading",
+        clip_sample=True,
+    )
+    theirs.set_timesteps(steps)
+    network = lambda x, t: torch.cat([answers(1, "epsilon")(x, t), torch.sin(3 * x)], dim=1)
+    denoiser = clipped(Prediction("epsilon", SCHEDULE, learned_variance=True).denoiser(network), SCHEDULE)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    for t, t_prev in timestep_path(1000, steps, "leading")[:: steps // 25]:
+        torch.manual_seed(t)
+        theirs_next = theirs.step(network(x, torch.full((2,), t)), t, x).prev_sample
+        torch.manual_seed(t)
+        z = torch.randn(x.shape, dtype=torch.float64)
+        ours = run(DDPM("learned"), [(t, t_prev)], x, lambda z=z: z, denoiser)[0].x
+        torch.testing.assert_close(ours, theirs_next, rtol=2e-4, atol=2e-4)

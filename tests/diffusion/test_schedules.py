@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from diffexp.diffusion import schedules
 from diffexp.diffusion.schedules import Schedule
@@ -95,3 +96,15 @@ def test_add_noise_has_the_moments_of_the_closed_form():
     alpha_bar = schedule.alphas_cumprod[[0, 499, 999]]
     torch.testing.assert_close(x_t.mean(1), 0.5 * alpha_bar.sqrt(), rtol=0, atol=1e-2)
     torch.testing.assert_close(x_t.var(1), 1 - alpha_bar, rtol=1e-2, atol=0)
+
+
+def test_zero_terminal_snr_equals_diffusers_and_the_anchor():
+    betas = schedules.with_zero_terminal_snr(schedules.linear(1000))
+    theirs = rescale_zero_terminal_snr(schedules.linear(1000))
+    torch.testing.assert_close(betas, theirs, rtol=1e-9, atol=1e-12)
+    schedule = Schedule(betas, zero_terminal_snr=True)
+    assert schedule.terminal_signal == 0
+    assert schedule.alpha_bar(499) == pytest.approx(0.0760288, abs=1e-6)
+    assert schedule.alpha_bar(0) == pytest.approx(1 - 1e-4)
+    with pytest.raises(ValueError, match="β_1000 of 1000 is 1"):
+        Schedule(betas)

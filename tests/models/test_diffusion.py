@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffexp.checkpoint_files import read_checkpoint
 from diffexp.config.diffusion import SCHEDULES, DDIMConfig, DDPMConfig
 from diffexp.config.experiment import Optim
 from diffexp.diffusion import schedules
@@ -14,7 +15,9 @@ from diffexp.errors import UserError
 from diffexp.models.building import build_model
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.randomness import ImageNoise
-from tests.small import experiment
+from diffexp.starting import resume_run
+from diffexp.training import train
+from tests.small import experiment, fit, metrics
 
 
 class Echo(torch.nn.Module):
@@ -39,7 +42,7 @@ def test_the_loss_is_the_squared_error_of_epsilon():
     alpha_bar = model.schedule.alphas_cumprod[t].float().view(-1, 1, 1, 1)
     x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
     expected = ((noise - 0.9 * torch.tanh(x_t + t.view(-1, 1, 1, 1) / 100)) ** 2).flatten(1).mean(1)
-    torch.testing.assert_close(model.loss(x0, noise, t), expected)
+    torch.testing.assert_close(model.loss(x0, noise, t), (expected, expected))
 
 
 def trainer(**changes):
@@ -51,7 +54,7 @@ def trainer(**changes):
 def drawn(model, size, **changes):
     model._trainer = trainer(**changes)
     model._step = changes.get("global_step", 3)
-    return model._draw(torch.zeros(size, 1, 4, 4))
+    return model._draw(torch.zeros(size, 1, 4, 4))[:2]
 
 
 @settings(max_examples=60, deadline=None)
@@ -201,3 +204,44 @@ def test_learning_rate(optim, factors):
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx(factors)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["model.loss=hybrid", "sample_grid.samplers.ddpm.variance=learned"],
+        ["model.loss=vlb", "model.timesteps_drawn=stratified"],
+        ["model.prediction=v", "model.weighting.name=min_snr", "model.schedule.zero_terminal_snr=true"],
+        ["model.prediction=step_epsilon", "model.weighting={name: p2, k: 2}"],
+    ],
+    ids=lambda keys: keys[0],
+)
+def test_every_objective_trains_and_resumes_bit_for_bit(tmp_path, keys):
+    keys = [*keys, "optim.decay=none"]
+    fit(tmp_path / "whole", *keys)
+    fit(tmp_path / "parts", *keys, "training.steps=4")
+    again = experiment(f"run_dir={tmp_path / 'parts'}", *keys)
+    train(again, resume_run(tmp_path / "parts" / "config.yaml", again), [])
+    whole, parts = (
+        read_checkpoint(tmp_path / name / "checkpoints" / "step-00000008.ckpt") for name in ("whole", "parts")
+    )
+    assert all(torch.equal(whole["state_dict"][name], parts["state_dict"][name]) for name in whole["state_dict"])
+    plain = build_model(experiment(*keys)).state_dict()
+    assert not torch.equal(plain["network.conv_out.weight"], whole["state_dict"]["network.conv_out.weight"])
+    losses = [row["train/loss"] for row in metrics(tmp_path / "whole") if "train/loss" in row]
+    assert len(losses) == 4
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.schedule.zero_terminal_snr=true"], "model.prediction: must be v or x0"),
+        (["model.loss=vlb", "model.weighting.name=p2"], "model.weighting: must be uniform with loss: vlb"),
+        (["sample_grid.samplers.ddpm.variance=learned"], "variance: was not learned"),
+        (["model.weighting.name=minsnr"], "min_snr"),
+    ],
+)
+def test_objectives_that_do_not_go_together_are_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        experiment(*overrides)

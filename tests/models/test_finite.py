@@ -25,14 +25,14 @@ def broken(monkeypatch):
     """Make the loss (of one image) or the gradient not finite at the wanted steps, 1, 2, …"""
 
     def break_at(steps, value=float("nan"), what="loss"):
-        def loss(module, x0, noise, t, original=DiffusionModule.loss):
-            losses = original(module, x0, noise, t)
+        def loss(module, x0, noise, t, other, original=DiffusionModule.loss):
+            _, losses = original(module, x0, noise, t, other)
             if module._step + 1 in steps:
                 if what == "loss":
                     losses = torch.cat([losses[:1] + value, losses[1:]])
                 else:
                     losses.register_hook(lambda gradient: gradient * value)
-            return losses
+            return losses, losses
 
         monkeypatch.setattr(DiffusionModule, "loss", loss)
 

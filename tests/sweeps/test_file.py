@@ -153,7 +153,17 @@ SHIPPED = sorted(shipped_sweeps().glob("*.yaml"))
 
 def test_the_shipped_sweeps_are_there():
     assert {file.stem for file in SHIPPED} == {
-        *("timesteps", "schedules", "sampling_steps", "objectives", "variance", "learning_rate", "seeds", "precision")
+        *(
+            "timesteps",
+            "schedules",
+            "sampling_steps",
+            "objectives",
+            "variance",
+            "learning_rate",
+            "seeds",
+            "precision",
+            "weightings",
+        )
     }
 
 

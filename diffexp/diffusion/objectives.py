@@ -1,0 +1,59 @@
+"""What training minimises: the error of the prediction, weighted by timestep, the variational bound, or both."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from diffexp.diffusion.bound import Bound
+from diffexp.diffusion.predictions import Network, Prediction
+from diffexp.diffusion.schedules import Table
+
+LossName = Literal["simple", "hybrid", "vlb"]
+
+_BOUND_IN_HYBRID = 1e-3  # λ of Nichol & Dhariwal 2021, eq. 16
+
+
+class Objective:
+    """The loss of each image.
+
+        simple    w_t ‖target - estimate‖², averaged over the pixels        (Ho et al. 2020, eq. 14)
+        vlb       T · L_t, so that its mean over t is the bound             (eq. 5)
+        hybrid    simple + .001 · vlb, where vlb moves the variance alone   (Nichol & Dhariwal 2021, eq. 16)
+
+    Args:
+        prediction: what the network predicts; for vlb and hybrid with a learned variance.
+        loss: one of these.
+        weights: w_t of the error of what the network predicts, (T,); None is 1.
+    """
+
+    def __init__(self, prediction: Prediction, loss: LossName = "simple", weights: Tensor | None = None) -> None:
+        self.prediction = prediction
+        self.loss = loss
+        self._bound = Bound(prediction.schedule, "learned") if loss != "simple" else None
+        self._weights = None if weights is None else Table(weights)
+
+    def losses(
+        self, network: Network, x0: Tensor, noise: Tensor, t: Tensor, other: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(‖target - estimate‖² of each image, what is minimised of it), both (B,).
+
+        Args:
+            network: to train.
+            x0: images in [-1, 1], shape (B, C, H, W).
+            noise: ε ~ N(0, I), of x0's shape.
+            t: indices (B,).
+            other: the second noise that `Prediction.target` wants of "step_epsilon".
+        """
+        prediction = self.prediction
+        x_t = prediction.schedule.add_noise(x0, noise, t)
+        output, share = prediction.split(network(x_t, t).float())
+        estimate = prediction.estimate(output, t)
+        error = (prediction.target(x0, noise, t, other) - estimate).square().mean(dim=(1, 2, 3))
+        minimised = error if self._weights is None else error * self._weights.at(t, error)
+        if self._bound is None:
+            return error, minimised
+        guess = prediction.x0(estimate, x_t, t)
+        if self.loss == "hybrid":
+            guess = guess.detach()
+        vlb = prediction.schedule.timesteps * self._bound.term(x0, x_t, t, guess, share)
+        return error, minimised + _BOUND_IN_HYBRID * vlb if self.loss == "hybrid" else vlb
