@@ -58,12 +58,13 @@ class ImageNoise:
 
     Args:
         seed: of the whole set of images.
-        indices: which images, in the order of the batch.
+        indices: which images, in the order of the batch; kept as an attribute.
         shape: of one image, (C, H, W).
         device: where the noise is wanted.
     """
 
     def __init__(self, seed: int, indices: Sequence[int], shape: Sequence[int], device: torch.device) -> None:
+        self.indices = indices
         self._streams = [
             np.random.Generator(np.random.Philox(key=[derive_seed("image", seed), index])) for index in indices
         ]

@@ -196,11 +196,15 @@ def _real_images(data: ImageDataModule, model: GenerativeModel) -> Tensor:
     """A few training images from all over the set, uint8 (N, C, H, W), for the row above each grid.
 
     Raises:
-        UserError: if the images have another shape than the model was built for.
+        UserError: if the images have another shape, or other classes, than the model was built for.
     """
     images = data.images("train")
     if images.image_shape != model.image_shape:
         raise UserError(f"data: the images are {images.image_shape}, but the config says {model.image_shape}")
+    there = None if images.class_names is None else len(images.class_names)
+    if model.classes is not None and model.classes != there:
+        told = "has no labels" if there is None else f"has {there} classes"
+        raise UserError(f"model.classes: is {model.classes}, but the data {told}")
     count = min(_REAL_IMAGES, len(images))
     return images.fetch(torch.arange(count) * len(images) // count)
 

@@ -114,7 +114,7 @@ class CosineSchedule(ScheduleConfig):
 # --- the model -----------------------------------------------------------------------------------
 
 
-@MODELS.register("diffusion", "diffexp.models.diffusion:from_config")
+@MODELS.register("diffusion", "diffexp.models.described:from_config")
 @dataclass
 class DiffusionConfig(ModelConfig):
     """A denoising diffusion model.
@@ -127,6 +127,8 @@ class DiffusionConfig(ModelConfig):
         weighting: weights of the simple loss by timestep.
         timesteps_drawn: uniform draws each image's timestep on its own; stratified one from each of as many equal
             parts of them as a step has images.
+        classes: of the data, whose labels the network gets; null learns without labels.
+        label_dropout: share of the images whose label is withheld in training, as guidance needs.
     """
 
     name: str = "diffusion"
@@ -136,6 +138,8 @@ class DiffusionConfig(ModelConfig):
     loss: Literal["simple", "hybrid", "vlb"] = "simple"
     weighting: WeightingConfig = field(default_factory=UniformWeighting)
     timesteps_drawn: Literal["uniform", "stratified"] = "uniform"
+    classes: int | None = number(None, at_least=1)
+    label_dropout: float = number(0.1, at_least=0, at_most=1)
     network: NetworkConfig = field(default_factory=UNetConfig)
 
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
@@ -164,6 +168,10 @@ class SamplerConfig(Choice):
         clip: clip x̂0 to [-1, 1] at every step, and derive ε̂ from it again.
         clip_quantile: clip each image to this quantile of its |x̂0| instead, where that exceeds 1, and divide by it
             (dynamic thresholding); null clips to [-1, 1].
+        class_label: the class of all images, of a model with classes; null gives image i class i mod classes.
+        guidance: w of ε̂(none) + w (ε̂(class) - ε̂(none)): 1 is the class alone, 0 no class; others call the network
+            twice.
+        guidance_interval: the steps that are guided, as shares of the path: 0 is the data, 1 the noise.
     """
 
     steps: int | None = number(None, at_least=1)
@@ -171,9 +179,20 @@ class SamplerConfig(Choice):
     clip: bool = True
     clip_quantile: float | None = number(None, above=0, at_most=1)
 
+    class_label: int | None = number(None, at_least=0)
+    guidance: float = number(1.0, at_least=0)
+    guidance_interval: list[float] = number([0.0, 1.0], at_least=0, at_most=1)
+
     def network_calls(self, timesteps: int) -> int:
         """How many calls of the network one batch takes, of a model with T timesteps."""
-        return self.steps or timesteps
+        return (self.steps or timesteps) + sum(self.guided_steps(timesteps))
+
+    def guided_steps(self, timesteps: int) -> list[bool]:
+        """Which steps of the path, from the noise to the data, call the network twice."""
+        steps, (low, high) = self.steps or timesteps, self.guidance_interval
+        if self.guidance in (0, 1):
+            return [False] * steps
+        return [low <= 1 - (step + 0.5) / steps <= high for step in range(steps)]
 
     def label(self, steps: int | None = None) -> str:
         """A short text that tells everything about the sampler: ddim-50-eta0.2-quadratic.
@@ -192,6 +211,11 @@ class SamplerConfig(Choice):
                 parts.append(f"{key}{format(value, '.12g') if isinstance(value, (int, float)) else value}")
         parts += [] if self.spacing == "leading" else [self.spacing]
         parts += [] if self.clip else ["unclipped"]
+        parts += [] if self.class_label is None else [f"class{self.class_label}"]
+        if self.guidance != 1:
+            whole = self.guidance_interval == [0, 1]
+            interval = "" if whole else "_{:.12g}_{:.12g}".format(*self.guidance_interval)
+            parts.append(f"cfg{self.guidance:.12g}{interval}")
         parts += [] if self.clip_quantile is None else [f"clip_quantile{self.clip_quantile:.12g}"]
         return "-".join(parts)
 
@@ -202,6 +226,14 @@ class SamplerConfig(Choice):
                 "steps",
                 f"{self.steps} steps cannot be taken out of model.timesteps = {model.timesteps}",
             )
+        classes = getattr(model, "classes", None)
+        if classes is None and (self.class_label is not None or self.guidance != 1):
+            key = "guidance" if self.class_label is None else "class_label"
+            yield key, "needs a model that was trained with model.classes"
+        elif self.class_label is not None and self.class_label >= (classes or 0):
+            yield "class_label", f"must be below model.classes = {classes}, not {self.class_label}"
+        if len(self.guidance_interval) != 2 or self.guidance_interval[0] > self.guidance_interval[1]:
+            yield "guidance_interval", f"must be two numbers, the lower first, not {self.guidance_interval}"
         if self.clip_quantile is not None and not self.clip:
             yield "clip_quantile", "needs clip: true"
 
@@ -265,4 +297,5 @@ class HeunConfig(SamplerConfig):
     name: str = "heun"
 
     def network_calls(self, timesteps: int) -> int:
-        return 2 * super().network_calls(timesteps) - 1
+        twice = self.guided_steps(timesteps)
+        return 2 * super().network_calls(timesteps) - 1 - twice[0]

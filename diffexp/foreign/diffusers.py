@@ -172,11 +172,10 @@ def _schedule(config: dict[str, Any], source: Path) -> dict[str, Any]:
         wrong.append(f"beta_schedule is {kind!r}, known are {', '.join(_SCHEDULES)}")
     if prediction not in _PREDICTIONS:
         wrong.append(f"prediction_type is {prediction!r}, known are {', '.join(_PREDICTIONS)}")
-    if config.get("rescale_betas_zero_snr"):
-        wrong.append("rescale_betas_zero_snr is true")
     if wrong:
         raise UserError(f"{source}: is another schedule than ours:\n  " + "\n  ".join(wrong))
-    schedule: dict[str, Any] = {"name": _SCHEDULES[kind]}
+    zero = bool(config.get("rescale_betas_zero_snr", False))
+    schedule: dict[str, Any] = {"name": _SCHEDULES[kind], "zero_terminal_snr": zero}
     if kind != "squaredcos_cap_v2":
         schedule |= {key: config.get(key, default) for key, default in (("beta_start", 1e-4), ("beta_end", 0.02))}
     timesteps = config.get("num_train_timesteps", 1000)
@@ -230,14 +229,18 @@ def write(
     prediction = {ours: theirs for theirs, ours in _PREDICTIONS.items()}.get(model.prediction)
     if prediction is None:
         raise UserError(f"model.prediction: {model.prediction} is not known to diffusers")
+    if model.classes is not None:
+        raise UserError("model.classes: diffusers' DDPMPipeline and DDIMPipeline give the network no labels")
     tensors = to_theirs(weights, names(network), network, image_size)
+    learned = model.loss != "simple"
     unet = {"_class_name": "UNet2DModel", **_unet_config(network, image_size, channels)}
+    unet["out_channels"] = 2 * channels if learned else channels
     scheduler = {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": model.timesteps,
         **_betas(model, schedule),
         "prediction_type": prediction,
-        "variance_type": "fixed_large",
+        "variance_type": "learned_range" if learned else "fixed_large",
         "clip_sample": True,
         "timestep_spacing": "leading",
     }
@@ -283,8 +286,8 @@ def _betas(model: DiffusionConfig, schedule: Schedule) -> dict[str, Any]:
         (ScaledLinearSchedule, "scaled_linear"),
         (SigmoidSchedule, "sigmoid"),
     ):
-        if isinstance(ours, kind) and ours.rescale == "none":
+        if isinstance(ours, kind) and ours.rescale == "none" and not ours.zero_terminal_snr:
             return {"beta_schedule": name, "beta_start": ours.beta_start, "beta_end": ours.beta_end}
-    if isinstance(ours, CosineSchedule) and (ours.s, ours.max_beta) == (0.008, 0.999):
+    if isinstance(ours, CosineSchedule) and ours == CosineSchedule():
         return {"beta_schedule": "squaredcos_cap_v2"}
     return {"trained_betas": schedule.betas.tolist()}

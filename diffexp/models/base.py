@@ -17,11 +17,13 @@ class GenerativeModel(L.LightningModule, ABC):
 
     Args:
         image_shape: (C, H, W) of the images it learns and makes.
+        classes: of the images, if it learns them; else None.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], classes: int | None = None) -> None:
         super().__init__()
         self.image_shape = image_shape
+        self.classes = classes
 
     @abstractmethod
     def sample(

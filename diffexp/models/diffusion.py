@@ -1,6 +1,5 @@
 """A denoising diffusion model: network, schedule and loss as a LightningModule."""
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,27 +8,21 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from diffexp.config.diffusion import SAMPLERS, SCHEDULES, SamplerConfig, ScheduleConfig
+from diffexp.config.diffusion import SAMPLERS, SamplerConfig
 from diffexp.config.experiment import Optim
-from diffexp.config.networks import NETWORKS, NetworkConfig
-from diffexp.config.objectives import WEIGHTINGS, WeightingConfig
 from diffexp.data.images import to_float
+from diffexp.diffusion.guidance import LabelledNetwork, guided, labelled
 from diffexp.diffusion.objectives import LossName, Objective
-from diffexp.diffusion.paths import timestep_path
-from diffexp.diffusion.predictions import Denoised, Denoiser, Prediction, clipped
+from diffexp.diffusion.paths import Path, timestep_path
+from diffexp.diffusion.predictions import Denoiser, Prediction, clipped
 from diffexp.diffusion.samplers import State
-from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule, with_zero_terminal_snr
-from diffexp.diffusion.timesteps import stratified, uniform
-from diffexp.errors import UserError
+from diffexp.diffusion.schedules import Schedule
 from diffexp.models.base import GenerativeModel, log_every
 from diffexp.models.compiled import Compiled
+from diffexp.models.draws import Drawing, Draws, draw
 from diffexp.models.finite import FiniteSteps
 from diffexp.models.losses import LossByTime
-from diffexp.randomness import ImageNoise, derive_seed, generator, seed_drawing
-
-log = logging.getLogger(__name__)
-
-_SMALLEST = 1e-12  # an SNR, against a division by 0
+from diffexp.randomness import ImageNoise, generator, seed_drawing
 
 
 class DiffusionModule(GenerativeModel):
@@ -49,6 +42,8 @@ class DiffusionModule(GenerativeModel):
         loss: see `Objective`; with another than "simple", the network has twice the images' channels.
         weights: of the simple loss by timestep, (T,); None is 1.
         stratified: draw one timestep from each of as many equal parts of them as a step has images.
+        classes: of the images; then the network is a `LabelledNetwork`. None learns without labels.
+        label_dropout: probability in training that an image counts as of no class.
     """
 
     def __init__(
@@ -63,13 +58,16 @@ class DiffusionModule(GenerativeModel):
         loss: LossName = "simple",
         weights: Tensor | None = None,
         stratified: bool = False,
+        classes: int | None = None,
+        label_dropout: float = 0.1,
     ) -> None:
-        super().__init__(image_shape)
+        super().__init__(image_shape, classes)
         self.network = network
         self.schedule = schedule
         self.prediction = Prediction(prediction, schedule, learned_variance=loss != "simple")
         self.objective = Objective(self.prediction, loss, weights)
-        self.stratified = stratified
+        twice = prediction == "step_epsilon"
+        self.drawing = Drawing(stratified, twice, label_dropout if classes is not None else None)
         self.optim = optim or Optim()
         self.seed = seed
         self.losses = LossByTime(schedule.timesteps)
@@ -87,9 +85,12 @@ class DiffusionModule(GenerativeModel):
 
     # --- training
 
-    def loss(self, x0: Tensor, noise: Tensor, t: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def loss(self, x0: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """(the prediction's error of each image, what is minimised of it), both (B,); see `Objective.losses`."""
-        return self.objective.losses(self._compiled.get("training", self.network), x0, noise, t, other)
+        network: Any = self._compiled.get("training", self.network)
+        if draws.labels is not None:
+            network = labelled(network, draws.labels)
+        return self.objective.losses(network, x0, draws.noise, draws.t, draws.other)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The mean loss of a batch: ``images``, uint8 or float in [-1, 1], shape (B, C, H, W); ``index`` for messages.
@@ -102,28 +103,21 @@ class DiffusionModule(GenerativeModel):
         step = self.trainer.global_step
         self._micro_batch = self._micro_batch + 1 if step == self._step else 0
         self._step = step
-        t, noise, other = self._draw(x0)
-        error, minimised = self.loss(x0, noise, t, other)
-        self.losses.add(error.detach(), t)
+        draws = self._draw(x0, batch.get("labels"))
+        error, minimised = self.loss(x0, draws)
+        self.losses.add(error.detach(), draws.t)
         self._log(step + 1)
-        return self.finite.guarded(minimised, t, batch.get("index"))
+        return self.finite.guarded(minimised, draws.t, batch.get("index"))
 
-    def _draw(self, x0: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """t (B,), ε of x0's shape and maybe a second noise: this process's part of the global batch's draws."""
+    def _draw(self, x0: Tensor, labels: Tensor | None = None) -> Draws:
+        """This process's part of what the global batch of this step draws, for its images and their labels (B,)."""
         trainer = self.trainer
         parts = trainer.world_size * trainer.accumulate_grad_batches
         part = self._micro_batch * trainer.world_size + trainer.global_rank
-        mine = slice(part * len(x0), (part + 1) * len(x0))
         source = generator(x0.device, "training", self.seed, self._step)
-        count = parts * len(x0)
-        draw_timesteps = stratified if self.stratified else uniform
-        t = draw_timesteps(self.schedule.timesteps, count, source)
-        noise = torch.randn(count, *x0.shape[1:], generator=source, device=x0.device)
-        other = None
-        if self.prediction.name == "step_epsilon":
-            other = torch.randn(count, *x0.shape[1:], generator=source, device=x0.device)[mine]
+        whole = draw(x0, parts, self.schedule.timesteps, source, self.drawing)
         seed_drawing(x0.device, "dropout", self.seed, self._step, part)
-        return t[mine], noise[mine], other
+        return whole.of(part, len(x0), labels, self.classes)
 
     def _log(self, step: int) -> None:
         """Log the losses since the last point, when the step that is about to end is a logged one."""
@@ -206,14 +200,31 @@ class DiffusionModule(GenerativeModel):
         self, sampler: SamplerConfig, noise: ImageNoise, on_call: Callable[[], object] | None = None
     ) -> Iterator[State]:
         """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.Sampler.walk`."""
-        denoiser = self.prediction.denoiser(self._compiled.get("sampling", self.network))
-        if sampler.clip:
-            denoiser = clipped(denoiser, self.schedule, sampler.clip_quantile)
-        if on_call is not None:
-            denoiser = _telling(denoiser, on_call)
         schedule = self.schedule
         path = timestep_path(schedule.timesteps, sampler.steps, sampler.spacing, schedule.alphas_cumprod.tolist())
+        network: Any = self._compiled.get("sampling", self.network)
+        if on_call is not None:
+            network = _telling(network, on_call)
+        if self.classes is None:
+            denoiser = self.prediction.denoiser(network)
+        else:
+            denoiser = self._of_classes(network, self.classes, sampler, path, noise.indices)
+        if sampler.clip:
+            denoiser = clipped(denoiser, schedule, sampler.clip_quantile)
         yield from SAMPLERS.build(sampler).walk(denoiser, schedule, path, noise.draw(), noise.draw)
+
+    def _of_classes(
+        self, network: LabelledNetwork, classes: int, sampler: SamplerConfig, path: Path, indices: Sequence[int]
+    ) -> Denoiser:
+        """The denoiser for the classes of these images, guided as the sampler says."""
+        wanted = [index % classes if sampler.class_label is None else sampler.class_label for index in indices]
+        labels = torch.tensor(wanted, device=self.device)
+        twice = sampler.guided_steps(self.schedule.timesteps)
+        active = {t for (t, _), guides in zip(path, twice, strict=True) if guides}
+        of_class, of_none = (
+            self.prediction.denoiser(labelled(network, each)) for each in (labels, torch.full_like(labels, classes))
+        )
+        return guided(of_class, of_none, sampler.guidance, active.__contains__)
 
     def sample(
         self, variant: SamplerConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
@@ -238,78 +249,12 @@ class DiffusionModule(GenerativeModel):
         return variant.label(variant.steps or self.schedule.timesteps)
 
 
-def _telling(denoiser: Denoiser, on_call: Callable[[], object]) -> Denoiser:
-    """The denoiser that tells after every call."""
+def _telling(network: Callable[..., Tensor], on_call: Callable[[], object]) -> Callable[..., Tensor]:
+    """The network that tells after every call."""
 
-    def denoise(x_t: Tensor, t: int) -> Denoised:
-        denoised = denoiser(x_t, t)
+    def call(*inputs: Tensor) -> Tensor:
+        output = network(*inputs)
         on_call()
-        return denoised
+        return output
 
-    return denoise
-
-
-def from_config(
-    image_shape: tuple[int, int, int],
-    optim: Optim,
-    seed: int,
-    *,
-    timesteps: int,
-    schedule: ScheduleConfig,
-    prediction: str,
-    loss: LossName,
-    weighting: WeightingConfig,
-    timesteps_drawn: str,
-    network: NetworkConfig,
-) -> DiffusionModule:
-    """Build the module that a config describes, its weights drawn from the seed.
-
-    Raises:
-        UserError: if the schedule is invalid at this T.
-    """
-    built = _schedule(schedule, timesteps)
-    wider = {} if loss == "simple" else {"out_channels": 2 * image_shape[0]}
-    with torch.random.fork_rng(devices=[]):  # built on the CPU
-        torch.manual_seed(derive_seed("weights", seed))
-        built_network = NETWORKS.build(network, image_shape, **wider)
-    try:
-        weights = WEIGHTINGS.build(weighting, built.alphas_cumprod / (1 - built.alphas_cumprod))
-        if weights is not None:
-            weights = weights / Prediction(prediction, built).error_of_x0().clamp(min=_SMALLEST)
-        return DiffusionModule(
-            image_shape,
-            built_network,
-            built,
-            prediction,
-            optim,
-            seed,
-            loss=loss,
-            weights=weights,
-            stratified=timesteps_drawn == "stratified",
-        )
-    except ValueError as error:
-        raise UserError(f"model.prediction: {error}") from error
-
-
-def _schedule(schedule: ScheduleConfig, timesteps: int) -> Schedule:
-    """The schedule that a config describes; warns if it leaves much signal.
-
-    Raises:
-        UserError: if it is invalid at this T.
-    """
-    try:
-        betas = SCHEDULES.build(schedule, timesteps)
-        if not isinstance(betas, Tensor) or betas.shape != (timesteps,):
-            raise ValueError(f"must give a tensor of shape ({timesteps},)")
-        wanted = schedule.zero_terminal_snr
-        built = Schedule(with_zero_terminal_snr(betas) if wanted else betas, zero_terminal_snr=wanted)
-    except ValueError as error:
-        raise UserError(f"model.schedule: {schedule.name} at model.timesteps = {timesteps}: {error}") from error
-    if built.terminal_signal > MUCH_SIGNAL:
-        rescalable = getattr(schedule, "rescale", "") == "none" and built.betas.max() * 1000 / timesteps < 1
-        remedy = "; rescale: 1000/T keeps what T = 1000 has" if rescalable else ""
-        log.warning(
-            "model.schedule: %s at T = %d leaves √ᾱ_T = %.3g of the signal in x_T, but sampling starts from none%s",
-            *(schedule.name, timesteps, built.terminal_signal, remedy),
-        )
-    return built
+    return call

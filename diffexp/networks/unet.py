@@ -21,6 +21,8 @@ from diffexp.networks.blocks import (
 class UNet(nn.Module):
     """(x_t of shape (B, C, H, W), indices t of shape (B,)) → output (B, C, H, W), zero at the start.
 
+    With classes it takes a third input, int64 (B,): 0 … classes-1, or `classes` for none.
+
     With the defaults on 3×32×32 it has the paper's 35,746,307 parameters.
 
     Args:
@@ -33,6 +35,7 @@ class UNet(nn.Module):
         groups: groups of every GroupNorm.
         recompute: trade time for memory in training, see `Stage`.
         out_channels: of the output; None is those of the images.
+        classes: how many there are; each, and none, has an embedding that is added to that of t.
 
     Raises:
         ValueError: if the image cannot be halved that often.
@@ -50,6 +53,7 @@ class UNet(nn.Module):
         groups: int = 32,
         recompute: bool = False,
         out_channels: int | None = None,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         image_channels, height, width = image_shape
@@ -60,6 +64,7 @@ class UNet(nn.Module):
 
         time_features = 4 * base_channels
         self.time = TimeEmbedding(base_channels, time_features)
+        self.label = nn.Embedding(classes + 1, time_features) if classes is not None else None
         self.conv_in = nn.Conv2d(image_channels, base_channels, 3, padding=1)
 
         def residual(channels_in: int, channels_out: int) -> ResidualBlock:
@@ -101,9 +106,11 @@ class UNet(nn.Module):
         self.norm_out = group_norm(groups, channels)
         self.conv_out = zero_init(nn.Conv2d(channels, out_channels or image_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Apply the network."""
         time = self.time(t)
+        if self.label is not None:
+            time = time + self.label(labels)
         hidden = self.conv_in(x)
         skips = [hidden]
         for stage in self.down:

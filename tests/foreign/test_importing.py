@@ -145,6 +145,17 @@ def test_exported_to_diffusers_its_own_pipeline_draws_the_same(pipeline, schedul
         torch.testing.assert_close((drawn / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1), images, rtol=0, atol=1e-4)
 
 
+def test_a_schedule_without_a_name_there_is_written_number_by_number(theirs, tmp_path):
+    keys = ["model.prediction=v", "model.schedule.zero_terminal_snr=true"]
+    out, _ = imported(theirs, tmp_path / "it.safetensors", *keys)
+    trained = load_trained(out)
+    wanted = load_export_request([f"out={tmp_path / 'folder'}", "format=diffusers"], trained.experiment)
+    again = DDIMPipeline.from_pretrained(export(trained, wanted))
+    ours = build_trained(trained, "ema", "cpu").schedule
+    torch.testing.assert_close(again.scheduler.alphas_cumprod.double(), ours.alphas_cumprod, rtol=1e-3, atol=1e-6)
+    assert again.scheduler.alphas_cumprod[-1] == 0
+
+
 def walked(model, sampler, noise):
     """Our sampler from a given noise."""
 

@@ -14,6 +14,7 @@ from diffexp.diffusion.schedules import Schedule
 from diffexp.errors import UserError
 from diffexp.models.building import build_model
 from diffexp.models.diffusion import DiffusionModule
+from diffexp.models.draws import Draws
 from diffexp.randomness import ImageNoise
 from diffexp.starting import resume_run
 from diffexp.training import train
@@ -42,7 +43,7 @@ def test_the_loss_is_the_squared_error_of_epsilon():
     alpha_bar = model.schedule.alphas_cumprod[t].float().view(-1, 1, 1, 1)
     x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
     expected = ((noise - 0.9 * torch.tanh(x_t + t.view(-1, 1, 1, 1) / 100)) ** 2).flatten(1).mean(1)
-    torch.testing.assert_close(model.loss(x0, noise, t), (expected, expected))
+    torch.testing.assert_close(model.loss(x0, Draws(t, noise)), (expected, expected))
 
 
 def trainer(**changes):
@@ -54,7 +55,8 @@ def trainer(**changes):
 def drawn(model, size, **changes):
     model._trainer = trainer(**changes)
     model._step = changes.get("global_step", 3)
-    return model._draw(torch.zeros(size, 1, 4, 4))[:2]
+    draws = model._draw(torch.zeros(size, 1, 4, 4))
+    return draws.t, draws.noise
 
 
 @settings(max_examples=60, deadline=None)

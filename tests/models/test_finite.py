@@ -25,8 +25,8 @@ def broken(monkeypatch):
     """Make the loss (of one image) or the gradient not finite at the wanted steps, 1, 2, …"""
 
     def break_at(steps, value=float("nan"), what="loss"):
-        def loss(module, x0, noise, t, other, original=DiffusionModule.loss):
-            _, losses = original(module, x0, noise, t, other)
+        def loss(module, x0, draws, original=DiffusionModule.loss):
+            _, losses = original(module, x0, draws)
             if module._step + 1 in steps:
                 if what == "loss":
                     losses = torch.cat([losses[:1] + value, losses[1:]])

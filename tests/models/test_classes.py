@@ -1,0 +1,150 @@
+"""Models with class labels."""
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from diffexp.config.diffusion import DDIMConfig, HeunConfig
+from diffexp.diffusion import schedules
+from diffexp.diffusion.schedules import Schedule
+from diffexp.errors import UserError
+from diffexp.foreign import diffusers, layout
+from diffexp.models.building import build_model
+from diffexp.models.diffusion import DiffusionModule
+from tests.models.test_diffusion import trainer
+from tests.small import experiment, fit
+
+
+class Named(torch.nn.Module):
+    """ε̂ tells which class it was asked for; counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x, t, labels):
+        self.calls += 1
+        return x * 0 + labels.view(-1, 1, 1, 1) / 10
+
+
+def module(**settings):
+    return DiffusionModule((1, 2, 2), Named(), Schedule(schedules.linear(100, rescale="1000/T")), classes=3, **settings)
+
+
+def first_epsilon(sampler, indices=range(5)):
+    """x̂_0 of the first step gives ε̂ away."""
+    model, seen = module(), []
+    original = model.network.forward
+    model.network.forward = lambda x, t, labels: seen.append(labels.tolist()) or original(x, t, labels)
+    model.sample(sampler, indices, 0)
+    return seen
+
+
+def test_image_i_has_class_i_mod_classes_or_the_one_that_is_wanted():
+    assert first_epsilon(DDIMConfig(steps=1), range(4, 9)) == [[1, 2, 0, 1, 2]]
+    assert first_epsilon(DDIMConfig(steps=1, class_label=2)) == [[2] * 5]
+    assert first_epsilon(DDIMConfig(steps=1, guidance=0.0)) == [[3] * 5]
+    assert first_epsilon(DDIMConfig(steps=1, guidance=3.0)) == [[0, 1, 2, 0, 1], [3] * 5]
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        DDIMConfig(steps=10),
+        DDIMConfig(steps=10, guidance=2.0),
+        DDIMConfig(steps=7, guidance=2.0, guidance_interval=[0.2, 0.6]),
+        DDIMConfig(steps=10, guidance=0.0),
+        HeunConfig(steps=6, guidance=2.0),
+        HeunConfig(steps=6, guidance=2.0, guidance_interval=[0.3, 1.0]),
+        HeunConfig(steps=6, guidance=2.0, guidance_interval=[0.0, 0.7]),
+    ],
+)
+def test_network_calls_are_those_that_are_made(sampler):
+    model, told = module(), []
+    model.sample(sampler, range(2), 0, on_call=lambda: told.append(1))
+    assert model.network.calls == len(told) == model.network_calls(sampler)
+
+
+def test_samples_with_a_class_do_not_depend_on_the_batch():
+    model = build_model(experiment("model.classes=10"))
+    torch.manual_seed(0)
+    for parameter in model.network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    sampler = DDIMConfig(steps=3, guidance=2.0)
+    whole = model.sample(sampler, range(6), 0)
+    torch.testing.assert_close(model.sample(sampler, [4, 1], 0), whole[[4, 1]])
+    assert not torch.allclose(model.sample(DDIMConfig(steps=3, class_label=7), [4], 0), whole[[4]])
+
+
+def test_labels_are_withheld_as_often_as_is_said_and_wherever_they_are():
+    def drawn(size, **spread):
+        model = module(label_dropout=0.25, seed=3)
+        model._trainer = trainer(**spread)
+        model._step, model._micro_batch = 5, spread.pop("micro", 0)
+        return model
+
+    whole = drawn(4000)._draw(torch.zeros(4000, 1, 2, 2), torch.arange(4000) % 3)
+    assert (whole.labels == 3).double().mean().item() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 4000) ** 0.5)
+    kept = whole.labels != 3
+    assert torch.equal(whole.labels[kept], (torch.arange(4000) % 3)[kept])
+    parts = []
+    for rank in range(2):
+        model = drawn(2000, world_size=2, global_rank=rank)
+        parts.append(model._draw(torch.zeros(2000, 1, 2, 2), (torch.arange(4000) % 3)[rank * 2000 :][:2000]).labels)
+    assert torch.equal(torch.cat(parts), whole.labels)
+
+
+def test_without_classes_nothing_has_changed():
+    assert not [name for name in build_model(experiment()).state_dict() if "label" in name]
+    before = DiffusionModule((1, 2, 2), torch.nn.Identity(), Schedule(schedules.linear(100, rescale="1000/T")))
+    before._trainer, before._step = trainer(), 3
+    with_classes = module()
+    with_classes._trainer, with_classes._step = trainer(), 3
+    x0 = torch.zeros(8, 1, 2, 2)
+    plain, labelled = before._draw(x0), with_classes._draw(x0, torch.zeros(8, dtype=torch.long))
+    assert torch.equal(plain.t, labelled.t)
+    assert torch.equal(plain.noise, labelled.noise)
+
+
+def test_the_network_with_labels_equals_diffusers():
+    config = experiment("model.classes=10", "data.image_size=16", "model.network.attention_resolutions=[8]")
+    ours = build_model(config).network.eval()
+    network = config.model.network
+    theirs = UNet2DModel(
+        **{key: value for key, value in diffusers._unet_config(network, 16, 1).items() if key != "num_class_embeds"},
+        num_class_embeds=11,
+    ).eval()
+    for parameter in ours.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    weights = {f"{layout.NETWORK}{name}": value for name, value in ours.state_dict().items()}
+    label = weights.pop(f"{layout.NETWORK}label.weight")
+    loaded = layout.to_theirs(weights, diffusers.names(network), network, 16)
+    theirs.load_state_dict({**loaded, "class_embedding.weight": label})
+    x, t, labels = torch.randn(3, 1, 16, 16), torch.tensor([0, 10, 19]), torch.tensor([2, 10, 9])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, t, labels), theirs(x, t, labels).sample, rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_with_labels_trains_and_another_number_of_classes_is_refused(tmp_path):
+    fit(tmp_path / "run", "model.classes=10", "sample_grid.samplers.ddpm.guidance=2")
+    with pytest.raises(UserError, match=r"model\.classes: is 9, but the data has 10 classes"):
+        fit(tmp_path / "other", "model.classes=9")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sample_grid.samplers.ddpm.guidance=2"], "guidance: needs a model that was trained with model.classes"),
+        (["sample_grid.samplers.ddpm.class_label=2"], "class_label: needs a model"),
+        (["model.classes=3", "sample_grid.samplers.ddpm.class_label=3"], "must be below model.classes = 3"),
+        (["model.classes=3", "sample_grid.samplers.ddpm.guidance_interval=[0.5, 0.1]"], "the lower first"),
+    ],
+)
+def test_keys_that_do_not_fit_the_model_are_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        experiment(*overrides)
+
+
+def test_a_label_tells_class_and_guidance():
+    sampler = DDIMConfig(class_label=3, guidance=2.5, guidance_interval=[0.2, 0.8])
+    assert sampler.label(20) == "ddim-20-eta0-class3-cfg2.5_0.2_0.8"
