@@ -169,7 +169,8 @@ def evaluate(
 ) -> None:
     """Score many samplers from one checkpoint: the table of the DDIM paper.
 
-    With sampler.name=… it scores that one, as a run of its own.
+    With sampler.name=… it scores that one, as a run of its own; with metrics=bpd it estimates the bits per dimension of
+    real images instead.
 
     Keys: samplers, steps, spacings, count, blocks, seed, weights, extractor.name, reference.split, out, …;
     data.KEY=… where the data lies elsewhere now. An interrupted table is continued by the same command.
@@ -190,6 +191,13 @@ def evaluate(
     trained = replace(trained, experiment=amended(trained.experiment, data))
     of_sweep = Trial.parse(*trial) if trial else None
     request = load_evaluate_request(table, rest, trained.experiment, of_sweep)
+    if request.metrics == "bpd":
+        from diffexp.likelihoods import evaluate_likelihood
+
+        likelihood, folder = evaluate_likelihood(trained, request)
+        click.echo(likelihood.markdown())
+        click.echo(f"likelihood.json and likelihood.md: {folder}")
+        return
     if request.sampler is not None:
         name = f"{of_sweep.sweep}/{of_sweep.name}" if of_sweep else None
         cell, single = evaluating_one.evaluate_one(trained, request, name, list(plugins))

@@ -40,9 +40,10 @@ def evaluate_one(trained: Trained, request: EvaluateRequest, trial: str | None, 
     """
     assert request.sampler is not None
     bench = prepare(trained, request)
-    calls = bench.model.network_calls(request.sampler)
-    sampler = replace(request.sampler, steps=calls)
-    cell = Cell(sampler, sampler.label(), calls)
+    sampler = replace(
+        request.sampler, steps=request.sampler.steps or getattr(trained.experiment.model, "timesteps", None)
+    )
+    cell = Cell(sampler, sampler.label(), bench.model.network_calls(sampler))
     about = about_scores(trained, request, sampler.label(), bench)
     table = Table(about, bench.rules.metric("fd"), bench.rules.id, [cell])
     run = _run(trained, request, trial, table)

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import solver_errors
+from tests.small import fit
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -48,3 +50,15 @@ def resolves(name):
 
 def test_the_table_of_solver_errors_is_what_its_command_prints():
     assert solver_errors.table() in (ROOT / "docs" / "solvers.md").read_text()
+
+
+def test_the_library_page_runs(tmp_path, capsys):
+    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), re.DOTALL)
+    exec(first, {"network": lambda x, t: torch.tanh(x) + t.view(-1, 1, 1, 1) / 1000})
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(" torch")[0] for line in printed] == ["ddpm", "ddim", "dpm++ 2M", "unipc"]
+    fit(tmp_path / "run", "training.steps=1", "sample_grid=null")
+    names = {"run": str(tmp_path / "run")}
+    exec(second, names)
+    assert names["pixels"].shape == (4, 1, 8, 8)
+    assert names["pixels"].dtype == torch.uint8

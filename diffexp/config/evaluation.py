@@ -193,10 +193,29 @@ def metric_name(metric: str, extractor: str, count: int, is_inception: bool) -> 
 
 
 @dataclass
+class LikelihoodConfig:
+    """How `metrics=bpd` estimates bits per dimension.
+
+    Keys:
+        split: of the data, of which `count` images are taken, evenly spread.
+        terms: of the variational bound, for each image, each a network call; null, or more than T, is all T.
+        variance: of the model's steps in the bound, where it has not learned it.
+        ode_steps: levels that the probability-flow ODE is integrated over, at most T, with two network calls each; null
+            leaves it out.
+    """
+
+    split: Literal["train", "test"] = "test"
+    terms: int | None = number(100, at_least=1)
+    variance: Literal["fixed_small", "fixed_large"] = "fixed_small"
+    ode_steps: int | None = number(50, at_least=2)
+
+
+@dataclass
 class EvaluateRequest:
     """The table that `diffexp evaluate` makes: samplers × steps × spacings, all from the same starting noise.
 
     Keys:
+        metrics: scores of samples, or bpd: bits per dimension of real images.
         sampler: this one alone instead of a table; its scores become a run of their own, as sweeps over samplers want.
         samplers: the rows; `steps`, and a `spacing` other than leading, given in one hold for it alone.
         steps: the columns; null is all T, as is an empty list. Those above T are left out, which is told.
@@ -214,6 +233,8 @@ class EvaluateRequest:
         wandb: null is as the training has it.
     """
 
+    metrics: Literal["scores", "bpd"] = "scores"
+    likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     sampler: SamplerConfig | None = None
     samplers: dict[str, SamplerConfig | None] = field(default_factory=dict)
     steps: list[int | None] = number([], at_least=1)

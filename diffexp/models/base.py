@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
+from diffexp.config.evaluation import LikelihoodConfig
 from diffexp.data.images import to_uint8
 from diffexp.errors import UserError
 from diffexp.models.finite import REMEDY
@@ -40,6 +41,35 @@ class GenerativeModel(L.LightningModule, ABC):
         Returns:
             float32 (len(indices), C, H, W) on the model's device, in [-1, 1] up to what the model overshoots.
         """
+
+    def bits_per_dim(
+        self,
+        images: Tensor,
+        indices: Sequence[int],
+        seed: int,
+        wanted: LikelihoodConfig,
+        on_call: Callable[[], object] | None = None,
+    ) -> dict[str, Tensor]:
+        """How likely the model finds images, with the current weights.
+
+        Args:
+            images: uint8 (B, C, H, W), on the model's device.
+            indices: which images of their set; what is drawn for image i depends on (seed, i).
+            seed: of what is drawn.
+            wanted: by which estimates, how exactly.
+            on_call: called after every network call, for progress.
+
+        Returns:
+            By the name of the estimate, bits per dimension of each image (B,).
+
+        Raises:
+            UserError: if this model has no likelihood.
+        """
+        raise UserError(f"metrics: bpd: {type(self).__name__} has no likelihood")
+
+    def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
+        """How many times each estimate of `bits_per_dim` calls the network for one batch."""
+        return {}
 
     def compile_network(self, *, training: bool = False, sampling: bool = False) -> None:
         """Have the network compiled before the first training step, or the first batch of samples.

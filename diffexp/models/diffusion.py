@@ -9,9 +9,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from diffexp.config.diffusion import SAMPLERS, SamplerConfig
+from diffexp.config.evaluation import LikelihoodConfig
 from diffexp.config.experiment import Optim
 from diffexp.data.images import to_float
+from diffexp.diffusion.bound import Bound
 from diffexp.diffusion.guidance import LabelledNetwork, guided, labelled
+from diffexp.diffusion.likelihood import bound, dequantised, ode
 from diffexp.diffusion.objectives import LossName, Objective
 from diffexp.diffusion.paths import Path, timestep_path
 from diffexp.diffusion.predictions import Denoiser, Prediction, clipped
@@ -239,6 +242,46 @@ class DiffusionModule(GenerativeModel):
         finally:
             self.network.train(training)
         return images
+
+    def bits_per_dim(
+        self,
+        images: Tensor,
+        indices: Sequence[int],
+        seed: int,
+        wanted: LikelihoodConfig,
+        on_call: Callable[[], object] | None = None,
+    ) -> dict[str, Tensor]:
+        """By the variational bound and by the probability-flow ODE, without labels; see `GenerativeModel`."""
+        self.network.eval()
+        network: Any = self.network if on_call is None else _telling(self.network, on_call)
+        if self.classes is not None:
+            network = labelled(network, torch.full((len(images),), self.classes, device=self.device))
+        schedule, prediction, x0 = self.schedule, self.prediction, to_float(images)
+        noise = ImageNoise(seed, indices, self.image_shape, self.device)
+
+        def estimate(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+            output, share = prediction.split(network(x_t, t).float())
+            return prediction.x0(prediction.estimate(output, t), x_t, t).clamp(-1, 1), share
+
+        terms = Bound(schedule, "learned" if prediction.learned_variance else wanted.variance)
+        with torch.no_grad():
+            found = {"bound": bound(terms, estimate, x0, self._terms(wanted), noise.draw)}
+        if wanted.ode_steps is not None:
+            levels = min(wanted.ode_steps, schedule.timesteps)
+            path = timestep_path(schedule.timesteps, levels, "logsnr", schedule.alphas_cumprod.tolist())
+            x, probe = dequantised(x0, noise.draw()), noise.draw().sign()
+            found["ode"] = ode(prediction.denoiser(network), schedule, path, x, probe)
+        return found
+
+    def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
+        """One a term of the bound, and two for each step of the ODE."""
+        calls = {"bound": self._terms(wanted)}
+        if wanted.ode_steps is not None:
+            calls["ode"] = 2 * (min(wanted.ode_steps, self.schedule.timesteps) - 1)
+        return calls
+
+    def _terms(self, wanted: LikelihoodConfig) -> int:
+        return min(wanted.terms or self.schedule.timesteps, self.schedule.timesteps)
 
     def network_calls(self, variant: SamplerConfig) -> int:
         """One a step, of most samplers."""
