@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffexp.hardware import autocast, precision_for
+from diffexp.models.draws import Draws
 from diffexp.models.finite import FiniteSteps
 
 Step = Callable[[Tensor], object]
@@ -45,7 +46,7 @@ def ours(size: Size, device: torch.device, precision: str, *, compiled: bool = F
         noise = torch.randn_like(x0)
         t = torch.randint(module.schedule.timesteps, (len(x0),), device=device)
         with autocast(precision, device):
-            losses = module.loss(x0, noise, t)
+            _, losses = module.loss(x0, Draws(t, noise))
         finite.guarded(losses, t, None).backward()
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)

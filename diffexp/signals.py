@@ -2,12 +2,15 @@
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 # USR1 and USR2 are what Slurm is usually told to send before a time limit or a preemption.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 _noted: list[int] = []
+_waiting = 0
 
 
 def note_signals() -> None:
@@ -29,8 +32,27 @@ def end_on_signals() -> None:
         _end(_noted[0], None)
 
 
+@contextmanager
+def ending_waits() -> Iterator[None]:
+    """A signal that would end the process at once does so at the end of this; for code that an exception would break.
+
+    OmegaConf turns one out of nowhere into "'NoneType' object has no attribute …".
+    """
+    global _waiting
+    _waiting += 1
+    try:
+        yield
+    finally:
+        _waiting -= 1
+        if not _waiting and _noted and signal.getsignal(_noted[0]) is _end:
+            _end(_noted.pop(0), None)
+
+
 def _end(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)
+    if _waiting:
+        _noted.append(number)
+    else:
+        sys.exit(128 + number)
 
 
 def _listen(handler: "signal._HANDLER") -> None:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffexp.errors import UserError, did_you_mean
+from diffexp.signals import ending_waits
 
 BASE_KEY = "base"
 COMMAND_LINE = "command line"
@@ -125,6 +126,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return parse_yaml(text, str(path))
 
 
+@ending_waits()
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """The mapping that a YAML text from `source` holds, as plain data. An empty text holds an empty one.
 
@@ -182,6 +184,7 @@ def parse_value(text: str, key: str) -> Any:
     return _plain(value, key)
 
 
+@ending_waits()
 def _parse_yaml_value(text: str, key: str) -> Any:
     """As OmegaConf reads it in a file: 1e-4 is a number and 2024-07-01 a text."""
     try:

@@ -13,6 +13,7 @@ from diffexp.config.arranging import Part, arrange, is_optional, without_none
 from diffexp.config.layers import Layer
 from diffexp.config.registry import Choice
 from diffexp.errors import UserError
+from diffexp.signals import ending_waits
 
 Schema = TypeVar("Schema")
 
@@ -34,6 +35,7 @@ class Merged(Generic[Schema]):
         return f"{related[-1] if related else 'default'}: {key}"
 
 
+@ending_waits()
 def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
     """Merge the layers, later over earlier, over a dataclass instance that holds the defaults (and is used up).
 
@@ -62,6 +64,7 @@ def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
     return Merged(config, sources)
 
 
+@ending_waits()
 def as_dict(config: Any) -> dict[str, Any]:
     """A typed config as nested plain data."""
     values = OmegaConf.to_container(OmegaConf.structured(config))
@@ -69,6 +72,7 @@ def as_dict(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+@ending_waits()
 def as_yaml(config: Any) -> str:
     """A typed config as YAML, every key written out."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from diffexp.runs import checkpoints
-from diffexp.signals import SIGNALS, end_on_signals
+from diffexp.signals import SIGNALS, end_on_signals, ending_waits
 from tests.integration.resumes import resume
 from tests.integration.test_training import assert_same, state
 from tests.small import SMALL, fit, metrics
@@ -85,6 +85,19 @@ def test_signals_at_random_moments(tmp_path, undisturbed, handlers, pytestconfig
         for file in (undisturbed / "samples").iterdir():
             assert (run / "samples" / file.name).read_bytes() == file.read_bytes()
     assert saved
+
+
+def test_an_ending_waits(handlers):
+    """Where an exception out of nowhere would break what is done."""
+    reached = []
+    with pytest.raises(SystemExit) as ended, ending_waits():
+        with ending_waits():
+            signal.raise_signal(signal.SIGTERM)
+            reached.append("inner")
+        reached.append("outer")
+    assert (reached, ended.value.code) == (["inner", "outer"], 128 + signal.SIGTERM)
+    with ending_waits():
+        reached.append("again")
 
 
 @pytest.mark.slow
