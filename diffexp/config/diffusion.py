@@ -126,7 +126,7 @@ class DiffusionConfig(ModelConfig):
             also learns the variance of the steps: sample with variance: learned.
         weighting: weights of the simple loss by timestep.
         timesteps_drawn: uniform draws each image's timestep on its own; stratified one from each of as many equal
-            parts of them as a step has images.
+            parts of them as a step has images; importance those with large losses more often, and weighs them less.
         classes: of the data, whose labels the network gets; null learns without labels.
         label_dropout: share of the images whose label is withheld in training, as guidance needs.
     """
@@ -137,7 +137,7 @@ class DiffusionConfig(ModelConfig):
     prediction: Prediction = "epsilon"
     loss: Literal["simple", "hybrid", "vlb"] = "simple"
     weighting: WeightingConfig = field(default_factory=UniformWeighting)
-    timesteps_drawn: Literal["uniform", "stratified"] = "uniform"
+    timesteps_drawn: Literal["uniform", "stratified", "importance"] = "uniform"
     classes: int | None = number(None, at_least=1)
     label_dropout: float = number(0.1, at_least=0, at_most=1)
     network: NetworkConfig = field(default_factory=UNetConfig)

@@ -1,19 +1,103 @@
-"""How training draws the timesteps of a batch. Both are uniform on 0 … T-1 for each image."""
+"""How training draws the timesteps of a batch."""
+
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
-def uniform(timesteps: int, count: int, source: torch.Generator) -> Tensor:
-    """Indices (count,), each on its own (Ho et al. 2020, algorithm 1), on the generator's device."""
-    return torch.randint(timesteps, (count,), generator=source, device=source.device)
+class Timesteps(Protocol):
+    """A distribution on 0 … T-1."""
+
+    def draw(self, count: int, source: torch.Generator) -> Tensor:
+        """Indices (count,), on the generator's device."""
+
+    def weights(self, t: Tensor) -> Tensor | None:
+        """What a loss at each of t (B,) counts in the mean, 1 / (T p_t), shape (B,); None is 1."""
 
 
-def stratified(timesteps: int, count: int, source: torch.Generator) -> Tensor:
-    """Indices (count,), one from each of `count` equal parts of [0, T), dealt to the images in random order.
+class Uniform:
+    """Each on its own (Ho et al. 2020, algorithm 1).
 
-    The mean loss of a batch varies less than with `uniform` (Kingma et al. 2021, appendix I.1, with one offset a part).
+    Args:
+        timesteps: T.
     """
-    offsets = torch.rand(count, generator=source, device=source.device, dtype=torch.float64)
-    parts = torch.randperm(count, generator=source, device=source.device)
-    return ((parts + offsets) * timesteps / count).long().clamp_(max=timesteps - 1)
+
+    def __init__(self, timesteps: int) -> None:
+        self.timesteps = timesteps
+
+    def draw(self, count: int, source: torch.Generator) -> Tensor:  # noqa: D102  # as in Timesteps
+        return torch.randint(self.timesteps, (count,), generator=source, device=source.device)
+
+    def weights(self, t: Tensor) -> None:  # noqa: D102
+        return None
+
+
+class Stratified(Uniform):
+    """One from each of `count` equal parts of [0, T), dealt to the images in random order; uniform for each image.
+
+    The mean loss of a batch varies less than with `Uniform` (Kingma et al. 2021, appendix I.1, with one offset a part).
+    """
+
+    def draw(self, count: int, source: torch.Generator) -> Tensor:  # noqa: D102
+        offsets = torch.rand(count, generator=source, device=source.device, dtype=torch.float64)
+        parts = torch.randperm(count, generator=source, device=source.device)
+        return ((parts + offsets) * self.timesteps / count).long().clamp_(max=self.timesteps - 1)
+
+
+class ByImportance:
+    """In proportion to the root mean square of the last losses at each timestep (Nichol & Dhariwal 2021, eq. 18).
+
+    Uniform until every timestep has `KEPT` losses; then p_t = (1 - MIXED) √E[L_t²] / Σ √E[L²] + MIXED / T. Nothing here
+    waits for a GPU.
+
+    Args:
+        timesteps: T.
+    """
+
+    KEPT = 10
+    MIXED = 1e-3
+
+    def __init__(self, timesteps: int) -> None:
+        self.timesteps = timesteps
+        self.squares = torch.zeros(timesteps + 1, self.KEPT)  # the last row takes what is not kept
+        self.counts = torch.zeros(timesteps, dtype=torch.long)
+
+    def probabilities(self) -> Tensor:
+        """p_t, shape (T,), float64."""
+        means = self.squares[:-1].double().mean(1).sqrt()
+        learned = (1 - self.MIXED) * means / means.sum() + self.MIXED / self.timesteps
+        even = torch.full_like(learned, 1 / self.timesteps)
+        ready = (self.counts >= self.KEPT).all() & (means.sum() > 0)
+        return torch.where(ready, learned, even)
+
+    def draw(self, count: int, source: torch.Generator) -> Tensor:  # noqa: D102  # as in Timesteps
+        self._to(source.device)
+        return torch.multinomial(self.probabilities(), count, replacement=True, generator=source)
+
+    def weights(self, t: Tensor) -> Tensor:  # noqa: D102
+        self._to(t.device)
+        return (1 / (self.timesteps * self.probabilities()[t])).float()
+
+    def add(self, t: Tensor, losses: Tensor) -> None:
+        """Remember the losses (B,) of images at t (B,), in this order; none if one is not finite."""
+        self._to(t.device)
+        same = t[:, None] == t[None, :]
+        before, after = same.tril(-1).sum(1), same.triu(1).sum(1)
+        finite = losses.isfinite().all()
+        kept = (after < self.KEPT) & finite
+        places = torch.where(kept, t, self.timesteps), (self.counts[t] + before) % self.KEPT
+        self.squares[places] = torch.where(finite, losses.float().square(), 0)
+        self.counts += (t[:, None] == torch.arange(self.timesteps, device=t.device)).sum(0) * finite
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+        return {"squares": self.squares[:-1].cpu(), "counts": self.counts.cpu()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take up a state."""
+        self.squares[:-1] = state["squares"]
+        self.counts = state["counts"].to(self.counts.device, copy=True)
+
+    def _to(self, device: torch.device) -> None:
+        self.squares, self.counts = self.squares.to(device), self.counts.to(device)

@@ -1,6 +1,7 @@
 """The diffusion model that a config describes."""
 
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,12 +13,18 @@ from diffexp.config.objectives import WEIGHTINGS, WeightingConfig
 from diffexp.diffusion.objectives import LossName
 from diffexp.diffusion.predictions import Prediction
 from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule, with_zero_terminal_snr
+from diffexp.diffusion.timesteps import ByImportance, Stratified, Timesteps, Uniform
 from diffexp.errors import UserError
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.randomness import derive_seed
 
 log = logging.getLogger(__name__)
 
+_TIMESTEPS: dict[str, Callable[[int], Timesteps]] = {
+    "uniform": Uniform,
+    "stratified": Stratified,
+    "importance": ByImportance,
+}
 _SMALLEST = 1e-12  # an SNR, against a division by 0
 
 
@@ -60,7 +67,7 @@ def from_config(
             seed,
             loss=loss,
             weights=weights,
-            stratified=timesteps_drawn == "stratified",
+            timesteps=_TIMESTEPS[timesteps_drawn](timesteps),
             classes=classes,
             label_dropout=label_dropout,
         )

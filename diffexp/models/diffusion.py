@@ -20,6 +20,7 @@ from diffexp.diffusion.paths import Path, timestep_path
 from diffexp.diffusion.predictions import Denoiser, Prediction, clipped
 from diffexp.diffusion.samplers import State
 from diffexp.diffusion.schedules import Schedule
+from diffexp.diffusion.timesteps import ByImportance, Timesteps, Uniform
 from diffexp.models.base import GenerativeModel, log_every
 from diffexp.models.compiled import Compiled
 from diffexp.models.draws import Drawing, Draws, draw
@@ -44,7 +45,7 @@ class DiffusionModule(GenerativeModel):
         seed: of t, ε and dropout in training.
         loss: see `Objective`; with another than "simple", the network has twice the images' channels.
         weights: of the simple loss by timestep, (T,); None is 1.
-        stratified: draw one timestep from each of as many equal parts of them as a step has images.
+        timesteps: how a step draws them; None is `Uniform`.
         classes: of the images; then the network is a `LabelledNetwork`. None learns without labels.
         label_dropout: probability in training that an image counts as of no class.
     """
@@ -60,7 +61,7 @@ class DiffusionModule(GenerativeModel):
         *,
         loss: LossName = "simple",
         weights: Tensor | None = None,
-        stratified: bool = False,
+        timesteps: Timesteps | None = None,
         classes: int | None = None,
         label_dropout: float = 0.1,
     ) -> None:
@@ -70,12 +71,14 @@ class DiffusionModule(GenerativeModel):
         self.prediction = Prediction(prediction, schedule, learned_variance=loss != "simple")
         self.objective = Objective(self.prediction, loss, weights)
         twice = prediction == "step_epsilon"
-        self.drawing = Drawing(stratified, twice, label_dropout if classes is not None else None)
+        self.timesteps = timesteps or Uniform(schedule.timesteps)
+        self.drawing = Drawing(self.timesteps, twice, label_dropout if classes is not None else None)
         self.optim = optim or Optim()
         self.seed = seed
         self.losses = LossByTime(schedule.timesteps)
         self.finite = FiniteSteps(self.optim.skip_nonfinite)
         self._compiled: dict[str, Compiled] = {}
+        self._seen: list[Tensor] = []
         self._step = -1
         self._micro_batch = 0
 
@@ -108,9 +111,23 @@ class DiffusionModule(GenerativeModel):
         self._step = step
         draws = self._draw(x0, batch.get("labels"))
         error, minimised = self.loss(x0, draws)
-        self.losses.add(error.detach(), draws.t)
+        self.losses.add(error.detach(), draws.t, draws.weights)
+        if isinstance(self.timesteps, ByImportance):
+            self._learn(self.timesteps, draws.t, minimised.detach())
         self._log(step + 1)
+        if draws.weights is not None:
+            minimised = minimised * draws.weights
         return self.finite.guarded(minimised, draws.t, batch.get("index"))
+
+    def _learn(self, timesteps: ByImportance, t: Tensor, losses: Tensor) -> None:
+        """At the end of a step, remember the losses of all its parts, in the order of its images."""
+        self._seen.append(torch.stack([t.double(), losses.double()]))
+        if self._micro_batch + 1 == self.trainer.accumulate_grad_batches:
+            gathered = self.trainer.strategy.all_gather(torch.stack(self._seen, dim=1))  # (2, accumulated, B) of each
+            assert isinstance(gathered, Tensor)
+            all_t, all_losses = gathered.reshape(-1, 2, len(self._seen), len(t)).permute(1, 2, 0, 3).flatten(1)
+            timesteps.add(all_t.long(), all_losses)
+            self._seen.clear()
 
     def _draw(self, x0: Tensor, labels: Tensor | None = None) -> Draws:
         """This process's part of what the global batch of this step draws, for its images and their labels (B,)."""
@@ -118,7 +135,7 @@ class DiffusionModule(GenerativeModel):
         parts = trainer.world_size * trainer.accumulate_grad_batches
         part = self._micro_batch * trainer.world_size + trainer.global_rank
         source = generator(x0.device, "training", self.seed, self._step)
-        whole = draw(x0, parts, self.schedule.timesteps, source, self.drawing)
+        whole = draw(x0, parts, source, self.drawing)
         seed_drawing(x0.device, "dropout", self.seed, self._step, part)
         return whole.of(part, len(x0), labels, self.classes)
 
@@ -186,15 +203,19 @@ class DiffusionModule(GenerativeModel):
         self.finite.look()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the losses not yet logged, so that a resumed run logs the same curve, and the steps left out."""
+        """Keep what a resumed run needs to do and log the same: losses not yet logged, steps left out, p_t."""
         self.finite.look()
         checkpoint["losses"] = self.losses.state(self.trainer.strategy)
         checkpoint["finite"] = self.finite.state()
+        if isinstance(self.timesteps, ByImportance):
+            checkpoint["timesteps"] = self.timesteps.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the losses not yet logged, and the count of steps left out."""
+        """Take up what was kept."""
         self.losses.load(checkpoint["losses"], self.trainer.global_rank, self.trainer.world_size)
         self.finite.load(checkpoint["finite"])
+        if isinstance(self.timesteps, ByImportance):
+            self.timesteps.load(checkpoint["timesteps"])
 
     # --- sampling
 

@@ -20,10 +20,15 @@ class LossByTime:
         self.timesteps = timesteps
         self.sums = torch.zeros(2, QUARTERS)
 
-    def add(self, losses: Tensor, t: Tensor) -> None:
-        """Add the losses (B,) of images at indices t (B,); none if one is not finite, because that step is left out."""
+    def add(self, losses: Tensor, t: Tensor, weights: Tensor | None = None) -> None:
+        """Add the losses (B,) of images at indices t (B,); none if one is not finite, because that step is left out.
+
+        `weights` (B,) are what each counts, of timesteps that were not drawn evenly.
+        """
         quarter = t * QUARTERS // self.timesteps
         member = (quarter[:, None] == torch.arange(QUARTERS, device=t.device)).to(losses.dtype)
+        if weights is not None:
+            member = member * weights[:, None]
         finite = losses.isfinite().all()
         member, losses = member * finite, torch.where(finite, losses, 0)
         self.sums = self.sums.to(t.device)

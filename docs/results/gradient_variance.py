@@ -13,6 +13,7 @@ import torch
 
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import to_float
+from diffexp.diffusion.timesteps import Uniform
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.models.draws import Drawing, Draws, draw
 from diffexp.randomness import generator
@@ -38,7 +39,7 @@ def main() -> None:
     for number in range(BATCHES):
         source = generator(torch.device("cpu"), "gradient variance", 0, number)
         x0 = to_float(images.fetch(torch.randint(len(images), (BATCH,), generator=source)))
-        draws = draw(x0, 1, model.schedule.timesteps, source, Drawing(second_noise=True))
+        draws = draw(x0, 1, source, Drawing(Uniform(model.schedule.timesteps), second_noise=True))
         assert draws.other is not None
         # both on the same images, timesteps and x_t
         mean = Draws(draws.t, draws.noise, torch.zeros_like(draws.other))

@@ -213,6 +213,7 @@ def test_learning_rate(optim, factors):
     [
         ["model.loss=hybrid", "sample_grid.samplers.ddpm.variance=learned"],
         ["model.loss=vlb", "model.timesteps_drawn=stratified"],
+        ["model.timesteps_drawn=importance", "training.accumulate=2", "model.timesteps=5"],
         ["model.prediction=v", "model.weighting.name=min_snr", "model.schedule.zero_terminal_snr=true"],
         ["model.prediction=step_epsilon", "model.weighting={name: p2, k: 2}"],
     ],
