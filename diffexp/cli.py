@@ -12,6 +12,7 @@ import click
 
 from diffexp import __version__
 from diffexp.errors import PASSING, OutsideError, UserError
+from diffexp.reports.commands import compare, report
 from diffexp.sweeps.commands import sweep
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def cli() -> None:
     """Experiments with diffusion models, from one config."""
 
 
-cli.add_command(sweep)
+for _command in (sweep, report, compare):
+    cli.add_command(_command)
 
 
 @cli.command()

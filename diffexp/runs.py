@@ -89,6 +89,14 @@ class Run:
         status = {"state": state, "step": step, "steps": steps, "updated": now, "pid": os.getpid(), **more}
         write_text(self.status, json.dumps(status, indent=2) + "\n")
 
+    def read_status(self) -> dict[str, Any]:
+        """status.json; {} without one that can be read."""
+        try:
+            status = json.loads(self.status.read_text())
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
+
     def read_environment(self) -> dict[str, Any]:
         """environment.json; {} before the run has started.
 

@@ -132,7 +132,15 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
         os.environ[RUN_VARIABLE] = str(run.path)
 
     saver = _saver(experiment, run, fingerprint)
-    in_order = [StepProgress(), ema, saver, grids, score, stop, StatusFile(run.write_status)]
+    in_order = [
+        StepProgress(),
+        ema,
+        saver,
+        grids,
+        score,
+        stop,
+        StatusFile(run.write_status, _seconds_before(run, newest)),
+    ]
     trainer = L.Trainer(
         max_steps=settings.steps,
         max_epochs=-1,
@@ -185,6 +193,12 @@ def _fit(trainer: L.Trainer, model: GenerativeModel, data: ImageDataModule, newe
         saved = checkpoints(run.checkpoints)
         safe = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
         raise DivergedError(f"{error}; {safe}") from error
+
+
+def _seconds_before(run: Run, newest: Path | None) -> float:
+    """That the run has been trained for, if it goes on from a checkpoint."""
+    seconds = run.read_status().get("seconds", 0.0) if newest is not None else 0.0
+    return seconds if isinstance(seconds, (int, float)) else 0.0
 
 
 def _saver(experiment: Experiment, run: Run, fingerprint: str) -> Checkpoints:

@@ -16,16 +16,20 @@ class StatusFile(L.Callback):
 
     Args:
         write: called on the main process with ("running" | "finished" | "interrupted" | "failed", step,
-            steps) and, after a failure, error=text.
+            steps), seconds=… spent in training and, after a failure, error=text.
+        seconds: that the run was trained before it was resumed.
     """
 
-    def __init__(self, write: Callable[..., None]) -> None:
+    def __init__(self, write: Callable[..., None], seconds: float = 0.0) -> None:
         self.write = write
+        self.seconds = seconds
+        self._began = time.monotonic()
         self._written = 0.0
         self._tolerance = Tolerance("the run's status cannot be written")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the start."""
+        self._began = time.monotonic()
         self._report(trainer, "running")
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -46,4 +50,5 @@ class StatusFile(L.Callback):
         self._written = time.monotonic()
         if trainer.is_global_zero:
             with self._tolerance:
-                self.write(state, trainer.global_step, trainer.max_steps, **more)
+                seconds = round(self.seconds + self._written - self._began, 1)
+                self.write(state, trainer.global_step, trainer.max_steps, seconds=seconds, **more)

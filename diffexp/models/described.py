@@ -48,7 +48,7 @@ def from_config(
     Raises:
         UserError: if the schedule is invalid at this T.
     """
-    built = _schedule(schedule, timesteps)
+    built = build_schedule(schedule, timesteps)
     more = {} if loss == "simple" else {"out_channels": 2 * image_shape[0]}
     more |= {} if classes is None else {"classes": classes}
     with torch.random.fork_rng(devices=[]):  # built on the CPU
@@ -75,7 +75,7 @@ def from_config(
         raise UserError(f"model.prediction: {error}") from error
 
 
-def _schedule(schedule: ScheduleConfig, timesteps: int) -> Schedule:
+def build_schedule(schedule: ScheduleConfig, timesteps: int) -> Schedule:
     """The schedule that a config describes; warns if it leaves much signal.
 
     Raises:

@@ -1,0 +1,59 @@
+"""`diffexp report`, `compare` and `dashboard`. Commands import what they need when they run, so that help is quick."""
+
+from pathlib import Path
+
+import click
+
+_RUNS = click.argument("paths", metavar="RUN|SWEEP...", nargs=-1, required=True, type=click.Path(path_type=Path))
+_PLUGIN = click.option("--plugin", "plugins", multiple=True, metavar="MODULE", help="Import a module of yours first.")
+
+
+@click.command()
+@_RUNS
+@click.option("--out", type=click.Path(path_type=Path), default="report.html", metavar="FILE", show_default=True)
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Also write every plot as SVG and PNG, every table as Markdown and LaTeX.",
+)
+@_PLUGIN
+def report(paths: tuple[Path, ...], out: Path, figures: Path | None, plugins: tuple[str, ...]) -> None:
+    """Make one self-contained HTML page about runs, or about all trials of a sweep.
+
+    What differs between the configs, scores against network calls, curves, samples from the same noise, schedules,
+    cost, and where each number comes from.
+    """
+    from diffexp.config.plugins import load_plugins
+    from diffexp.reports.page import write_figures, write_page
+    from diffexp.reports.recorded import read_runs
+
+    load_plugins(plugins)
+    runs = read_runs(paths)
+    write_page(runs, out)
+    click.echo(f"{len(runs)} run{'s' * (len(runs) > 1)}: {out}")
+    if figures is not None:
+        click.echo(f"{len(write_figures(runs, figures))} files: {figures}")
+
+
+@click.command()
+@_RUNS
+@_PLUGIN
+def compare(paths: tuple[Path, ...], plugins: tuple[str, ...]) -> None:
+    """Print what differs between runs, or the trials of a sweep: configs, scores, cost, versions."""
+    from diffexp.config.plugins import load_plugins
+    from diffexp.reports.facts import comparable, cost, environments, likelihoods, overview
+    from diffexp.reports.recorded import read_runs
+
+    load_plugins(plugins)
+    runs = read_runs(paths)
+    told = overview(runs)
+    # of few runs, a column each is easier to read
+    sheets = [told.transposed() if len(runs) <= 4 else told, *(group.sheet(runs) for group in comparable(runs))]
+    bits = likelihoods(runs)
+    sheets += [*([bits] if bits is not None else []), cost(runs)]
+    versions = environments(runs)
+    if len(versions.head) > 1:
+        sheets.append(versions.transposed() if len(runs) <= 4 else versions)
+    for sheet in sheets:
+        click.echo(f"# {sheet.title}\n\n{sheet.markdown()}")

@@ -1,0 +1,146 @@
+"""Drawing: lines with error bars, for the page and for papers."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+# Text and axes of the page take the colour of its text, light or dark: this stands for it in the SVG.
+INK = "#0a0b0c"
+
+# Distinguishable on white and on black, also by most people who are colour-blind (after Okabe & Ito).
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#9a8c00", "#7f7f7f")
+_DASHES = ("-", "--", ":", "-.")
+_MOST_NAMED = 12  # lines in a legend
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "diffexp",
+    "font.size": 9,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "grid.color": "#7f7f7f",
+    "grid.alpha": 0.25,
+    "axes.grid": True,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One of a plot.
+
+    Attributes:
+        run: index of its run, which chooses its colour.
+        name: for the legend.
+        x, y: the points.
+        errors: of y.
+        kind: lines of one run that differ in it have other dashes.
+        joined: whether the points are.
+        of_run: whether it is a run's; `run` only chooses the colour otherwise.
+    """
+
+    run: int
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    errors: Sequence[float] | None = None
+    kind: int = 0
+    joined: bool = True
+    of_run: bool = True
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure and what it is.
+
+    Attributes:
+        title: short, also the name of its files.
+        caption: what it shows, and the files that it was read from.
+        lines: what is drawn.
+    """
+
+    title: str
+    caption: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Line] = field(repr=False)
+    log_x: bool = False
+    log_y: bool = False
+
+    def svg(self) -> str:
+        """An ``<svg>`` element; each line of a run is a group with the id ``TITLE-rINDEX-NUMBER``."""
+        with rc_context(_STYLE):
+            text = io.StringIO()
+            self._figure().savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        svg = text.getvalue()
+        return svg[svg.index("<svg") :].replace(INK, "currentColor")
+
+    def files(self) -> dict[str, bytes]:
+        """By suffix, the picture as SVG and PNG with black text on white, for papers."""
+        found = {}
+        for suffix in ("svg", "png"):
+            with rc_context({**_STYLE, **{key: "black" for key, value in _STYLE.items() if value == INK}}):
+                content = io.BytesIO()
+                self._figure().savefig(content, format=suffix, dpi=200)
+            found[suffix] = content.getvalue()
+        return found
+
+    def _figure(self) -> Figure:
+        figure = Figure(figsize=(8, 3.6), layout="constrained")
+        axes: Axes = figure.subplots()
+        runs = sorted({line.run for line in self.lines})
+        for number, line in enumerate(self.lines):
+            colour = _colour(runs.index(line.run), len(runs))
+            dashes = _DASHES[line.kind % len(_DASHES)] if line.joined else "none"
+            many = len(self.lines) > _MOST_NAMED
+            options: dict[str, Any] = {
+                "color": colour,
+                "linestyle": dashes,
+                "linewidth": 1 if many else 1.6,
+                "label": line.name,
+            }
+            marker = "o" if len(line.x) < 2 or line.errors is not None else None
+            (drawn,) = axes.plot(line.x, line.y, marker=marker, markersize=3.5, **options)
+            name = f"{slug(self.title)}-{'r' if line.of_run else 'line'}{line.run}-{number}"
+            drawn.set_gid(name)
+            if line.errors is not None:
+                low = [max(y - error, y / 20) if self.log_y else y - error for y, error in _pairs(line)]
+                high = [y + error for y, error in _pairs(line)]
+                bars = axes.vlines(line.x, low, high, color=colour, linewidth=1, alpha=0.6)
+                bars.set_gid(f"{name}-errors")
+        if self.log_x:
+            axes.set_xscale("log")
+        ys = [y for line in self.lines for y in line.y]
+        if self.log_y and min(ys) > 0:
+            axes.set_yscale("log")
+        axes.set_xlabel(self.x_label)
+        axes.set_ylabel(self.y_label)
+        for axis, numbers in ((axes.xaxis, [x for line in self.lines for x in line.x]), (axes.yaxis, ys)):
+            if axis.get_scale() == "log":
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter("{x:g}" if max(numbers) < 12 * min(numbers) else NullFormatter())
+        if 1 < len(self.lines) <= _MOST_NAMED:
+            figure.legend(loc="outside right upper", fontsize=7)
+        return figure
+
+
+def slug(title: str) -> str:
+    """A title as part of a file's name or of an id."""
+    return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
+
+
+def _pairs(line: Line) -> list[tuple[float, float]]:
+    return list(zip(line.y, line.errors or (), strict=True))
+
+
+def _colour(number: int, count: int) -> str | tuple[float, ...]:
+    if count <= len(COLOURS):
+        return COLOURS[number]
+    return colormaps["viridis"](0.05 + 0.85 * number / max(1, count - 1))

@@ -1,0 +1,102 @@
+"""One self-contained HTML page about runs; it opens without a network, light or dark, and prints."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+import diffexp
+from diffexp.errors import cannot_write
+from diffexp.files import see_folder, whole_file, write_text
+from diffexp.reports.drawing import Plot, slug
+from diffexp.reports.facts import comparable, cost, differing_keys, environments, likelihoods, overview
+from diffexp.reports.pictures import strips
+from diffexp.reports.plots import noise_schedules, score_plots, training_curves
+from diffexp.reports.recorded import Recorded
+from diffexp.reports.schedules import schedules, terminal_signals
+from diffexp.reports.sheets import Sheet
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: a heading, then plots, then tables."""
+
+    title: str
+    plots: Sequence[Plot] = ()
+    sheets: Sequence[Sheet] = ()
+
+
+def sections(runs: Sequence[Recorded]) -> list[Section]:
+    """What there is to say of these runs; a part of which nothing is recorded is left out."""
+    groups, curves = comparable(runs), schedules(runs)
+    bits = likelihoods(runs)
+    found = [
+        Section("What differs" if len(runs) > 1 else "The run", (), [overview(runs)]),
+        *(Section(f"Scores, {group.title}", score_plots(group, runs), [group.sheet(runs)]) for group in groups),
+        Section("Curves", training_curves(runs)),
+        *([Section("Likelihood", (), [bits])] if bits else []),
+        *([Section("Noise schedules", [noise_schedules(curves)], [terminal_signals(curves)])] if curves else []),
+        Section("Cost", (), [cost(runs)]),
+        Section("Versions and machines", (), [environments(runs)]),
+    ]
+    return [each for each in found if each.plots or each.sheets]
+
+
+def write_page(runs: Sequence[Recorded], out: Path) -> None:
+    """Write the page.
+
+    Raises:
+        OutsideError: if it cannot be written.
+    """
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    here = files("diffexp.reports")
+    grids, left_out = strips(runs)
+    text = environment.from_string((here / "page.html").read_text("utf-8")).render(
+        style=Markup((here / "page.css").read_text("utf-8")),
+        script=Markup((here / "page.js").read_text("utf-8")),
+        runs=runs,
+        same=len(runs) > 1 and not differing_keys(runs),
+        sections=sections(runs),
+        strips=[(strip, strip.data()) for strip in grids],
+        steps=sorted({step for strip in grids for step, _ in strip.pictures}),
+        left_out=left_out,
+        configs=[run.run.config.read_text() for run in runs],
+        version=diffexp.__version__,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        svg=lambda plot: Markup(plot.svg()),
+        slug=slug,
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, text)
+    except OSError as error:
+        raise cannot_write(f"out: {out} cannot be written", error) from error
+
+
+def write_figures(runs: Sequence[Recorded], folder: Path) -> list[Path]:
+    """Write every plot as SVG and PNG and every table as Markdown and LaTeX; the files.
+
+    Raises:
+        OutsideError: if one cannot be written.
+    """
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        see_folder(folder)
+        for section in sections(runs):
+            for plot in section.plots:
+                for suffix, content in plot.files().items():
+                    written.append(folder / f"{slug(plot.title)}.{suffix}")
+                    with whole_file(written[-1]) as file:
+                        file.write(content)
+            for sheet in section.sheets:
+                for suffix, text in (("md", sheet.markdown()), ("tex", sheet.latex())):
+                    written.append(folder / f"{slug(sheet.title)}.{suffix}")
+                    write_text(written[-1], text)
+    except OSError as error:
+        raise cannot_write(f"figures: {folder} cannot be written", error) from error
+    return written

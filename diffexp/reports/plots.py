@@ -1,0 +1,124 @@
+"""Which plots there are of several runs."""
+
+import math
+from collections.abc import Sequence
+
+from diffexp.reports.drawing import COLOURS, Line, Plot
+from diffexp.reports.facts import Comparable, differing_keys
+from diffexp.reports.recorded import Recorded, Score
+from diffexp.reports.schedules import Curve
+
+
+def training_curves(runs: Sequence[Recorded]) -> list[Plot]:
+    """The loss, and the distance of each sampler, against the step."""
+    plots = []
+    losses = [Line(index, run.label, *_columns(run.series("train/loss"))) for index, run in enumerate(runs)]
+    losses = [line for line in losses if line.x]
+    if losses:
+        caption = "The mean training loss since the last logged point: train/loss in metrics.jsonl of each run."
+        plots.append(Plot("Training loss", caption, "step", "train/loss", losses, log_y=True))
+    return plots + _scores_while_training(runs)
+
+
+def _scores_while_training(runs: Sequence[Recorded]) -> list[Plot]:
+    lines: dict[tuple[str, str], list[Line]] = {}
+    kinds: list[str] = []
+    for index, run in enumerate(runs):
+        by_sampler: dict[tuple[str, str, str, int], dict[int, tuple[float, float]]] = {}
+        for score in run.scores:
+            if score.blocks == 1:
+                key = (score.metric, score.protocol, f"{score.sampler} ({score.network_calls})", score.network_calls)
+                by_sampler.setdefault(key, {})[score.step] = (score.value, score.spread or 0.0)
+        for (metric, protocol, sampler, _), points in by_sampler.items():
+            if len(points) < 2:
+                continue
+            if sampler not in kinds:
+                kinds.append(sampler)
+            name = f"{run.label} {sampler}" if len(runs) > 1 else sampler
+            values, errors = zip(*points.values(), strict=True)
+            line = Line(index, name, list(points), values, errors, kinds.index(sampler))
+            lines.setdefault((metric, protocol), []).append(line)
+    return [
+        Plot(
+            f"Score while training, {metric}, {protocol}",
+            f"Lower is better; ± standard error. From scores/ of each run, protocol {protocol}.",
+            *("step", metric, found),
+            log_y=True,
+        )
+        for (metric, protocol), found in lines.items()
+    ]
+
+
+def score_plots(group: Comparable, runs: Sequence[Recorded]) -> list[Plot]:
+    """Against the network calls, and against each numeric config key of which the runs have several values."""
+    plots = [_against_calls(group, runs)] if len({each.network_calls for _, each in group.scores}) > 1 else []
+    scored = sorted({index for index, _ in group.scores})
+    for key, values in differing_keys([runs[index] for index in scored]).items():
+        numbers = [_number(value) for value in values]
+        if None not in numbers:
+            by_run = {index: number or 0.0 for index, number in zip(scored, numbers, strict=True)}
+            plots.append(_against_key(group, key, by_run))
+    return plots
+
+
+def _against_key(group: Comparable, key: str, values: dict[int, float]) -> Plot:
+    """A series a sampler; the runs are its points."""
+    points: dict[str, list[tuple[float, Score]]] = {}
+    for index, each in group.scores:
+        points.setdefault(f"{each.sampler} ({each.network_calls} calls)", []).append((values[index], each))
+    lines = []
+    for number, (name, found) in enumerate(points.items()):
+        found.sort(key=lambda point: point[0])
+        x, y, errors = ([a for a, _ in found], [b.value for _, b in found], [b.spread or 0.0 for _, b in found])
+        # runs that share a value differ in something else: joined, they would zigzag
+        lines.append(Line(number, name, x, y, errors, joined=len(set(x)) == len(x), of_run=False))
+    spans_decades = min(values.values()) > 0 and max(values.values()) > 10 * min(values.values())
+    caption = f"Lower is better; each point is a run, by {key} of its config.yaml; bars as in the table below."
+    title = f"Score against {key}, {group.metric}, {group.protocol}"
+    return Plot(title, caption, key, group.metric, lines, log_x=spans_decades, log_y=True)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _against_calls(group: Comparable, runs: Sequence[Recorded]) -> Plot:
+    """A line a sampler of a run."""
+    samplers = list(dict.fromkeys(sampler for _, sampler, _, _ in group.rows()))
+    alone = len(runs) == 1  # then colours tell samplers
+    lines = []
+    for row in group.rows():
+        scores = group.at(row).values()
+        number = samplers.index(row[1])
+        lines.append(
+            Line(
+                number if alone else row[0],
+                group.name(runs, row),
+                [each.network_calls for each in scores],
+                [each.value for each in scores],
+                [each.spread or 0.0 for each in scores],
+                number // len(COLOURS) if alone else number,
+                of_run=not alone,
+            )
+        )
+    caption = "Lower is better; bars as in the table below."
+    title = f"Score against network calls, {group.metric}, {group.protocol}"
+    return Plot(title, caption, "network calls for an image", group.metric, lines, log_x=True, log_y=True)
+
+
+def noise_schedules(curves: Sequence[Curve]) -> Plot:
+    """The log-SNR of each schedule against t/T."""
+    lines = []
+    for number, curve in enumerate(curves):
+        count = len(curve.log_snr)
+        lines.append(Line(number, curve.name, [(t + 1) / count for t in range(count)], curve.log_snr))
+    caption = "log SNR = log(ᾱ_t / (1 - ᾱ_t)), computed from model.schedule and model.timesteps of each config.yaml."
+    return Plot("Noise schedules", caption, "t / T", "log SNR", lines)
+
+
+def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    kept = [(step, value) for step, value in points if math.isfinite(value)]
+    return [step for step, _ in kept], [value for _, value in kept]

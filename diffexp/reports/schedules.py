@@ -1,0 +1,62 @@
+"""The noise schedules of the runs that have one."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffexp.config import load_experiment
+from diffexp.config.diffusion import DiffusionConfig
+from diffexp.errors import UserError
+from diffexp.models.described import build_schedule
+from diffexp.reports.facts import shown
+from diffexp.reports.recorded import Recorded
+from diffexp.reports.sheets import Sheet
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A schedule.
+
+    Attributes:
+        name: with T and what differs from other schedules.
+        log_snr: log(ᾱ_t / (1 - ᾱ_t)), the least noisy first; -inf where no signal is left is left out.
+        terminal_signal: √ᾱ_T.
+        runs: the labels of those that use it.
+    """
+
+    name: str
+    log_snr: list[float]
+    terminal_signal: float
+    runs: list[str]
+
+
+def schedules(runs: Sequence[Recorded]) -> list[Curve]:
+    """The different schedules of these runs; those of plugins that are not loaded, and other models, have none here."""
+    found: dict[str, Curve] = {}
+    for run in runs:
+        model = run.config.get("model") or {}
+        keys = {"T": model.get("timesteps"), **(model.get("schedule") or {})}
+        name = ", ".join(f"{key}={shown(value)}" if key != "name" else shown(value) for key, value in keys.items())
+        if name in found:
+            found[name].runs.append(run.label)
+            continue
+        try:
+            config = load_experiment(str(run.run.config)).model
+        except UserError:
+            continue
+        if isinstance(config, DiffusionConfig):
+            alphas = build_schedule(config.schedule, config.timesteps).alphas_cumprod.tolist()
+            log_snr = [math.log(alpha / (1 - alpha)) if alpha else -math.inf for alpha in alphas]
+            found[name] = Curve(name, log_snr, math.sqrt(alphas[-1]), [run.label])
+    return list(found.values())
+
+
+def terminal_signals(curves: Sequence[Curve]) -> Sheet:
+    """What each schedule leaves of the image at its end."""
+    rows = [
+        [curve.name, f"{curve.terminal_signal:.3g}", f"{curve.log_snr[0]:.3g}", f"{curve.log_snr[-1]:.3g}",
+         ", ".join(curve.runs[:3]) + (f" and {len(curve.runs) - 3} more" if len(curve.runs) > 3 else "")]
+        for curve in curves
+    ]  # fmt: skip
+    head = ["schedule", "terminal signal √ᾱ_T", "log SNR at t = 1", "log SNR at T", "runs"]
+    return Sheet("Schedules", head, rows, "Computed from config.yaml of each run.")
