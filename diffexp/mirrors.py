@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 # Seconds that W&B's server has to answer when a run starts, and to take what is left when it ends.
 _PATIENCE = 30.0
 
+# What Lightning's logger calls the step in W&B.
+STEP_IN_WANDB = "trainer/global_step"
+
 # A logged row, but for its values: its step and its names.
 Row = tuple[int | None, frozenset[str]]
 

@@ -51,13 +51,13 @@ def _layers(schema: type, config: str, overrides: Sequence[str], trial: Trial | 
     return [*file_layers(find_config(config)), trial.defaults(schema), *given, trial.values()]
 
 
-def experiment_from_text(text: str, source: str) -> Experiment:
-    """The experiment in a config.yaml's text that was found in `source`, as inside a checkpoint.
+def experiment_from_text(text: str, source: str, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment in a config.yaml's text that was found in `source`, as inside a checkpoint, with overrides.
 
     Raises:
         UserError: for anything wrong with it.
     """
-    merged = merge(Experiment(), [Layer(source, parse_yaml(text, source))])
+    merged = merge(Experiment(), [Layer(source, parse_yaml(text, source)), *map(override_layer, overrides)])
     check(merged, merged.config)
     return merged.config
 

@@ -34,10 +34,11 @@ def best_and_ties(entries: Sequence[Entry]) -> tuple[int, set[int]]:
     if len({entry.protocol for entry in entries}) != 1:
         raise ValueError("scores of different protocols cannot be ranked together")
     best = min(range(len(entries)), key=lambda index: entries[index].value)
-    return best, {index for index in range(len(entries)) if index != best and _tie(entries[best], entries[index])}
+    return best, {index for index in range(len(entries)) if index != best and tie(entries[best], entries[index])}
 
 
-def _tie(one: Entry, other: Entry) -> bool:
+def tie(one: Entry, other: Entry) -> bool:
+    """Whether two scores of one protocol cannot be told apart."""
     difference = abs(one.value - other.value)
     noise = 2 * math.hypot(one.spread, other.spread)
     return difference < max(noise, INCONCLUSIVE * max(one.value, other.value))

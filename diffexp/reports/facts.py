@@ -1,7 +1,7 @@
 """What several runs tell together: the keys that differ, scores that can be compared, likelihoods, schedules, cost."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -184,7 +184,7 @@ def cost(runs: Sequence[Recorded]) -> Sheet:
 
 def environments(runs: Sequence[Recorded]) -> Sheet:
     """What of versions and machine differs; of a single run, all of it."""
-    flat = [dict(_recorded_environment(run)) for run in runs]
+    flat = [environment_facts(run.environment) for run in runs]
     keys = dict.fromkeys(key for each in flat for key in each)
     if len(runs) > 1:
         keys = {key: None for key in keys if len({each.get(key) for each in flat}) > 1}
@@ -192,10 +192,10 @@ def environments(runs: Sequence[Recorded]) -> Sheet:
     return Sheet("Versions and machines", ["run", *keys], rows, "environment.json of each run.")
 
 
-def _recorded_environment(run: Recorded) -> Iterator[tuple[str, str]]:
-    for path, value in leaves(run.environment):
-        if path[0] not in ("command", "earlier", "run_id", "slurm"):
-            yield ".".join(path), shown(value)
+def environment_facts(environment: dict[str, Any]) -> dict[str, str]:
+    """What environment.json says of versions and the machine, by dotted key."""
+    aside = ("command", "earlier", "run_id", "slurm", "plugins")
+    return {".".join(path): shown(value) for path, value in leaves(environment) if path[0] not in aside}
 
 
 def _entry(score: Score) -> Entry:
