@@ -15,6 +15,6 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path, pyt
     started = time.monotonic()
     undisturbed = chaos.reference(tmp_path)
     seconds = time.monotonic() - started
-    while tally.kills < (100 if pytestconfig.getoption("--full") else 5):
+    while tally.kills < (100 if pytestconfig.getoption("--full") else 3):
         tally.runs += 1
         chaos.compare(chaos.tormented(tmp_path, f"run-{tally.runs}", 5, dice, tally, seconds), undisturbed)
