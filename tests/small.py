@@ -40,7 +40,7 @@ _warm = Warm()
 def diffexp(*arguments: str, cwd: Path, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own, which has imported everything already where that makes no odds."""
     whole = {**os.environ, **environment}
-    # a training on several devices starts itself again, and sweeps start others
+    # a training on several devices starts itself again, and sweeps start others; W&B keeps things of its import
     fresh = (
         arguments[0] == "sweep" or any("devices=" in each for each in arguments) or {"PATH", "HOME"} & {*environment}
     )
