@@ -40,11 +40,9 @@ _warm = Warm()
 def diffexp(*arguments: str, cwd: Path, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own, which has imported everything already where that makes no odds."""
     whole = {**os.environ, **environment}
-    # a training on several devices starts itself again, and sweeps start others; W&B keeps things of its import
-    fresh = (
-        arguments[0] == "sweep" or any("devices=" in each for each in arguments) or {"PATH", "HOME"} & {*environment}
-    )
-    if fresh:
+    # a training on several devices starts itself again, sweeps start others, and W&B keeps things of its import
+    starts_others = arguments[0] == "sweep" or any("devices=" in each for each in arguments)
+    if starts_others or {"PATH", "WANDB_MODE", "WANDB_BASE_URL"} & set(environment):
         command = [sys.executable, "-m", "diffexp", *arguments]
         done = subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=300)
     else:
