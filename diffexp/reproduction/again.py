@@ -164,7 +164,7 @@ def _bitwise(recording: Recording, run: Run, tell: Callable[[str], object]) -> b
     if recording.metrics:
         parts.append(compare_metrics(recording.metrics, rows))
     if recording.run is not None and recording.run.samples.is_dir():
-        parts.append(compare_pictures(recording.run.samples, run.samples))
+        parts.append(compare_pictures(recording.run.samples, run.samples, recording.step))
     for part in parts:
         tell(str(part))
     return not any(part.difference for part in parts)

@@ -64,9 +64,9 @@ def compare_metrics(before: Sequence[dict[str, Any]], now: Sequence[dict[str, An
     return Part(name, "" if len(before) == len(now) else f"{len(now)} rows now")
 
 
-def compare_pictures(before: Path, now: Path) -> Part:
-    """All sample grids of the first, pixel for pixel as files."""
-    pictures = sorted(before.glob("step-*.png"))
+def compare_pictures(before: Path, now: Path, step: int) -> Part:
+    """All sample grids of the first up to a step, as files."""
+    pictures = [file for file in sorted(before.glob("step-*.png")) if file.name < f"step-{step + 1:08d}"]
     differing = [file.name for file in pictures if _bytes(file) != _bytes(now / file.name)]
     told = f"{len(differing)} differ, {differing[0]} first" if differing else ""
     return Part(f"sample grids ({len(pictures)})", told)
