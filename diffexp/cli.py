@@ -12,7 +12,7 @@ import click
 
 from diffexp import __version__
 from diffexp.errors import PASSING, OutsideError, UserError
-from diffexp.reports.commands import compare, report
+from diffexp.reports.commands import compare, dashboard, report
 from diffexp.sweeps.commands import sweep
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def cli() -> None:
     """Experiments with diffusion models, from one config."""
 
 
-for _command in (sweep, report, compare):
+for _command in (sweep, report, compare, dashboard):
     cli.add_command(_command)
 
 

@@ -19,6 +19,7 @@ class WandbServer:
 
     Attributes:
         sweeps: the YAML texts of the sweeps that were made.
+        views: the variables of the saved views, their "spec" as data.
         runs: by id, what is known of each: "upserts" (variables of UpsertBucket), "history", "summary", "exit".
         handed_out: the parameters of every run that an agent was told to run, by id.
     """
@@ -28,6 +29,7 @@ class WandbServer:
         self.runs = {}
         self.handed_out = {}
         self.operations = []
+        self.views = []
         self._cells = iter(())
         self.failing = None
         self._lock = threading.Lock()
@@ -65,6 +67,9 @@ class WandbServer:
             self.operations.append(query.split("(")[0].split("{")[0].strip())
             if "upsertSweep" in query:
                 return self._make_sweep(variables)
+            if "upsertView" in query:
+                self.views.append({**variables, "spec": json.loads(variables["spec"])})
+                return {"upsertView": {"view": {"id": "v", "name": variables["name"]}, "inserted": True}}
             if "createAgent" in query:
                 return {"createAgent": {"agent": {"id": "agent1"}}}
             if "agentHeartbeat" in query:
@@ -77,6 +82,8 @@ class WandbServer:
                 return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": []}}
             if "serverInfo" in query or "ServerInfo" in query:
                 return {"serverInfo": {"cliVersionInfo": {"max_cli_version": "99.0.0"}, "latestLocalVersionInfo": None}}
+            if "query Run(" in query or "query RunFullHistory(" in query:
+                return {"project": {"run": self._recorded(variables["name"])}}
             if "RunResumeStatus" in query or "bucket(name" in query:
                 return {"model": {"bucket": None, "project": {"id": "p", "name": PROJECT}, "entity": {"name": ENTITY}}}
             return {"viewer": _viewer(), "project": None, "__type": None}
@@ -148,6 +155,24 @@ class WandbServer:
                 run["flags"].append("preempting")
             if content.get("complete"):
                 run["exit"] = content.get("exitcode")
+
+    def _recorded(self, run_id):
+        """A run as W&B's API reads it; None if there is none."""
+        if run_id not in self.runs:
+            return None
+        config = {key: {"value": value} for key, value in self.config(run_id).items()}
+        return {
+            "id": run_id,
+            "projectId": "1",
+            "name": run_id,
+            "state": "finished",
+            "config": json.dumps(config),
+            "summaryMetrics": json.dumps(self.runs[run_id]["summary"]),
+            "systemMetrics": "{}",
+            "historyKeys": None,
+            "history": [json.dumps(row) for row in self.runs[run_id]["history"]],
+            "historyLineCount": len(self.runs[run_id]["history"]),
+        }
 
     def config(self, run_id):
         """A run's config as the dashboard shows it."""

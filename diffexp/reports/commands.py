@@ -57,3 +57,24 @@ def compare(paths: tuple[Path, ...], plugins: tuple[str, ...]) -> None:
         sheets.append(versions.transposed() if len(runs) <= 4 else versions)
     for sheet in sheets:
         click.echo(f"# {sheet.title}\n\n{sheet.markdown()}")
+
+
+@click.group()
+def dashboard() -> None:
+    """Views of runs in W&B."""
+
+
+@dashboard.command()
+@_RUNS
+@click.option("--name", default="diffexp", show_default=True, help="Of the view.")
+@click.option("--entity", help="Instead of the one in the runs' configs, or yours.")
+@click.option("--project", help="Instead of the one in the runs' configs.")
+def push(paths: tuple[Path, ...], name: str, entity: str | None, project: str | None) -> None:
+    """Save a view of the runs' W&B project: loss, scores by sampler, swept keys, samples, what differs.
+
+    Needs pip install 'diffexp[dashboard]', and to be logged in.
+    """
+    from diffexp.reports.dashboard import push_view
+    from diffexp.reports.recorded import read_runs
+
+    click.echo(push_view(read_runs(paths), name, entity, project))

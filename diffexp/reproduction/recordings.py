@@ -13,6 +13,7 @@ from diffexp.mirrors import STEP_IN_WANDB
 from diffexp.runs import Run, read_metrics, step_of
 
 _WANDB = re.compile(r"(?:https?://[^/]+/)?([\w.-]+)/([\w.-]+)/(?:runs/)?([\w-]+)/?(?:\?.*)?")
+_ALL = 10_000_000  # rows: more than a run logs, so that none is left out
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _of_wandb(name: str) -> Recording:
     try:
         run = wandb.Api().run(name)
         config = {key: value for key, value in run.config.items() if key not in ("_wandb", "score_protocol")}
-        history = list(run.scan_history())
+        history = run.history(samples=_ALL, pandas=False)
     except Exception as error:  # of its client, the network, the server
         raise OutsideError(f"{name}: W&B does not give it: {error}") from error
     if "model" not in config or "training" not in config:

@@ -1,0 +1,80 @@
+"""A saved view of a W&B project that shows runs as our reports do."""
+
+from collections.abc import Sequence
+
+import wandb
+
+from diffexp.errors import OutsideError, UserError
+from diffexp.mirrors import STEP_IN_WANDB
+from diffexp.reports.facts import differing_keys
+from diffexp.reports.recorded import Recorded
+
+
+def push_view(runs: Sequence[Recorded], name: str, entity: str | None, project: str | None) -> str:
+    """Save a view with sections for loss, scores, swept keys, samples and configs, and return its address.
+
+    Args:
+        runs: whose metrics, samplers and differing keys it shows; a view of a sweep shows the group of its runs only.
+        name: of the view.
+        entity, project: where; by default those of the runs' configs, and the user's own entity.
+
+    Raises:
+        UserError: if the extra is not installed, or the runs are of several projects.
+        OutsideError: if W&B does not take it.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as panels
+        import wandb_workspaces.workspaces as views
+    except ImportError as error:
+        raise UserError("dashboard: needs pip install 'diffexp[dashboard]'") from error
+    project = project or _project(runs)
+    metrics = list(dict.fromkeys(metric for run in runs for metric in run.names()))
+    distances = [m for m in metrics if m.startswith("score/") and m.split("/")[-1].startswith(("fd_", "fid"))]
+    curves = [m for m in distances if "_error_" not in m and "_floor_" not in m and not m.endswith("_best")]
+    best = [m for m in distances if m.endswith("_best") and m.count("/") == 1]
+    samplers = list(dict.fromkeys(f"samples/{sampler}" for run in runs for sampler in run.grids))
+    step = STEP_IN_WANDB
+    swept = [panels.ParallelCoordinatesPlotColumn(panels.Config(key)) for key in differing_keys(runs)]
+    swept += [panels.ParallelCoordinatesPlotColumn(panels.SummaryMetric(each)) for each in best]
+    losses = [
+        panels.LinePlot(title=title, x=step, y=names, log_y=True)
+        for title, names in (
+            ("Training loss", [m for m in metrics if m == "train/loss"]),
+            ("by quarter of t", [m for m in metrics if m.startswith("train/loss_q")]),
+        )
+        if names
+    ]
+    scores = [panels.LinePlot(title=each.split("/")[1], x=step, y=[each], log_y=True) for each in curves]
+    sections = [
+        ("Loss", losses),
+        ("Scores by sampler", scores),
+        ("Swept keys", [panels.ParallelCoordinatesPlot(columns=swept)] if len(swept) > 1 else []),
+        ("Samples", [panels.MediaBrowser(media_keys=[each], num_columns=2) for each in samplers]),
+        ("Configs", [panels.RunComparer(diff_only="split")]),
+    ]
+    groups = {(run.config.get("wandb") or {}).get("group") for run in runs}
+    group = groups.pop() if len(groups) == 1 else None
+    try:
+        view = views.Workspace(
+            entity=entity or _entity(runs) or wandb.Api().default_entity or "",
+            project=project,
+            name=name,
+            sections=[views.Section(title, found, is_open=True) for title, found in sections if found],
+            runset_settings=views.RunsetSettings(filters=f"Group == '{group}'" if group else ""),
+        )
+        view.save()
+        return str(view.url)
+    except Exception as error:  # of its client, the network, the server
+        raise OutsideError(f"dashboard: W&B does not take the view: {error}") from error
+
+
+def _project(runs: Sequence[Recorded]) -> str:
+    found = {(run.config.get("wandb") or {}).get("project") for run in runs} - {None}
+    if len(found) != 1:
+        raise UserError(f"dashboard: the runs are of {len(found)} W&B projects; give --project")
+    return str(found.pop())
+
+
+def _entity(runs: Sequence[Recorded]) -> str | None:
+    found = {(run.config.get("wandb") or {}).get("entity") for run in runs} - {None}
+    return str(found.pop()) if len(found) == 1 else None
