@@ -42,7 +42,7 @@ def report(paths: tuple[Path, ...], out: Path, figures: Path | None, plugins: tu
 def compare(paths: tuple[Path, ...], plugins: tuple[str, ...]) -> None:
     """Print what differs between runs, or the trials of a sweep: configs, scores, cost, versions."""
     from diffexp.config.plugins import load_plugins
-    from diffexp.reports.facts import comparable, cost, environments, likelihoods, overview
+    from diffexp.reports.facts import comparable, cost, differing_keys, environments, likelihoods, overview
     from diffexp.reports.recorded import read_runs
 
     load_plugins(plugins)
@@ -52,6 +52,10 @@ def compare(paths: tuple[Path, ...], plugins: tuple[str, ...]) -> None:
     sheets = [told.transposed() if len(runs) <= 4 else told, *(group.sheet(runs) for group in comparable(runs))]
     bits = likelihoods(runs)
     sheets += [*([bits] if bits is not None else []), cost(runs)]
+    if any(key.startswith(("model.schedule", "model.timesteps")) for key in differing_keys(runs)):
+        from diffexp.reports.schedules import schedules, terminal_signals  # imports torch
+
+        sheets.append(terminal_signals(schedules(runs)))
     versions = environments(runs)
     if len(versions.head) > 1:
         sheets.append(versions.transposed() if len(runs) <= 4 else versions)

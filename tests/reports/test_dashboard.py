@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from PIL import Image
 
-from tests.small import diffexp
+from tests.small import SMALL, diffexp
 from tests.wandb_server import ENTITY, PROJECT, WandbServer
 
 pytestmark = pytest.mark.slow
@@ -50,11 +51,16 @@ def test_a_server_that_does_not_answer_is_told(runs, server):
 
 
 def test_a_run_in_wandb_is_reproduced_from_what_the_server_holds(tmp_path, server):
-    from tests.small import SMALL
-
-    settings = ["loggers=[csv,wandb]", "sample_grid=null", "run_dir=run"]
+    settings = ["loggers=[csv,wandb]", "run_dir=run"]
     diffexp("train", "digits", *SMALL, *settings, cwd=tmp_path, **server.environment)
     (run_id,) = server.runs
+    # grids under fixed keys at their steps, as large as those in the run's directory
+    for sampler in ("ddpm", "ddim-5"):
+        rows = [row for row in server.runs[run_id]["history"] if f"samples/{sampler}" in row]
+        assert [row["trainer/global_step"] for row in rows] == [4, 8]
+        with Image.open(tmp_path / "run" / "samples" / f"step-00000008-{sampler}.png") as picture:
+            sent = rows[-1][f"samples/{sampler}"]
+            assert (sent["width"], sent["height"], sent["count"]) == (*picture.size, 1)
     name = f"{ENTITY}/{PROJECT}/{run_id}"
     told = diffexp("reproduce", name, "loggers=[]", "run_dir=again", cwd=tmp_path, **server.environment).stdout
     assert "settings: the same\n" in told

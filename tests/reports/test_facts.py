@@ -91,6 +91,7 @@ def test_compare_prints_what_the_page_shows(runs):
     fd = json.loads((runs / "two" / "scores" / "step-00000008.json").read_text())["scores"]["ddim-5"]["scores"]["fd"]
     assert f"{fd['value']:.4g} ± {fd['error']:.2g}" in out
     assert "# Cost" in out
+    assert "| T=30, linear" in out
 
 
 def test_markdown_and_latex():
