@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO
 from diffexp.callbacks.ema import EMA
+from diffexp.callbacks.gradient_variance import GradientVariance
 from diffexp.callbacks.progress import StepProgress
 from diffexp.callbacks.sample_grid import Drawn, SampleGrid
 from diffexp.callbacks.score import Score
@@ -132,8 +133,10 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
         os.environ[RUN_VARIABLE] = str(run.path)
 
     saver = _saver(experiment, run, fingerprint)
+    variance = experiment.gradient_variance
     in_order = [
         StepProgress(),
+        GradientVariance(variance.every, variance.draws) if variance is not None else None,
         ema,
         saver,
         grids,

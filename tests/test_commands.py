@@ -38,7 +38,6 @@ ELSEWHERE = {
     "wandb ": "tests/integration/test_wandb.py, with the same files",
     "python -m tests.chaos": "tests/integration/test_chaos.py",
     "python docs/results/plot_": "draw what whole sweeps and tables have found",
-    "python docs/results/gradient_variance.py": "wants a run of minutes",
     "diffexp import ": "tests/foreign/test_importing.py",
     "diffexp dashboard push": "tests/reports/test_dashboard.py",
     "diffexp reproduce ENTITY": "tests/reports/test_dashboard.py",
