@@ -15,7 +15,10 @@ def training_curves(runs: Sequence[Recorded]) -> list[Plot]:
     losses = [Line(index, run.label, *_columns(run.series("train/loss"))) for index, run in enumerate(runs)]
     losses = [line for line in losses if line.x]
     if losses:
-        caption = "The mean training loss since the last logged point: train/loss in metrics.jsonl of each run."
+        caption = (
+            "The mean training loss since the last logged point, comparable between runs that predict the same: "
+            "train/loss in metrics.jsonl of each run."
+        )
         plots.append(Plot("Training loss", caption, "step", "train/loss", losses, log_y=True))
     return plots + _scores_while_training(runs)
 
