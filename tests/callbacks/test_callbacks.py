@@ -143,7 +143,7 @@ def test_a_second_ctrl_c_interrupts_at_once(tmp_path):
 
 def test_status_tells_how_a_run_ended():
     told = []
-    fit([StatusFile(lambda *args, **more: told.append((*args, *more)))], 3)
+    fit([StatusFile(lambda *args, **more: told.append(args))], 3)
     assert (told[0], told[-1]) == (("running", 0, 3), ("finished", 3, 3))
 
     def fail(step):
