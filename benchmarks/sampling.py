@@ -22,7 +22,7 @@ from diffusers import DDIMPipeline, DDIMScheduler
 from measuring import alternate, arguments, quotients, report, spread, synchronize
 from networks import SIZES, Size
 
-from diffexp.config.diffusion import DDIMConfig, DDPMConfig, DPMSolverConfig, SamplerConfig
+from diffexp.config.samplers import DDIMConfig, DDPMConfig, DPMSolverConfig, SamplerConfig
 from diffexp.hardware import autocast, precision_for
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.randomness import ImageNoise

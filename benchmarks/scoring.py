@@ -16,8 +16,8 @@ import torch
 from measuring import arguments, report, synchronize
 from networks import SIZES, wake
 
-from diffexp.config.diffusion import DDIMConfig
 from diffexp.config.evaluation import DigitsExtractorConfig, ExtractorConfig, InceptionConfig
+from diffexp.config.samplers import DDIMConfig
 from diffexp.evaluation.extractors import build_extractor
 from diffexp.evaluation.extractors.base import Features
 from diffexp.evaluation.gathering import Gathered, Gathering

@@ -184,13 +184,13 @@ def import_(path: Path, overrides: tuple[str, ...], plugins: tuple[str, ...]) ->
 @cli.command()
 @click.argument("run", metavar="RUN|CHECKPOINT")
 @_OVERRIDES
-@click.option("--table", default="evaluate/ddim_table", metavar="FILE", help="What to evaluate: a YAML file or a name.")
+@click.option("--table", metavar="FILE", help="What to evaluate: a YAML file or a name; of diffusion, ddim_table.")
 @_TRIAL
 @_PLUGIN
 def evaluate(
     run: str,
     overrides: tuple[str, ...],
-    table: str,
+    table: str | None,
     trial: tuple[str, str] | None,
     plugins: tuple[str, ...],
 ) -> None:
@@ -226,11 +226,12 @@ def evaluate(
         click.echo(f"likelihood.json and likelihood.md: {folder}")
         return
     if request.sampler is not None:
-        name = f"{of_sweep.sweep}/{of_sweep.name}" if of_sweep else None
-        cell, single = evaluating_one.evaluate_one(trained, request, name, list(plugins))
+        of_trial = f"{of_sweep.sweep}/{of_sweep.name}" if of_sweep else None
+        cell, single = evaluating_one.evaluate_one(trained, request, of_trial, list(plugins))
         click.echo(f"{cell.row}, {cell.network_calls} network calls: fd {cell.mean('fd'):.4g}: {single.path}")
         return
-    made, folder = evaluating.evaluate(trained, request, find_config(table).stem)
+    name = find_config(table or trained.experiment.model.usual_table).stem
+    made, folder = evaluating.evaluate(trained, request, name)
     click.echo(made.markdown())
     click.echo(f"table.json, table.csv and table.md: {folder}")
 
@@ -338,7 +339,7 @@ def _report(outcome: "Outcome", plugins: tuple[str, ...]) -> None:
     run = outcome.run
     click.echo(f"\n{outcome.step} of {outcome.steps} steps done: {run.path}")
     if outcome.drawn:
-        click.echo(f"\n{'sampler':<12} {'steps':>6} {'images':>7} {'seconds':>8}")
+        click.echo(f"\n{'sampler':<12} {'calls':>6} {'images':>7} {'seconds':>8}")
         for name, drawn in outcome.drawn.items():
             click.echo(f"{name:<12} {drawn.network_calls:>6} {drawn.images:>7} {drawn.seconds:>8.1f}")
         click.echo(f"\nlook at {run.samples / f'step-{outcome.step:08d}.png'}")

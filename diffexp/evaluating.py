@@ -11,7 +11,6 @@ import click
 import wandb
 from tqdm import tqdm
 
-from diffexp.config.diffusion import DiffusionConfig
 from diffexp.config.evaluation import EvaluateRequest
 from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_dict
@@ -91,11 +90,10 @@ def evaluate(trained: Trained, request: EvaluateRequest, name: str) -> tuple[Tab
         UserError: for extractors, references, counts or folders that do not fit, before anything is sampled.
     """
     experiment = trained.experiment
-    timesteps = experiment.model.timesteps if isinstance(experiment.model, DiffusionConfig) else 1
-    todo = cells(request, timesteps)
-    above = [steps for steps in request.steps if steps is not None and steps > timesteps]
-    if above:
-        click.echo(f"steps: {', '.join(map(str, above))} left out, being more than T = {timesteps}", err=True)
+    todo = cells(request, experiment)
+    left_out = experiment.model.left_out(request.steps)
+    if left_out:
+        click.echo(f"steps: {left_out}", err=True)
     bench = prepare(trained, request)
     about = about_scores(trained, request, name, bench)
     table = Table(about, bench.rules.metric("fd"), bench.rules.id, list(todo))

@@ -40,9 +40,7 @@ def evaluate_one(trained: Trained, request: EvaluateRequest, trial: str | None, 
     """
     assert request.sampler is not None
     bench = prepare(trained, request)
-    sampler = replace(
-        request.sampler, steps=request.sampler.steps or getattr(trained.experiment.model, "timesteps", None)
-    )
+    sampler = trained.experiment.model.resolved(request.sampler)
     cell = Cell(sampler, sampler.label(), bench.model.network_calls(sampler))
     about = about_scores(trained, request, sampler.label(), bench)
     table = Table(about, bench.rules.metric("fd"), bench.rules.id, [cell])

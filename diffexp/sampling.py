@@ -9,10 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffexp.callbacks.grids import grid, save_png, to_picture
-from diffexp.config.diffusion import SamplerConfig
 from diffexp.config.evaluation import EvaluateRequest
 from diffexp.config.experiment import SampleRequest
 from diffexp.config.merging import as_dict, differing
+from diffexp.config.variants import VariantConfig
 from diffexp.errors import UserError
 from diffexp.files import whole_file, writable
 from diffexp.hardware import autocast, precision_for
@@ -40,7 +40,7 @@ def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:
 
 
 def fitted_batch_size(
-    model: GenerativeModel, samplers: Iterable[SamplerConfig], request: SampleRequest | EvaluateRequest
+    model: GenerativeModel, samplers: Iterable[VariantConfig], request: SampleRequest | EvaluateRequest
 ) -> int:
     """Images to sample at once with any of the samplers, in the memory that is given; compiles the model if wanted.
 
@@ -58,11 +58,11 @@ def fitted_batch_size(
 def default_out(trained: Trained, request: SampleRequest) -> Path:
     """Where a grid goes when no `out` is given: samples/ beside the checkpoint's folder, else beside the file.
 
-    The name tells what was drawn: the sampler, its steps, and each further key that is not at its default.
+    The name tells what was drawn: the sampler, its steps if it has any, and each further key not at its default.
     """
     sampler = request.sampler
-    parts = [trained.path.stem, sampler.name, str(sampler.steps or "all")]
-    defaults = SampleRequest(sampler=type(sampler)(steps=sampler.steps))
+    parts = [trained.path.stem, *sampler.brief()]
+    defaults = SampleRequest(sampler=sampler.plain())
     for key, _, value in differing(as_dict(defaults), as_dict(request)):
         if key not in ("batch_size", "memory_gb", "accelerator", "precision", "compile", "out"):
             parts.append(f"{key.removeprefix('sampler.')}={value}")

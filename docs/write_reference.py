@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from diffexp.config.arranging import without_none
 from diffexp.config.data import DATA
-from diffexp.config.diffusion import SAMPLERS, SCHEDULES
+from diffexp.config.diffusion import SCHEDULES
 from diffexp.config.evaluation import EXTRACTORS, EvaluateRequest, ExtractorTraining, ScoreRequest
 from diffexp.config.experiment import Experiment, ExportRequest, ImportRequest, SampleRequest
 from diffexp.config.merging import describe
@@ -17,6 +17,7 @@ from diffexp.config.models import MODELS
 from diffexp.config.networks import NETWORKS
 from diffexp.config.objectives import WEIGHTINGS
 from diffexp.config.registry import Choice
+from diffexp.config.variants import SAMPLERS
 from diffexp.sweeps.slurm_script import SlurmRequest
 
 HEAD = """# Every key of a config

@@ -5,11 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from diffexp.config.checking import check
-from diffexp.config.diffusion import DDIMConfig
-from diffexp.config.evaluation import EvaluateRequest, ExtractorTraining, ScoreRequest
-from diffexp.config.experiment import Experiment, ExportRequest, ImportRequest, SampleRequest
+from diffexp.config.diffusion import DiffusionConfig
+from diffexp.config.evaluation import EvaluateRequest, ExtractorTraining, ScoreRequest, Scoring
+from diffexp.config.experiment import Experiment, ExportRequest, ImportRequest, SampleGrids, SampleRequest
 from diffexp.config.layers import Layer, file_layers, find_config, override_layer, parse_yaml
 from diffexp.config.merging import as_dict, merge
+from diffexp.config.models import default_variants
 from diffexp.config.trials import Trial
 from diffexp.errors import UserError
 
@@ -39,16 +40,28 @@ def load_experiment(config: str, overrides: Sequence[str] = (), trial: Trial | N
     Raises:
         UserError: for anything wrong with it.
     """
-    merged = merge(Experiment(), _layers(Experiment, config, overrides, trial))
-    check(merged, merged.config)
-    return merged.config
+    return _experiment(_layers(Experiment, config, overrides, trial))
 
 
 def _layers(schema: type, config: str, overrides: Sequence[str], trial: Trial | None) -> list[Layer]:
     given = [override_layer(text) for text in overrides]
     if trial is None:
         return [*file_layers(find_config(config)), *given]
-    return [*file_layers(find_config(config)), trial.defaults(schema), *given, trial.values()]
+    based = file_layers(find_config(trial.base)) if trial.base is not None else []
+    return [*file_layers(find_config(config)), *based, trial.defaults(schema), *given, trial.values()]
+
+
+def _experiment(layers: Sequence[Layer]) -> Experiment:
+    """The checked experiment that layers give. Where they name no samplers, it has those usual for their model."""
+    models = (layer.values.get("model") for layer in layers)
+    names = [each["name"] for each in models if isinstance(each, dict) and "name" in each]
+    usual = default_variants(names[-1] if names else DiffusionConfig.name)
+    defaults = Experiment(sample_grid=SampleGrids(samplers=dict(usual)))
+    if any("score" in layer.values for layer in layers):
+        defaults.score = Scoring(samplers=dict(list(usual.items())[:1]))
+    merged = merge(defaults, layers)
+    check(merged, merged.config)
+    return merged.config
 
 
 def experiment_from_text(text: str, source: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -57,9 +70,7 @@ def experiment_from_text(text: str, source: str, overrides: Sequence[str] = ()) 
     Raises:
         UserError: for anything wrong with it.
     """
-    merged = merge(Experiment(), [Layer(source, parse_yaml(text, source)), *map(override_layer, overrides)])
-    check(merged, merged.config)
-    return merged.config
+    return _experiment([Layer(source, parse_yaml(text, source)), *map(override_layer, overrides)])
 
 
 def load_sample_request(overrides: Sequence[str], experiment: Experiment) -> SampleRequest:
@@ -68,8 +79,9 @@ def load_sample_request(overrides: Sequence[str], experiment: Experiment) -> Sam
     Raises:
         UserError: for anything wrong with it.
     """
-    few_steps = min(SampleRequest.STEPS, getattr(experiment.model, "timesteps", SampleRequest.STEPS))
-    defaults = SampleRequest(sampler=DDIMConfig(steps=few_steps))
+    defaults = SampleRequest()
+    for sampler in list(experiment.model.usual_variants().values())[:1]:
+        defaults.sampler = sampler
     merged = merge(defaults, [override_layer(text) for text in overrides])
     check(merged, experiment)
     return merged.config
@@ -120,18 +132,16 @@ def imported_experiment(
     shape = {"data": {"image_size": image_size, "channels": channels}}
     about = [layer for layer in given if "data" in layer.values]
     others = [layer for layer in given if layer not in about]
-    merged = merge(Experiment(), [*about, Layer(source, shape), Layer(source, found), *others])
-    check(merged, merged.config)
-    return merged.config
+    return _experiment([*about, Layer(source, shape), Layer(source, found), *others])
 
 
 def load_evaluate_request(
-    table: str, overrides: Sequence[str], experiment: Experiment, trial: Trial | None = None
+    table: str | None, overrides: Sequence[str], experiment: Experiment, trial: Trial | None = None
 ) -> EvaluateRequest:
     """What to evaluate of a model trained by `experiment`.
 
     Args:
-        table: a file or ready config, as in `find_config`.
+        table: a file or ready config, as in `find_config`; None takes the one usual for the model.
         overrides: ``key=value`` texts.
         experiment: the training; its extractor and reference are the defaults.
         trial: of a sweep, whose values win over everything.
@@ -142,7 +152,9 @@ def load_evaluate_request(
     defaults = EvaluateRequest(wandb=replace(experiment.wandb))
     if experiment.score is not None:
         defaults = replace(defaults, extractor=experiment.score.extractor, reference=experiment.score.reference)
-    merged = merge(defaults, _layers(EvaluateRequest, table, overrides, trial))
+    merged = merge(defaults, _layers(EvaluateRequest, table or experiment.model.usual_table, overrides, trial))
+    if not merged.config.samplers:
+        merged.config.samplers = dict(experiment.model.usual_variants())
     check(merged, experiment)
     return merged.config
 
@@ -159,10 +171,7 @@ def amended(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
     Raises:
         UserError: for anything wrong with them.
     """
-    layers = [Layer("the training's config", as_dict(experiment)), *(override_layer(text) for text in overrides)]
-    merged = merge(Experiment(), layers)
-    check(merged, merged.config)
-    return merged.config
+    return _experiment([Layer("the training's config", as_dict(experiment)), *map(override_layer, overrides)])
 
 
 def load_score_request(overrides: Sequence[str], experiment: Experiment | None) -> ScoreRequest:

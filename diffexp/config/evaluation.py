@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from omegaconf import MISSING
 
-from diffexp.config.diffusion import DDIMConfig, SamplerConfig, Spacing
 from diffexp.config.fields import absolute, number
 from diffexp.config.registry import Choice, Registry
+from diffexp.config.variants import Spacing, VariantConfig
 from diffexp.config.words import Accelerator, Precision, Wandb, Weights
 
 if TYPE_CHECKING:
@@ -137,10 +137,6 @@ class ReferenceConfig:
             yield "count", "says nothing about a file of statistics"
 
 
-def _ddim_50() -> dict[str, SamplerConfig | None]:
-    return {"ddim-50": DDIMConfig(steps=50)}
-
-
 @dataclass
 class Scoring:
     """Scores while training, every `every` steps and at the end.
@@ -149,7 +145,8 @@ class Scoring:
         count: images drawn for each score, over all devices. Scores of different counts cannot be compared.
         seed: image i depends on it and i alone, so that every scoring starts from the same noise.
         weights: sample with the averaged (ema) or the raw weights.
-        samplers: named samplers; setting one to null removes it. The lowest distance of any is `score/METRIC_best`.
+        samplers: named samplers; without any, the model's usual one (of diffusion, ddim-50); setting one to null
+            removes it. The lowest distance of any is `score/METRIC_best`.
         batch_size: images sampled at once on each device.
         limit_seconds: samplers whose part of one scoring would take longer are left out; null is no limit.
         limit_share: a scoring that would bring the time for scores above this share of the time since training started
@@ -162,7 +159,7 @@ class Scoring:
     count: int = number(5_000, at_least=2)
     seed: int = number(0, at_least=0)
     weights: Weights = "ema"
-    samplers: dict[str, SamplerConfig | None] = field(default_factory=_ddim_50)
+    samplers: dict[str, VariantConfig | None] = field(default_factory=dict)
     batch_size: int = number(256, at_least=1)
     limit_seconds: float | None = number(None, above=0)
     limit_share: float | None = number(None, above=0, at_most=1)
@@ -217,7 +214,8 @@ class EvaluateRequest:
     Keys:
         metrics: scores of samples, or bpd: bits per dimension of real images.
         sampler: this one alone instead of a table; its scores become a run of their own, as sweeps over samplers want.
-        samplers: the rows; `steps`, and a `spacing` other than leading, given in one hold for it alone.
+        samplers: the rows, without any those usual for the model; `steps`, and a `spacing` other than leading, given in
+            one hold for it alone.
         steps: the columns; null is all T, as is an empty list. Those above T are left out, which is told.
         spacings: which timesteps are visited.
         count: images of one score.
@@ -235,8 +233,8 @@ class EvaluateRequest:
 
     metrics: Literal["scores", "bpd"] = "scores"
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
-    sampler: SamplerConfig | None = None
-    samplers: dict[str, SamplerConfig | None] = field(default_factory=dict)
+    sampler: VariantConfig | None = None
+    samplers: dict[str, VariantConfig | None] = field(default_factory=dict)
     steps: list[int | None] = number([], at_least=1)
     spacings: list[Spacing] = field(default_factory=lambda: ["leading"])
     count: int = number(1_000, at_least=2)

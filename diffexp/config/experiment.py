@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from omegaconf import MISSING
 
 from diffexp.config.data import DataConfig
-from diffexp.config.diffusion import DDIMConfig, DDPMConfig, DiffusionConfig, SamplerConfig
+from diffexp.config.diffusion import DiffusionConfig
 from diffexp.config.evaluation import Scoring
 from diffexp.config.fields import number
 from diffexp.config.models import ModelConfig
+from diffexp.config.variants import VariantConfig
 from diffexp.config.words import Accelerator, Precision, Wandb, Weights
 
 
@@ -94,10 +95,6 @@ class Checkpoint:
     keep: int | None = number(2, at_least=1)
 
 
-def _ddpm_and_ddim() -> dict[str, SamplerConfig | None]:
-    return {"ddpm": DDPMConfig(), "ddim-50": DDIMConfig(steps=50)}
-
-
 @dataclass
 class SampleGrids:
     """Grids of samples, all samplers from the same starting noise.
@@ -106,14 +103,15 @@ class SampleGrids:
         every: steps between two grids; there is always one at the end.
         count: images in a grid.
         weights: sample with the averaged (ema) or the raw weights.
-        samplers: named samplers; setting one to null removes it.
+        samplers: named samplers; without any, those usual for the model (of diffusion, ddpm and ddim-50); setting one
+            to null removes it.
     """
 
     every: int = number(1_000, at_least=1)
     count: int = number(64, at_least=1)
     seed: int = number(0, at_least=0)
     weights: Weights = "ema"
-    samplers: dict[str, SamplerConfig | None] = field(default_factory=_ddpm_and_ddim)
+    samplers: dict[str, VariantConfig | None] = field(default_factory=dict)
 
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
         if self.weights == "ema" and experiment.ema is None:
@@ -179,6 +177,7 @@ class SampleRequest:
     """What `diffexp sample` draws.
 
     Keys:
+        sampler: without one, the one usual for the model (of diffusion, DDIM with 50 steps).
         count: images; image i depends on the seed and i alone.
         batch_size: images sampled at once; changes nothing but memory, speed and rounding.
         memory_gb: GiB that sampling may take beside the model; fewer images are sampled at once if need be.
@@ -188,9 +187,7 @@ class SampleRequest:
             null makes a grid in the run's samples/.
     """
 
-    STEPS: ClassVar[int] = 50
-
-    sampler: SamplerConfig = field(default_factory=lambda: DDIMConfig(steps=SampleRequest.STEPS))
+    sampler: VariantConfig = MISSING
     count: int = number(64, at_least=1)
     seed: int = number(0, at_least=0)
     weights: Weights = "ema"

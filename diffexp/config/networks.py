@@ -48,13 +48,14 @@ class UNetConfig(NetworkConfig):
         if not self.channel_multipliers:
             yield "channel_multipliers", "must have at least one level"
             return
-        size = experiment.data.image_size
+        size = experiment.model.network_shape(experiment.data)[1]
+        whose = "data.image_size" if size == experiment.data.image_size else "the latents' height"
         factor = 2 ** (len(self.channel_multipliers) - 1)
         if size % factor:
             yield (
                 "channel_multipliers",
                 f"{len(self.channel_multipliers)} levels halve the image {len(self.channel_multipliers) - 1} times, "
-                f"but data.image_size = {size} is not divisible by {factor}; use fewer levels or another size",
+                f"but {whose} = {size} is not divisible by {factor}; use fewer levels or another size",
             )
             return
         resolutions = [size // 2**level for level in range(len(self.channel_multipliers))]

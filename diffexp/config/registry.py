@@ -46,6 +46,7 @@ class Registry:
     def __init__(self, group: str, base: type[Choice]) -> None:
         self.group = group
         self.base = base
+        self._families: list[type[Choice]] = [base]
         self._schemas: dict[str, type[Choice]] = {}
         self._builders: dict[str, Callable[..., Any] | str] = {}
         base.registry = self
@@ -74,6 +75,11 @@ class Registry:
 
         return add
 
+    def family(self, base: type[Schema]) -> type[Schema]:
+        """Class decorator: a base of several of the group's schemas, whose fields too belong to the framework."""
+        self._families.append(base)
+        return base
+
     @property
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -94,8 +100,8 @@ class Registry:
             ) from None
 
     def own_fields(self, schema: type[Choice]) -> list[str]:
-        """Names of the fields that ``schema`` adds to the group's base: what its builder receives."""
-        shared = {field.name for field in fields(self.base)}
+        """Names of the fields that ``schema`` adds to the group's base, and its family's: what its builder receives."""
+        shared = {field.name for base in self._families if issubclass(schema, base) for field in fields(base)}
         return [field.name for field in fields(schema) if field.name not in shared]
 
     def builder(self, name: str) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from diffexp.config.layers import Layer
+from diffexp.config.layers import BASE_KEY, Layer
 from diffexp.errors import UserError
 
 SOURCE = "trial"
@@ -57,7 +57,19 @@ class Trial:
 
     def values(self) -> Layer:
         """The swept values, above everything else."""
-        return Layer(SOURCE, self.parameters)
+        return Layer(SOURCE, {key: value for key, value in self.parameters.items() if key != BASE_KEY})
+
+    @property
+    def base(self) -> str | None:
+        """The config that the swept key "base" names, laid over the command's; None where it is not swept.
+
+        Raises:
+            UserError: if it is no text.
+        """
+        base = self.parameters.get(BASE_KEY)
+        if base is not None and not isinstance(base, str):
+            raise UserError(f"{SOURCE}: {BASE_KEY}: must name one config, not {base!r}")
+        return base
 
 
 def check_sweep_name(name: str, source: str) -> None:

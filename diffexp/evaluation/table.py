@@ -3,15 +3,16 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from diffexp.config.diffusion import SAMPLERS, SamplerConfig, Spacing
 from diffexp.config.evaluation import EvaluateRequest
+from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_dict
+from diffexp.config.variants import SAMPLERS, VariantConfig
 from diffexp.errors import UserError
 from diffexp.evaluation.ranking import Entry, best_and_ties
 from diffexp.evaluation.scores import Scores
@@ -30,7 +31,7 @@ class Cell:
         seconds: that drawing and extracting each block took.
     """
 
-    sampler: SamplerConfig
+    sampler: VariantConfig
     row: str
     network_calls: int
     blocks: list[Scores] = field(default_factory=list)
@@ -62,7 +63,7 @@ class Cell:
             KeyError, TypeError: if it is something else.
         """
         sampler = SAMPLERS.schema(values["sampler"]["name"])(**values["sampler"])
-        assert isinstance(sampler, SamplerConfig)
+        assert isinstance(sampler, VariantConfig)
         blocks = [Scores.from_dict(block) for block in values["blocks"]]
         return cls(sampler, values["row"], values["network_calls"], blocks, values["seconds"])
 
@@ -82,32 +83,25 @@ class Cell:
 _METRICS = ("fd", "kd", "precision", "recall", "nearest", "copies", "inception_score")
 
 
-def cells(request: EvaluateRequest, timesteps: int) -> list[Cell]:
+def cells(request: EvaluateRequest, experiment: Experiment) -> list[Cell]:
     """The cells of a table, row by row.
 
     Args:
         request: what is asked for.
-        timesteps: T of the model; steps above it are left out.
+        experiment: what was trained; steps that its model has not are left out.
+
+    Raises:
+        UserError: if none are left.
     """
+    model = experiment.model
     found: dict[tuple[str, int], Cell] = {}
     for sampler in request.samplers.values():
-        for variant in _variants(sampler, request) if sampler is not None else ():
-            if (variant.steps or timesteps) == timesteps:
-                variant = replace(variant, spacing="leading")  # all timesteps are visited, however they are spaced
-            if (variant.steps or timesteps) <= timesteps:
-                row, calls = variant.label(), variant.network_calls(timesteps)
-                found.setdefault((row, calls), Cell(variant, row, calls))
+        for variant in model.cells(sampler, request.steps, request.spacings) if sampler is not None else ():
+            row, calls = variant.label(), model.network_calls(variant, experiment.data)
+            found.setdefault((row, calls), Cell(variant, row, calls))
     if not found:
-        raise UserError(f"samplers, steps: nothing to evaluate with at most T = {timesteps} steps; see --table")
+        raise UserError("samplers, steps: nothing to evaluate with the steps that this model has; see --table")
     return list(found.values())
-
-
-def _variants(sampler: SamplerConfig, request: EvaluateRequest) -> Iterator[SamplerConfig]:
-    """The sampler at all wanted steps and spacings; one with steps or a spacing of its own keeps them."""
-    spacings: list[Spacing] = request.spacings or ["leading"]
-    for spacing in [sampler.spacing] if sampler.spacing != "leading" else spacings:
-        for steps in [sampler.steps] if sampler.steps is not None else request.steps or [None]:
-            yield replace(sampler, steps=steps, spacing=spacing)
 
 
 @dataclass
@@ -177,8 +171,7 @@ class Table:
             {
                 "sampler": cell.row,
                 "network_calls": cell.network_calls,
-                "spacing": cell.sampler.spacing,
-                "clip": cell.sampler.clip,
+                **cell.sampler.columns(),
                 **{metric: cell.mean(metric) for metric in _METRICS},
                 "fd_spread": cell.spread("fd"),
                 "kd_spread": cell.spread("kd"),

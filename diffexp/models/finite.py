@@ -17,6 +17,9 @@ REMEDY = "try a lower optim.lr, more optim.warmup_steps or a training.gradient_c
 _FP16_OVERFLOWS = 20
 _NAMED = 5  # images
 
+# The losses of images (B,), their timesteps and their numbers in the dataset.
+Seen = tuple[Tensor, Tensor | None, Tensor | None]
+
 
 class DivergedError(UserError):
     """Training has met a loss or gradient that is not finite."""
@@ -39,15 +42,15 @@ class FiniteSteps:
         self.fp16 = fp16
         self.in_a_row = 0
         self.left_out = 0
-        self._seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        self._before: tuple[int, Tensor, Any, list[tuple[Tensor, Tensor, Tensor | None]]] | None = None
+        self._seen: list[Seen] = []
+        self._before: tuple[int, Tensor, Any, list[Seen]] | None = None
 
-    def guarded(self, losses: Tensor, t: Tensor, images: Tensor | None) -> Tensor:
+    def guarded(self, losses: Tensor, t: Tensor | None, images: Tensor | None) -> Tensor:
         """The loss to differentiate: the mean of the images' (B,), with a NaN gradient if that is not finite.
 
         Args:
             losses: of the images.
-            t: their timestep indices (B,).
+            t: their timestep indices (B,), of a model that has them.
             images: their numbers in the dataset (B,), for messages.
         """
         self._seen.append((losses.detach(), t, images))
@@ -92,7 +95,7 @@ class FiniteSteps:
         copied.synchronize()
         self._judge(step, bool(wrong), seen)
 
-    def _judge(self, step: int, wrong: bool, seen: list[tuple[Tensor, Tensor, Tensor | None]]) -> None:
+    def _judge(self, step: int, wrong: bool, seen: list[Seen]) -> None:
         if not wrong:
             self.in_a_row = 0
             return
@@ -114,13 +117,14 @@ class FiniteSteps:
         self.in_a_row, self.left_out = state["in_a_row"], state["left_out"]
 
 
-def _what(seen: list[tuple[Tensor, Tensor, Tensor | None]]) -> str:
+def _what(seen: list[Seen]) -> str:
     """What is not finite: this process's loss, at which images and timesteps, or else the gradient."""
     wrong = []
     for losses, t, images in seen:
         for position in torch.nonzero(~losses.isfinite()).flatten().tolist():
             image = f"image {int(images[position])}" if images is not None else "an image"
-            wrong.append(f"{image} at t = {int(t[position])}: {float(losses[position])}")
+            at = f" at t = {int(t[position])}" if t is not None else ""
+            wrong.append(f"{image}{at}: {float(losses[position])}")
     if not wrong:
         return "the gradient is not finite"
     more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""

@@ -1,4 +1,6 @@
-"""The training loss between two logged points: overall and by quarter of the timesteps."""
+"""Training losses between two logged points."""
+
+from collections.abc import Sequence
 
 import torch
 from lightning.pytorch.strategies import Strategy
@@ -7,49 +9,47 @@ from torch import Tensor
 QUARTERS = 4
 
 
-class LossByTime:
-    """Sums losses on the device, without waiting for it, until their means are asked for.
+class MeanLosses:
+    """Sums several losses on the device, without waiting for it, until their means are asked for.
 
     Not a module with a buffer: before every step DDP would replace each process's sums by the first one's.
 
     Args:
-        timesteps: T. Quarter 1 holds the least noisy timesteps, 0 ≤ t < T/4.
+        names: of the losses, as they are logged.
     """
 
-    def __init__(self, timesteps: int) -> None:
-        self.timesteps = timesteps
-        self.sums = torch.zeros(2, QUARTERS)
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.sums = torch.zeros(2, len(names))
 
-    def add(self, losses: Tensor, t: Tensor, weights: Tensor | None = None) -> None:
-        """Add the losses (B,) of images at indices t (B,); none if one is not finite, because that step is left out.
+    def add(self, losses: Tensor, weights: Tensor | None = None) -> None:
+        """Add the losses (B, names) of images; none if one is not finite, because that step is left out.
 
-        `weights` (B,) are what each counts, of timesteps that were not drawn evenly.
+        `weights`, of that shape, are what each counts.
         """
-        quarter = t * QUARTERS // self.timesteps
-        member = (quarter[:, None] == torch.arange(QUARTERS, device=t.device)).to(losses.dtype)
-        if weights is not None:
-            member = member * weights[:, None]
         finite = losses.isfinite().all()
-        member, losses = member * finite, torch.where(finite, losses, 0)
-        self.sums = self.sums.to(t.device)
+        counted = (torch.ones_like(losses) if weights is None else weights) * finite
+        losses = torch.where(finite, losses, 0)
+        self.sums = self.sums.to(losses.device)
         # not index_add_: on a GPU its order, and so its rounding, varies from run to run
-        self.sums += torch.stack([(member * losses[:, None]).sum(0), member.sum(0)])
+        self.sums += torch.stack([(counted * losses).sum(0), counted.sum(0)])
 
     def means(self, strategy: Strategy) -> dict[str, float]:
-        """``loss`` and, of the quarters that were hit, ``loss_q1`` … ``loss_q4``, over all processes; {} of nothing."""
+        """By name, over all processes; just those that were added."""
+        sums, counts = self.totals(strategy)
+        return {name: total / count for name, total, count in zip(self.names, sums, counts, strict=True) if count}
+
+    def totals(self, strategy: Strategy) -> tuple[list[float], list[float]]:
+        """(sums, counts) over all processes."""
         sums, counts = torch.tensor(self.state(strategy), dtype=torch.float64).sum(0).tolist()
-        means = {"loss": sum(sums) / sum(counts)} if sum(counts) else {}
-        for quarter, (total, count) in enumerate(zip(sums, counts, strict=True), start=1):
-            if count:
-                means[f"loss_q{quarter}"] = total / count
-        return means
+        return sums, counts
 
     def reset(self) -> None:
         """Start the next window."""
         self.sums.zero_()
 
     def state(self, strategy: Strategy) -> list[list[list[float]]]:
-        """[sums, counts] by quarter, of each process. Every process must call it."""
+        """[sums, counts] by name, of each process. Every process must call it."""
         gathered = strategy.all_gather(self.sums.to(strategy.root_device, copy=True))
         assert isinstance(gathered, Tensor)
         values: list[list[list[float]]] = gathered.reshape(-1, *self.sums.shape).tolist()
@@ -62,3 +62,31 @@ class LossByTime:
             self.sums = torch.tensor(state[rank])
         elif rank == 0:
             self.sums = torch.tensor(state).sum(0)
+
+
+class LossByTime(MeanLosses):
+    """The loss of a diffusion model: overall and by quarter of the timesteps.
+
+    Args:
+        timesteps: T. Quarter 1 holds the least noisy timesteps, 0 ≤ t < T/4.
+    """
+
+    def __init__(self, timesteps: int) -> None:
+        super().__init__([f"loss_q{quarter}" for quarter in range(1, QUARTERS + 1)])
+        self.timesteps = timesteps
+
+    def add_at(self, losses: Tensor, t: Tensor, weights: Tensor | None = None) -> None:
+        """Add the losses (B,) of images at indices t (B,), each counted as often as its weight (B,) says."""
+        quarter = t * QUARTERS // self.timesteps
+        member = (quarter[:, None] == torch.arange(QUARTERS, device=t.device)).to(losses.dtype)
+        if weights is not None:
+            member = member * weights[:, None]
+        self.add(losses[:, None].expand_as(member), member)
+
+    def means(self, strategy: Strategy) -> dict[str, float]:
+        """``loss`` and, of the quarters that were hit, ``loss_q1`` … ``loss_q4``, over all processes; {} of nothing."""
+        sums, counts = self.totals(strategy)
+        overall = {"loss": sum(sums) / sum(counts)} if sum(counts) else {}
+        return overall | {
+            name: total / count for name, total, count in zip(self.names, sums, counts, strict=True) if count
+        }

@@ -15,7 +15,7 @@ _NAMED = ("inception", "clip", "dinov2", "digits_v1", "fashion_mnist_v1")
 def metric_problem(name: str, resolved: Resolved) -> str | None:
     """What is wrong with a sweep's metric, or None: every trial must log it."""
     if resolved.request is None:
-        if re.fullmatch(r"train/(loss(_q[1-4])?|lr)", name):
+        if re.fullmatch(f"train/({'|'.join(('loss', 'lr', *resolved.experiment.model.logged))})", name):
             return None
         if resolved.experiment.score is None:
             return f"{name!r} is not logged: score is null; train/loss is"
@@ -34,9 +34,9 @@ def _scores(resolved: Resolved) -> str:
         return rf"score/({_DISTANCES}|{_OTHERS}){ending}(_error)?"
     score = resolved.experiment.score
     assert score is not None
-    timesteps = getattr(resolved.experiment.model, "timesteps", None)
+    model = resolved.experiment.model
     labels = "|".join(
-        re.escape(f"{sampler.label(sampler.steps or timesteps)}-{score.weights}/")
+        re.escape(f"{model.resolved(sampler).label()}-{score.weights}/")
         for sampler in score.samplers.values()
         if sampler is not None
     )

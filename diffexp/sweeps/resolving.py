@@ -13,8 +13,6 @@ from diffexp.errors import UserError
 from diffexp.runs import config_text
 from diffexp.sweeps.command import Command
 
-_TABLE = "evaluate/ddim_table"
-
 
 @dataclass(frozen=True)
 class Resolved:
@@ -61,7 +59,7 @@ def resolve(command: Command, trial: Trial) -> Resolved:
         return Resolved(load_experiment(command.target, command.overrides, trial))
     data, rest = about_data(command.overrides)
     trained = amended(load_experiment(_run_of(command.target)), data)
-    request = load_evaluate_request(command.table or _TABLE, rest, trained, trial)
+    request = load_evaluate_request(command.table, rest, trained, trial)
     if request.sampler is None:
         raise UserError("sampler: is required: a trial of diffexp evaluate scores one")
     return Resolved(trained, request)

@@ -30,22 +30,23 @@ class Work:
 def work_of(resolved: Resolved) -> Work:
     """The work of a trial."""
     experiment, request = resolved.experiment, resolved.request
-    timesteps = getattr(experiment.model, "timesteps", 1)
     if request is not None:
         assert request.sampler is not None
-        return Work(0, request.blocks * request.count * (request.sampler.steps or timesteps))
+        calls = experiment.model.network_calls(request.sampler, experiment.data)
+        return Work(0, request.blocks * request.count * calls)
     steps = experiment.training.steps
-    sampling = sum(-(-steps // every) * calls for every, calls in _sampled(experiment, timesteps))
+    sampling = sum(-(-steps // every) * calls for every, calls in _sampled(experiment))
     return Work(steps * experiment.training.batch_size, sampling)
 
 
-def _sampled(experiment: Experiment, timesteps: int) -> list[tuple[int, int]]:
+def _sampled(experiment: Experiment) -> list[tuple[int, int]]:
     """(every how many steps, network calls for one image times images) of grids and scores."""
     found = []
     for section in (experiment.sample_grid, experiment.score):
         for sampler in section.samplers.values() if section is not None else ():
             if section is not None and sampler is not None:
-                found.append((section.every, section.count * (sampler.steps or timesteps)))
+                calls = experiment.model.network_calls(sampler, experiment.data)
+                found.append((section.every, section.count * calls))
     return found
 
 
@@ -55,7 +56,6 @@ def seconds_a_pass(resolved: Resolved) -> float:
     Raises:
         UserError: for a model that cannot be built.
     """
-    from diffexp.config.diffusion import DDIMConfig
     from diffexp.evaluation.sampling import seconds_a_call
     from diffexp.hardware import autocast, device_for, precision_for
     from diffexp.models.building import build_model
@@ -63,7 +63,7 @@ def seconds_a_pass(resolved: Resolved) -> float:
     experiment = resolved.experiment
     device = device_for(experiment.training.accelerator)
     model = build_model(experiment).to(device).eval()
-    steps = min(5, getattr(experiment.model, "timesteps", 1))
+    usual = next(iter(experiment.model.usual_variants().values()))
     batch = min(128, experiment.training.batch_size)
     with autocast(precision_for(experiment.training.precision, device), device):
-        return seconds_a_call(model, DDIMConfig(steps=steps), batch) / batch
+        return seconds_a_call(model, usual, batch) / batch

@@ -2,9 +2,10 @@ import pytest
 import yaml
 
 from diffexp.config import load_evaluate_request, load_experiment
-from diffexp.config.diffusion import CosineSchedule, DDIMConfig, DDPMConfig, LinearSchedule
+from diffexp.config.diffusion import CosineSchedule, LinearSchedule
 from diffexp.config.layers import shipped_configs
 from diffexp.config.merging import as_dict, as_yaml, differing
+from diffexp.config.samplers import DDIMConfig, DDPMConfig
 from diffexp.errors import UserError
 
 

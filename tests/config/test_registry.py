@@ -11,11 +11,12 @@ import torch
 
 from diffexp.config import load_experiment
 from diffexp.config.data import DATA
-from diffexp.config.diffusion import SAMPLERS, SCHEDULES
+from diffexp.config.diffusion import SCHEDULES
 from diffexp.config.models import MODELS
 from diffexp.config.networks import NETWORKS
 from diffexp.config.objectives import WEIGHTINGS
 from diffexp.config.plugins import load_plugins
+from diffexp.config.variants import SAMPLERS
 from diffexp.errors import UserError
 from tests.config.test_loading import small
 

@@ -11,7 +11,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from PIL import Image
 
 from diffexp.config import load_experiment, load_export_request, load_import_request
-from diffexp.config.diffusion import DDIMConfig
+from diffexp.config.samplers import DDIMConfig
 from diffexp.errors import UserError
 from diffexp.exporting import export
 from diffexp.importing import import_model

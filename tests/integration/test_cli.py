@@ -12,7 +12,7 @@ from PIL import Image
 from diffexp.callbacks.ema import averaged
 from diffexp.checkpoint_files import read_checkpoint, write_checkpoint
 from diffexp.cli import main
-from diffexp.config.diffusion import DDIMConfig
+from diffexp.config.samplers import DDIMConfig
 from diffexp.data.images import to_uint8
 from diffexp.models.building import build_model
 from diffexp.runs import checkpoints

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from diffexp.config.diffusion import DDIMConfig, HeunConfig
+from diffexp.config.samplers import DDIMConfig, HeunConfig
 from diffexp.diffusion import schedules
 from diffexp.diffusion.schedules import Schedule
 from diffexp.errors import UserError

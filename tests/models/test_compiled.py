@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from diffexp.config.diffusion import DDIMConfig
+from diffexp.config.samplers import DDIMConfig
 from diffexp.diffusion.schedules import Schedule, linear
 from diffexp.errors import UserError
 from diffexp.models.base import GenerativeModel

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffexp.checkpoint_files import read_checkpoint
-from diffexp.config.diffusion import SCHEDULES, DDIMConfig, DDPMConfig
+from diffexp.config.diffusion import SCHEDULES
 from diffexp.config.experiment import Optim
+from diffexp.config.samplers import DDIMConfig, DDPMConfig
 from diffexp.diffusion import schedules
 from diffexp.diffusion.schedules import Schedule
 from diffexp.errors import UserError

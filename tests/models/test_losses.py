@@ -9,17 +9,17 @@ ALONE = SingleDeviceStrategy(torch.device("cpu"))
 
 def test_means_overall_and_by_quarter():
     losses = LossByTime(100)
-    losses.add(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 24, 25]))
-    losses.add(torch.tensor([7.0]), torch.tensor([99]))
+    losses.add_at(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 24, 25]))
+    losses.add_at(torch.tensor([7.0]), torch.tensor([99]))
     assert losses.means(ALONE) == pytest.approx({"loss": 4.0, "loss_q1": 2.0, "loss_q2": 5.0, "loss_q4": 7.0})
     losses.reset()
-    losses.add(torch.tensor([2.0]), torch.tensor([50]))
+    losses.add_at(torch.tensor([2.0]), torch.tensor([50]))
     assert losses.means(ALONE) == {"loss": 2.0, "loss_q3": 2.0}
 
 
 def test_a_state_is_taken_up_once():
     losses = LossByTime(4)
-    losses.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 3]))
+    losses.add_at(torch.tensor([1.0, 2.0]), torch.tensor([0, 3]))
     state = losses.state(ALONE)
     first, second = LossByTime(4), LossByTime(4)
     first.load(state, 0, 2)
@@ -33,7 +33,7 @@ def test_a_state_is_taken_up_once():
 def test_a_step_that_is_left_out_is_not_counted():
     losses = LossByTime(4)
     assert losses.means(ALONE) == {}
-    losses.add(torch.tensor([1.0, float("nan")]), torch.tensor([0, 3]))
+    losses.add_at(torch.tensor([1.0, float("nan")]), torch.tensor([0, 3]))
     assert losses.means(ALONE) == {}
-    losses.add(torch.tensor([3.0]), torch.tensor([1]))
+    losses.add_at(torch.tensor([3.0]), torch.tensor([1]))
     assert losses.means(ALONE) == {"loss": 3.0, "loss_q2": 3.0}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffexp.config.diffusion import DDIMConfig, DDPMConfig
+from diffexp.config.samplers import DDIMConfig, DDPMConfig
 from diffexp.errors import UserError
 from diffexp.hardware import autocast
 from diffexp.models.memory import images_at_once, peak_bytes
