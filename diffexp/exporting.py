@@ -39,7 +39,7 @@ def _export_diffusers(trained: Trained, kind: str, out: Path) -> None:
     writable(out / "model_index.json", "out")
     experiment = trained.experiment
     model = build_model(experiment)
-    if not isinstance(model, DiffusionModule) or not isinstance(experiment.model, DiffusionConfig):
+    if type(model) is not DiffusionModule or not isinstance(experiment.model, DiffusionConfig):
         raise UserError(f"model.name: {experiment.model.name} is not known to diffusers; only diffusion is")
     data = experiment.data
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffexp.config import load_experiment
 from diffexp.config.experiment import Experiment
+from diffexp.config.fields import absolute
 from diffexp.config.merging import as_dict, differing
 from diffexp.errors import UserError
 from diffexp.hardware import is_main_process
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 _CHANGEABLE = (
     *("name", "runs_dir", "run_dir", "loggers", "wandb.", "sample_grid", "score", "gradient_variance", "checkpoint."),
     *("training.steps", "training.log_every", "training.accelerator", "training.devices", "training.nodes"),
-    "optim.skip_nonfinite",
+    *("optim.skip_nonfinite", "model.autoencoder"),
     *("data.path", "data.test_path", "data.root", "data.workers", "data.memory_gb"),
 )
 
@@ -29,7 +30,8 @@ def located(experiment: Experiment) -> Experiment:
     if score is not None:
         score = replace(score, extractor=score.extractor.located(), reference=score.reference.located())
     init = None if experiment.init is None else str(Path(experiment.init).absolute())
-    return replace(experiment, data=experiment.data.located(), score=score, init=init)
+    model = absolute(experiment.model, list(experiment.model.trained_parts()))
+    return replace(experiment, data=experiment.data.located(), model=model, score=score, init=init)
 
 
 def start_run(experiment: Experiment) -> Run:

@@ -81,8 +81,13 @@ def build_trained(trained: Trained, weights: str, accelerator: str) -> Generativ
     return model.to(device_for(accelerator)).eval()
 
 
-def start_from(model: GenerativeModel, path: Path) -> None:
+def start_from(model: GenerativeModel, path: Path, key: str) -> None:
     """Give a model the weights of a trained one, the averaged ones if they were kept: the start of a fine-tuning.
+
+    Args:
+        model: or a part of one.
+        path: a run, a checkpoint or an exported file.
+        key: of the config that names it.
 
     Raises:
         UserError: if they do not fit it.
@@ -98,8 +103,8 @@ def start_from(model: GenerativeModel, path: Path) -> None:
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
-            f"init: {trained.path}: its weights do not fit this model: they differ in "
-            f"{', '.join(differing[:3])}{more}; take model.network and data.image_size from its config"
+            f"{key}: {trained.path}: its weights do not fit: they differ in {', '.join(differing[:3])}{more}; take the "
+            "keys of its config's model, and data.image_size"
         )
     model.load_state_dict(weights)
 

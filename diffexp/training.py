@@ -114,8 +114,8 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
     fingerprint = data.images("train").brief_fingerprint()
     newest = newest_checkpoint(experiment, run, fingerprint)
     step = step_of(newest) if newest is not None else 0
-    if newest is None and experiment.init is not None:
-        start_from(model, Path(experiment.init))
+    if newest is None:
+        _take_trained(model, experiment)
     stop = StopOnSignal()
     ema = _ema(experiment)
     grids = _grids(experiment, run, real, ema, stop)
@@ -177,6 +177,14 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
         stopped_by=stopped_by,
         is_main=trainer.is_global_zero,
     )
+
+
+def _take_trained(model: GenerativeModel, experiment: Experiment) -> None:
+    """Give a new run's model the weights, and the trained parts, that its config names."""
+    for part, path in experiment.model.trained_parts().items():
+        start_from(getattr(model, part), Path(path), f"model.{part}")
+    if experiment.init is not None:
+        start_from(model, Path(experiment.init), "init")
 
 
 def _fit(trainer: L.Trainer, model: GenerativeModel, data: ImageDataModule, newest: Path | None, run: Run) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import diffexp.config.families  # noqa: F401  # registers its choices
 from diffexp.config.checking import check
 from diffexp.config.diffusion import DiffusionConfig
 from diffexp.config.evaluation import EvaluateRequest, ExtractorTraining, ScoreRequest, Scoring

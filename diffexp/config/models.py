@@ -20,6 +20,8 @@ class ModelConfig(Choice):
     variants: ClassVar[type[VariantConfig]] = VariantConfig
     # The table that `diffexp evaluate` makes of it where none is named.
     usual_table: ClassVar[str] = "evaluate/usual"
+    # Whether what its samplers work on lies in [-1, 1].
+    bounded: ClassVar[bool] = True
     # What it logs as train/NAME beside loss and lr, as regular expressions.
     logged: ClassVar[tuple[str, ...]] = ()
 

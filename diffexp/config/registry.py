@@ -51,13 +51,14 @@ class Registry:
         self._builders: dict[str, Callable[..., Any] | str] = {}
         base.registry = self
 
-    def register(self, name: str, builder: Callable[..., Any] | str) -> Callable[[type[Schema]], type[Schema]]:
+    def register(self, name: str, builder: Callable[..., Any] | str | None) -> Callable[[type[Schema]], type[Schema]]:
         """Class decorator: make a schema (a dataclass derived from the group's base) selectable as ``name``.
 
         Args:
             name: what a config writes after ``name:``.
             builder: called with the schema's own fields as keywords, after what the framework passes
-                (a schedule gets T first, a network the image shape (C, H, W)). Or ``"module:attribute"``.
+                (a schedule gets T first, a network the image shape (C, H, W)). Or ``"module:attribute"``. None where
+                the schema says everything.
 
         Raises:
             ValueError: if the name is taken by another schema or the schema is not of this group.
@@ -70,7 +71,8 @@ class Registry:
             if taken is not None and taken.__qualname__ != schema.__qualname__:
                 raise ValueError(f"the {self.group} name {name!r} is taken by {taken.__name__}")
             self._schemas[name] = schema
-            self._builders[name] = builder
+            if builder is not None:
+                self._builders[name] = builder
             return schema
 
         return add

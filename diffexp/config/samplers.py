@@ -85,6 +85,8 @@ class SamplerConfig(VariantConfig):
         timesteps = getattr(model, "timesteps", None)
         if timesteps is not None and self.steps is not None and self.steps > timesteps:
             yield "steps", f"{self.steps} steps cannot be taken out of model.timesteps = {timesteps}"
+        if self.clip and not model.bounded:
+            yield "clip", "must be false: what this model's samplers work on does not lie in [-1, 1]"
         classes = getattr(model, "classes", None)
         if classes is None and (self.class_label is not None or self.guidance != 1):
             key = "guidance" if self.class_label is None else "class_label"

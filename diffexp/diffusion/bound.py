@@ -13,13 +13,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.special import log_ndtr
 
 from diffexp.diffusion.schedules import Schedule, Table
 
 Variance = Literal["fixed_small", "fixed_large", "learned"]
 
 _LEVELS = 256  # of a pixel
-_SMALLEST = 1e-12  # a probability, against a logarithm of 0
+_SMALLEST = 1e-12  # a share, against a logarithm of 0
 
 
 class Bound:
@@ -59,7 +60,7 @@ class Bound:
         log_variance = self.log_variance(t, x0, share)
         true_mean = self._of_x0.at(t, x0) * x0 + self._of_x.at(t, x0) * x_t
         apart = _gaussian_kl(true_mean, self._log_small.at(t, x0), mean, log_variance)
-        decoded = -_log_probability_of_levels(x0, mean, (0.5 * log_variance).exp())
+        decoded = -log_probability_of_levels(x0, mean, (0.5 * log_variance).exp())
         nats = torch.where((t == 0).view(-1, *[1] * (x0.ndim - 1)), decoded, apart)
         return nats.flatten(1).mean(1) / math.log(2)
 
@@ -85,15 +86,13 @@ def _gaussian_kl(mean: Tensor, log_variance: Tensor, other: Tensor, other_log_va
     return 0.5 * (ratio.exp() - 1 - ratio + (mean - other).square() * (-other_log_variance).exp())
 
 
-def _log_probability_of_levels(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def log_probability_of_levels(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """log of the mass that N(mean, std²) has within half a level of x0; the outer levels reach to infinity (eq. 13)."""
     half = 1 / (_LEVELS - 1)
     above, below = ((x0 + half - mean) / std), ((x0 - half - mean) / std)
     # the mass between two points beyond the mean is a difference of two small numbers: take the mirrored ones there
     mirrored = below > 0
-    above, below = torch.where(mirrored, -below, above), torch.where(mirrored, -above, below)
-    at_top, at_bottom = x0 > 1 - half, x0 < -1 + half
-    upper = torch.where(at_top & ~mirrored, torch.ones_like(x0), torch.special.ndtr(above))
-    lower = torch.where((at_top & mirrored) | (at_bottom & ~mirrored), torch.zeros_like(x0), torch.special.ndtr(below))
-    upper = torch.where(at_bottom & mirrored, torch.ones_like(x0), upper)
-    return (upper - lower).clamp(min=_SMALLEST).log()
+    upper, lower = log_ndtr(torch.where(mirrored, -below, above)), log_ndtr(torch.where(mirrored, -above, below))
+    inside = upper + (-torch.expm1(lower - upper)).clamp(min=_SMALLEST).log()
+    at_edge = torch.where(x0 > 1 - half, log_ndtr(-below), log_ndtr(above))
+    return torch.where(x0.abs() > 1 - half, at_edge, inside)

@@ -1,10 +1,12 @@
 """What any generative model offers here; callbacks and commands use nothing else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from diffexp.config.evaluation import LikelihoodConfig
@@ -33,7 +35,7 @@ class GenerativeModel(L.LightningModule, ABC):
         """Draw images with the current weights.
 
         Args:
-            variant: how to sample: one of the configs that this model's `network_calls` understands.
+            variant: how to sample: a config of the kind that the model's schema names as its `variants`.
             indices: which images; image i depends on (seed, i) and the weights, not on the rest of the batch.
             seed: of the whole set of images.
             on_call: called after every network call, for progress; may raise to give up.
@@ -79,13 +81,25 @@ class GenerativeModel(L.LightningModule, ABC):
         """
         raise UserError(f"compile: {type(self).__name__} cannot be compiled; leave it false")
 
-    @abstractmethod
     def network_calls(self, variant: Any) -> int:
         """How many times `sample` calls the network for one batch: the usual measure of its cost."""
+        return 1
 
-    @abstractmethod
     def label(self, variant: Any) -> str:
         """A short text that tells everything about a variant, for the names of metrics: "ddim-50-eta0"."""
+        label: str = variant.label()
+        return label
+
+    @contextmanager
+    def as_trained(self) -> Iterator[None]:
+        """Within this context the model computes as after its training: no dropout, no gradients."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)
 
 
 def as_pixels(images: Tensor) -> Tensor:

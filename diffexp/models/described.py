@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from diffexp.config.diffusion import SCHEDULES, ScheduleConfig
@@ -16,7 +15,6 @@ from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule, with_zero_termina
 from diffexp.diffusion.timesteps import ByImportance, Stratified, Timesteps, Uniform
 from diffexp.errors import UserError
 from diffexp.models.diffusion import DiffusionModule
-from diffexp.randomness import derive_seed
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +31,7 @@ def from_config(
     optim: Optim,
     seed: int,
     *,
+    module: Callable[..., DiffusionModule] = DiffusionModule,
     timesteps: int,
     schedule: ScheduleConfig,
     prediction: str,
@@ -43,7 +42,7 @@ def from_config(
     label_dropout: float,
     network: NetworkConfig,
 ) -> DiffusionModule:
-    """Build the module that a config describes, its weights drawn from the seed.
+    """Build the module that a config describes, its weights drawn from torch's generator.
 
     Raises:
         UserError: if the schedule is invalid at this T.
@@ -51,14 +50,12 @@ def from_config(
     built = build_schedule(schedule, timesteps)
     more = {} if loss == "simple" else {"out_channels": 2 * image_shape[0]}
     more |= {} if classes is None else {"classes": classes}
-    with torch.random.fork_rng(devices=[]):  # built on the CPU
-        torch.manual_seed(derive_seed("weights", seed))
-        built_network = NETWORKS.build(network, image_shape, **more)
+    built_network = NETWORKS.build(network, image_shape, **more)
     try:
         weights = WEIGHTINGS.build(weighting, built.alphas_cumprod / (1 - built.alphas_cumprod))
         if weights is not None:
             weights = weights / Prediction(prediction, built).error_of_x0().clamp(min=_SMALLEST)
-        return DiffusionModule(
+        return module(
             image_shape,
             built_network,
             built,

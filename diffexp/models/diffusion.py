@@ -62,6 +62,7 @@ class DiffusionModule(Learner):
         label_dropout: float = 0.1,
     ) -> None:
         super().__init__(image_shape, optim, seed, LossByTime(schedule.timesteps), classes)
+        self.x_shape = image_shape
         self.network = network
         self.schedule = schedule
         self.prediction = Prediction(prediction, schedule, learned_variance=loss != "simple")
@@ -164,14 +165,10 @@ class DiffusionModule(Learner):
         self, variant: SamplerConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
         """Draw images with a sampler; see `GenerativeModel.sample`."""
-        noise = ImageNoise(seed, indices, self.image_shape, self.device)
-        training = self.network.training
-        self.network.eval()
-        try:
+        noise = ImageNoise(seed, indices, self.x_shape, self.device)
+        with self.as_trained():
             for state in self.states(variant, noise, on_call):
                 images = state.x
-        finally:
-            self.network.train(training)
         return images
 
     def bits_per_dim(
@@ -188,7 +185,7 @@ class DiffusionModule(Learner):
         if self.classes is not None:
             network = labelled(network, torch.full((len(images),), self.classes, device=self.device))
         schedule, prediction, x0 = self.schedule, self.prediction, to_float(images)
-        noise = ImageNoise(seed, indices, self.image_shape, self.device)
+        noise = ImageNoise(seed, indices, self.x_shape, self.device)
 
         def estimate(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
             output, share = prediction.split(network(x_t, t).float())

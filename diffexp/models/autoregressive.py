@@ -1,0 +1,110 @@
+"""An autoregressive model: the probability of an image as a product over its pixels."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffexp.config.evaluation import LikelihoodConfig
+from diffexp.config.experiment import Optim
+from diffexp.config.families import PIXEL_NETWORKS, AncestralConfig, PixelNetworkConfig
+from diffexp.data.images import to_float, to_uint8
+from diffexp.models.learner import Learner
+from diffexp.models.losses import MeanLosses
+from diffexp.networks.pixels import PixelNetwork
+from diffexp.randomness import ImageNoise
+
+
+class AutoregressiveModule(Learner):
+    """Learns p(x) = ∏_i p(x_i | x_1 … x_{i-1}), x_i one of 256 levels, by its exact negative log-likelihood.
+
+    The order is that of reading, row by row, and of each pixel channel by channel.
+
+    Args:
+        image_shape: (C, H, W).
+        network: (B, H, W·C) levels → their logits.
+        optim: the optimiser's settings.
+        seed: of dropout in training.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], network: PixelNetwork, optim: Optim | None = None, seed: int = 0
+    ) -> None:
+        super().__init__(image_shape, optim, seed, MeanLosses(["loss"]))
+        self.network = network
+
+    def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Bits per dimension of the images."""
+        bits = self.bits(to_uint8(images))
+        self.losses.add(bits.detach()[:, None])
+        return bits, None
+
+    def bits(self, images: Tensor) -> Tensor:
+        """Exact bits per dimension, (B,), of uint8 images (B, C, H, W): the mean of -log2 p(x_i | x_1 … x_{i-1})."""
+        levels = as_rows(images).long()
+        logits = self.network(levels).float()
+        nats = F.cross_entropy(logits.flatten(0, 2), levels.flatten(), reduction="none")
+        return nats.view(len(images), -1).mean(1) / math.log(2)
+
+    def sample(
+        self, variant: AncestralConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
+    ) -> Tensor:
+        """Level after level. That of image i is where its distribution function passes Φ(ε), ε of (seed, i)."""
+        noise = ImageNoise(seed, indices, self.image_shape, self.device)
+        quantiles = as_rows(torch.special.ndtr(noise.draw().double())).flatten(1)
+        with self.as_trained():
+            steps = self.network.stepwise(len(indices))
+            logits, levels = next(steps), []
+            for quantile in quantiles.T:
+                chances = (logits.double() / variant.temperature).softmax(1).cumsum(1)
+                levels.append((chances < quantile[:, None] * chances[:, -1:]).sum(1))
+                if on_call is not None:
+                    on_call()
+                if len(levels) < quantiles.shape[1]:
+                    logits = steps.send(levels[-1])
+        channels, height, _ = self.image_shape
+        rows = torch.stack(levels, dim=1).view(len(indices), height, -1)
+        return to_float(as_images(rows, channels))
+
+    def bits_per_dim(
+        self,
+        images: Tensor,
+        indices: Sequence[int],
+        seed: int,
+        wanted: LikelihoodConfig,
+        on_call: Callable[[], object] | None = None,
+    ) -> dict[str, Tensor]:
+        """Exactly; see `GenerativeModel.bits_per_dim`."""
+        with self.as_trained():
+            bits = self.bits(images)
+        if on_call is not None:
+            on_call()
+        return {"exact": bits}
+
+    def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
+        """One."""
+        return {"exact": 1}
+
+    def network_calls(self, variant: AncestralConfig) -> int:
+        """One a level."""
+        return math.prod(self.image_shape)
+
+
+def as_rows(images: Tensor) -> Tensor:
+    """(B, C, H, W) → (B, H, W·C), the channels of a pixel beside each other."""
+    return images.permute(0, 2, 3, 1).flatten(2)
+
+
+def as_images(rows: Tensor, channels: int) -> Tensor:
+    """The inverse of `as_rows`."""
+    return rows.view(*rows.shape[:2], -1, channels).permute(0, 3, 1, 2)
+
+
+def from_config(
+    image_shape: tuple[int, int, int], optim: Optim, seed: int, *, network: PixelNetworkConfig
+) -> AutoregressiveModule:
+    """The module that a config describes, its weights drawn from torch's generator."""
+    channels, height, width = image_shape
+    return AutoregressiveModule(image_shape, PIXEL_NETWORKS.build(network, (height, width * channels)), optim, seed)

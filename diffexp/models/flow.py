@@ -1,0 +1,198 @@
+"""A normalizing flow: invertible, with a known log-determinant (Dinh et al. 2017; Kingma & Dhariwal 2018)."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffexp.config.evaluation import LikelihoodConfig
+from diffexp.config.experiment import Optim
+from diffexp.config.families import PriorConfig
+from diffexp.data.images import to_float
+from diffexp.models.learner import Learner
+from diffexp.models.losses import MeanLosses
+from diffexp.randomness import ImageNoise
+
+_LEVELS = 256
+_MARGIN = 0.05  # the logit's argument is kept this far from 0 and 1, as RealNVP's
+_LOG_SCALE = 2.0  # the largest |log s| of a coupling
+
+
+class Step(nn.Module):
+    """y = W (a ⊙ x + b), then an affine coupling: y_2 ← s(y_1) ⊙ (y_2 + t(y_1)).
+
+    Args:
+        channels: of x; even.
+        width: of the network that gives s and t.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.log_a = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.b = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.weight = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels)).Q)
+        last = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)  # the coupling starts as the identity
+        self.network = nn.Sequential(
+            nn.Conv2d(channels // 2, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 1), nn.SiLU(), last
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(y, log |det ∂y/∂x| of each image (B,)); x is (B, channels, H, W)."""
+        pixels = x.shape[2] * x.shape[3]
+        x = F.conv2d(self.log_a.exp() * x + self.b, self.weight[:, :, None, None])
+        fixed, moved = x.chunk(2, dim=1)
+        log_s, t = self._coupling(fixed)
+        x = torch.cat([fixed, log_s.exp() * (moved + t)], dim=1)
+        shared = pixels * (self.log_a.sum() + torch.linalg.slogdet(self.weight).logabsdet)
+        return x, shared + log_s.flatten(1).sum(1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """x of y."""
+        fixed, moved = y.chunk(2, dim=1)
+        log_s, t = self._coupling(fixed)
+        x = torch.cat([fixed, moved * (-log_s).exp() - t], dim=1)
+        inverse = torch.linalg.inv(self.weight.double()).to(x.dtype)
+        return (F.conv2d(x, inverse[:, :, None, None]) - self.b) * (-self.log_a).exp()
+
+    def _coupling(self, fixed: Tensor) -> tuple[Tensor, Tensor]:
+        log_s, t = self.network(fixed).chunk(2, dim=1)
+        return _LOG_SCALE * (log_s / _LOG_SCALE).tanh(), t
+
+
+class Flow(nn.Module):
+    """x (B, C, H, W) ↔ z of as many numbers: at each level squeeze (C → 4 C, half the height), steps, and half of the
+    channels leave as z.
+
+    Args:
+        image_shape: (C, H, W).
+        levels: of them.
+        steps: of each level.
+        width: of the couplings' networks.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], levels: int, steps: int, width: int) -> None:
+        super().__init__()
+        channels, height, breadth = image_shape
+        self.levels = nn.ModuleList()
+        self.shapes: list[tuple[int, int, int]] = []  # of what leaves at each level
+        for level in range(levels):
+            channels, height, breadth = 4 * channels, height // 2, breadth // 2
+            self.levels.append(nn.ModuleList(Step(channels, width) for _ in range(steps)))
+            channels = channels if level == levels - 1 else channels // 2
+            self.shapes.append((channels, height, breadth))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(z (B, C·H·W), log |det ∂z/∂x| of each image (B,))."""
+        left, log_det = [], x.new_zeros(len(x))
+        for level, (channels, _, _) in zip(self.levels, self.shapes, strict=True):
+            assert isinstance(level, nn.ModuleList)
+            x = F.pixel_unshuffle(x, 2)
+            for step in level:
+                x, more = step(x)
+                log_det = log_det + more
+            left.append(x[:, :channels].flatten(1))
+            x = x[:, channels:]
+        return torch.cat(left, dim=1), log_det
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """x of z."""
+        x = z.new_empty(0)
+        parts = torch.split(z, [math.prod(shape) for shape in self.shapes], dim=1)
+        for level, shape, part in zip(reversed(self.levels), self.shapes[::-1], parts[::-1], strict=True):
+            assert isinstance(level, nn.ModuleList)
+            leaving = part.view(-1, *shape)
+            x = torch.cat([leaving, x], dim=1) if x.numel() else leaving
+            for step in reversed(level):
+                assert isinstance(step, Step)
+                x = step.inverse(x)
+            x = F.pixel_shuffle(x, 2)
+        return x
+
+
+class FlowModule(Learner):
+    """log p(x) = log N(f(x); 0, I) + log |det ∂f/∂x|, of images whose levels are spread evenly over their width.
+
+    p(level) = ∫ p(level + u) du ≥ exp E_u log p(level + u) (Theis et al. 2016): what is minimised bounds the bits per
+    dimension of the levels from above. Computes in float32 whatever the training's precision, to stay invertible.
+
+    Args:
+        image_shape: (C, H, W).
+        flow: f.
+        optim: the optimiser's settings.
+        seed: of u in training.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], flow: Flow, optim: Optim | None = None, seed: int = 0
+    ) -> None:
+        super().__init__(image_shape, optim, seed, MeanLosses(["loss"]))
+        self.flow = flow
+
+    def bits(self, images: Tensor, uniform: Tensor) -> Tensor:
+        """-log2 p of level + u per dimension, (B,).
+
+        Args:
+            images: (B, C, H, W) in [-1, 1].
+            uniform: u in [0, 1), of that shape.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            share = ((images + 1) * 127.5 + uniform) / _LEVELS  # in [0, 1)
+            inside = _MARGIN + (1 - 2 * _MARGIN) * share
+            # d logit(inside)/d level
+            log_slope = math.log((1 - 2 * _MARGIN) / _LEVELS) - inside.log() - (1 - inside).log()
+            z, log_det = self.flow(inside.logit())
+        log_p = -0.5 * (z.square() + math.log(2 * math.pi)).sum(1) + log_det + log_slope.flatten(1).sum(1)
+        bits: Tensor = -log_p / (images[0].numel() * math.log(2))
+        return bits
+
+    def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The bits per dimension of the dequantised images."""
+        uniform = torch.special.ndtr(self.normal(len(images), self.image_shape, self.step_generator))
+        losses = self.bits(images, uniform)
+        self.losses.add(losses.detach()[:, None])
+        return losses, None
+
+    def sample(
+        self, variant: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
+    ) -> Tensor:
+        """f⁻¹(z) of z from the prior, cut to a level; see `GenerativeModel.sample`."""
+        noise = ImageNoise(seed, indices, self.image_shape, self.device)
+        with self.as_trained(), torch.autocast(self.device.type, enabled=False):
+            inside = self.flow.inverse(variant.temperature * noise.draw().flatten(1)).sigmoid()
+            share = (inside - _MARGIN) / (1 - 2 * _MARGIN)
+            images = (share * _LEVELS).floor().clamp(0, _LEVELS - 1) / 127.5 - 1
+        if on_call is not None:
+            on_call()
+        return images
+
+    def bits_per_dim(
+        self,
+        images: Tensor,
+        indices: Sequence[int],
+        seed: int,
+        wanted: LikelihoodConfig,
+        on_call: Callable[[], object] | None = None,
+    ) -> dict[str, Tensor]:
+        """From one draw of u; see `GenerativeModel.bits_per_dim`."""
+        noise = ImageNoise(seed, indices, self.image_shape, self.device)
+        with self.as_trained():
+            bits = self.bits(to_float(images), torch.special.ndtr(noise.draw()))
+        if on_call is not None:
+            on_call()
+        return {"dequantised": bits}
+
+    def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
+        """One."""
+        return {"dequantised": 1}
+
+
+def from_config(
+    image_shape: tuple[int, int, int], optim: Optim, seed: int, *, levels: int, steps_per_level: int, width: int
+) -> FlowModule:
+    """The module that a config describes, its weights drawn from torch's generator."""
+    return FlowModule(image_shape, Flow(image_shape, levels, steps_per_level, width), optim, seed)

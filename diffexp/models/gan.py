@@ -1,0 +1,159 @@
+"""A generative adversarial network (Goodfellow et al. 2014)."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from diffexp.config.experiment import Optim
+from diffexp.config.families import PriorConfig
+from diffexp.models.learner import Learner
+from diffexp.models.losses import MeanLosses
+from diffexp.networks.pyramids import down, up
+from diffexp.randomness import ImageNoise
+
+GanLoss = Literal["non_saturating", "hinge"]
+
+
+class Generator(nn.Module):
+    """z (B, latent_dim) → images (B, C, H, W) in (-1, 1).
+
+    Args:
+        image_shape: (C, H, W).
+        latent_dim: of z.
+        widths: of the levels, see `diffexp.networks.pyramids.up`.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        factor = 2 ** (len(widths) - 1)
+        self.grid = (widths[-1], height // factor, width // factor)
+        self.enter = nn.Linear(latent_dim, math.prod(self.grid))
+        self.up = up(channels, widths, norm=True)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Make images."""
+        images: Tensor = self.up(self.enter(z).unflatten(1, self.grid)).tanh()
+        return images
+
+
+class Discriminator(nn.Module):
+    """Images (B, C, H, W) → how real they look, (B,): the logit of being real.
+
+    Args:
+        image_shape: (C, H, W).
+        widths: of the levels, see `diffexp.networks.pyramids.down`; without normalisation, which R1 does without.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], widths: Sequence[int]) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        factor = 2 ** (len(widths) - 1)
+        self.down = down(channels, widths, norm=False)
+        self.leave = nn.Linear(widths[-1] * (height // factor) * (width // factor), 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Judge images."""
+        logits: Tensor = self.leave(self.down(images).flatten(1))[:, 0]
+        return logits
+
+
+class GANModule(Learner):
+    """Both networks take each step at once, by one loss of which each gets the gradient of its own part (simultaneous
+    gradient descent, which R1 makes converge: Mescheder et al. 2018):
+
+        generator      -log D(G(z))                     or, hinge, -d(G(z))
+        discriminator  -log D(x) - log (1 - D(G(z)))    or, hinge, max(0, 1 - d(x)) + max(0, 1 + d(G(z)))
+                       + γ/2 ‖∇_x d(x)‖²
+
+    with D = sigmoid(d). So a step is a step as of every other family: counted, averaged, clipped, resumed.
+
+    Args:
+        image_shape: (C, H, W).
+        generator: (B, latent_dim) → (B, C, H, W).
+        discriminator: (B, C, H, W) → (B,), the logit d.
+        latent_dim: of z.
+        loss: non_saturating or hinge.
+        r1: γ.
+        discriminator_lr: its learning rate as a multiple of the generator's.
+        optim: the optimiser's settings.
+        seed: of z in training.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        generator: nn.Module,
+        discriminator: nn.Module,
+        latent_dim: int,
+        loss: GanLoss = "non_saturating",
+        r1: float = 1.0,
+        discriminator_lr: float = 1.0,
+        optim: Optim | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(image_shape, optim, seed, MeanLosses(["loss", "generator", "discriminator", "penalty"]))
+        self.generator = generator
+        self.discriminator = discriminator
+        self.latent_dim = latent_dim
+        self.loss: GanLoss = loss
+        self.r1 = r1
+        self.discriminator_lr = discriminator_lr
+
+    def learned(self) -> list[dict[str, Any]]:
+        """The generator's parameters, and the discriminator's with a learning rate of their own."""
+        generator, discriminator = list(self.generator.parameters()), list(self.discriminator.parameters())
+        return [{"params": generator}, {"params": discriminator, "lr": self.optim.lr * self.discriminator_lr}]
+
+    def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Both losses and the penalty."""
+        made = self.generator(self.normal(len(images), (self.latent_dim,), self.step_generator))
+        fixed = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
+        convincing: Tensor = functional_call(self.discriminator, fixed, (made,)).float()
+        real = images.detach().requires_grad_(self.r1 > 0)
+        on_real, on_made = self.discriminator(real).float(), self.discriminator(made.detach()).float()
+        penalty = torch.zeros_like(on_real)
+        if self.r1 > 0:
+            (slope,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
+            penalty = 0.5 * self.r1 * slope.float().square().flatten(1).sum(1)
+        if self.loss == "hinge":
+            generator, discriminator = -convincing, F.relu(1 - on_real) + F.relu(1 + on_made)
+        else:
+            generator, discriminator = F.softplus(-convincing), F.softplus(-on_real) + F.softplus(on_made)
+        losses = generator + discriminator + penalty
+        self.losses.add(torch.stack([losses, generator, discriminator, penalty], dim=1).detach())
+        return losses, None
+
+    def sample(
+        self, variant: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
+    ) -> Tensor:
+        """G(z) of z from the prior; see `GenerativeModel.sample`."""
+        noise = ImageNoise(seed, indices, (self.latent_dim,), self.device)
+        with self.as_trained():
+            images: Tensor = self.generator(variant.temperature * noise.draw()).float()
+        if on_call is not None:
+            on_call()
+        return images
+
+
+def from_config(
+    image_shape: tuple[int, int, int],
+    optim: Optim,
+    seed: int,
+    *,
+    loss: GanLoss,
+    latent_dim: int,
+    widths: Sequence[int],
+    discriminator_widths: Sequence[int],
+    r1: float,
+    discriminator_lr: float,
+) -> GANModule:
+    """The module that a config describes, its weights drawn from torch's generator."""
+    generator = Generator(image_shape, latent_dim, widths)
+    discriminator = Discriminator(image_shape, discriminator_widths)
+    return GANModule(image_shape, generator, discriminator, latent_dim, loss, r1, discriminator_lr, optim, seed)
