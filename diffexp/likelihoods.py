@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from diffexp.config.evaluation import EvaluateRequest
+from diffexp.config.evaluation import ESTIMATES, EvaluateRequest
 from diffexp.config.merging import as_dict
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.errors import UserError
@@ -48,11 +48,10 @@ class Likelihood:
         ]
         for name, values in self.values.items():
             error = f" ± {stdev(values) / len(values) ** 0.5:.2g}" if len(values) > 1 else ""
-            lines.append(f"| {_NAMES.get(name, name)} | {fmean(values):.4f}{error} | {about['network_calls'][name]} |")
+            lines.append(
+                f"| {ESTIMATES.get(name, name)} | {fmean(values):.4f}{error} | {about['network_calls'][name]} |"
+            )
         return "\n".join(lines) + "\n"
-
-
-_NAMES = {"bound": "variational bound (at most)", "ode": "probability-flow ODE, dequantised (at most, on average)"}
 
 
 def evaluate_likelihood(trained: Trained, request: EvaluateRequest) -> tuple[Likelihood, Path]:

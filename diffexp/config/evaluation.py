@@ -189,6 +189,16 @@ def metric_name(metric: str, extractor: str, count: int, is_inception: bool) -> 
 # --- commands ------------------------------------------------------------------------------------
 
 
+# The estimates of bits per dimension that models give, and what they are.
+ESTIMATES = {
+    "bound": "variational bound (at most)",
+    "ode": "probability-flow ODE, dequantised (at most, on average)",
+    "exact": "exact",
+    "elbo": "evidence lower bound (at most)",
+    "dequantised": "change of variables, dequantised (at most, on average)",
+}
+
+
 @dataclass
 class LikelihoodConfig:
     """How `metrics=bpd` estimates bits per dimension.

@@ -56,7 +56,7 @@ class LatentDiffusionModule(DiffusionModule):
         """Take s from the first batch, and log what the autoencoder loses."""
         reduce = self.trainer.strategy.reduce
         variance = reduce(z.var(), reduce_op="mean")
-        lost = reduce((self.autoencoder.decode(z) - images).square().mean(), reduce_op="mean")
+        lost = reduce((self.autoencoder.decode(z).clamp(-1, 1) - images).square().mean(), reduce_op="mean")
         assert isinstance(variance, Tensor)
         assert isinstance(lost, Tensor)
         self.latent_std.copy_(variance.sqrt())

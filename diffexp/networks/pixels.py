@@ -87,12 +87,12 @@ class RowLSTM(PixelNetwork):
         embedded = self.embedding(levels).permute(0, 3, 1, 2)
         above = self.above(F.pad(embedded, (0, 0, self.REACH, -1)))
         rows = embedded.transpose(1, 2).flatten(0, 1)
-        before = self.before(_shifted(F.pad(rows, (self.REACH - 1, 0)))).unflatten(0, (batch, height)).transpose(1, 2)
-        x = above + before
+        before = self.before(_shifted(F.pad(rows, (self.REACH - 1, 0))))
+        x = above + before.view(batch, height, self.width, length).transpose(1, 2)
         for each in self.layers:
             assert isinstance(each, _RowLayer)
             flat = x.transpose(1, 2).flatten(0, 1)
-            gates = each.inputs(flat, _shifted(flat)).unflatten(0, (batch, height))
+            gates = each.inputs(flat, _shifted(flat)).view(batch, height, 4 * self.width, length)
             hidden = cell = x.new_zeros(batch, self.width, length)
             outputs = []
             for row in range(height):
@@ -131,6 +131,15 @@ class RowLSTM(PixelNetwork):
             rows = torch.cat([rows[:, :, 1:], row[:, :, None, self.REACH :]], dim=2)
 
 
+def _attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+    """On a CPU in float32: the gradient in bfloat16 takes five times as long."""
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    with torch.autocast("cpu", enabled=False):
+        query, key, value = (each if each.dtype == torch.float64 else each.float() for each in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+
+
 class _Block(nn.Module):
     """Attention to the earlier tokens, then a perceptron; each normalised before and added to its input."""
 
@@ -151,12 +160,13 @@ class _Block(nn.Module):
             kept: keys and values (2, B, heads, N, width/heads), where those of this place are put; None for all tokens.
             place: of the token.
         """
-        query, key, value = self.qkv(self.norms[0](x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        parts = self.qkv(self.norms[0](x)).chunk(3, dim=2)
+        query, key, value = (each.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for each in parts)
         if kept is None:
-            seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            seen = _attention(query, key, value, causal=True)
         else:
             kept[0, :, :, place], kept[1, :, :, place] = key[:, :, 0], value[:, :, 0]
-            seen = F.scaled_dot_product_attention(query, kept[0, :, :, : place + 1], kept[1, :, :, : place + 1])
+            seen = _attention(query, kept[0, :, :, : place + 1], kept[1, :, :, : place + 1], causal=False)
         x = x + self.dropout(self.out(seen.transpose(1, 2).flatten(2)))
         out: Tensor = x + self.dropout(self.perceptron(self.norms[1](x)))
         return out

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from diffexp.config.evaluation import ESTIMATES
 from diffexp.config.trials import leaves
 from diffexp.evaluation.ranking import Entry, best_and_ties
 from diffexp.reports.recorded import Recorded, Score
@@ -145,18 +146,20 @@ def likelihoods(runs: Sequence[Recorded]) -> Sheet | None:
     """Bits per dimension of all runs that have them."""
     rows = []
     files = []
+    there = {name for run in runs for _, values, _ in run.likelihoods for name in values}
+    names = [*(name for name in ESTIMATES if name in there), *sorted(there - set(ESTIMATES))]
     for run in runs:
         for about, values, file in run.likelihoods:
             files.append(str(file))
             told = [
                 pm(fmean(values[name]), stdev(values[name]) / math.sqrt(len(values[name]))) if name in values else ""
-                for name in ("bound", "ode")
+                for name in names
             ]
             step, images = str(about["step"]), f"{about['count']} of {about['likelihood']['split']}"
             rows.append([run.label, step, about["weights"], images, *told])
     if not rows:
         return None
-    head = ["run", "step", "weights", "images", "variational bound", "probability-flow ODE"]
+    head = ["run", "step", "weights", "images", *(ESTIMATES.get(name, name) for name in names)]
     source = f"Bits per dimension, lower is better, ± standard error over the images. From {_listed(files)}."
     return Sheet("Bits per dimension", head, rows, source)
 

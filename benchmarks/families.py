@@ -1,0 +1,104 @@
+"""What a training step of each family costs: how many fit into the same time.
+
+    python benchmarks/families.py [--data digits|fashion_mnist] [--seconds 100] [--steps 30]
+
+Each config configs/families/DATA_*.yaml trains for a few steps in its own Trainer, as `diffexp train` does; told are
+the median time of a step, its arithmetic (forward and backward, as torch's FlopCounterMode counts it), and the steps
+that the wanted seconds hold. A latent diffusion gets an untrained autoencoder: its steps cost the same.
+"""
+
+import argparse
+import logging
+import statistics
+import time
+import warnings
+from contextlib import nullcontext
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffexp.config import load_experiment
+from diffexp.data.datamodule import ImageDataModule
+from diffexp.hardware import device_for, precision_for
+from diffexp.models.building import build_model
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "families"
+
+
+class Nowhere(nullcontext[None]):
+    """In the place of FlopCounterMode's tracker of modules, whose hooks refuse the second derivatives of R1."""
+
+    parents = frozenset({"Global"})
+
+
+class Watch(L.Callback):
+    """Notes when each step ends, and counts the arithmetic of the first."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.counter = FlopCounterMode(display=False)
+        self.counter.mod_tracker = Nowhere()  # type: ignore[assignment]
+        self.flops = 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Begin to count."""
+        if trainer.global_step == 0:
+            self.counter.__enter__()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Note the time."""
+        if trainer.global_step == 1:
+            self.counter.__exit__(None, None, None)
+            self.flops = self.counter.get_total_flops()
+        self.times.append(time.perf_counter())
+
+
+def measure(config: Path, steps: int) -> tuple[float, float]:
+    """(seconds, FLOPs) of a step."""
+    overrides = ["model.autoencoder=none"] if "latent_diffusion" in config.stem else []
+    experiment = load_experiment(str(config), [*overrides, f"training.steps={steps}"])
+    settings = experiment.training
+    watch = Watch()
+    trainer = L.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        precision=precision_for(settings.precision, device_for(settings.accelerator)),  # type: ignore[arg-type]
+        gradient_clip_val=settings.gradient_clip,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[watch],
+        use_distributed_sampler=False,
+    )
+    data = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed)
+    trainer.fit(build_model(experiment), datamodule=data)
+    later = watch.times[3:]
+    return statistics.median(b - a for a, b in pairwise(later)), watch.flops
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--seconds", type=float, default=100)
+    parser.add_argument("--steps", type=int, default=30)
+    wanted = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    print(f"| config | ms a step | GFLOP a step | steps in {wanted.seconds:g} s | its steps |\n|---|---|---|---|---|")
+    for config in sorted(CONFIGS.glob(f"{wanted.data}_*.yaml")):
+        seconds, flops = measure(config, wanted.steps)
+        overrides = ["model.autoencoder=none"] if "latent_diffusion" in config.stem else []
+        own = load_experiment(str(config), overrides).training.steps
+        print(
+            f"| {config.stem} | {1000 * seconds:.1f} | {flops / 1e9:.2f} | {wanted.seconds / seconds:.0f} | {own} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
