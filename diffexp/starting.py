@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 # What may differ when a run is continued: how long, where, and what is recorded; not what is computed.
 _CHANGEABLE = (
-    *("name", "runs_dir", "run_dir", "loggers", "wandb.", "sample_grid", "score", "gradient_variance", "checkpoint."),
+    *("name", "runs_dir", "run_dir", "loggers", "wandb.", "sample_grid", "score", "checkpoint."),
     *("training.steps", "training.log_every", "training.accelerator", "training.devices", "training.nodes"),
-    *("optim.skip_nonfinite", "model.autoencoder"),
+    *("optim.skip_nonfinite", "model.autoencoder", "model.gradient_variance"),
     *("data.path", "data.test_path", "data.root", "data.workers", "data.memory_gb"),
 )
 

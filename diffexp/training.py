@@ -17,7 +17,6 @@ from torch import Tensor
 
 from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO
 from diffexp.callbacks.ema import EMA
-from diffexp.callbacks.gradient_variance import GradientVariance
 from diffexp.callbacks.progress import StepProgress
 from diffexp.callbacks.sample_grid import Drawn, SampleGrid
 from diffexp.callbacks.score import Score
@@ -25,6 +24,7 @@ from diffexp.callbacks.status import StatusFile
 from diffexp.callbacks.stop import StopOnSignal
 from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_dict
+from diffexp.config.registry import imported
 from diffexp.config.words import Precision
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import ImageSet
@@ -133,10 +133,9 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
         os.environ[RUN_VARIABLE] = str(run.path)
 
     saver = _saver(experiment, run, fingerprint)
-    variance = experiment.gradient_variance
     in_order = [
         StepProgress(),
-        GradientVariance(variance.every, variance.draws) if variance is not None else None,
+        *(imported(place)(**settings) for place, settings in experiment.model.callbacks().items()),
         ema,
         saver,
         grids,

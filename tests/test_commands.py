@@ -104,8 +104,11 @@ def run_small(line, cwd):
             words = [*words, "--print", f"--out={cwd / 'submitted'}"]
     else:
         words += SMALLER.get(kind, [])
-        if kind == "train" and not {"--resume"} & set(words) and "network.name" not in line:
+        narrowable = "network.name" not in line and "families/" not in line
+        if kind == "train" and not {"--resume"} & set(words) and narrowable:
             words += NARROW
+        if kind == "sample" and "_gan" in line:
+            words.remove("sampler.steps=3")
         if "metrics=bpd" in line:
             words = [each for each in words if each not in SMALLER["evaluate"]]
             words += ["count=4", "likelihood.terms=3"]

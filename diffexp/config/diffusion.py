@@ -5,7 +5,7 @@ The formulas are in `diffexp.diffusion`; here are their parameters, defaults and
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from diffexp.config.data import DataConfig
 from diffexp.config.fields import number
@@ -114,6 +114,23 @@ class CosineSchedule(ScheduleConfig):
 # --- the model -----------------------------------------------------------------------------------
 
 
+@dataclass
+class GradientVariance:
+    """How much the gradient varies with the noise, of the lecture notes' un-merged loss and of the merged one.
+
+    Keys:
+        every: steps between two times.
+        draws: of noise for the step's images, each of two gradients.
+    """
+
+    every: int = number(500, at_least=1)
+    draws: int = number(100, at_least=2)
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        if getattr(experiment.model, "prediction", None) != "step_epsilon":
+            yield "every", "is of model.prediction: step_epsilon, the un-merged loss"
+
+
 @MODELS.register("diffusion", "diffexp.models.described:from_config")
 @dataclass
 class DiffusionConfig(ModelConfig):
@@ -146,6 +163,7 @@ class DiffusionConfig(ModelConfig):
     classes: int | None = number(None, at_least=1)
     label_dropout: float = number(0.1, at_least=0, at_most=1)
     network: NetworkConfig = field(default_factory=UNetConfig)
+    gradient_variance: GradientVariance | None = None
 
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
         if self.schedule.zero_terminal_snr and self.prediction not in ("x0", "v"):
@@ -181,6 +199,10 @@ class DiffusionConfig(ModelConfig):
                     yield replace(sampler, steps=number_of, spacing=spacing)
                 elif (number_of or self.timesteps) == self.timesteps:  # all are visited, however they are spaced
                     yield replace(sampler, steps=number_of, spacing="leading")
+
+    def callbacks(self) -> dict[str, dict[str, Any]]:
+        wanted = self.gradient_variance
+        return {} if wanted is None else {"diffexp.callbacks.gradient_variance:GradientVariance": vars(wanted)}
 
     def left_out(self, steps: Iterable[int | None]) -> str | None:
         above = [str(each) for each in steps if each is not None and each > self.timesteps]

@@ -122,23 +122,6 @@ class SampleGrids:
 
 
 @dataclass
-class GradientVariance:
-    """How much the gradient varies with the noise, of the lecture notes' un-merged loss and of the merged one.
-
-    Keys:
-        every: steps between two times.
-        draws: of noise for the step's images, each of two gradients.
-    """
-
-    every: int = number(500, at_least=1)
-    draws: int = number(100, at_least=2)
-
-    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
-        if getattr(experiment.model, "prediction", None) != "step_epsilon":
-            yield "every", "is of model.prediction: step_epsilon, the un-merged loss"
-
-
-@dataclass
 class Experiment:
     """One experiment.
 
@@ -163,7 +146,6 @@ class Experiment:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     sample_grid: SampleGrids | None = field(default_factory=SampleGrids)
     score: Scoring | None = None
-    gradient_variance: GradientVariance | None = None
     loggers: list[Literal["csv", "tensorboard", "wandb"]] = field(default_factory=lambda: ["csv", "wandb"])
     wandb: Wandb = field(default_factory=Wandb)
 

@@ -126,8 +126,8 @@ class AutoregressiveConfig(ModelConfig):
 
 
 @dataclass
-class _PriorModelConfig(ModelConfig):
-    """Sampled from its prior."""
+class PriorModelConfig(ModelConfig):
+    """A model that is sampled from its prior by one call."""
 
     variants: ClassVar[type[VariantConfig]] = PriorConfig
 
@@ -137,7 +137,7 @@ class _PriorModelConfig(ModelConfig):
 
 @MODELS.register("gan", "diffexp.models.gan:from_config")
 @dataclass
-class GanConfig(_PriorModelConfig):
+class GanConfig(PriorModelConfig):
     """A generative adversarial network (Goodfellow et al. 2014), of the size of DCGAN (Radford et al. 2016).
 
     Keys:
@@ -167,7 +167,7 @@ class GanConfig(_PriorModelConfig):
 
 @MODELS.register("vae", "diffexp.models.vae:from_config")
 @dataclass
-class VaeConfig(_PriorModelConfig):
+class VaeConfig(PriorModelConfig):
     """A variational autoencoder (Kingma & Welling 2014) with a Gaussian encoder and latents on a grid.
 
     Keys:
@@ -190,7 +190,7 @@ class VaeConfig(_PriorModelConfig):
 
 @MODELS.register("flow", "diffexp.models.flow:from_config")
 @dataclass
-class FlowConfig(_PriorModelConfig):
+class FlowConfig(PriorModelConfig):
     """A normalizing flow: affine couplings and 1×1 convolutions, half the channels leaving at each level (Glow).
 
     Keys:
@@ -242,6 +242,9 @@ class LatentDiffusionConfig(DiffusionConfig):
         yield from super().problems(experiment)
         if self.loss != "simple":
             yield "loss", f"must be simple: the bound is on levels of pixels, and latents have none, not {self.loss}"
+
+        if self.gradient_variance is not None:
+            yield "gradient_variance", "must be null: it is measured of images, not of latents"
 
     def trained_parts(self) -> dict[str, str]:
         return {"autoencoder": self.autoencoder}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from diffexp.config.data import DataConfig
 from diffexp.config.registry import Choice, Registry
@@ -50,6 +50,10 @@ class ModelConfig(Choice):
     def network_shape(self, data: DataConfig) -> tuple[int, int, int]:
         """(C, H, W) of what a network of the group "network" gets."""
         return (data.channels, data.image_size, data.image_size)
+
+    def callbacks(self) -> dict[str, dict[str, Any]]:
+        """Further callbacks of its training: each as "module:class", with its keyword arguments."""
+        return {}
 
     def trained_parts(self) -> dict[str, str]:
         """By the name of a part of the model that is trained before it, the file or run that it is taken from."""

@@ -34,6 +34,12 @@ class Choice:
         yield from ()
 
 
+def imported(place: str) -> Any:
+    """What "module:attribute" names."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 class Registry:
     """The choices of one group.
 
@@ -110,8 +116,7 @@ class Registry:
         """The builder registered as ``name``, imported if it was given as a string."""
         builder = self._builders[name]
         if isinstance(builder, str):
-            module, _, attribute = builder.partition(":")
-            builder = self._builders[name] = getattr(importlib.import_module(module), attribute)
+            builder = self._builders[name] = imported(builder)
         assert callable(builder)
         return builder
 

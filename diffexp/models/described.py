@@ -41,6 +41,7 @@ def from_config(
     classes: int | None,
     label_dropout: float,
     network: NetworkConfig,
+    gradient_variance: object = None,
 ) -> DiffusionModule:
     """Build the module that a config describes, its weights drawn from torch's generator.
 

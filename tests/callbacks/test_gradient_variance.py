@@ -40,7 +40,7 @@ def test_it_is_the_closed_form_of_a_constant_network():
 def test_it_is_logged_and_changes_nothing(tmp_path):
     keys = ["model.prediction=step_epsilon", "model.network.dropout=0.2", "sample_grid=null"]
     fit(tmp_path / "plain", *keys)
-    fit(tmp_path / "measured", *keys, "gradient_variance={every: 4, draws: 4}")
+    fit(tmp_path / "measured", *keys, "model.gradient_variance={every: 4, draws: 4}")
     rows = metrics(tmp_path / "measured")
     found = [row for row in rows if "train/gradient_variance_merged" in row]
     assert [row["step"] for row in found] == [4, 8]
@@ -50,4 +50,4 @@ def test_it_is_logged_and_changes_nothing(tmp_path):
 
 def test_it_is_refused_of_other_predictions():
     with pytest.raises(UserError, match=r"gradient_variance.every: is of model.prediction: step_epsilon"):
-        experiment("gradient_variance.every=4")
+        experiment("model.gradient_variance.every=4")
