@@ -1,11 +1,13 @@
 import pytest
 import yaml
 
-from diffexp.config import load_evaluate_request, load_experiment
+from diffexp.config import load_evaluate_request, load_experiment, load_sample_request
 from diffexp.config.diffusion import CosineSchedule, LinearSchedule
+from diffexp.config.families import PriorConfig
 from diffexp.config.layers import shipped_configs
 from diffexp.config.merging import as_dict, as_yaml, differing
 from diffexp.config.samplers import DDIMConfig, DDPMConfig
+from diffexp.config.trials import Trial
 from diffexp.errors import UserError
 
 
@@ -20,15 +22,21 @@ def small(tmp_path, text=""):
     return write(tmp_path / "own.yaml", f"base: [base.yaml]\n{text}")
 
 
-@pytest.mark.parametrize("file", sorted(shipped_configs().glob("*.yaml")), ids=lambda file: file.stem)
+READY = [*sorted(shipped_configs().glob("*.yaml")), *sorted(shipped_configs().glob("families/*.yaml"))]
+
+
+@pytest.mark.parametrize("file", READY, ids=lambda file: file.stem)
 def test_every_ready_config_is_right(file):
     if file.stem == "base":
         with pytest.raises(UserError, match=r"data\.name: is required \(one of cifar10, digits"):
             load_experiment(str(file))
         return
     needed = ["data.path=anywhere"] if file.stem == "image_folder" else []
-    assert load_experiment(file.stem, needed).name == file.stem
-    assert load_experiment(str(file), needed) == load_experiment(f"configs/{file.stem}.yaml", needed)
+    if (file.parent.name, file.stem) == ("families", "digits"):
+        needed = ["model.name=gan"]  # it is one that each family's is laid over
+    ready = str(file.relative_to(shipped_configs()).with_suffix(""))
+    assert load_experiment(ready, needed).name == file.stem
+    assert load_experiment(str(file), needed) == load_experiment(f"configs/{ready}.yaml", needed)
 
 
 def test_the_table_of_the_ddim_paper():
@@ -177,7 +185,7 @@ BAD_OVERRIDES = [
     ("model.network.groups=3", r"groups: 3 does not divide a level's width of 128 channels"),
     ("training.batch_size=129 training.devices=2", r"batch_size: 129 is not divisible by devices · nodes · accumulate"),
     ("training.precision=fp8", r"training\.precision: must be one of auto, 32-true"),
-    ("sample_grid.samplers.x.steps=3", r"sample_grid\.samplers\.x\.name: is required \(one of ddim, ddpm, "),
+    ("sample_grid.samplers.x.steps=3", r"sample_grid\.samplers\.x\.name: is required \(one of ancestral, ddim, ddpm, "),
     ("sample_grid.samplers.ddim-50.steps=2000", r"2000 steps cannot be taken out of model\.timesteps = 1000"),
     ("sample_grid.samplers.ddim-50.eta=2", r"eta: must be at most 1, not 2"),
     ("sample_grid.samplers.ddim-50.sigma_hat=true", r"eta: must be 1 with sigma_hat: true"),
@@ -296,3 +304,37 @@ def test_yaml_floats_without_a_dot_are_numbers(tmp_path):
 def test_a_section_that_is_null_by_default_stays_so_until_a_key_of_it_is_given():
     assert load_experiment("mnist").score is None
     assert load_experiment("mnist", ["score.count=7"]).score.count == 7
+
+
+def test_a_swept_base_is_laid_over_the_command_s_config():
+    trial = Trial("families", {"base": "families/digits_gan", "optim": {"lr": 0.25}})
+    found = load_experiment("families/digits", ["training.steps=7"], trial)
+    assert (found.model.name, found.training.steps, found.optim.lr, found.optim.betas) == ("gan", 7, 0.25, [0.0, 0.99])
+    assert found.name == trial.name == "base=families-digits_gan,lr=0.25"
+    assert found.score.samplers == {"prior": PriorConfig()}
+    for base, message in (("families/digits_gans", "families/digits_gans: no such config"), (3, "base: must name one")):
+        with pytest.raises(UserError, match=message):
+            load_experiment("families/digits", [], Trial("families", {"base": base}))
+
+
+def test_without_samplers_a_config_has_those_usual_for_its_model(tmp_path):
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("data: {name: digits}\nmodel: {name: gan}\nscore: {extractor: {name: digits_v1}}\n")
+    found = load_experiment(str(plain))
+    assert found.sample_grid.samplers == found.score.samplers == {"prior": PriorConfig()}
+    assert load_experiment(str(plain), ["score=null"]).score is None
+    more = load_experiment(str(plain), ["score.samplers.cold={'name': 'prior', 'temperature': 0.5}"])
+    assert list(more.score.samplers) == ["prior", "cold"]
+    diffusion = load_experiment(str(plain), ["model={'name': 'diffusion', 'network': {'attention_resolutions': [4]}}"])
+    assert list(diffusion.sample_grid.samplers) == ["ddim-50", "ddpm"]
+    assert list(diffusion.score.samplers) == ["ddim-50"]
+
+
+def test_a_request_takes_the_sampler_usual_for_the_model():
+    gan = load_experiment("families/digits_gan")
+    assert load_sample_request([], gan).sampler == PriorConfig()
+    assert load_evaluate_request(None, [], gan).samplers == {"prior": PriorConfig()}
+    with pytest.raises(UserError, match=r"samplers\.eta-0\.name: ddim does not sample model\.name = gan; use prior"):
+        load_evaluate_request("evaluate/ddim_table", [], gan)
+    short = load_experiment("families/digits_diffusion", ["model.timesteps=20", "score=null", "sample_grid=null"])
+    assert load_sample_request([], short).sampler == DDIMConfig(steps=20)
