@@ -49,7 +49,7 @@ def test_runs_are_numbered(tmp_path):
 
 def test_the_table_at_the_end(tmp_path):
     out = diffexp("train", "digits", *SMALL, "training.steps=1", "loggers=[]", cwd=tmp_path).stdout
-    assert "sampler       steps  images  seconds\n" in out
+    assert "sampler       calls  images  seconds\n" in out
     rows = [line.split() for line in out.splitlines() if line.startswith(("ddpm", "ddim-5"))]
     assert [row[:3] for row in rows] == [["ddpm", "20", "6"], ["ddim-5", "5", "6"]]
     assert "look at runs/digits-1/samples/step-00000001.png" in out
@@ -131,7 +131,7 @@ MISTAKES = [
     (["sample", "hostile.ckpt"], "is damaged or not a checkpoint of diffexp"),
     (["sample", "RUN", "sampler.steps=21"], "21 steps cannot be taken out of model.timesteps = 20"),
     (["sample", "RUN", "sampler.step=2"], "Did you mean sampler.steps?"),
-    (["sample", "RUN", "sampler.name=euler"], "there is no sampler 'euler' (known: ddim, ddpm, "),
+    (["sample", "RUN", "sampler.name=euler"], "there is no sampler 'euler' (known: ancestral, ddim, ddpm, "),
     (["sample", "RUN", "count=0"], "count: must be at least 1, not 0"),
     (["sample", "RUN", "out=full"], "out: full is not empty"),
     (["sample", "RUN", "out=file"], "out: file is a file"),

@@ -75,7 +75,10 @@ def test_a_wrong_sweep_costs_no_job(tmp_path, monkeypatch, capsys, command, file
 
 
 MISTAKES = [
-    (["check", "nowhere"], "nowhere: no such sweep file or ready sweep (ready: learning_rate, objectives"),
+    (
+        ["check", "nowhere"],
+        "nowhere: no such sweep file or ready sweep (ready: families, families_fashion_mnist, learning_rate",
+    ),
     (["check", "timestep"], "Did you mean 'timesteps'?"),
     (["check", "broken.yaml"], "broken.yaml: cannot be read as YAML"),
     (["status", "empty"], "empty: is no sweep's directory"),

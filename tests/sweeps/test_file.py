@@ -163,6 +163,8 @@ def test_the_shipped_sweeps_are_there():
             "seeds",
             "precision",
             "weightings",
+            "families",
+            "families_fashion_mnist",
         )
     }
 
