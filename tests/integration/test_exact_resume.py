@@ -28,7 +28,7 @@ LONG = [
 ]
 
 # By ranks and workers: every so many-th of the 39 single and of the 45 double resumes; all with --full.
-SHARES = {(1, 0): 4, (1, 2): 13, (2, 0): 8, (2, 2): 38}
+SHARES = {(1, 0): 4, (1, 2): 13, (2, 0): 16, (2, 2): 38}
 
 
 @pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)], ids="{} ranks".format)
