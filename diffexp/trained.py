@@ -90,9 +90,12 @@ def start_from(model: GenerativeModel, path: Path, key: str) -> None:
         key: of the config that names it.
 
     Raises:
-        UserError: if they do not fit it.
+        UserError: if there are none, or they do not fit it.
     """
-    trained = load_trained(path)
+    try:
+        trained = load_trained(path)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
     weights = trained.chosen("ema" if "ema" in trained.weights else "raw")
     own = model.state_dict()
     differing = sorted(

@@ -124,6 +124,8 @@ def test_an_autoencoder_that_does_not_fit_is_refused(autoencoder, tmp_path):
         fit("latent_diffusion", autoencoder, "model.vae.widths=[16, 8]", f"run_dir={tmp_path / 'run'}")
     with pytest.raises(UserError, match=r"model\.autoencoder: is required"):
         load_experiment("families/digits", ["model.name=latent_diffusion", "model.network.attention_resolutions=[4]"])
+    with pytest.raises(UserError, match=r"model\.autoencoder: .*nowhere: no such checkpoint or run"):
+        fit("latent_diffusion", "nowhere", f"run_dir={tmp_path / 'run'}")
     with pytest.raises(UserError, match=r"clip: must be false"):
         fit("latent_diffusion", autoencoder, "score.samplers.ddim-50.clip=true")
 
