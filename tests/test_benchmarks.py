@@ -1,5 +1,6 @@
 """Every benchmark runs, and what it tells follows from what it has measured."""
 
+import importlib
 import json
 import re
 import statistics
@@ -18,7 +19,8 @@ QUICK = {
     "data": ["data.py", "--batches=2", "--rounds=2", "--workers=1"],
     "scoring": ["scoring.py", "--images=300", "--probe=2", "--batch-size=4"],
 }
-SLOW_TO_START = {"scaling.py", "sweep_overhead.py", "frechet_trace.py"}  # each starts whole trainings, or takes minutes
+# Each starts whole trainings, or takes minutes.
+SLOW_TO_START = {"scaling.py", "sweep_overhead.py", "frechet_trace.py", "families.py"}
 
 
 def test_none_is_forgotten():
@@ -44,6 +46,19 @@ def test_a_benchmark_runs(name, tmp_path):
         ratio = statistics.median(one / other for one, other in zip(base, ours, strict=True))
         assert re.match(rf"{ratio:.2f} \[", told["× diffusers, 32-true"])
         assert len({row["parameters"] for row in rows if "denoising" not in row["step"]}) == 1
+
+
+@pytest.mark.slow
+def test_the_families_arithmetic_is_counted(monkeypatch):
+    """Of a Transformer: 6 operations a weight and token, forward and backward, and the attention's."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    families = importlib.import_module("families")
+    seconds, flops = families.measure(families.CONFIGS / "digits_transformer.yaml", 6)
+    width, layers, tokens = 64, 4, 128 * 64
+    weights = layers * 12 * width**2 + 256 * width
+    attention = layers * 2 * 2 * tokens * 64 * width  # q·k and its use, of 64 tokens each
+    assert flops == pytest.approx(6 * weights * tokens + 3.5 * attention, rel=0.1)
+    assert 0 < seconds < 10
 
 
 def test_the_documented_tables_are_the_benchmarks_own():

@@ -37,6 +37,7 @@ ELSEWHERE = {
     "pip install": "by CI, of all extras",
     "wandb ": "tests/integration/test_wandb.py, with the same files",
     "python -m tests.chaos": "tests/integration/test_chaos.py",
+    "python benchmarks/families": "tests/test_benchmarks.py, for some steps of one family",
     "python docs/results/plot_": "draw what whole sweeps and tables have found",
     "diffexp import ": "tests/foreign/test_importing.py",
     "diffexp dashboard push": "tests/reports/test_dashboard.py",
