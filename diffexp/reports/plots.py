@@ -53,10 +53,14 @@ def _scores_while_training(runs: Sequence[Recorded]) -> list[Plot]:
 
 
 def score_plots(group: Comparable, runs: Sequence[Recorded]) -> list[Plot]:
-    """Against the network calls, and against each numeric config key of which the runs have several values."""
+    """Against the network calls, and against each numeric config key of which the runs have several values.
+
+    Runs of several models differ in more than a key tells: for them there is the first plot alone.
+    """
     plots = [_against_calls(group, runs)] if len({each.network_calls for _, each in group.scores}) > 1 else []
     scored = sorted({index for index, _ in group.scores})
-    for key, values in differing_keys([runs[index] for index in scored]).items():
+    differing = differing_keys([runs[index] for index in scored])
+    for key, values in ({} if "model.name" in differing else differing).items():
         numbers = [_number(value) for value in values]
         if None not in numbers:
             by_run = {index: number or 0.0 for index, number in zip(scored, numbers, strict=True)}

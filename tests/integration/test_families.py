@@ -59,6 +59,8 @@ def test_they_stand_in_one_report(here):
     text = page.read_text()
     for words in ("prior-temperature1", "ddim-eta0-unclipped", "evidence lower bound", "Noise schedules"):
         assert words in text
+    assert "Score against network calls" in text
+    assert "Score against optim.lr" not in text  # which is not what tells a GAN from a VAE
     told = diffexp("compare", "gan", "vae", cwd=folder).stdout
     assert "latent_dim" in told
 
