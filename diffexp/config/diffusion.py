@@ -200,6 +200,9 @@ class DiffusionConfig(ModelConfig):
                 elif (number_of or self.timesteps) == self.timesteps:  # all are visited, however they are spaced
                     yield replace(sampler, steps=number_of, spacing="leading")
 
+    def noise(self) -> tuple[ScheduleConfig, int]:
+        return self.schedule, self.timesteps
+
     def callbacks(self) -> dict[str, dict[str, Any]]:
         wanted = self.gradient_variance
         return {} if wanted is None else {"diffexp.callbacks.gradient_variance:GradientVariance": vars(wanted)}

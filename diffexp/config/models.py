@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffexp.config.data import DataConfig
 from diffexp.config.registry import Choice, Registry
 from diffexp.config.variants import Spacing, VariantConfig
+
+if TYPE_CHECKING:
+    from diffexp.config.diffusion import ScheduleConfig
 
 
 @dataclass
@@ -50,6 +53,10 @@ class ModelConfig(Choice):
     def network_shape(self, data: DataConfig) -> tuple[int, int, int]:
         """(C, H, W) of what a network of the group "network" gets."""
         return (data.channels, data.image_size, data.image_size)
+
+    def noise(self) -> "tuple[ScheduleConfig, int] | None":
+        """(schedule, T) of the noise that is put on images, of models that learn to take it off; reports plot it."""
+        return None
 
     def callbacks(self) -> dict[str, dict[str, Any]]:
         """Further callbacks of its training: each as "module:class", with its keyword arguments."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffexp.config import load_experiment
-from diffexp.config.diffusion import DiffusionConfig
+from diffexp.config.diffusion import ScheduleConfig
 from diffexp.errors import UserError
 from diffexp.models.described import build_schedule
 from diffexp.reports.facts import shown
@@ -31,24 +31,33 @@ class Curve:
 
 
 def schedules(runs: Sequence[Recorded]) -> list[Curve]:
-    """The different schedules of these runs; those of plugins that are not loaded, and other models, have none here."""
+    """The different schedules of these runs; those of plugins that are not loaded have none here."""
     found: dict[str, Curve] = {}
+    noises: dict[str, tuple[ScheduleConfig, int] | None] = {}  # of equal models; a config takes its time to load
     for run in runs:
-        model = run.config.get("model") or {}
-        keys = {"T": model.get("timesteps"), **(model.get("schedule") or {})}
+        model = repr(run.config.get("model"))
+        if model not in noises:
+            noises[model] = _noise(run)
+        noise = noises[model]
+        if noise is None:
+            continue
+        schedule, timesteps = noise
+        keys = {"T": timesteps, **vars(schedule)}
         name = ", ".join(f"{key}={shown(value)}" if key != "name" else shown(value) for key, value in keys.items())
         if name in found:
             found[name].runs.append(run.label)
             continue
-        try:
-            config = load_experiment(str(run.run.config)).model
-        except UserError:
-            continue
-        if isinstance(config, DiffusionConfig):
-            alphas = build_schedule(config.schedule, config.timesteps).alphas_cumprod.tolist()
-            log_snr = [math.log(alpha / (1 - alpha)) if alpha else -math.inf for alpha in alphas]
-            found[name] = Curve(name, log_snr, math.sqrt(alphas[-1]), [run.label])
+        alphas = build_schedule(schedule, timesteps).alphas_cumprod.tolist()
+        log_snr = [math.log(alpha / (1 - alpha)) if alpha else -math.inf for alpha in alphas]
+        found[name] = Curve(name, log_snr, math.sqrt(alphas[-1]), [run.label])
     return list(found.values())
+
+
+def _noise(run: Recorded) -> tuple[ScheduleConfig, int] | None:
+    try:
+        return load_experiment(str(run.run.config)).model.noise()
+    except UserError:
+        return None
 
 
 def terminal_signals(curves: Sequence[Curve]) -> Sheet:

@@ -12,6 +12,7 @@ from diffexp.errors import UserError
 from diffexp.reports import pictures
 from diffexp.reports.facts import comparable, differing_keys
 from diffexp.reports.recorded import read_runs, without_steps
+from diffexp.reports.schedules import schedules
 from diffexp.reports.sheets import Sheet
 from tests.small import diffexp
 
@@ -34,6 +35,22 @@ def test_only_what_differs_is_told(runs):
     found = differing_keys(read_runs([runs / "one", runs / "two"]))
     assert found == {"model.timesteps": ["20", "30"], "optim.lr": ["0.001", "0.002"]}
     assert differing_keys(read_runs([runs / "one"])) == {}
+
+
+def test_the_schedules_of_all_models_that_have_one(tmp_path):
+    noise, plain = "timesteps: 300, schedule: {name: cosine}", "{attention_resolutions: []}"
+    models = {
+        "pixels": f"{{name: diffusion, {noise}}}",
+        "latents": f"{{name: latent_diffusion, autoencoder: runs/vae-1, network: {plain}, {noise}}}",
+        "other": "{name: diffusion, timesteps: 200, schedule: {name: cosine}}",
+        "none": "{name: gan}",
+    }
+    for name, model in models.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f"name: {name}\ndata: {{name: cifar10}}\nmodel: {model}\n")
+    found = schedules(read_runs([tmp_path / name for name in models]))
+    assert [curve.runs for curve in found] == [["pixels", "latents"], ["other"]]
+    assert found[0].name.startswith("T=300, cosine")
 
 
 def test_a_key_that_an_older_run_lacks_had_its_default(runs, tmp_path):
