@@ -106,8 +106,8 @@ def start_from(model: GenerativeModel, path: Path, key: str) -> None:
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
-            f"{key}: {trained.path}: its weights do not fit: they differ in {', '.join(differing[:3])}{more}; take the "
-            "keys of its config's model, and data.image_size"
+            f"{key}: {trained.path}: its weights (model.name = {trained.experiment.model.name}) do not fit: they "
+            f"differ in {', '.join(differing[:3])}{more}; take the keys of its config's model, and data.image_size"
         )
     model.load_state_dict(weights)
 

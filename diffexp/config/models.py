@@ -47,8 +47,9 @@ class ModelConfig(Choice):
         yield variant
 
     def left_out(self, steps: Iterable[int | None]) -> str | None:
-        """A line that tells which steps of a table are left out because the model has not so many, or None."""
-        return None
+        """A line that tells which steps of a table are left out because the model cannot take them, or None."""
+        asked = [str(number) for number in steps if number is not None]
+        return f"{', '.join(asked)} left out: model.name = {self.name} takes no steps" if asked else None
 
     def network_shape(self, data: DataConfig) -> tuple[int, int, int]:
         """(C, H, W) of what a network of the group "network" gets."""

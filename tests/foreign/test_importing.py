@@ -256,4 +256,4 @@ def test_what_is_imported_samples_trains_on_and_is_exported(theirs, tmp_path):
     diffexp("export", "on", "format=diffusers", "out=back", cwd=tmp_path)
     assert DDIMPipeline.from_pretrained(tmp_path / "back").unet.config.sample_size == 16
     refused = diffexp("train", "digits", "init=it.safetensors", "run_dir=no", cwd=tmp_path, expect=2)
-    assert "its weights do not fit: they differ in network.conv_in" in refused.stderr
+    assert "its weights (model.name = diffusion) do not fit: they differ in network.conv_in" in refused.stderr

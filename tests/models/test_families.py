@@ -120,7 +120,7 @@ def test_a_latent_diffusion_carries_its_autoencoder(autoencoder, tmp_path):
 
 
 def test_an_autoencoder_that_does_not_fit_is_refused(autoencoder, tmp_path):
-    with pytest.raises(UserError, match=r"model\.autoencoder: .*run.*: its weights do not fit: they differ in "):
+    with pytest.raises(UserError, match=r"model\.autoencoder: .*run.*: its weights \(model\.name = vae\) do not fit"):
         fit("latent_diffusion", autoencoder, "model.vae.widths=[16, 8]", f"run_dir={tmp_path / 'run'}")
     with pytest.raises(UserError, match=r"model\.autoencoder: is required"):
         load_experiment("families/digits", ["model.name=latent_diffusion", "model.network.attention_resolutions=[4]"])
