@@ -3,8 +3,9 @@
     python benchmarks/families.py [--data digits|fashion_mnist] [--seconds 100] [--steps 30]
 
 Each config configs/families/DATA_*.yaml trains for a few steps in its own Trainer, as `diffexp train` does; told are
-the median time of a step, its arithmetic (forward and backward, as torch's FlopCounterMode counts it), and the steps
-that the wanted seconds hold. A latent diffusion gets an untrained autoencoder: its steps cost the same.
+the median time of a step, its arithmetic (forward and backward, as torch's FlopCounterMode counts it), the steps that
+the wanted seconds hold, and what the config's own steps cost. A latent diffusion gets an untrained autoencoder: its
+steps cost the same.
 """
 
 import argparse
@@ -89,13 +90,15 @@ def main() -> None:
     wanted = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    print(f"| config | ms a step | GFLOP a step | steps in {wanted.seconds:g} s | its steps |\n|---|---|---|---|---|")
+    print(f"| config | ms a step | GFLOP a step | steps in {wanted.seconds:g} s | its steps | seconds | TFLOP |")
+    print("|---|---|---|---|---|---|---|")
     for config in sorted(CONFIGS.glob(f"{wanted.data}_*.yaml")):
         seconds, flops = measure(config, wanted.steps)
         overrides = ["model.autoencoder=none"] if "latent_diffusion" in config.stem else []
         own = load_experiment(str(config), overrides).training.steps
         print(
-            f"| {config.stem} | {1000 * seconds:.1f} | {flops / 1e9:.2f} | {wanted.seconds / seconds:.0f} | {own} |",
+            f"| {config.stem} | {1000 * seconds:.1f} | {flops / 1e9:.2f} | {wanted.seconds / seconds:.0f} "
+            f"| {own} | {own * seconds:.0f} | {own * flops / 1e12:.1f} |",
             flush=True,
         )
 
