@@ -14,7 +14,7 @@ from diffexp.config.networks import NetworkConfig, UNetConfig
 from diffexp.config.objectives import UniformWeighting, WeightingConfig
 from diffexp.config.registry import Choice, Registry
 from diffexp.config.samplers import DDIMConfig, DDPMConfig, SamplerConfig
-from diffexp.config.variants import Spacing, VariantConfig
+from diffexp.config.variants import DEFAULT_SPACING, Spacing, VariantConfig
 
 if TYPE_CHECKING:
     from diffexp.config.experiment import Experiment
@@ -149,7 +149,7 @@ class DiffusionConfig(ModelConfig):
     """
 
     variants: ClassVar[type[VariantConfig]] = SamplerConfig
-    usual_table: ClassVar[str] = "evaluate/ddim_table"
+    usual_table: ClassVar[str] = "evaluate/eta"
     logged: ClassVar[tuple[str, ...]] = ("loss_q[1-4]",)
     FEW: ClassVar[int] = 50  # steps of the usual DDIM
 
@@ -193,12 +193,13 @@ class DiffusionConfig(ModelConfig):
     ) -> Iterator[VariantConfig]:
         """The sampler at all wanted steps and spacings; one with steps or a spacing of its own keeps them."""
         sampler = cast(SamplerConfig, variant)
-        for spacing in [sampler.spacing] if sampler.spacing != "leading" else spacings or ["leading"]:
+        given = sampler.spacing != DEFAULT_SPACING
+        for spacing in [sampler.spacing] if given else spacings or [DEFAULT_SPACING]:
             for number_of in [sampler.steps] if sampler.steps is not None else steps or [None]:
                 if (number_of or self.timesteps) < self.timesteps:
                     yield replace(sampler, steps=number_of, spacing=spacing)
                 elif (number_of or self.timesteps) == self.timesteps:  # all are visited, however they are spaced
-                    yield replace(sampler, steps=number_of, spacing="leading")
+                    yield replace(sampler, steps=number_of, spacing=DEFAULT_SPACING)
 
     def noise(self) -> tuple[ScheduleConfig, int]:
         return self.schedule, self.timesteps

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from diffexp.config.fields import absolute, number
 from diffexp.config.registry import Choice, Registry
-from diffexp.config.variants import Spacing, VariantConfig
+from diffexp.config.variants import DEFAULT_SPACING, Spacing, VariantConfig
 from diffexp.config.words import Accelerator, Precision, Wandb, Weights
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class EvaluateRequest:
     Keys:
         metrics: scores of samples, or bpd: bits per dimension of real images.
         sampler: this one alone instead of a table; its scores become a run of their own, as sweeps over samplers want.
-        samplers: the rows, without any those usual for the model; `steps`, and a `spacing` other than leading, given in
+        samplers: the rows, without any those usual for the model; `steps`, and a `spacing` other than the default, of
             one hold for it alone.
         steps: the columns; null is all T, as is an empty list. Those above T are left out, which is told.
         spacings: which timesteps are visited.
@@ -246,7 +246,7 @@ class EvaluateRequest:
     sampler: VariantConfig | None = None
     samplers: dict[str, VariantConfig | None] = field(default_factory=dict)
     steps: list[int | None] = number([], at_least=1)
-    spacings: list[Spacing] = field(default_factory=lambda: ["leading"])
+    spacings: list[Spacing] = field(default_factory=lambda: [DEFAULT_SPACING])
     count: int = number(1_000, at_least=2)
     blocks: int = number(3, at_least=1)
     seed: int = number(0, at_least=0)
@@ -260,6 +260,14 @@ class EvaluateRequest:
     compile: bool = False
     out: str | None = None
     wandb: Wandb | None = None
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        model = experiment.model
+        wanted = [each for each in self.samplers.values() if isinstance(each, model.variants)]
+        cells = [cell for each in wanted for cell in model.cells(each, self.steps, self.spacings)]
+        wrong = {text for cell in cells for key, text in cell.problems(experiment) if key == "spacing"}
+        for text in sorted(wrong):
+            yield "spacings", text
 
 
 @dataclass

@@ -225,7 +225,7 @@ class LatentDiffusionConfig(DiffusionConfig):
     """
 
     bounded: ClassVar[bool] = False
-    usual_table: ClassVar[str] = "evaluate/ddim_table_latent"
+    usual_table: ClassVar[str] = "evaluate/eta_latent"
 
     name: str = "latent_diffusion"
     autoencoder: str = MISSING

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffexp.config.fields import number
+from diffexp.config.variants import DEFAULT_SPACING, STARTING_LATE, Spacing, VariantConfig
 from diffexp.config.variants import SAMPLERS as SAMPLERS  # plugins of samplers take both from here
-from diffexp.config.variants import Spacing, VariantConfig
 
 if TYPE_CHECKING:
     from diffexp.config.experiment import Experiment
@@ -34,7 +34,7 @@ class SamplerConfig(VariantConfig):
     """
 
     steps: int | None = number(None, at_least=1)
-    spacing: Spacing = "leading"
+    spacing: Spacing = DEFAULT_SPACING
     clip: bool = True
     clip_quantile: float | None = number(None, above=0, at_most=1)
 
@@ -53,6 +53,10 @@ class SamplerConfig(VariantConfig):
             return [False] * steps
         return [low <= 1 - (step + 0.5) / steps <= high for step in range(steps)]
 
+    def starts_late(self, timesteps: int) -> bool:
+        """Whether the path starts below T-1, of a model with T timesteps."""
+        return self.spacing in STARTING_LATE and self.steps not in (None, timesteps)
+
     def label(self, steps: int | None = None) -> str:
         """A short text that tells everything about the sampler: ddim-50-eta0.2-quadratic.
 
@@ -60,7 +64,7 @@ class SamplerConfig(VariantConfig):
             steps: how many it takes; None leaves them out.
         """
         parts = [self.name, *([] if steps is None else [str(steps)]), *self.own_parts()]
-        parts += [] if self.spacing == "leading" else [self.spacing]
+        parts += [] if self.spacing == DEFAULT_SPACING else [self.spacing]
         parts += [] if self.clip else ["unclipped"]
         parts += [] if self.class_label is None else [f"class{self.class_label}"]
         if self.guidance != 1:
@@ -85,6 +89,13 @@ class SamplerConfig(VariantConfig):
         timesteps = getattr(model, "timesteps", None)
         if timesteps is not None and self.steps is not None and self.steps > timesteps:
             yield "steps", f"{self.steps} steps cannot be taken out of model.timesteps = {timesteps}"
+        noise = model.noise()
+        if noise is not None and noise[0].zero_terminal_snr and self.starts_late(noise[1]):
+            yield (
+                "spacing",
+                f"expected a path that starts at T-1, as schedule.zero_terminal_snr requires, got {self.spacing}. "
+                f"Use {DEFAULT_SPACING} or trailing",
+            )
         if self.clip and not model.bounded:
             yield "clip", "must be false: what this model's samplers work on does not lie in [-1, 1]"
         classes = getattr(model, "classes", None)

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from diffexp.config.experiment import Experiment
 
 # Which of the timesteps are visited by a sampler that takes steps.
-Spacing = Literal["leading", "trailing", "linspace", "quadratic", "quadratic-0.8", "karras", "logsnr"]
+Spacing = Literal["arctan", "leading", "trailing", "linspace", "quadratic", "quadratic-0.8", "karras", "logsnr"]
+DEFAULT_SPACING: Spacing = "arctan"  # docs/solvers.md says why
+# Those that do not start at T-1 if they take fewer than T steps.
+STARTING_LATE: tuple[Spacing, ...] = ("leading", "quadratic-0.8")
 
 
 @dataclass

@@ -7,17 +7,18 @@ are wrong wherever S does not divide T.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 Path = list[tuple[int, int]]
 
-SPACINGS = ("leading", "trailing", "linspace", "quadratic", "quadratic-0.8", "karras", "logsnr")
+SPACINGS = ("arctan", "leading", "trailing", "linspace", "quadratic", "quadratic-0.8", "karras", "logsnr")
 
 _RHO = 7  # of Karras et al. 2022
+_STRETCH = 2  # docs/solvers.md has the measurements behind it
 
 
 def timestep_path(
-    timesteps: int, steps: int | None = None, spacing: str = "leading", alphas_cumprod: Sequence[float] | None = None
+    timesteps: int, steps: int | None = None, spacing: str = "arctan", alphas_cumprod: Sequence[float] | None = None
 ) -> Path:
     """Exactly S pairs (t, t_prev).
 
@@ -25,6 +26,9 @@ def timestep_path(
         timesteps: T, the number of timesteps the model was trained with.
         steps: S, from 1 to T; None visits all T.
         spacing: the rule for the visited t, in increasing order, i = 0 … S-1:
+            "arctan"         equal steps of arctan((√(1-ᾱ)/√ᾱ)^(1/2)) from the data (0) to T-1. With the power 1 these
+                             would be equal angles, which is "trailing" on the cosine schedule; the power 1/2 doubles
+                             the range of log-SNR that the steps cover;
             "leading"        ⌊i T/S⌋: starts at 0 and does not reach T-1 (the DDIM paper's linear one);
             "trailing"       ⌊(i+1) T/S⌋ - 1: ends at T-1;
             "linspace"       round(i (T-1)/(S-1)): both ends (S = 1: T-1);
@@ -34,8 +38,9 @@ def timestep_path(
             max(i, ⌊c i²⌋), which keeps the t distinct and their number S.
             "karras"         equal steps of (√(1-ᾱ)/√ᾱ)^(1/7) from t = 0 to T-1 (Karras et al. 2022, eq. 5);
             "logsnr"         equal steps of log(ᾱ/(1-ᾱ)) from t = 0 to T-1 (Lu et al. 2022).
-            These two take the timesteps whose ᾱ are nearest, and the next free one where that is taken already.
-        alphas_cumprod: ᾱ, falling, of length T; only these two need it.
+            "arctan", "karras" and "logsnr" visit the timesteps whose ᾱ are nearest, and the next free one where
+            that is taken already.
+        alphas_cumprod: ᾱ, falling, of length T; only these three need it, and only for S < T.
 
     Returns:
         [(t_S, t_{S-1}), …, (t_2, t_1), (t_1, -1)].
@@ -46,16 +51,20 @@ def timestep_path(
     count = timesteps if steps is None else steps
     if not 1 <= count <= timesteps:
         raise ValueError(f"steps must be from 1 to T = {timesteps}, not {count}")
-    if spacing in ("karras", "logsnr"):
+    if spacing not in SPACINGS:
+        raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing!r}")
+    if count == timesteps:
+        visited = list(range(timesteps))
+    elif spacing in ("arctan", "karras", "logsnr"):
         if alphas_cumprod is None:
             raise ValueError(f"the spacing {spacing} needs alphas_cumprod")
-        visited = _by_noise(alphas_cumprod, count, _karras if spacing == "karras" else _log_noise)
+        visited = _by_noise(alphas_cumprod, count, spacing)
     else:
-        visited = _visited(timesteps, count, spacing)
+        visited = _by_index(timesteps, count, spacing)
     return list(zip(reversed(visited), [*reversed(visited[:-1]), -1], strict=True))
 
 
-def _visited(timesteps: int, steps: int, spacing: str) -> list[int]:
+def _by_index(timesteps: int, steps: int, spacing: str) -> list[int]:
     last = timesteps - 1
     if spacing == "leading":
         return [i * timesteps // steps for i in range(steps)]
@@ -65,10 +74,8 @@ def _visited(timesteps: int, steps: int, spacing: str) -> list[int]:
         return [round(i * last / (steps - 1)) for i in range(steps)] if steps > 1 else [last]
     if spacing == "quadratic":
         return _quadratic(steps, last)
-    if spacing == "quadratic-0.8":
-        # numpy's linspace(0, √(0.8 T), S)**2 in the authors' code, cut to integers
-        return _quadratic(steps, min(last, math.floor(0.8 * timesteps)))
-    raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing!r}")
+    # numpy's linspace(0, √(0.8 T), S)**2 in the authors' code, cut to integers
+    return _quadratic(steps, min(last, math.floor(0.8 * timesteps)))
 
 
 def _quadratic(steps: int, last: int) -> list[int]:
@@ -77,27 +84,37 @@ def _quadratic(steps: int, last: int) -> list[int]:
     return [max(i, last * i**2 // (steps - 1) ** 2) for i in range(steps)]
 
 
-def _karras(alpha_bar: float) -> float:
-    return math.exp(_log_noise(alpha_bar) / (2 * _RHO))
-
-
-def _log_noise(alpha_bar: float) -> float:
-    return math.log((1 - alpha_bar) / alpha_bar)
-
-
-def _by_noise(alphas_cumprod: Sequence[float], steps: int, scale: Callable[[float], float]) -> list[int]:
-    """The timesteps nearest to equal steps on a scale that rises with the noise; both ends, each once."""
+def _by_noise(alphas_cumprod: Sequence[float], steps: int, spacing: str) -> list[int]:
+    """The timesteps nearest to equal steps on a scale that rises with the noise, each once, the last at T-1."""
     last = len(alphas_cumprod) - 1
-    if steps == 1:
-        return [last]
-    heights = [scale(alpha_bar) for alpha_bar in alphas_cumprod if alpha_bar > 0]  # without a zero terminal SNR
-    low, high = heights[0], heights[-1]
+    scale = {"arctan": _arctan, "karras": _karras, "logsnr": _log_noise}[spacing]
+    # A scale without an upper end stops at the noisiest t that has a log-SNR.
+    heights = [scale(alpha_bar) for alpha_bar in alphas_cumprod if alpha_bar > 0 or spacing == "arctan"]
+    if spacing == "arctan":
+        wanted_heights = _equal_steps(0.0, heights[-1], steps + 1)[1:]  # 0 is the data's height
+    else:
+        wanted_heights = _equal_steps(heights[0], heights[-1], steps)
     visited: list[int] = []
-    for i in range(steps):
-        wanted = low + (high - low) * i / (steps - 1)
+    for i, wanted in enumerate(wanted_heights):
         above = min(bisect_left(heights, wanted), len(heights) - 1)
         nearest = min(max(above - 1, 0), above, key=lambda t: abs(heights[t] - wanted))
         free = visited[-1] + 1 if visited else 0
         visited.append(min(max(nearest, free), last - (steps - 1 - i)))
     visited[-1] = last
     return visited
+
+
+def _equal_steps(low: float, high: float, steps: int) -> list[float]:
+    return [low + (high - low) * i / (steps - 1) for i in range(steps)] if steps > 1 else [high]
+
+
+def _arctan(alpha_bar: float) -> float:
+    return math.atan(((1 - alpha_bar) / alpha_bar) ** (0.5 / _STRETCH)) if alpha_bar > 0 else math.pi / 2
+
+
+def _karras(alpha_bar: float) -> float:
+    return math.exp(_log_noise(alpha_bar) / (2 * _RHO))
+
+
+def _log_noise(alpha_bar: float) -> float:
+    return math.log((1 - alpha_bar) / alpha_bar)

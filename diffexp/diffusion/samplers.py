@@ -43,8 +43,25 @@ class Sampler(Protocol):
             path: pairs (t, t_prev), see `diffexp.diffusion.paths`.
             x: x_T ~ N(0, I), shape (B, C, H, W); is not changed.
             noise: each call gives fresh z ~ N(0, I) of x's shape; called once for each step that adds noise.
+
+        Raises:
+            ValueError: if the schedule ends in pure noise and the path does not start there.
         """
         ...
+
+
+def check_start(schedule: Schedule, path: Path) -> None:
+    """Refuse a path that skips the only timestep at which x_T ~ N(0, I) is what the network was trained on.
+
+    With a zero terminal SNR, timestep T-1 alone tells the network that it sees noise; from any earlier one the samples
+    keep the mean of the noise: medium brightness (Lin et al. 2024, section 3.3).
+
+    Raises:
+        ValueError: if ᾱ_{T-1} = 0 and the path starts elsewhere.
+    """
+    last = schedule.timesteps - 1
+    if schedule.alpha_bar(last) == 0 and path[0][0] != last:
+        raise ValueError(f"path: expected to start at t = {last}, where the SNR is 0, got t = {path[0][0]}")
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,7 @@ class OneStep(ABC):
         self, denoiser: Denoiser, schedule: Schedule, path: Path, x: Tensor, noise: Callable[[], Tensor]
     ) -> Iterator[State]:
         """See `Sampler.walk`."""
+        check_start(schedule, path)
         for t, t_prev in path:
             step = self.step(schedule.alpha_bar(t), schedule.alpha_bar(t_prev))
             denoised = denoiser(x, t)

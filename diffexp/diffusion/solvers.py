@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffexp.diffusion.paths import Path
 from diffexp.diffusion.predictions import Denoiser
-from diffexp.diffusion.samplers import State, combine
+from diffexp.diffusion.samplers import State, check_start, combine
 from diffexp.diffusion.schedules import Schedule
 
 Order = Literal[1, 2, 3]
@@ -86,6 +86,7 @@ class DPMSolver:
         self, denoiser: Denoiser, schedule: Schedule, path: Path, x: Tensor, noise: Callable[[], Tensor]
     ) -> Iterator[State]:
         """See `diffexp.diffusion.samplers.Sampler.walk`."""
+        check_start(schedule, path)
         seen: list[Seen] = []
         for number, (t, t_prev) in enumerate(path):
             now, then = Level(schedule.alpha_bar(t)), Level(schedule.alpha_bar(t_prev))
@@ -146,6 +147,7 @@ class UniPC:
         self, denoiser: Denoiser, schedule: Schedule, path: Path, x: Tensor, noise: Callable[[], Tensor]
     ) -> Iterator[State]:
         """See `diffexp.diffusion.samplers.Sampler.walk`."""
+        check_start(schedule, path)
         seen: list[Seen] = []
         before, order = x, 0
         for number, (t, t_prev) in enumerate(path):
@@ -207,6 +209,7 @@ class Heun:
         self, denoiser: Denoiser, schedule: Schedule, path: Path, x: Tensor, noise: Callable[[], Tensor]
     ) -> Iterator[State]:
         """See `diffexp.diffusion.samplers.Sampler.walk`."""
+        check_start(schedule, path)
         for t, t_prev in path:
             now, then = Level(schedule.alpha_bar(t)), Level(schedule.alpha_bar(t_prev))
             denoised = denoiser(x, t)

@@ -65,7 +65,8 @@ class Cell:
         sampler = SAMPLERS.schema(values["sampler"]["name"])(**values["sampler"])
         assert isinstance(sampler, VariantConfig)
         blocks = [Scores.from_dict(block) for block in values["blocks"]]
-        return cls(sampler, values["row"], values["network_calls"], blocks, values["seconds"])
+        # named by this version: a label omits defaults, and a default may have changed since
+        return cls(sampler, sampler.label(), values["network_calls"], blocks, values["seconds"])
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""

@@ -1,5 +1,6 @@
 """A denoising diffusion model: network, schedule and loss as a LightningModule."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,13 +19,15 @@ from diffexp.diffusion.objectives import LossName, Objective
 from diffexp.diffusion.paths import Path, timestep_path
 from diffexp.diffusion.predictions import Denoiser, Prediction, clipped
 from diffexp.diffusion.samplers import State
-from diffexp.diffusion.schedules import Schedule
+from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule
 from diffexp.diffusion.timesteps import ByImportance, Timesteps, Uniform
 from diffexp.models.compiled import Compiled
 from diffexp.models.draws import Drawing, Draws, draw
 from diffexp.models.learner import Learner
 from diffexp.models.losses import LossByTime
 from diffexp.randomness import ImageNoise
+
+log = logging.getLogger(__name__)
 
 
 class DiffusionModule(Learner):
@@ -73,6 +76,7 @@ class DiffusionModule(Learner):
         self.drawing = Drawing(self.timesteps, twice, label_dropout if classes is not None else None)
         self._compiled: dict[str, Compiled] = {}
         self._seen: list[Tensor] = []
+        self._warned_of: set[str] = set()
 
     def compile_network(self, *, training: bool = False, sampling: bool = False) -> None:
         """Have the network compiled at its next call; see `Compiled`."""
@@ -137,6 +141,7 @@ class DiffusionModule(Learner):
         """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.Sampler.walk`."""
         schedule = self.schedule
         path = timestep_path(schedule.timesteps, sampler.steps, sampler.spacing, schedule.alphas_cumprod.tolist())
+        self._warn_of_signal(sampler, path[0][0])
         network: Any = self._compiled.get("sampling", self.network)
         if on_call is not None:
             network = _telling(network, on_call)
@@ -147,6 +152,19 @@ class DiffusionModule(Learner):
         if sampler.clip:
             denoiser = clipped(denoiser, schedule, sampler.clip_quantile)
         yield from SAMPLERS.build(sampler).walk(denoiser, schedule, path, noise.draw(), noise.draw)
+
+    def _warn_of_signal(self, sampler: SamplerConfig, start: int) -> None:
+        """Warn once for each sampler whose path starts where images are partly visible, but from noise alone."""
+        signal, label = self.schedule.alpha_bar(start) ** 0.5, self.label(sampler)
+        if signal <= MUCH_SIGNAL or label in self._warned_of:
+            return
+        self._warned_of.add(label)
+        at_the_end = start == self.schedule.timesteps - 1
+        log.warning(
+            "sampler %s: expected √ᾱ ≤ %g where the path starts, as x_T is pure noise, got √ᾱ = %.3g at t = %d. Use %s",
+            *(label, MUCH_SIGNAL, signal, start),
+            "a schedule that leaves less signal in x_T" if at_the_end else "spacing: arctan or trailing",
+        )
 
     def _of_classes(
         self, network: LabelledNetwork, classes: int, sampler: SamplerConfig, path: Path, indices: Sequence[int]

@@ -22,7 +22,7 @@ STEPS = (10, 20, 50, 100, 200, 500, 1000)
 @torch.no_grad()
 def error(model: DiffusionModule, images: torch.Tensor, steps: int) -> float:
     """Mean squared error of a pixel in [0, 1], as in Table 2 of Song et al. 2021."""
-    denoiser, path = model.prediction.denoiser(model.network), timestep_path(model.schedule.timesteps, steps)
+    denoiser, path = model.prediction.denoiser(model.network), timestep_path(model.schedule.timesteps, steps, "leading")
     x_T = encode(denoiser, model.schedule, path, images)  # noqa: N806
     *_, last = DDIM().walk(denoiser, model.schedule, path, x_T, lambda: x_T)
     return (last.x - images).div(2).square().mean().item()

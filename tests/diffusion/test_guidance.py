@@ -29,7 +29,7 @@ def component(schedule, which):
 def samples(weight, active=lambda t: True):
     x = torch.randn(100_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     denoiser = guided(component(SCHEDULE, 1), mixture_denoiser(SCHEDULE), weight, active)
-    *_, state = DDIM().walk(denoiser, SCHEDULE, timestep_path(1000, 250), x, None)
+    *_, state = DDIM().walk(denoiser, SCHEDULE, timestep_path(1000, 250, "leading"), x, None)
     return state.x
 
 

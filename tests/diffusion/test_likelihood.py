@@ -42,14 +42,14 @@ def test_the_odes_bits_are_a_gaussians_density_to_second_order():
 def test_hutchinsons_estimate_is_unbiased():
     """v̂ = A x with a full matrix: the mean over all 16 probes of four elements has the trace, exactly."""
     matrix = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.1
-    angles = {t: math.acos(SCHEDULE.alpha_bar(t) ** 0.5) for t, _ in timestep_path(1000, 10)}
+    angles = {t: math.acos(SCHEDULE.alpha_bar(t) ** 0.5) for t, _ in timestep_path(1000, 10, "leading")}
 
     def denoiser(x, t):
         v = (x.flatten(1) @ matrix.T).view_as(x)
         cos, sin = math.cos(angles[t]), math.sin(angles[t])
         return Denoised(cos * x - sin * v, sin * x + cos * v)
 
-    path, x = timestep_path(1000, 10), images(1)
+    path, x = timestep_path(1000, 10, "leading"), images(1)
     probes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 4).view(16, 1, 2, 2)
     estimates = ode(denoiser, SCHEDULE, path, x.expand(16, 1, 2, 2), probes)
     # Heun's steps of a linear equation, and the trace along all of them
@@ -100,7 +100,7 @@ def test_encoding_and_decoding_comes_back_the_closer_the_more_steps():
     denoiser = mixture_denoiser(SCHEDULE)
     errors = []
     for steps in (10, 20, 50, 100, 200, 500, 1000):
-        path = timestep_path(1000, steps)
+        path = timestep_path(1000, steps, "leading")
         *_, state = DDIM().walk(denoiser, SCHEDULE, path, encode(denoiser, SCHEDULE, path, x0), None)
         errors.append((state.x - x0).square().mean().item())
     assert all(later < 0.5 * earlier for earlier, later in itertools.pairwise(errors))

@@ -67,7 +67,7 @@ def test_quadratic_visits_each_of_the_smallest_once():
 @pytest.mark.parametrize("steps", [0, 1001, -1])
 def test_steps_outside_1_T_are_refused(steps):
     with pytest.raises(ValueError, match=f"from 1 to T = 1000, not {steps}"):
-        timestep_path(1000, steps)
+        timestep_path(1000, steps, "leading")
 
 
 def test_an_unknown_spacing_is_refused():
@@ -101,3 +101,22 @@ def test_a_terminal_snr_of_zero_is_visited_first():
 def test_spacings_by_noise_need_the_noise():
     with pytest.raises(ValueError, match="needs alphas_cumprod"):
         timestep_path(1000, 10, "karras")
+
+
+def test_arctan_takes_equal_steps_from_the_data_to_the_end():
+    schedule = schedules.Schedule(schedules.linear(100_000, rescale="1000/T"))
+    path = timestep_path(100_000, 20, "arctan", schedule.alphas_cumprod.tolist())
+    alphas = schedule.alphas_cumprod[[t for t, _ in path]]
+    heights = torch.cat([((1 - alphas) / alphas) ** 0.25, torch.zeros(1)]).atan()
+    torch.testing.assert_close(heights.diff(), heights.diff().mean().expand(20), rtol=0.01, atol=0)
+
+
+def test_arctan_is_trailing_on_a_cosine_of_half_its_log_snr():
+    # √(1-ᾱ)/√ᾱ = tan²(π/2 · u), so that its power 1/2 rises by equal angles
+    tangent = torch.tan(torch.arange(1, 1001, dtype=torch.float64) / 1001 * torch.pi / 2) ** 2
+    assert timestep_path(1000, 20, "arctan", (1 / (1 + tangent**2)).tolist()) == timestep_path(1000, 20, "trailing")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_arctan_starts_at_the_end_also_where_the_snr_is_zero(steps):
+    assert timestep_path(5, steps, "arctan", [0.99, 0.9, 0.5, 0.1, 0.0])[0][0] == 4

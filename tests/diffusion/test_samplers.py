@@ -50,7 +50,7 @@ def test_exact_gaussian_table(steps, expected):
 def test_gaussian_table_by_simulation(rule, expected):
     torch.manual_seed(0)
     x = torch.randn(400_000, dtype=torch.float64)
-    result = run(rule, timestep_path(1000, 50), x, lambda: torch.randn(len(x), dtype=torch.float64))[-1].x
+    result = run(rule, timestep_path(1000, 50, "leading"), x, lambda: torch.randn(len(x), dtype=torch.float64))[-1].x
     assert result.std().item() == pytest.approx(expected, abs=4 * expected / math.sqrt(2 * len(x)))
 
 
@@ -82,14 +82,14 @@ def test_ddpm_is_ddim_with_eta_1(ddpm, ddim, steps):
     for rule in (ddpm, ddim):
         source = torch.Generator().manual_seed(1)
         noise = lambda source=source: torch.randn(64, dtype=torch.float64, generator=source)
-        ends.append(torch.stack([state.x for state in run(rule, timestep_path(1000, steps), x, noise)]))
+        ends.append(torch.stack([state.x for state in run(rule, timestep_path(1000, steps, "leading"), x, noise)]))
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ddim_coefficients_by_undetermined_coefficients(eta):
     """P(x_prev | x_t, x_0) = N(k x_0 + m x_t, σ²) with the k and m that keep the marginals (docs/theory.md)."""
-    for t, t_prev in timestep_path(1000, 30)[:-1]:
+    for t, t_prev in timestep_path(1000, 30, "leading")[:-1]:
         alpha_bar, previous = SCHEDULE.alpha_bar(t), SCHEDULE.alpha_bar(t_prev)
         step = DDIM(eta).step(alpha_bar, previous)
         m = math.sqrt(1 - previous - step.sigma**2) / math.sqrt(1 - alpha_bar)
@@ -118,7 +118,7 @@ def test_ddpm_without_variance_is_the_notes_deterministic_recursion():
 
 def test_states_come_one_by_one_and_leave_the_start_alone():
     x = torch.ones(3)
-    states = DDIM().walk(gaussian_denoiser(SCHEDULE), SCHEDULE, timestep_path(1000, 4), x, torch.zeros(3).clone)
+    states = DDIM().walk(gaussian_denoiser(SCHEDULE), SCHEDULE, timestep_path(1000, 4, "leading"), x, torch.zeros(3).clone)
     assert next(states).t == 500
     assert [state.t for state in states] == [250, 0, -1]
     assert torch.equal(x, torch.ones(3))

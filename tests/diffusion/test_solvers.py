@@ -101,7 +101,7 @@ def drawing():
 
 @pytest.mark.parametrize("steps", [10, 50])
 def test_order_1_is_ddim(steps):
-    x, path = torch.linspace(-2, 2, 9, dtype=torch.float64), timestep_path(1000, steps)
+    x, path = torch.linspace(-2, 2, 9, dtype=torch.float64), timestep_path(1000, steps, "leading")
     denoiser = mixture_denoiser(SCHEDULE)
     ode = last(DDIM(), denoiser, SCHEDULE, path, x)
     torch.testing.assert_close(last(DPMSolver(1), denoiser, SCHEDULE, path, x), ode, rtol=1e-9, atol=1e-9)
