@@ -117,8 +117,8 @@ def test_ddpm_without_variance_is_the_notes_deterministic_recursion():
 
 
 def test_states_come_one_by_one_and_leave_the_start_alone():
-    x = torch.ones(3)
-    states = DDIM().walk(gaussian_denoiser(SCHEDULE), SCHEDULE, timestep_path(1000, 4, "leading"), x, torch.zeros(3).clone)
+    x, path = torch.ones(3), timestep_path(1000, 4, "leading")
+    states = DDIM().walk(gaussian_denoiser(SCHEDULE), SCHEDULE, path, x, torch.zeros(3).clone)
     assert next(states).t == 500
     assert [state.t for state in states] == [250, 0, -1]
     assert torch.equal(x, torch.ones(3))
