@@ -15,7 +15,7 @@ CACHE_VARIABLE = "DIFFEXP_CACHE"
 
 
 def cache_folder() -> Path:
-    """Where diffexp keeps what it can make again: $DIFFEXP_CACHE or ~/.cache/diffexp."""
+    """Where diffexp keeps what it can recompute: $DIFFEXP_CACHE or ~/.cache/diffexp."""
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/diffexp").expanduser()
 
 

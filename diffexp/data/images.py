@@ -62,7 +62,7 @@ def new_fingerprint(count: int, image_shape: tuple[int, int, int]) -> "hashlib._
 
 
 def images_in_a_block(image_shape: tuple[int, int, int]) -> int:
-    """How many images take about 64 MiB, as much as is worth holding at once beside a set."""
+    """How many images take about 64 MiB, enough to read at once and little next to a set."""
     return max(1, 2**26 // math.prod(image_shape))
 
 

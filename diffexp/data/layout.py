@@ -33,8 +33,8 @@ def splits(place: Path, names: list[str]) -> dict[Role, list[str]] | None:
         names: of the images in it.
 
     Raises:
-        UserError: if images lie beside the folders of the splits or two folders have the same role; if there is no
-            train folder among them; if the splits lie below the classes.
+        UserError: if there are images outside the folders of the splits, two folders of one role or no train folder; if
+            the splits are below the classes.
     """
     around = len(_common(names))
     below: dict[str, list[str]] = defaultdict(list)
@@ -48,16 +48,16 @@ def splits(place: Path, names: list[str]) -> dict[Role, list[str]] | None:
         raise UserError(f"{place}: expected one folder a split, got {_listed(folders)}. Merge or remove some.")
     if "train" not in roles and not others:
         raise UserError(
-            f"{place}: expected a train folder beside {_listed(folders)}, got none. "
+            f"{place}: expected a train folder next to {_listed(folders)}, got none. "
             "Name the folder to read by data.path."
         )
     if "train" not in roles or len(roles) == 1:
         _refuse_splits_below_classes(place, below, around)
         return None
     if others:
-        beside = below[""][0] if others == [""] else _listed(filter(None, others))
+        more = below[""][0] if others == [""] else _listed(filter(None, others))
         raise UserError(
-            f"{place}: expected the splits {_listed(folders)} alone, or classes alone; got {beside} beside them. "
+            f"{place}: expected the splits {_listed(folders)} alone, or classes alone; got {more} as well. "
             "Move one of the two elsewhere."
         )
     return {role: below[folder] for folder, role in folders.items()}
@@ -66,9 +66,9 @@ def splits(place: Path, names: list[str]) -> dict[Role, list[str]] | None:
 def classes(files: ImageFiles, names: list[str], known: list[str] | None = None) -> tuple[dict[str, str], list[str]]:
     """The class of each image, and the names of the classes in order; both empty for unlabelled images.
 
-    - A dataset.json, beside or above all of the images, holds the labels: {"labels": [[file, number], …]} as StyleGAN
+    - A dataset.json in a folder around all of the images holds the labels: {"labels": [[file, number], …]} as StyleGAN
       and EDM write it, in the order of the numbers. With {"labels": null} there are none.
-    - Otherwise, if every image lies in a sub-folder, the first-level sub-folders are the classes, sorted by name.
+    - Otherwise, if every image is in a sub-folder, the first-level sub-folders are the classes, sorted by name.
       Folders around everything do not count. Nor do folders that only number the images, as FFHQ, StyleGAN and EDM
       have them.
 
@@ -96,7 +96,7 @@ def classes(files: ImageFiles, names: list[str], known: list[str] | None = None)
     if loose:
         if loose < len(names):
             notice(
-                f"{files.place}: {loose} of {len(names)} images lie in no sub-folder, so diffexp reads no classes from "
+                f"{files.place}: {loose} of {len(names)} images are in no sub-folder, so diffexp reads no classes from "
                 "the sub-folders."
             )
         return {}, []

@@ -44,8 +44,8 @@ def recorded(
 ) -> Record:
     """The record of a set: from the cache if every file is as it was, otherwise from `examine`.
 
-    Of several processes that need the same record, one examines and the others wait for it. diffexp ignores a damaged
-    record, and makes it again. It keeps none of files that changed in the last seconds or meanwhile.
+    Of several processes that need the same record, one examines and the others wait for it. diffexp replaces a damaged
+    record. It keeps none of files that changed in the last seconds or meanwhile.
 
     Args:
         states: of the files now; see `ImageFiles.states`.

@@ -106,7 +106,7 @@ def test_images_beside_folders_are_all_unlabelled(pack: Pack, caplog: pytest.Log
     images = read(pack({"z.png": png(1), "cat/a.png": png(2)}))
     assert (images.labels, images.class_names) == (None, None)
     assert values(images) == [2, 1]
-    assert "1 of 2 images lie in no sub-folder" in caplog.text
+    assert "1 of 2 images are in no sub-folder" in caplog.text
 
 
 def test_hidden_and_other_files_are_skipped(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:

@@ -101,9 +101,9 @@ def test_an_unlabelled_test_folder(pack):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["train/1", "test/1", "unlabelled/1"], "expected the splits test, train alone.* got unlabelled beside them"),
-        (["train/1", "test/1", "sample"], r"got sample\.png beside them"),
-        (["val/1", "test/1"], "expected a train folder beside test, val, got none"),
+        (["train/1", "test/1", "unlabelled/1"], "expected the splits test, train alone.* got unlabelled as well"),
+        (["train/1", "test/1", "sample"], r"got sample\.png as well"),
+        (["val/1", "test/1"], "expected a train folder next to test, val, got none"),
         (["train/1", "test/1", "val/1", "valid/1"], "expected one folder a split, got test, train, val, valid"),
         (["cat/train/1", "cat/test/1", "dog/train/1"], "expected splits above classes, as train/cat, got test, train"),
         (
