@@ -11,6 +11,13 @@ from typing import BinaryIO
 
 from diffexp.errors import UserError
 
+CACHE_VARIABLE = "DIFFEXP_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where diffexp keeps what it can recompute: $DIFFEXP_CACHE or ~/.cache/diffexp."""
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/diffexp").expanduser()
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:

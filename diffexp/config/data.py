@@ -108,13 +108,13 @@ class Cifar10Config(DataConfig):
 @DATA.register("image_folder", "diffexp.data.folder:load")
 @dataclass
 class ImageFolderConfig(DataConfig):
-    """A folder or zip of images, with one sub-folder a class or none.
+    """A folder or zip of images, with one sub-folder a class or none, or with a train and a test folder.
 
     Keys:
         path: the folder or zip.
-        test_path: a second folder or zip with the test split; null takes `test_fraction` of `path`.
-        test_fraction: share of the files that make the test split, chosen by a hash of their names.
-        broken: what to do about a file that cannot be decoded: name it and stop, or name it and leave it out.
+        test_path: a second folder or zip with the test split; null takes `test_fraction` of `path`, or its test folder.
+        test_fraction: share of the training files that make the test split instead, chosen by a hash of their names.
+        broken: what to do about a file that cannot be decoded: name it and stop, or name it and skip it.
     """
 
     name: str = "image_folder"

@@ -1,26 +1,28 @@
 """Image files as an `ImageSet`: decoded once into memory, or batch by batch."""
 
-import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
 
 import torch
 from PIL import UnidentifiedImageError
 from torch import Tensor
+from torch.utils.data import get_worker_info
 from tqdm import tqdm
 
 from diffexp.data.files import ImageFiles
-from diffexp.data.images import ImageSet, MemoryImages
-from diffexp.data.pixels import check_header, decode
+from diffexp.data.images import ImageSet, MemoryImages, images_in_a_block, new_fingerprint
+from diffexp.data.notices import notice
+from diffexp.data.pixels import decode
+from diffexp.data.records import Record, recorded
 from diffexp.errors import UserError
 
 log = logging.getLogger(__name__)
 
 NAMED = 5  # broken files named in a message
-_ENDS = 1_000  # images at either end that tell sets apart, beside names and sizes
 CHUNK = 64  # files that a thread takes at a time
 # Seconds a file must take for threads to help. They wait for each other while Python runs, which is most of
 # the time with thumbnails (0.1 ms each), and little of it with photographs or a slow disk.
@@ -36,6 +38,7 @@ class StoredImages(ImageSet):
         image_shape: (C, H, W) after conversion, with H = W.
         labels: int64 (N,) or None.
         class_names: one name a class, or None.
+        known: the fingerprint, where all files were decoded before.
     """
 
     def __init__(
@@ -45,10 +48,14 @@ class StoredImages(ImageSet):
         image_shape: tuple[int, int, int],
         labels: Tensor | None = None,
         class_names: list[str] | None = None,
+        known: str | None = None,
     ) -> None:
         super().__init__(image_shape, labels, class_names)
         self.files = files
         self.names = names
+        self._known = known
+        self._doubts: dict[str, str] = {}  # a file for each reason
+        self._warned: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -65,20 +72,14 @@ class StoredImages(ImageSet):
                 images[row] = self._image(index)
             except Exception as error:
                 raise UserError(
-                    f"{self.files.place}: cannot decode {self.names[index]} ({_reason(error)}). Take the file away, "
-                    "or raise data.memory_gb to have every file decoded before training starts."
+                    f"{self.files.place}: cannot decode {self.names[index]} ({_reason(error)}). Repair or remove it."
                 ) from error
+        self._warn()
         return images
 
     def fingerprint(self) -> str:
-        """A digest of the files' names and sizes, and of the pixels of the first and last thousand.
-
-        Not of all pixels: what stays on disk takes minutes and more to decode.
-        """
-        ends = sorted({*range(min(_ENDS, len(self))), *range(max(0, len(self) - _ENDS), len(self))})
-        files = [(name, self.files.size(name)) for name in self.names]
-        pixels = self.fetch(torch.tensor(ends)).numpy()
-        return hashlib.sha256(repr((self.image_shape, files)).encode() + pixels.tobytes()).hexdigest()
+        """See `ImageSet.fingerprint`."""
+        return super().fingerprint() if self._known is None else self._known
 
     def in_memory(self, broken: str) -> MemoryImages:
         """All images, decoded now.
@@ -94,66 +95,113 @@ class StoredImages(ImageSet):
         def work(index: int) -> None:
             images[index] = self._image(index)
 
-        kept = self._without(_failures(work, len(self), "decoding"), broken)
+        with _progress(len(self)) as bar:
+            failures = _failures(work, range(len(self)), bar)
+        self._warn()
+        kept = self._without({self.names[index]: _reason(error) for index, error in failures.items()}, broken)
         if len(kept) < len(self):
             images = images[kept]
         return MemoryImages(images, None if self.labels is None else self.labels[kept], self.class_names)
 
     def checked(self, broken: str) -> "StoredImages":
-        """These images without those whose header is damaged; see `in_memory`."""
+        """These images without those that cannot be decoded; see `in_memory`.
 
-        def work(index: int) -> None:
-            with self.files.open(self.names[index]) as file:
-                check_header(file)
-
-        kept = self._without(_failures(work, len(self), "reading headers"), broken)
+        All of them are decoded once. While the files stay as they are, later calls read what was found from the cache.
+        """
+        record = recorded(lambda: self.files.states(self.names), self.image_shape, self._examine)
+        self._doubts |= record.doubts
+        self._warn()
+        kept = self._without(record.failures, broken)
         names = [self.names[index] for index in kept.tolist()]
         labels = None if self.labels is None else self.labels[kept]
-        return StoredImages(self.files, names, self.image_shape, labels, self.class_names)
+        return StoredImages(self.files, names, self.image_shape, labels, self.class_names, record.pixels)
+
+    def _examine(self) -> Record:
+        """Decode all images, a block at a time."""
+        failures: dict[int, Exception] = {}
+        digest = new_fingerprint(len(self), self.image_shape)
+        size = images_in_a_block(self.image_shape)
+        block = torch.empty(min(size, len(self)), *self.image_shape, dtype=torch.uint8)
+        with _progress(len(self)) as bar:
+            for start in range(0, len(self), size):
+
+                def work(index: int, start: int = start) -> None:
+                    block[index - start] = self._image(index)
+
+                indices = range(start, min(start + size, len(self)))
+                failures |= _failures(work, indices, bar)
+                digest.update(block[: len(indices)].numpy().data)
+        fingerprint = digest.hexdigest()
+        if failures:  # the digest begins with how many there are, so that of the others is another
+            left = [name for index, name in enumerate(self.names) if index not in failures]
+            fingerprint = StoredImages(self.files, left, self.image_shape).fingerprint()
+        reasons = {self.names[index]: _reason(error) for index, error in failures.items()}
+        return Record(fingerprint, reasons, dict(self._doubts), not any(map(_may_pass, failures.values())))
 
     def _image(self, index: int) -> Tensor:
         channels, size, _ = self.image_shape
-        with self.files.open(self.names[index]) as file:
-            return torch.from_numpy(decode(file, size, channels))
+        name = self.names[index]
 
-    def _without(self, failures: Mapping[int, str], broken: str) -> Tensor:
-        """The indices (int64) of the files that did not fail, after saying which did."""
+        def doubt(reason: str) -> None:
+            self._doubts.setdefault(reason, name)
+
+        with self.files.open(name) as file:
+            return torch.from_numpy(decode(file, size, channels, doubt))
+
+    def _warn(self) -> None:
+        """Warn of doubts, once each; not from the processes of a loader, where each would."""
+        if get_worker_info() is None:
+            for reason, name in self._doubts.items():
+                if reason not in self._warned:
+                    self._warned.add(reason)
+                    notice(f"{self.files.place}: {name}: {reason}.")
+
+    def _without(self, failures: Mapping[str, str], broken: str) -> Tensor:
+        """The indices (int64) of the files that did not fail, after a warning or an error that names the others."""
         if failures:
-            listed = [f"{self.names[index]} ({failures[index]})" for index in sorted(failures)[:NAMED]]
+            listed = [f"{name} ({failures[name]})" for name in list(failures)[:NAMED]]
             more = f" and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
             message = (
                 f"{self.files.place}: {len(failures)} of {len(self)} files cannot be decoded: {', '.join(listed)}{more}"
             )
             if broken == "refuse" or len(failures) == len(self):
-                raise UserError(f"{message}. Take them away, or leave them out with data.broken=skip.")
-            log.warning("%s. They are left out.", message)
-        return torch.tensor([index for index in range(len(self)) if index not in failures])
+                raise UserError(f"{message}. Remove them, or skip them with data.broken=skip.")
+            log.warning("%s. diffexp skips them.", message)
+        return torch.tensor([index for index, name in enumerate(self.names) if name not in failures])
 
 
-def _failures(work: Callable[[int], None], count: int, what: str) -> dict[int, str]:
-    """Call work(0), …, work(count - 1), with a progress bar if it takes long; why calls failed, by index."""
-    failures: dict[int, str] = {}
+def _progress(count: int) -> "tqdm[NoReturn]":
+    return tqdm(desc="decoding", total=count, unit=" images", delay=2, leave=False, disable=None)
+
+
+def _failures(work: Callable[[int], None], indices: range, bar: "tqdm[NoReturn]") -> dict[int, Exception]:
+    """Call work(index) for all indices; what failed, by index and in order."""
+    failures: dict[int, Exception] = {}
 
     def work_on(chunk: range) -> int:
         for index in chunk:
             try:
                 work(index)
             except Exception as error:  # on damaged bytes PIL's decoders raise whatever they run into
-                failures[index] = _reason(error)
+                failures[index] = error
         return len(chunk)
 
-    with tqdm(desc=what, total=count, unit=" images", delay=2, leave=False, disable=None) as bar:
-        bar.update(work_on(range(1)))  # not timed: the first call imports PIL's decoders
-        chunks = [range(start, min(start + CHUNK, count)) for start in range(1, count, CHUNK)]
-        started = time.perf_counter()
-        bar.update(sum(map(work_on, chunks[:1])))
-        slow = time.perf_counter() - started > WORTH_THREADS * CHUNK
-        with ThreadPoolExecutor(os.cpu_count() if slow else 1) as pool:
-            for done in pool.map(work_on, chunks[1:]):
-                bar.update(done)
-    return failures
+    bar.update(work_on(indices[:1]))  # not timed: the first call imports PIL's decoders
+    chunks = [indices[start : start + CHUNK] for start in range(1, len(indices), CHUNK)]
+    started = time.perf_counter()
+    bar.update(sum(map(work_on, chunks[:1])))
+    slow = time.perf_counter() - started > WORTH_THREADS * CHUNK
+    with ThreadPoolExecutor(os.cpu_count() if slow else 1) as pool:
+        for done in pool.map(work_on, chunks[1:]):
+            bar.update(done)
+    return {index: failures[index] for index in sorted(failures)}
 
 
 def _reason(error: Exception) -> str:
     # PIL's own words here are the address of an object
     return "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether an error says something of the machine and not of the file."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)

@@ -3,12 +3,23 @@
 import os
 import zipfile
 from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from PIL import Image
+
+from diffexp.data.notices import notice
 from diffexp.errors import UserError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+DATASET_JSON = "dataset.json"  # the labels, in the zips and folders of StyleGAN and EDM
+_NAMED = 3  # kinds of skipped files that a message names
+# Formats that PIL recognises but cannot decode by itself; for EPS it starts another program.
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+
+State = tuple[str, int, int, int, int]
 
 
 class ImageFiles(ABC):
@@ -16,28 +27,52 @@ class ImageFiles(ABC):
 
     Args:
         place: the folder or zip.
-        names: relative paths with "/", in any order; those that are not visible images are dropped.
+        names: relative paths with "/", in any order. Hidden ones are dropped: below a folder or of a name that begins
+            with a dot, or below __MACOSX.
 
     Attributes:
-        names: sorted by code point, so the same on every machine.
+        names: those that PIL reads by their suffix, sorted by code point, so the same on every machine.
+        others: the names of all other files, sorted.
 
     Raises:
-        UserError: if no image is left.
+        UserError: if there is no image.
     """
 
-    def __init__(self, place: Path, names: list[str]) -> None:
+    def __init__(self, place: Path, names: Iterable[str]) -> None:
         self.place = place
-        self.names = sorted(filter(_is_visible_image, names))
+        visible = sorted(filter(_is_visible, names))
+        suffixes = readable_suffixes()
+        self.names = [name for name in visible if _suffix(name) in suffixes]
+        self.others = [name for name in visible if _suffix(name) not in suffixes]
         if not self.names:
-            raise UserError(f"{place} holds no images ({', '.join(sorted(SUFFIXES))}).")
+            there = f"; it holds {self._described()}" if self.others else ""
+            raise UserError(f"{place} holds no images that PIL can read{there}.")
 
     @abstractmethod
     def open(self, name: str) -> IO[bytes]:
         """One file, to be read and closed. Callable from several threads, and from processes forked meanwhile."""
 
     @abstractmethod
-    def size(self, name: str) -> int:
-        """A file's length in bytes, before any compression by the zip."""
+    def states(self, names: list[str]) -> list[State]:
+        """What changes with the content of the files, or of the zip: name, size, mtime and ctime in ns, inode.
+
+        The ctime and the inode also give away a copy that kept size and mtime.
+        """
+
+    def report_skipped(self) -> None:
+        """Warn, once, of files that are not read as images."""
+        skipped = [name for name in self.others if PurePosixPath(name).name != DATASET_JSON]
+        if skipped:
+            notice(f"{self.place}: diffexp skips files that PIL cannot read: {self._described()}.")
+
+    def _described(self) -> str:
+        kinds = defaultdict(list)
+        for name in self.others:
+            if PurePosixPath(name).name != DATASET_JSON:
+                kinds[_suffix(name)].append(name)
+        often = sorted(kinds.values(), key=len, reverse=True)
+        text = ", ".join(f"{len(kind)} like {kind[0]}" for kind in often[:_NAMED])
+        return text + (f" and {sum(map(len, often[_NAMED:]))} more" if often[_NAMED:] else "")
 
 
 class FolderFiles(ImageFiles):
@@ -58,13 +93,15 @@ class FolderFiles(ImageFiles):
         """See `ImageFiles.open`."""
         return (self.place / name).open("rb")
 
-    def size(self, name: str) -> int:
-        """See `ImageFiles.size`."""
-        return (self.place / name).stat().st_size
+    def states(self, names: list[str]) -> list[State]:
+        """See `ImageFiles.states`."""
+        return [(name, *_state(self.place / name)) for name in names]
 
 
 class ZipFiles(ImageFiles):
     """The images of a zip, read from it without extracting anything to disk.
+
+    A backslash in a name separates folders. Of several members of one name the last counts.
 
     Raises:
         UserError: if it is no zip, damaged or encrypted, or holds no images.
@@ -74,20 +111,25 @@ class ZipFiles(ImageFiles):
         self._opened: tuple[int, zipfile.ZipFile] | None = None
         try:
             with zipfile.ZipFile(place) as archive:
-                members = [member for member in archive.infolist() if not member.is_dir()]
+                members = [member for member in archive.infolist() if not member.filename.endswith(("/", "\\"))]
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{place} is neither a folder nor an intact zip: {error}.") from error
         if any(member.flag_bits & 1 for member in members):
             raise UserError(f"{place} is encrypted; unpack it, or pack it again without a password.")
-        super().__init__(place, [member.filename for member in members])
+        self._members = {member.filename.replace("\\", "/"): member for member in members}
+        if len(self._members) < len(members):
+            twice = len(members) - len(self._members)
+            notice(f"{place}: {twice} of {len(members)} files have the name of a later one; diffexp reads the last.")
+        super().__init__(place, self._members)
 
     def open(self, name: str) -> IO[bytes]:
         """See `ImageFiles.open`."""
-        return self._archive().open(name)
+        return self._archive().open(self._members[name])
 
-    def size(self, name: str) -> int:
-        """See `ImageFiles.size`."""
-        return self._archive().getinfo(name).file_size
+    def states(self, names: list[str]) -> list[State]:
+        """See `ImageFiles.states`."""
+        state = _state(self.place)
+        return [(name, *state) for name in names]
 
     def _archive(self) -> zipfile.ZipFile:
         # a forked process shares the file's position with its parent, so each process opens its own
@@ -100,17 +142,35 @@ class ZipFiles(ImageFiles):
 
 
 def open_files(place: Path) -> ImageFiles:
-    """The image files of a folder or zip.
+    """The image files of a folder or zip; a warning counts the files that are no images.
 
     Raises:
         UserError: if there is no such path, or it is neither, or it holds no images.
     """
     if not place.exists():
         raise UserError(f"there is no folder or zip {place}.")
-    return FolderFiles(place) if place.is_dir() else ZipFiles(place)
+    files = FolderFiles(place) if place.is_dir() else ZipFiles(place)
+    files.report_skipped()
+    return files
 
 
-def _is_visible_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden
+@cache
+def readable_suffixes() -> frozenset[str]:
+    """The suffixes, in lower case, of the files that the installed PIL decodes."""
+    suffixes = Image.registered_extensions().items()
+    # MPO, of stereo cameras, has no opener of its own: its files begin as a JPEG does
+    decoded = (Image.OPEN.keys() | {"MPO"}) - _NOT_DECODED
+    return frozenset(suffix for suffix, kind in suffixes if kind in decoded)
+
+
+def _state(path: Path) -> tuple[int, int, int, int]:
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _is_visible(name: str) -> bool:
+    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)

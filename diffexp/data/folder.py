@@ -1,19 +1,17 @@
 """Images from any folder or zip, with one sub-folder a class or none."""
 
-import logging
 import math
-import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 
 from diffexp.data.decoding import StoredImages
-from diffexp.data.files import open_files
+from diffexp.data.files import ImageFiles, open_files
 from diffexp.data.images import ImageSet
+from diffexp.data.layout import Role, classes, splits
+from diffexp.data.notices import notice
 from diffexp.errors import UserError
 from diffexp.randomness import derive_seed
-
-log = logging.getLogger(__name__)
 
 
 def load(
@@ -28,12 +26,14 @@ def load(
 ) -> ImageSet:
     """The images of a folder or zip, sorted by name and converted by the rules of `diffexp.data.pixels`.
 
-    Folders around everything do not count. Below them, if every image lies in a sub-folder, the first-level
-    sub-folders are the classes, sorted by name; otherwise the images are unlabelled. Hidden files are left out.
+    `diffexp.data.layout` says what its folders mean: splits, classes or nothing. Hidden files are dropped; diffexp
+    counts in a warning what else it cannot read.
 
-    If the split fits into memory, every file is decoded at the start. Otherwise only the headers are read at
-    the start, and each batch decodes its own files; one whose damage shows only then stops the run with its
-    name, whatever `broken` says, because leaving it out would change the order of all that follows.
+    Where there is a train folder, the training images are in it. The test split is, in this order: `test_path`,
+    the share `test_fraction` of the training images, the test folder, the validation folder.
+
+    Every file is decoded once, so that damage shows before training. If the split fits into memory, this happens at
+    each start. Otherwise diffexp keeps what it found in its cache, and each batch decodes its own files.
 
     Args:
         split: "train" or "test".
@@ -41,27 +41,33 @@ def load(
         channels: 1 (grey) or 3 (RGB).
         memory_gb: largest size of a split in memory as uint8, in GiB.
         path: the folder or zip.
-        test_path: the folder or zip of the test split; its classes must be among those of `path`.
+        test_path: the folder or zip of the test split; its classes must be among those of `path`. If it has splits
+            itself, its test or validation folder is meant.
         test_fraction: without test_path, the share of `path` that makes the test split, in [0, 1). A file belongs
             to it or not by a hash of its name relative to `path`, whatever other files there are.
         broken: "refuse" files that cannot be decoded, or "skip" them with a warning.
 
     Raises:
-        UserError: if there are no images, no test split or broken files, or a path is no folder or zip.
+        UserError: if there are no images, no test split or broken files, or a path is no folder or zip; if folders or
+            labels have no clear meaning (see `diffexp.data.layout`).
     """
-    files = open_files(Path(path).expanduser())
-    names = files.names
-    class_of = _classes(names)
-    class_names = sorted(set(class_of.values()))
-    if test_path is None:
+    place = Path(path).expanduser()
+    files = open_files(place)
+    parts = splits(place, files.names)
+    names = files.names if parts is None else parts["train"]
+    class_of, class_names = classes(files, names)
+    if test_path is not None:
+        if split == "test":
+            files = open_files(Path(test_path).expanduser())
+            names = _held_out(files)
+            class_of = _test_classes(files, names, class_names, path)
+    elif parts is None or test_fraction > 0:
         names = _share(names, split, test_fraction, path)
     elif split == "test":
-        files = open_files(Path(test_path).expanduser())
-        names = files.names
-        class_of = _classes(names) if class_of else {}
-        unknown = sorted(set(class_of.values()).difference(class_names))
-        if unknown:
-            raise UserError(f"{test_path} has classes that {path} has not: {', '.join(unknown)}.")
+        names = parts[_test_role(parts)]
+        class_of = _test_classes(files, names, class_names, path)
+    if parts is not None:
+        _report(place, parts, used=test_path is None and test_fraction == 0)
 
     number_of = {name: number for number, name in enumerate(class_names)}
     labels = torch.tensor([number_of[class_of[name]] for name in names]) if class_of else None
@@ -71,16 +77,37 @@ def load(
     return images.in_memory(broken) if fits else images.checked(broken)
 
 
-def _classes(names: list[str]) -> dict[str, str]:
-    """The class of each file, by the rule of `load`; empty if the files are unlabelled."""
-    parts = [PurePosixPath(name).parts for name in names]
-    around = len(os.path.commonprefix([path[:-1] for path in parts]))  # noqa: RUF071 (of tuples: part by part)
-    loose = sum(len(path) == around + 1 for path in parts)
-    if loose:
-        if loose < len(names):
-            log.warning("%d of %d images lie in no sub-folder, so sub-folders are no classes", loose, len(names))
-        return {}
-    return {name: path[around] for name, path in zip(names, parts, strict=True)}
+def _test_role(parts: dict[Role, list[str]]) -> Role:
+    return "test" if "test" in parts else "validation"
+
+
+def _held_out(files: ImageFiles) -> list[str]:
+    """The images of a place that is given for the test split."""
+    parts = splits(files.place, files.names)
+    return files.names if parts is None else parts[_test_role(parts)]
+
+
+def _test_classes(files: ImageFiles, names: list[str], class_names: list[str], path: str) -> dict[str, str]:
+    """The class of each test image, if the training images have classes."""
+    class_of, found = classes(files, names, class_names) if class_names else ({}, [])
+    unknown = sorted(set(found).difference(class_names))
+    if unknown:
+        raise UserError(
+            f"{files.place} has test classes that the training images of {path} do not: {', '.join(unknown)}."
+        )
+    return class_of
+
+
+def _report(place: Path, parts: dict[Role, list[str]], used: bool) -> None:
+    """Warn which folder is which split."""
+    test = _test_role(parts) if used else None
+    unused = [f"{role} ({len(parts[role])} images)" for role in parts if role not in ("train", test)]
+    tested = "" if test is None else f", tests on {test} ({len(parts[test])})"
+    ignored = f" and ignores {', '.join(sorted(unused))}" if unused else ""
+    notice(
+        f"{place}: its folders are splits, not classes; diffexp trains on train ({len(parts['train'])} images){tested}"
+        f"{ignored}."
+    )
 
 
 def _share(names: list[str], split: str, test_fraction: float, path: str) -> list[str]:

@@ -11,13 +11,15 @@ from PIL import Image
 from diffexp.data.decoding import StoredImages
 from diffexp.data.files import open_files
 from diffexp.data.images import ImageSet, MemoryImages
+from diffexp.data.layout import splits
 from diffexp.errors import UserError
 
 log = logging.getLogger(__name__)
 
 # Ours and, for samples, that of guided-diffusion, which others took over.
 _ARRAYS = ("images", "arr_0")
-_LOSSY = (".jpg", ".jpeg", ".webp")
+_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".jp2")
 
 
 def given_images(path: Path) -> ImageSet:
@@ -56,15 +58,20 @@ def _from_npz(path: Path) -> MemoryImages:
 
 def _from_files(path: Path) -> ImageSet:
     files = open_files(path)
+    if (parts := splits(path, files.names)) is not None:
+        raise UserError(
+            f"{path}: expected one set of images, got folders of splits ({', '.join(parts)}). Name one of them; unpack "
+            "a zip before."
+        )
     sizes: dict[tuple[int, int], str] = {}
     grey = True
     for name in files.names:
         try:
             with files.open(name) as file, Image.open(file) as image:
                 sizes.setdefault(image.size, name)
-                grey = grey and image.mode in ("1", "L")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot decode {name}: {error}") from error
+                grey = grey and image.mode in _GREY
+        except Exception as error:  # on damaged bytes PIL's decoders raise whatever they run into
+            raise UserError(f"{path}: cannot decode {name}: {error}. Repair or remove it.") from error
     if len(sizes) > 1:
         (one, first), (other, second) = list(sizes.items())[:2]
         raise UserError(
@@ -76,6 +83,9 @@ def _from_files(path: Path) -> ImageSet:
     lossy = sum(name.lower().endswith(_LOSSY) for name in files.names)
     if lossy:
         log.warning(
-            "%s: %d of %d files are lossy (JPEG, WebP), which changes scores; use PNG", path, lossy, len(files.names)
+            "%s: %d of %d files may be lossy (JPEG, WebP, AVIF), which changes scores; use PNG",
+            path,
+            lossy,
+            len(files.names),
         )
     return StoredImages(files, files.names, (1 if grey else 3, height, width))

@@ -1,6 +1,7 @@
 """Sets of uint8 images, and the one rule by which pixels become floats and floats become pixels."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -36,9 +37,9 @@ class ImageSet(ABC):
         """The images at `indices` (int64, (B,)), in that order: uint8 (B, C, H, W)."""
 
     def fingerprint(self) -> str:
-        """A digest of all pixels in order."""
-        digest = hashlib.sha256(repr((len(self), self.image_shape)).encode())
-        for indices in torch.split(torch.arange(len(self)), 10_000):
+        """A digest of all pixels in order, the same wherever the images are held."""
+        digest = new_fingerprint(len(self), self.image_shape)
+        for indices in torch.split(torch.arange(len(self)), images_in_a_block(self.image_shape)):
             digest.update(self.fetch(indices).contiguous().numpy().data)
         return digest.hexdigest()
 
@@ -53,6 +54,16 @@ class ImageSet(ABC):
         some = min(len(self), 1000)
         digest.update(self.fetch(torch.arange(some) * len(self) // max(some, 1)).contiguous().numpy().data)
         return f"{len(self)} images, {digest.hexdigest()[:16]}"
+
+
+def new_fingerprint(count: int, image_shape: tuple[int, int, int]) -> "hashlib._Hash":
+    """The digest of `ImageSet.fingerprint` before its first pixel."""
+    return hashlib.sha256(repr((count, image_shape)).encode())
+
+
+def images_in_a_block(image_shape: tuple[int, int, int]) -> int:
+    """How many images take about 64 MiB, enough to read at once and little next to a set."""
+    return max(1, 2**26 // math.prod(image_shape))
 
 
 class MemoryImages(ImageSet):

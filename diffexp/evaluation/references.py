@@ -6,7 +6,6 @@ float64. Ours hold more beside them: ``feats`` (float32, the bank), ``num_images
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,9 +28,8 @@ from diffexp.evaluation.frechet import FrechetReference
 from diffexp.evaluation.gathering import Gathered, Gathering, Gaussian
 from diffexp.evaluation.kernel import KernelReference
 from diffexp.evaluation.neighbours import ManifoldReference, NearestReference, typical_distances
-from diffexp.files import sha256, whole_file, writable
+from diffexp.files import CACHE_VARIABLE, cache_folder, sha256, whole_file, writable
 
-VARIABLE = "DIFFEXP_CACHE"
 _FORMAT = 2
 
 
@@ -148,8 +146,7 @@ def reference(
 def of_images(images: ImageSet, extractor: Extractor, batch_size: int, name: str) -> Reference:
     """A reference that is not kept: all images of a set."""
     gathered = gather(images, torch.arange(len(images)), extractor, batch_size, name)
-    pixels = ImageSet.fingerprint(images)  # of all of them, also of those on disk: a file's name says nothing here
-    identity = {"count": len(images), "image_shape": list(images.image_shape), "pixels": pixels}
+    identity = {"count": len(images), "image_shape": list(images.image_shape), "pixels": images.fingerprint()}
     return Reference(gathered.gaussian, gathered.bank, None, identity, name)
 
 
@@ -216,8 +213,8 @@ def check_reference_count(wanted: ReferenceConfig, images: ImageSet, extractor: 
 
 
 def _cache(wanted: ReferenceConfig) -> Path:
-    folder = wanted.cache or os.environ.get(VARIABLE) or "~/.cache/diffexp"
-    return Path(folder).expanduser() / "references"
+    folder = cache_folder() if wanted.cache is None else Path(wanted.cache).expanduser()
+    return folder / "references"
 
 
 def _file_name(identity: dict[str, Any]) -> str:
@@ -246,7 +243,7 @@ def _write(made: Reference) -> None:
     except OSError as error:
         raise UserError(
             f"reference.cache: {made.path.parent} cannot be written ({error.strerror}); name another folder by "
-            f"reference.cache=… or ${VARIABLE}"
+            f"reference.cache=… or ${CACHE_VARIABLE}"
         ) from error
 
 

@@ -106,10 +106,10 @@ def test_images_beside_folders_are_all_unlabelled(pack: Pack, caplog: pytest.Log
     images = read(pack({"z.png": png(1), "cat/a.png": png(2)}))
     assert (images.labels, images.class_names) == (None, None)
     assert values(images) == [2, 1]
-    assert "1 of 2 images lie in no sub-folder" in caplog.text
+    assert "1 of 2 images are in no sub-folder" in caplog.text
 
 
-def test_hidden_and_other_files_are_left_out(pack: Pack) -> None:
+def test_hidden_and_other_files_are_skipped(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:
     junk = {
         "cat/.x.png": png(9),
         ".git/a.png": png(9),
@@ -117,7 +117,39 @@ def test_hidden_and_other_files_are_left_out(pack: Pack) -> None:
         "cat/notes.txt": b"",
         "a.npy": b"",
     }
-    assert values(read(pack(TWO_CLASSES | junk))) == [1, 2, 4, 3]
+    path = pack(TWO_CLASSES | junk)
+    for memory_gb in (IN_MEMORY, ON_DISK):  # the warning comes once
+        assert values(read(path, memory_gb=memory_gb)) == [1, 2, 4, 3]
+    [warning] = caplog.messages
+    assert warning == f"{path}: diffexp skips files that PIL cannot read: 1 like a.npy, 1 like cat/notes.txt."
+
+
+@pytest.mark.parametrize("kind", ["ppm", "PGM", "pbm", "jfif", "avif", "qoi", "tga", "jp2", "pcx"])
+def test_every_format_that_pil_decodes_is_read(pack: Pack, kind: str) -> None:
+    format_ = Image.registered_extensions().get(f".{kind.lower()}")
+    if format_ not in Image.OPEN or format_ not in Image.SAVE:
+        pytest.skip("this PIL cannot write it")
+    file = io.BytesIO()
+    mode = "1" if kind == "pbm" else "RGB" if kind in ("ppm", "qoi", "avif", "jfif") else "L"
+    Image.new(mode, (4, 4), "white").save(file, format_)
+    images = read(pack({"deep/a.png": png(1), f"deep/b.{kind}": file.getvalue()}))
+    assert values(images)[0] == 1
+    assert values(images)[1] >= 253
+
+
+def test_backslashes_in_a_zip_separate_folders(tmp_path: Path) -> None:
+    images = read(write_zip(tmp_path / "windows.zip", {"cat\\1.png": png(1), "dog\\2.png": png(2)}))
+    assert images.class_names == ["cat", "dog"]
+
+
+def test_of_two_members_of_a_name_the_last_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "twice.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", png(1))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a.png", png(2))
+    assert values(read(path)) == [2]
+    assert "1 of 2 files have the name of a later one" in caplog.text
 
 
 def test_linked_folders_are_followed(tmp_path: Path) -> None:
@@ -213,7 +245,7 @@ def test_a_second_place_is_the_test_split(tmp_path: Path) -> None:
 def test_test_classes_must_be_known(tmp_path: Path) -> None:
     train = write_folder(tmp_path / "train", TWO_CLASSES)
     test = write_folder(tmp_path / "test", {"cow/1.png": png(5), "dog/1.png": png(6)})
-    with pytest.raises(UserError, match=r"test has classes that .*train has not: cow\."):
+    with pytest.raises(UserError, match=r"test has test classes that .*train do not: cow\."):
         read(train, "test", test_path=str(test))
 
 
@@ -270,22 +302,23 @@ def test_something_must_be_left(pack: Pack) -> None:
         read(pack({"a.png": b"?"}), broken="skip")
 
 
-def test_on_disk_headers_are_checked_at_the_start(pack: Pack) -> None:
-    path = pack(TWO_CLASSES | {name: data for name, (data, _) in BROKEN.items() if "truncated" not in name})
-    with pytest.raises(UserError, match=r"3 of 7 files cannot be decoded: a/text\.jpg"):
-        read(path, memory_gb=ON_DISK)
-    images = read(path, memory_gb=ON_DISK, broken="skip")
+@pytest.mark.parametrize("memory_gb", [IN_MEMORY, ON_DISK])
+def test_all_images_are_decoded_at_the_start_wherever_they_are_kept(pack: Pack, memory_gb: float) -> None:
+    path = pack(TWO_CLASSES | {name: data for name, (data, _) in BROKEN.items()})
+    with pytest.raises(UserError, match=r"4 of 8 files cannot be decoded: a/text\.jpg .*, a/truncated\.png"):
+        read(path, memory_gb=memory_gb)
+    images = read(path, memory_gb=memory_gb, broken="skip")
     assert values(images) == [1, 2, 4, 3]
     assert images.labels is not None
     assert images.labels.tolist() == [2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("broken", ["refuse", "skip"])
-def test_on_disk_later_damage_stops_with_the_name(pack: Pack, broken: str) -> None:
-    path = pack({"a.png": png(1), "b.png": BROKEN["a/truncated.png"][0]})
+def test_on_disk_later_damage_stops_with_the_name(tmp_path: Path, broken: str) -> None:
+    path = write_folder(tmp_path / "images", {"a.png": png(1), "b.png": noise_png()})
     images = read(path, memory_gb=ON_DISK, broken=broken)
-    assert len(images) == 2
-    with pytest.raises(UserError, match=r"images.*: cannot decode b\.png \(.*truncated.*raise data\.memory_gb"):
+    (path / "b.png").write_bytes(BROKEN["a/truncated.png"][0])
+    with pytest.raises(UserError, match=r"images.*: cannot decode b\.png \(.*truncated"):
         images.fetch(torch.tensor([0, 1]))
 
 
@@ -311,7 +344,7 @@ def test_a_missing_place_is_named(tmp_path: Path) -> None:
 
 
 def test_a_place_without_images_is_refused(pack: Pack) -> None:
-    with pytest.raises(UserError, match=r"images.* holds no images \(.bmp, .gif, .jpeg"):
+    with pytest.raises(UserError, match=r"images.* holds no images that PIL can read; it holds 1 like notes\.txt\."):
         read(pack({"notes.txt": b"", ".hidden.png": png(1)}))
 
 

@@ -1,11 +1,15 @@
 """Every rule of diffexp.data.pixels, against values worked out by hand or by PIL on a whole image."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from diffexp.data import pixels
+from diffexp.data.depth import AS_8_BIT, AS_16_BIT, DARK, Depth
 from diffexp.data.pixels import decode
 
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
@@ -56,8 +60,149 @@ def test_big_endian_16_bit_tiff() -> None:
     assert decoded(image, 1, "TIFF").tolist() == [[1, 2], [3, 255]]
 
 
-def test_wider_integers_are_16_bit_values() -> None:
-    assert decoded(Image.fromarray(np.full((2, 2), 25700, np.int32)), 1, "TIFF").tolist() == [[100, 100], [100, 100]]
+@pytest.mark.parametrize(
+    ("values", "expected", "doubt"),
+    [
+        ([[0, 255], [100, 7]], [[0, 255], [100, 7]], AS_8_BIT),
+        ([[0, 25700], [65535, 257]], [[0, 100], [255, 1]], AS_16_BIT),
+        ([[0, 256], [0, 0]], [[0, 1], [0, 0]], AS_16_BIT),
+    ],
+)
+def test_integers_without_a_declared_range(values: list[list[int]], expected: list[list[int]], doubt: str) -> None:
+    for dtype in (np.int32, np.uint32):
+        doubts: list[str] = []
+        file = io.BytesIO(tiff(np.array(values, dtype)))
+        assert decode(file, 2, 1, doubts.append)[0].tolist() == expected
+        assert doubts == [doubt]
+
+
+def tiff(values: np.ndarray, bits: int | None = None, white_is_zero: bool = False, order: str = "<") -> bytes:
+    """An uncompressed grey TIFF, written out by its specification."""
+    kind = 2 if values.dtype.kind == "i" else 1
+    data = values.tobytes()
+    height, width = (2, 2) if bits else values.shape
+    tags = {256: width, 257: height, 258: bits or 8 * values.dtype.itemsize, 259: 1, 262: 0 if white_is_zero else 1}
+    tags |= {273: 8 + 2 + 12 * 10 + 4, 277: 1, 278: height, 279: len(data), 339: kind}
+    entries = [struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    return head + b"".join(entries) + bytes(4) + data
+
+
+def png(bits: int, colour: int, rows: list[bytes], **chunks: bytes) -> io.BytesIO:
+    """A PNG of 2×2 pixels, written out by its specification."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, bits, colour, 0, 0, 0))
+    more = b"".join(chunk(kind.encode(), data) for kind, data in chunks.items())
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + head + more + pixels + chunk(b"IEND", b""))
+
+
+def grey(file: io.BytesIO) -> tuple[list[list[int]], list[str]]:
+    """The pixels of a file of 2×2, and the doubts about them."""
+    doubts: list[str] = []
+    return decode(file, 2, 1, doubts.append)[0].tolist(), doubts
+
+
+def rows16(*values: int) -> list[bytes]:
+    return [struct.pack(">2H", *values[:2]), struct.pack(">2H", *values[2:])]
+
+
+def test_12_bit_tiff_fills_the_range() -> None:
+    packed = np.frombuffer(bytes([0x00, 0x0F, 0xFF, 0x80, 0x00, 0x64]), np.uint8)  # rows 0, 4095 and 2048, 100
+    assert grey(io.BytesIO(tiff(packed, bits=12))) == ([[0, 255], [128, 6]], [])
+
+
+def test_16_bit_tiff_whose_0_is_white() -> None:
+    values = np.array([[0, 65535], [257, 25700]], np.uint16)
+    assert grey(io.BytesIO(tiff(values, white_is_zero=True)))[0] == [[255, 0], [254, 155]]
+    assert grey(io.BytesIO(tiff(values)))[0] == [[0, 255], [1, 100]]
+
+
+@pytest.mark.parametrize("values", [np.array([[-5, 1], [2, 3]], np.int8), np.array([[-5, 1], [2, 3]], np.int16)])
+def test_negative_samples_are_refused(values: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="no known range"):
+        grey(io.BytesIO(tiff(values)))
+
+
+@pytest.mark.parametrize(
+    ("significant", "values", "expected"),
+    [
+        (12, (0, 4095, 2047, 1000), [[0, 255], [127, 62]]),  # 255 x / 4095
+        (10, (0, 1023, 511, 100), [[0, 255], [127, 25]]),
+        (12, (0, 65535, 0x8008, 0x4004), [[0, 255], [128, 64]]),  # already on top, as the specification wants
+        (12, (0, 4080, 16, 160), [[0, 16], [0, 1]]),  # on top, and dark
+        (16, (0, 4095, 2047, 1000), [[0, 16], [8, 4]]),
+    ],
+)
+def test_significant_bits_of_a_png(significant: int, values: tuple[int, ...], expected: list[list[int]]) -> None:
+    file = png(16, 0, rows16(*values), sBIT=bytes([significant]))
+    assert grey(file) == (expected, [])
+
+
+def test_significant_bits_of_an_8_bit_png() -> None:
+    assert grey(png(8, 0, [bytes([0, 15]), bytes([7, 3])], sBIT=b"\4"))[0] == [[0, 255], [119, 51]]
+    assert grey(png(8, 0, [bytes([0, 255]), bytes([17, 3])], sBIT=b"\4"))[0] == [[0, 255], [17, 3]]
+    assert grey(png(4, 0, [b"\x0f", b"\x73"], sBIT=b"\4"))[0] == [[0, 255], [119, 51]]
+
+
+def test_undeclared_bits_are_doubted() -> None:
+    assert grey(png(16, 0, rows16(0, 4095, 2048, 1000))) == ([[0, 16], [8, 4]], [DARK])
+    assert grey(png(16, 0, rows16(0, 16383, 0, 0)))[1] == [DARK]
+    assert grey(png(16, 0, rows16(0, 16384, 0, 0)))[1] == []
+    assert grey(png(16, 0, rows16(0, 0, 0, 0)))[1] == []
+    assert grey(png(16, 4, [struct.pack(">4H", 0, 65535, 4095, 65535)] * 2))[1] == [DARK]  # with alpha
+    assert grey(png(16, 2, [struct.pack(">6H", *[4095] * 6)] * 2))[1] == [DARK]  # colours
+    assert grey(png(8, 0, [b"\0\1", b"\1\0"]))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (b"P5 2 2 4095\n" + struct.pack(">4H", 0, 4095, 2048, 1000), [[0, 255], [128, 62]]),
+        (b"P5 2 2 15\n" + bytes([0, 15, 7, 3]), [[0, 255], [119, 51]]),
+        (b"P2 2 2 1023\n0 1023 511 100\n", [[0, 255], [127, 25]]),
+        (b"P5 2 2 65535\n" + struct.pack(">4H", 0, 65535, 257, 32768), [[0, 255], [1, 128]]),
+        (
+            b"P6 2 2 4095\n" + struct.pack(">12H", *[0] * 3, *[4095] * 3, *[2048] * 3, *[1000] * 3),
+            [[0, 255], [128, 62]],
+        ),
+        (b"P1 2 2\n0 1 1 0\n", [[255, 0], [0, 255]]),
+    ],
+)
+def test_maxval_is_white(file: bytes, expected: list[list[int]]) -> None:
+    assert grey(io.BytesIO(file)) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("bits", "rows", "levels"),
+    [  # the pixels 0, max, and two between
+        (1, [b"\x40", b"\x40"], [[0, 255], [0, 255]]),
+        (2, [b"\x30", b"\x60"], [[0, 255], [85, 170]]),
+        (4, [b"\x0f", b"\x37"], [[0, 255], [51, 119]]),
+        (8, [b"\x00\xff", b"\x33\x77"], [[0, 255], [51, 119]]),
+        (16, rows16(0, 65535, 257 * 51, 257 * 119), [[0, 255], [51, 119]]),
+    ],
+)
+def test_the_transparent_level_of_a_grey_png_is_white(bits: int, rows: list[bytes], levels: list[list[int]]) -> None:
+    assert grey(png(bits, 0, rows))[0] == levels
+    for level in {value for row in levels for value in row}:
+        transparent = struct.pack(">H", level * (2**bits - 1) // 255)
+        whitened = [[255 if value == level else value for value in row] for row in levels]
+        assert grey(png(bits, 0, rows, tRNS=transparent))[0] == whitened
+
+
+def test_the_transparent_colour_of_a_16_bit_png_is_white() -> None:
+    red, blue = struct.pack(">3H", 40000, 0, 0), struct.pack(">3H", 0, 0, 40000)
+    pixels = decode(png(16, 2, [red + blue, blue + red], tRNS=red), 2, 3).transpose(1, 2, 0)
+    assert pixels.tolist() == [[[255] * 3, [0, 0, 156]], [[0, 0, 156], [255] * 3]]
+
+
+def test_premultiplied_grey_is_laid_on_white() -> None:
+    image = Image.merge("LA", [Image.new("L", (2, 2), 100), Image.new("L", (2, 2), 102)]).convert("La")
+    assert np.asarray(pixels._coloured(image, 1, Depth(), print)).tolist() == [[193, 193], [193, 193]]
 
 
 @pytest.mark.parametrize("value", [np.int32(70000), np.int32(-1), np.float32(0.5)])

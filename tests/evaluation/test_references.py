@@ -161,19 +161,21 @@ def test_copies_are_looked_for_among_all_training_images_or_not_at_all(tmp_path)
         assert build(tmp_path, **wanted).nearest is None
 
 
-def test_folders_that_stay_on_disk_are_told_apart_by_names_sizes_and_pixels(tmp_path):
+def test_where_images_are_held_does_not_change_what_a_reference_is(tmp_path, monkeypatch):
     from PIL import Image
 
     from diffexp.data.folder import load as load_folder
 
+    monkeypatch.setenv("DIFFEXP_CACHE", str(tmp_path / "cache"))
     (tmp_path / "images").mkdir()
-    for index, image in enumerate(digits()[:50]):
-        Image.fromarray(image[0].numpy()).save(tmp_path / "images" / f"{index:02d}.png")
+    for index, image in enumerate(digits()[:80]):
+        Image.fromarray(image[0].numpy()).save(tmp_path / "images" / f"{index:02d}.bmp")
 
-    def fingerprint():
-        return load_folder("train", 8, 1, 0, path=str(tmp_path / "images")).fingerprint()
+    def built(memory_gb):
+        return build(tmp_path, load_folder("train", 8, 1, memory_gb, path=str(tmp_path / "images")))
 
-    first = fingerprint()
-    assert fingerprint() == first
-    Image.fromarray(digits()[60][0].numpy()).save(tmp_path / "images" / "25.png")
-    assert fingerprint() != first
+    memory, disk = built(1), built(0)
+    assert memory.identity == disk.identity
+    assert disk.path == memory.path
+    Image.fromarray(digits()[90][0].numpy()).save(tmp_path / "images" / "25.bmp")  # of the same size in bytes
+    assert built(0).identity == built(1).identity != disk.identity

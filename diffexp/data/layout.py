@@ -1,0 +1,195 @@
+"""What the folders around images mean: splits, classes, or nothing."""
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from diffexp.data.files import DATASET_JSON, ImageFiles
+from diffexp.data.notices import notice
+from diffexp.errors import UserError
+
+Role = Literal["train", "test", "validation"]
+
+# The names that Hugging Face's image folders take for splits, in any case.
+_ROLES: dict[str, Role] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
+_INDEX_FOLDER, _INDEX = 5, 8  # digits of a folder and of an image's number, in StyleGAN's and EDM's zips
+_NAMED = 5
+
+
+def splits(place: Path, names: list[str]) -> dict[Role, list[str]] | None:
+    """The images by their split, where the first-level folders are splits; None where they are not.
+
+    They are if one is called train or training and another one test or validation, in any of the usual words. Folders
+    around everything do not count.
+
+    Args:
+        place: the folder or zip, for messages.
+        names: of the images in it.
+
+    Raises:
+        UserError: if there are images outside the folders of the splits, two folders of one role or no train folder; if
+            the splits are below the classes.
+    """
+    around = len(_common(names))
+    below: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        parts = PurePosixPath(name).parts
+        below[parts[around] if len(parts) > around + 1 else ""].append(name)
+    folders = {folder: _ROLES[folder.casefold()] for folder in below if folder.casefold() in _ROLES}
+    others = sorted(below.keys() - folders.keys())
+    roles = set(folders.values())
+    if not others and len(folders) > len(roles):
+        raise UserError(f"{place}: expected one folder a split, got {_listed(folders)}. Merge or remove some.")
+    if "train" not in roles and not others:
+        raise UserError(
+            f"{place}: expected a train folder next to {_listed(folders)}, got none. "
+            "Name the folder to read by data.path."
+        )
+    if "train" not in roles or len(roles) == 1:
+        _refuse_splits_below_classes(place, below, around)
+        return None
+    if others:
+        more = below[""][0] if others == [""] else _listed(filter(None, others))
+        raise UserError(
+            f"{place}: expected the splits {_listed(folders)} alone, or classes alone; got {more} as well. "
+            "Move one of the two elsewhere."
+        )
+    return {role: below[folder] for folder, role in folders.items()}
+
+
+def classes(files: ImageFiles, names: list[str], known: list[str] | None = None) -> tuple[dict[str, str], list[str]]:
+    """The class of each image, and the names of the classes in order; both empty for unlabelled images.
+
+    - A dataset.json in a folder around all of the images holds the labels: {"labels": [[file, number], …]} as StyleGAN
+      and EDM write it, in the order of the numbers. With {"labels": null} there are none.
+    - Otherwise, if every image is in a sub-folder, the first-level sub-folders are the classes, sorted by name.
+      Folders around everything do not count. Nor do folders that only number the images, as FFHQ, StyleGAN and EDM
+      have them.
+
+    Args:
+        files: the place.
+        names: which images of it.
+        known: classes of the training images. A folder of such a name is a class even if it is the only one.
+
+    Raises:
+        UserError: if dataset.json is damaged, lacks an image, or has a label that is no number of a class.
+    """
+    numbers = _labels_of_json(files, names)
+    if numbers is not None:
+        ordered = sorted(set(numbers.values()))
+        if ordered and ordered[-1] != len(ordered) - 1:
+            notice(
+                f"{files.place}: the labels in {DATASET_JSON} have gaps: {_listed(map(str, ordered))}; diffexp numbers "
+                f"the {len(ordered)} classes from 0 in this order."
+            )
+        return {name: str(number) for name, number in numbers.items()}, [str(number) for number in ordered]
+    parts = [PurePosixPath(name).parts for name in names]
+    common = _common(names)
+    around = next((depth for depth, folder in enumerate(common) if folder in (known or ())), len(common))
+    loose = sum(len(path) == around + 1 for path in parts)
+    if loose:
+        if loose < len(names):
+            notice(
+                f"{files.place}: {loose} of {len(names)} images are in no sub-folder, so diffexp reads no classes from "
+                "the sub-folders."
+            )
+        return {}, []
+    if all(_is_number(path[around], PurePosixPath(path[-1]).stem) for path in parts):
+        return {}, []
+    of = {name: path[around] for name, path in zip(names, parts, strict=True)}
+    return of, sorted(set(of.values()))
+
+
+def _labels_of_json(files: ImageFiles, names: list[str]) -> dict[str, int] | None:
+    """The label of each image in the nearest dataset.json above them; {} if it says that there are none."""
+    common = _common(names)
+    candidates = ["/".join((*common[:depth], DATASET_JSON)) for depth in range(len(common), -1, -1)]
+    there = {name for name in files.others if name.endswith(DATASET_JSON)}
+    found = next((each for each in candidates if each in there), None)
+    if found is None:
+        return None
+    source = f"{files.place}: {found}"
+    try:
+        with files.open(found) as file:
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{source}: expected JSON, got {error}. Repair or remove it.") from error
+    if not isinstance(content, dict) or "labels" not in content:
+        notice(f'{source} has no "labels", so diffexp does not use it.')
+        return None
+    if content["labels"] is None:
+        return {}
+    labels = _entries(content["labels"], source)
+    folder = found.removesuffix(DATASET_JSON)
+    missing = [name for name in names if name.removeprefix(folder) not in labels]
+    if missing:
+        raise UserError(
+            f"{source}: labels: expected one for every image, got none for {_listed(missing)} ({len(missing)} of "
+            f"{len(names)} images). Add them, or remove the images."
+        )
+    return {name: _number(labels[name.removeprefix(folder)], name, source) for name in names}
+
+
+def _entries(labels: Any, source: str) -> dict[str, Any]:
+    try:
+        if not isinstance(labels, list):
+            raise TypeError
+        entries = [(PurePosixPath(str(name).replace("\\", "/")).as_posix(), label) for name, label in labels]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{source}: labels: expected [[file, number], …] or null, got something else. Repair it."
+        ) from error
+    found: dict[str, Any] = {}
+    for name, label in entries:
+        if found.setdefault(name, label) != label:
+            raise UserError(f"{source}: labels: {name}: expected one label, got {found[name]} and {label}. Remove one.")
+    return found
+
+
+def _number(label: Any, name: str, source: str) -> int:
+    if isinstance(label, bool) or not isinstance(label, int | float) or label < 0 or label != label // 1:
+        raise UserError(
+            f"{source}: labels: {name}: expected the number of a class, from 0, got {json.dumps(label)[:60]}. diffexp "
+            'learns neither from several classes an image nor from vectors; set "labels" to null to train without.'
+        )
+    return int(label)
+
+
+def _is_number(folder: str, stem: str) -> bool:
+    """Whether a folder is the beginning of the image's number: 00012/img00012345 of StyleGAN and EDM, 12000/12345 of
+    FFHQ.
+    """
+    digits = stem.removeprefix("img")
+    if len(folder) != _INDEX_FOLDER or not (folder + digits).isdecimal():
+        return False
+    if len(digits) == _INDEX:
+        return digits.startswith(folder)
+    return len(digits) == _INDEX_FOLDER and digits[:2] + "000" == folder
+
+
+def _refuse_splits_below_classes(place: Path, below: dict[str, list[str]], around: int) -> None:
+    for folder, names in below.items():
+        inner = {PurePosixPath(name).parts[around + 1] for name in names if PurePosixPath(name).parts[around + 2 :]}
+        roles = {_ROLES[each.casefold()] for each in inner if each.casefold() in _ROLES}
+        if "train" in roles and len(roles) > 1:
+            raise UserError(
+                f"{place}: expected splits above classes, as train/{folder}, got {_listed(sorted(inner))} in {folder}. "
+                "Move them, or name one folder to read by data.path."
+            )
+
+
+def _common(names: list[str]) -> tuple[str, ...]:
+    """The folders around all of the images."""
+    return tuple(os.path.commonprefix([PurePosixPath(name).parts[:-1] for name in names]))  # noqa: RUF071
+
+
+def _listed(words: Any) -> str:
+    first = list(words)
+    more = f", … ({len(first) - _NAMED} more)" if len(first) > _NAMED else ""
+    return ", ".join(first[:_NAMED]) + more

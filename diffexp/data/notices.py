@@ -1,0 +1,15 @@
+"""Warnings about a dataset that many loads of it would repeat."""
+
+import logging
+from functools import cache
+
+from diffexp.hardware import is_main_process
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def notice(message: str) -> None:
+    """Log a warning once, in the main process only."""
+    if is_main_process():
+        log.warning(message)
