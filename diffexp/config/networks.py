@@ -22,7 +22,7 @@ NETWORKS = Registry("network", NetworkConfig)
 @NETWORKS.register("unet", "diffexp.networks.unet:UNet")
 @dataclass
 class UNetConfig(NetworkConfig):
-    """The U-Net of Ho et al. 2020; the defaults are its CIFAR-10 settings.
+    """The U-Net of Ho et al. 2020; the defaults but for `initialization` are its CIFAR-10 settings.
 
     Keys:
         base_channels: width of the first level.

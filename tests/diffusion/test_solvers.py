@@ -129,12 +129,12 @@ def test_the_sde_of_order_3_with_8_calls_is_that_of_order_2():
 @pytest.mark.parametrize(
     ("sampler", "steps", "reached"),
     [
-        (DPMSolver(3), 8, 2),
-        (DPMSolver(3), 20, 3),
-        (DPMSolver(3, sde=True), 20, 2),
-        (DPMSolver(3, sde=True), 40, 3),
-        (UniPC(3), 8, 2),
-        (UniPC(3), 20, 3),
+        (DPMSolver(3), 13, 2),
+        (DPMSolver(3), 14, 3),
+        (DPMSolver(3, sde=True), 25, 2),
+        (DPMSolver(3, sde=True), 26, 3),
+        (UniPC(3), 13, 2),
+        (UniPC(3), 14, 3),
         (UniPC(2), 2, 1),
         (DPMSolver(2), 3, 2),
         (DPMSolver(1), 1, 1),
