@@ -1,15 +1,20 @@
 """The error of every solver against network calls, where the exact solution is known: `python -m tests.solver_errors`.
 
-Writes the table of docs/solvers.md to the terminal.
+Writes the two tables of docs/solvers.md to the terminal: this one, and what the longest step of order 3 does.
 """
+
+import math
+from collections.abc import Callable
+from unittest import mock
 
 import torch
 
-from diffexp.diffusion import schedules
-from diffexp.diffusion.paths import timestep_path
+from diffexp.diffusion import schedules, solvers
+from diffexp.diffusion.paths import SPACINGS, timestep_path
 from diffexp.diffusion.samplers import DDIM, Sampler
 from diffexp.diffusion.schedules import Schedule
 from diffexp.diffusion.solvers import DPMSolver, Heun, UniPC
+from tests.diffusion.gaussian import errors_of_std
 from tests.diffusion.mixture import mixture_denoiser, transported
 
 SAMPLERS: dict[str, Sampler] = {
@@ -22,6 +27,15 @@ SAMPLERS: dict[str, Sampler] = {
     "UniPC, order 3": UniPC(3),
 }
 CALLS = (6, 8, 10, 16, 24, 50, 100)
+
+HIGHER_ORDERS: dict[str, Callable[[solvers.Order], Sampler]] = {
+    "DPM-Solver++": DPMSolver,
+    "its SDE form": lambda order: DPMSolver(order, sde=True),
+    "UniPC": UniPC,
+}
+LIMITS = (0.3, 0.5, 0.7, 0.9, 1.2, math.inf)
+FEW, MORE = (5, 6, 8, 10, 12), (15, 20, 30, 50)
+SMALLEST = 2e-3  # an error, against quotients of errors that cross zero
 
 
 def error(sampler: Sampler, calls: int) -> float:
@@ -43,5 +57,37 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def errors(sampler: Sampler, calls: tuple[int, ...]) -> torch.Tensor:
+    """Of the standard deviations of Gaussians, over both schedules, all spacings and these numbers of calls."""
+    found = []
+    for schedule in (Schedule(schedules.linear(1000)), Schedule(schedules.cosine(1000))):
+        for spacing in SPACINGS:
+            for steps in calls:
+                path = timestep_path(1000, steps, spacing, schedule.alphas_cumprod.tolist())
+                found.append(errors_of_std(sampler, schedule, path))
+    return torch.stack(found)
+
+
+def limits_table() -> str:
+    """By the longest step that has order 3: the geometric mean of its errors over those of order 2, and the largest
+    difference, as Markdown.
+    """
+    heads = [f"{name}, {span} calls" for name in HIGHER_ORDERS for span in ("5–12", "15–50")]
+    lines = [f"| longest step of order 3 | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    of_order_2 = {
+        (name, calls): errors(make(2), calls) for name, make in HIGHER_ORDERS.items() for calls in (FEW, MORE)
+    }
+    for limit in LIMITS:
+        with mock.patch.object(solvers, "LONGEST_OF_ORDER_3", limit):
+            cells = []
+            for (name, calls), two in of_order_2.items():
+                three = errors(HIGHER_ORDERS[name](3), calls)
+                mean = ((three + SMALLEST) / (two + SMALLEST)).log().mean().exp()
+                cells.append(f"{mean:.2f} ({(three - two).max():+.2f})")
+        lines.append(f"| {'any' if limit == math.inf else limit} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
-    print(table(), end="")
+    print(table())
+    print(limits_table(), end="")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from diffexp.config.fields import number
 from diffexp.config.registry import Choice, Registry
@@ -22,7 +22,7 @@ NETWORKS = Registry("network", NetworkConfig)
 @NETWORKS.register("unet", "diffexp.networks.unet:UNet")
 @dataclass
 class UNetConfig(NetworkConfig):
-    """The U-Net of Ho et al. 2020; the defaults are its CIFAR-10 settings.
+    """The U-Net of Ho et al. 2020; the defaults but for `initialization` are its CIFAR-10 settings.
 
     Keys:
         base_channels: width of the first level.
@@ -33,6 +33,8 @@ class UNetConfig(NetworkConfig):
         groups: groups of every GroupNorm; must divide every level's width.
         recompute: training keeps only the input of each block and computes it again for the gradient: a fraction of
             the memory, a third more time, the same numbers.
+        initialization: of the weights. torch keeps torch's defaults; ddpm draws them as Ho et al.'s code does: larger,
+            with biases at zero.
     """
 
     name: str = "unet"
@@ -43,6 +45,7 @@ class UNetConfig(NetworkConfig):
     dropout: float = number(0.1, at_least=0, below=1)
     groups: int = number(32, at_least=1)
     recompute: bool = False
+    initialization: Literal["torch", "ddpm"] = "torch"
 
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
         if not self.channel_multipliers:

@@ -142,7 +142,11 @@ class DDIMConfig(SamplerConfig):
 @SAMPLERS.register("dpmpp", f"{_SOLVERS}:DPMSolver")
 @dataclass
 class DPMSolverConfig(SamplerConfig):
-    """DPM-Solver++ multistep (Lu et al. 2022): the "DPM++" of order 1, 2 or 3; `sde` adds noise, as "DPM++ SDE"."""
+    """DPM-Solver++ multistep (Lu et al. 2022): the "DPM++" of order 1, 2 or 3; `sde` adds noise, as "DPM++ SDE".
+
+    Keys:
+        order: 3 is used in steps of at most 0.7 in log(√ᾱ/√(1-ᾱ)), 0.35 with sde; longer ones take 2.
+    """
 
     name: str = "dpmpp"
     order: int = number(2, at_least=1, at_most=3)
@@ -152,7 +156,12 @@ class DPMSolverConfig(SamplerConfig):
 @SAMPLERS.register("unipc", f"{_SOLVERS}:UniPC")
 @dataclass
 class UniPCConfig(SamplerConfig):
-    """UniPC multistep (Zhao et al. 2023); `order` is the predictor's, the error's is one above."""
+    """UniPC multistep (Zhao et al. 2023).
+
+    Keys:
+        order: of the predictor; that of the error is one above. 3 is used in steps of at most 0.7 in
+            log(√ᾱ/√(1-ᾱ)); longer ones take 2.
+    """
 
     name: str = "unipc"
     order: int = number(2, at_least=1, at_most=3)

@@ -6,11 +6,18 @@ In λ = log(√ᾱ/√(1-ᾱ)), half the log signal-to-noise ratio, the probabil
 
 (Lu et al. 2022b, eq. 8, the "data prediction" form). Solvers differ in how they guess x̂_0 between the levels; the
 first order takes it as constant, which is DDIM. The step onto the data, whose λ is infinite, is of first order in all.
+
+Order 3 extrapolates x̂_0 by a parabola, and over long steps that is worse than a line: along the ODE of a Gaussian x̂_0
+is the root of a logistic function of 2λ, whose singularities are π/2 from the real axis. So a step that is longer than
+`LONGEST_OF_ORDER_3` has order 2.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -21,7 +28,10 @@ from diffexp.diffusion.predictions import Denoiser
 from diffexp.diffusion.samplers import State, check_start, combine
 from diffexp.diffusion.schedules import Schedule
 
+log = logging.getLogger(__name__)
+
 Order = Literal[1, 2, 3]
+LONGEST_OF_ORDER_3 = 0.7  # in λ for the ODE, in 2λ for the SDE; docs/solvers.md has the measurements behind it
 
 
 @dataclass(frozen=True)
@@ -56,10 +66,29 @@ class Seen:
     x0: Tensor
 
 
-def _usable(order: int, seen: Sequence[Seen], steps_left: int) -> int:
-    """The order that a step can have: limited by what was seen at finite λ, and falling to 1 at the last step."""
-    finite = sum(each.level.lam > -math.inf for each in seen)
-    return max(1, min(order, finite, steps_left))
+def _orders(wanted: int, schedule: Schedule, path: Path, rate: int = 1) -> list[int]:
+    """The order of every step: at most the wanted one, and no more than the calls at finite λ behind it.
+
+    It falls to 1 towards the last step, and from 3 to 2 where `rate` times the step in λ is above `LONGEST_OF_ORDER_3`.
+    """
+    lams = [Level(schedule.alpha_bar(t)).lam for t in (path[0][0], *(t_prev for _, t_prev in path))]
+    orders: list[int] = []
+    finite = 0
+    for number, (now, then) in enumerate(pairwise(lams)):
+        finite += now > -math.inf
+        short = rate * (then - now) <= LONGEST_OF_ORDER_3
+        orders.append(max(1, min(wanted, finite, len(path) - number, 3 if short else 2)))
+    return orders
+
+
+@cache
+def _warn_of_order(sampler: str, wanted: int, reached: int, steps: int) -> None:
+    """Warn, once in a process, that no step of a path has the order that was asked for."""
+    log.warning(
+        "sampler.order: expected steps that are short enough for order %d of %s, got at most order %d in %d steps. "
+        "Take more steps, or order: %d",
+        *(wanted, sampler, reached, steps, reached),
+    )
 
 
 @dataclass(frozen=True)
@@ -72,10 +101,10 @@ class DPMSolver:
     where … extrapolates x̂_0 from the last two or three calls by its differences over λ. Order 1 of the ODE is DDIM; of
     the SDE, DDIM with η = 1. The first steps have the order that what was seen allows. Orders 1 and 2 are the authors'
     code; its order 3 gives the second difference half the weight that Taylor's formula does, and so an error of order
-    2 only (docs/solvers.md): here it has the whole.
+    2 only (docs/solvers.md): here it has the whole weight.
 
     Args:
-        order: of the error, 1 to 3.
+        order: of the error, 1 to 3; with 3, long steps have order 2 (`LONGEST_OF_ORDER_3`).
         sde: sample the reverse SDE instead of the ODE (SDE-DPM-Solver++): noise at every step but the last.
     """
 
@@ -87,14 +116,16 @@ class DPMSolver:
     ) -> Iterator[State]:
         """See `diffexp.diffusion.samplers.Sampler.walk`."""
         check_start(schedule, path)
+        rate = 2 if self.sde else 1
+        orders = _orders(self.order, schedule, path, rate)
+        if max(orders) < self.order:
+            _warn_of_order("dpmpp, sde: true" if self.sde else "dpmpp", self.order, max(orders), len(path))
         seen: list[Seen] = []
-        for number, (t, t_prev) in enumerate(path):
+        for (t, t_prev), order in zip(path, orders, strict=True):
             now, then = Level(schedule.alpha_bar(t)), Level(schedule.alpha_bar(t_prev))
             x0 = denoiser(x, t).x0
             seen = [Seen(now, x0), *seen[:2]]
-            order = _usable(self.order, seen, len(path) - number)
             h = then.lam - now.lam
-            rate = 2 if self.sde else 1
             decay = math.exp(-h) if self.sde else 1.0
             weights = [then.signal * weight for weight in self._weights(rate * h, order)]
             x = combine((then.sigma / now.sigma * decay, x), *_differences(seen[:order], then, weights))
@@ -138,7 +169,7 @@ class UniPC:
     one above that of the predictor, and a step still takes one call.
 
     Args:
-        order: of the predictor, 1 to 3.
+        order: of the predictor, 1 to 3; with 3, long steps have order 2 (`LONGEST_OF_ORDER_3`).
     """
 
     order: Order = 2
@@ -148,17 +179,19 @@ class UniPC:
     ) -> Iterator[State]:
         """See `diffexp.diffusion.samplers.Sampler.walk`."""
         check_start(schedule, path)
+        orders = _orders(self.order, schedule, path)
+        if max(orders) < self.order:
+            _warn_of_order("unipc", self.order, max(orders), len(path))
         seen: list[Seen] = []
-        before, order = x, 0
-        for number, (t, t_prev) in enumerate(path):
+        before, corrected = x, 0
+        for (t, t_prev), order in zip(path, orders, strict=True):
             now, then = Level(schedule.alpha_bar(t)), Level(schedule.alpha_bar(t_prev))
             x0 = denoiser(x, t).x0
-            if order:
-                x = self._step(before, seen[:order], now, Seen(now, x0))
+            if corrected:
+                x = self._step(before, seen[:corrected], now, Seen(now, x0))
             seen = [Seen(now, x0), *seen[:2]]
-            order = _usable(self.order, seen, len(path) - number)
             before, x = x, self._step(x, seen[:order], then)
-            order = order if now.lam > -math.inf else 0  # from pure noise h is infinite: nothing to correct
+            corrected = order if now.lam > -math.inf else 0  # from pure noise h is infinite: nothing to correct
             yield State(t_prev, x, x0)
 
     @staticmethod

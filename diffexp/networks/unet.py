@@ -1,6 +1,7 @@
 """The U-Net of Ho et al. 2020: the one that "DDPM" means."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from diffexp.networks.blocks import (
 
 
 class UNet(nn.Module):
-    """(x_t of shape (B, C, H, W), indices t of shape (B,)) → output (B, C, H, W), zero at the start.
+    """(x_t of shape (B, C, H, W), indices t of shape (B,)) → output (B, C, H, W), zero or nearly so at the start.
 
     With classes it takes a third input, int64 (B,): 0 … classes-1, or `classes` for none.
 
@@ -36,6 +37,8 @@ class UNet(nn.Module):
         recompute: trade time for memory in training, see `Stage`.
         out_channels: of the output; None is those of the images.
         classes: how many there are; each, and none, has an embedding that is added to that of t.
+        initialization: how torch's generator draws the first weights. "torch": layers keep torch's defaults, except
+            that the last one of every block and of the network is zero. "ddpm": as the authors' code draws them.
 
     Raises:
         ValueError: if the image cannot be halved that often.
@@ -54,6 +57,7 @@ class UNet(nn.Module):
         recompute: bool = False,
         out_channels: int | None = None,
         classes: int | None = None,
+        initialization: Literal["torch", "ddpm"] = "torch",
     ) -> None:
         super().__init__()
         image_channels, height, width = image_shape
@@ -105,6 +109,29 @@ class UNet(nn.Module):
 
         self.norm_out = group_norm(groups, channels)
         self.conv_out = zero_init(nn.Conv2d(channels, out_channels or image_channels, 3, padding=1))
+        if initialization == "ddpm":
+            self._initialize_as_ddpm()
+
+    @torch.no_grad()
+    def _initialize_as_ddpm(self) -> None:
+        """Draw all weights as the authors' code does: TensorFlow's variance_scaling(scale, "fan_avg", "uniform").
+
+        That is Glorot's uniform distribution with gain √scale. The scale is 1, and 1e-10 for the last layer of every
+        block and of the network; biases are zero. Embeddings of classes, which that code lacks, keep torch's N(0, 1).
+        """
+        last, fused = {self.conv_out}, set()
+        for block in self.modules():
+            if isinstance(block, ResidualBlock):
+                last.add(block.conv2)
+            elif isinstance(block, SelfAttention):
+                last.add(block.out)
+                fused.add(block.query_key_value)
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                for weight in layer.weight.chunk(3) if layer in fused else [layer.weight]:  # theirs are three layers
+                    nn.init.xavier_uniform_(weight, gain=1e-5 if layer in last else 1.0)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Apply the network."""

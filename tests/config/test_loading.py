@@ -6,6 +6,7 @@ from diffexp.config.diffusion import CosineSchedule, LinearSchedule
 from diffexp.config.families import PriorConfig
 from diffexp.config.layers import shipped_configs
 from diffexp.config.merging import as_dict, as_yaml, differing
+from diffexp.config.networks import UNetConfig
 from diffexp.config.samplers import DDIMConfig, DDPMConfig
 from diffexp.config.trials import Trial
 from diffexp.errors import UserError
@@ -68,7 +69,19 @@ def test_the_papers_recipe():
     assert 0.5 ** (128 / paper.ema.half_life) == pytest.approx(0.9999, abs=1e-10)
     assert paper.ema.rampup is None
     assert paper.data.flip
-    assert paper.model.network.dropout == 0.1
+    assert paper.optim.weight_decay == 0
+    assert paper.model.network == UNetConfig(
+        base_channels=128,
+        channel_multipliers=[1, 2, 2, 2],
+        blocks_per_level=2,
+        attention_resolutions=[16],
+        dropout=0.1,
+        groups=32,
+        initialization="ddpm",
+    )
+    assert paper.sample_grid.samplers["ddpm"] == DDPMConfig(variance="fixed_large")
+    theirs = DDIMConfig(steps=50, spacing="quadratic-0.8", clip=False)  # the DDIM authors' code
+    assert paper.sample_grid.samplers["ddim-50"] == paper.score.samplers["ddim-50"] == theirs
 
 
 def test_later_layers_win(tmp_path):

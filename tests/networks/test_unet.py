@@ -1,9 +1,13 @@
+import math
+
 import pytest
 import torch
 from diffusers import UNet2DModel
 
+from diffexp.models.building import build_model
 from diffexp.networks.blocks import Dropout, SelfAttention, TimeEmbedding, Upsample, attend
 from diffexp.networks.unet import UNet
+from tests.small import experiment
 
 
 def small(**changes):
@@ -246,3 +250,66 @@ def stage_copy(stage, blocks, residual, attention):
             attention(ours, theirs)
         else:
             theirs.conv.load_state_dict(ours.conv.state_dict())
+
+
+def layers(network):
+    """Every layer with drawn weights, by name, in the order in which the network builds them."""
+    kinds = (torch.nn.Conv2d, torch.nn.Linear, torch.nn.Embedding)
+    return {name: each for name, each in network.named_modules() if isinstance(each, kinds)}
+
+
+def ends_a_block(name):
+    return name.endswith((".conv2", ".out")) or name == "conv_out"
+
+
+def in_tensorflows_layout(name, layer):
+    """The arrays that the authors' code holds: dense (in, out), convolutions (height, width, in, out)."""
+    weight = layer.weight.detach().double()
+    parts = weight.chunk(3) if name.endswith("query_key_value") else [weight]
+    return [part.permute(2, 3, 1, 0) if part.ndim == 4 else part.T for part in parts]
+
+
+def test_ddpm_initialization_has_the_standard_deviations_of_the_authors_code():
+    """variance_scaling(scale, "fan_avg", "uniform"): TensorFlow takes the fans from the last two axes."""
+    torch.manual_seed(0)
+    network = UNet((3, 32, 32), classes=10, initialization="ddpm")
+    drawn = layers(network)
+    assert drawn.pop("label").weight.std().item() == pytest.approx(1, rel=0.05)
+    checked = 0
+    for name, layer in drawn.items():
+        assert not layer.bias.any(), name
+        for array in in_tensorflows_layout(name, layer):
+            *field, fan_in, fan_out = array.shape
+            scale = 1e-10 if ends_a_block(name) else 1
+            std = (scale / (math.prod(field) * (fan_in + fan_out) / 2)) ** 0.5
+            n = array.numel()
+            assert 3**0.5 * std * (1 - 20 / n) < array.abs().max() <= 3**0.5 * std * (1 + 1e-6), name
+            assert array.std().item() == pytest.approx(std, rel=5 * (0.2 / n) ** 0.5), name  # 5 of its standard errors
+            assert abs(array.mean()) < 5 * std / n**0.5, name
+            checked += 1
+    # two of the time, the first, the last; residual blocks and their shortcuts; attention; resampling
+    assert checked == 4 + 22 * 3 + 13 + 6 * 4 + 6
+    assert drawn["down.0.0.conv1"].weight.std().item() == pytest.approx(1152**-0.5, rel=0.01)
+
+
+def test_torch_initialization_is_that_of_fresh_layers():
+    """Bit for bit: every layer built in the network's order, from the same seed, by torch alone."""
+    torch.manual_seed(0)
+    network = small(classes=3)
+    torch.manual_seed(0)
+    for name, layer in layers(network).items():
+        if isinstance(layer, torch.nn.Conv2d):
+            fresh = torch.nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size)
+        else:
+            fresh = type(layer)(*layer.weight.shape[:: -1 if isinstance(layer, torch.nn.Linear) else 1])
+        for key, tensor in layer.state_dict().items():
+            assert torch.equal(tensor, fresh.state_dict()[key] * (0 if ends_a_block(name) else 1)), f"{name}.{key}"
+
+
+def test_ddpm_initialization_follows_the_runs_seed():
+    def weights(seed):
+        network = build_model(experiment("model.network.initialization=ddpm", f"seed={seed}")).network
+        return torch.cat([each.flatten() for each in network.parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
