@@ -5,6 +5,7 @@ environment.json   versions, git commit, device, Slurm ids
 status.json        where the run stands
 metrics.jsonl      one JSON object a line: "step" and what was logged at it
 checkpoints/  samples/  scores/  evaluations/
+drawings/          what `diffexp sample` draws; no part of the training, so nothing compares or reports it
 """
 
 import json
@@ -28,6 +29,7 @@ from diffexp.locks import LOCK_NAME
 RUN_VARIABLE = "DIFFEXP_RUN_DIR"
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
+_GRID = re.compile(r"step-(\d+)-([\w-]+)\.png")  # the letters that a config allows in the name of a grid's sampler
 
 
 class Run:
@@ -45,6 +47,7 @@ class Run:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
+        self.drawings = path / "drawings"
         self.scores = path / "scores"
 
     def exists(self) -> bool:
@@ -149,6 +152,12 @@ def step_of(path: Path) -> int:
     if match is None:
         raise ValueError(f"{path.name} is not named step-NUMBER.ckpt")
     return int(match[1])
+
+
+def grids(folder: Path) -> list[tuple[int, str, Path]]:
+    """(step, sampler's name, file) of the grids that training drew into a folder, in the order of their names."""
+    matches = ((_GRID.fullmatch(file.name), file) for file in sorted(folder.glob("step-*.png")))
+    return [(int(match[1]), match[2], file) for match, file in matches if match is not None]
 
 
 def config_text(experiment: Experiment) -> str:

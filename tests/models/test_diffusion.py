@@ -227,7 +227,10 @@ def test_the_first_step_after_an_extension_has_the_rate_of_the_new_config(tmp_pa
 
 def test_each_parameter_group_resumes_with_its_own_rate(monkeypatch):
     """A GAN's discriminator has one; the checkpoint of the last of 6 steps is loaded for 12."""
-    two = [{"params": [torch.nn.Parameter(torch.zeros(1))]}, {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 6.0}]
+    two = [
+        {"params": [torch.nn.Parameter(torch.zeros(1))]},
+        {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 6.0},
+    ]
     model = module(optim=Optim(lr=2.0, decay="cosine"))
     monkeypatch.setattr(model, "learned", lambda: two)
     model._trainer = trainer(max_steps=12, precision="32-true")
