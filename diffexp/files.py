@@ -110,6 +110,14 @@ def sha256(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def damaged_name(path: Path) -> Path:
+    """Where to keep a damaged file: NAME.damaged, or NAME.damaged-2, … if files of these names are kept already."""
+    kept, number = path.with_name(f"{path.name}.damaged"), 2
+    while kept.exists():
+        kept, number = path.with_name(f"{path.name}.damaged-{number}"), number + 1
+    return kept
+
+
 def refuse_existing(path: Path, key: str, *, overwrite: bool) -> None:
     """Refuse to write a result over a file or folder that exists, unless the user asked for that.
 

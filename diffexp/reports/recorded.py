@@ -13,6 +13,7 @@ from diffexp.config import load_experiment
 from diffexp.config.layers import parse_yaml
 from diffexp.config.merging import as_dict
 from diffexp.errors import UserError
+from diffexp.locks import in_use
 from diffexp.runs import Run, grids, read_metrics
 
 
@@ -82,8 +83,10 @@ class Recorded:
 
     @cached_property
     def status(self) -> dict[str, Any]:
-        """status.json, {} without one."""
-        return self.run.read_status()
+        """status.json, {} without one; a run whose process has died without a word is "lost"."""
+        status = self.run.read_status()
+        dead = status.get("state") == "running" and not in_use(self.path)
+        return {**status, "state": "lost"} if dead else status
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ from diffexp.evaluation.ranking import Entry, tie
 from diffexp.reports.sheets import Sheet
 from diffexp.runs import grids
 
-# What a checkpoint holds besides the result: where it was made.
-_ASIDE = ("config", "data")
+# What a checkpoint holds besides the result: where it was made. The metrics are compared row by row.
+_ASIDE = ("config", "data", "run_id", "metrics")
 
 # score/SAMPLER-WEIGHTS/fd_EXTRACTOR_COUNT or fid50k; beside it are fd_error_…, fd_floor_… and …_best
 _DISTANCE = re.compile(r"(score/[^/]+/)(fd_(?!error_|floor_)\S+|fid\d+k?)(?<!_best)")

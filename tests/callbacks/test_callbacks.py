@@ -93,7 +93,7 @@ def test_the_average_goes_on_from_a_checkpoint(tmp_path):
 
 
 def test_checkpoints_every_n_steps_and_at_the_end(tmp_path):
-    fit([Checkpoints(tmp_path, every=3, keep=None, extra={"config": "text"})], 7)
+    fit([Checkpoints(tmp_path, every=3, keep=None, extra=lambda: {"config": "text"})], 7)
     assert [step_of(file) for file in checkpoints(tmp_path)] == [3, 6, 7]
     for file in checkpoints(tmp_path):
         content = torch.load(file, weights_only=True)

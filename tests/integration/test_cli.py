@@ -212,7 +212,7 @@ MISTAKES = [
     (["sample", "RUN", "out=file"], "out: file is a file"),
     (["sample", "RUN", "out=file/x.png"], "out: "),
     (["sample", "RUN", "out=x.jpg"], "out: .jpg is not written"),
-    (["report", "RUN", "--out=file"], "--out: expected a new file, got file, which exists. Give another --out, or --ov"),
+    (["report", "RUN", "--out=file"], "--out: expected a new file, got file, which exists. Give another --out"),
     (["train", "digits", "run_dir=" + "x" * 300], "File name too long"),
     (["train", "digits", "data.name=image_folder"], "data.path: "),
     (["train", "digits", "training.batch_size=3", "training.accumulate=2"], "is not divisible"),
