@@ -93,8 +93,7 @@ def read_checkpoint(path: Path, needed: tuple[str, ...] = ("config", "state_dict
     named, step = named_step(path), content.get("global_step")
     if named is not None and step != named and needed:
         raise UserError(
-            f"{path}: expected the checkpoint of step {named}, as its name says, got that of step {step}. "
-            "Give it back its name."
+            f"{path}: expected the checkpoint of step {named}, as its name says, got that of step {step}. Rename it."
         )
     return content
 
