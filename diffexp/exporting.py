@@ -26,20 +26,20 @@ def export(trained: Trained, request: ExportRequest) -> Path:
         return out
     if out.suffix != EXPORTED:
         raise UserError(f"out: {out} must end in {EXPORTED}")
+    writable(out, "out")
     if out.is_dir():
         raise UserError(f"out: {out} is a folder")
     refuse_existing(out, "out", overwrite=request.overwrite)
-    writable(out, "out")
     export_weights(trained, request.weights, out)
     return out
 
 
 def _export_diffusers(trained: Trained, request: ExportRequest, out: Path) -> None:
     index = out / "model_index.json"
+    writable(index, "out")
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not index.is_file()):
         raise UserError(f"out: {out} must be a new or empty folder")
     refuse_existing(index, "out", overwrite=request.overwrite)
-    writable(index, "out")
     experiment = trained.experiment
     model = build_model(experiment)
     if type(model) is not DiffusionModule or not isinstance(experiment.model, DiffusionConfig):

@@ -129,7 +129,11 @@ def refuse_existing(path: Path, key: str, *, overwrite: bool) -> None:
     Raises:
         UserError: if it exists and must stay.
     """
-    if path.exists() and not overwrite:
+    try:
+        exists = path.exists()
+    except OSError as error:  # a name too long for the file system
+        raise UserError(f"{key}: {path}: {error.strerror}") from error
+    if exists and not overwrite:
         ask = "--overwrite" if key.startswith("--") else "overwrite=true"
         raise UserError(f"{key}: expected a new file, got {path}, which exists. Give another {key}, or {ask}.")
 

@@ -57,7 +57,7 @@ def kept_rows(path: Path, step: int, seal: Seal | None) -> list[Row]:
     """The rows up to a step, in order. Where the files are damaged, diffexp warns, and keeps them under other names.
 
     Args:
-        path: a metrics.jsonl; a metrics.csv lies in the same folder, if the run has one.
+        path: a metrics.jsonl; the metrics.csv of its folder is read, too.
         step: the step that the run resumes from.
         seal: from the checkpoint of that step.
     """

@@ -118,6 +118,7 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     suffix = out.suffix.lower()
     if suffix in _NOT_WRITTEN:
         raise UserError(f"out: {suffix} is not written; give a .png, an .npz or the name of a folder")
+    writable(out, "out")
     if suffix in (".png", ".npz"):
         if out.is_dir():
             raise UserError(f"out: {out} is a folder")
@@ -135,7 +136,6 @@ def check_out(out: Path, *, overwrite: bool) -> None:
             raise UserError(f"out: expected an empty or a new folder, got {out} with {others[0]}. Give another out.")
         if any(out.iterdir()):
             refuse_existing(out, "out", overwrite=overwrite)
-    writable(out, "out")
 
 
 def _is_samples(folder: Path) -> bool:
