@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 
 from diffexp.errors import OutsideError, UserError
-from diffexp.files import see_folder, whole_file
-from diffexp.runs import checkpoints
+from diffexp.files import damaged_name, see_folder, whole_file
+from diffexp.runs import Run, checkpoints, named_step
 from diffexp.tolerance import reason
 
 log = logging.getLogger(__name__)
 
 _SEAL = b"\nsha256 "
 _SEAL_LENGTH = len(_SEAL) + 64 + 1
-_DAMAGED = ".damaged"  # the suffix of files that were set aside
 
 
 class _Digesting:
@@ -78,7 +77,7 @@ def read_checkpoint(path: Path, needed: tuple[str, ...] = ("config", "state_dict
         needed: keys without which it is none of diffexp's.
 
     Raises:
-        UserError: if it is damaged or no checkpoint of ours.
+        UserError: if it is damaged, no checkpoint of ours, or named after another step than it holds.
         OutsideError: if it cannot be read, which says nothing of what it holds.
     """
     try:
@@ -91,6 +90,11 @@ def read_checkpoint(path: Path, needed: tuple[str, ...] = ("config", "state_dict
     except Exception as error:  # a damaged file makes torch raise almost anything
         why = str(error) if isinstance(error, _SealError) else type(error).__name__
         raise UserError(f"{path}: is damaged or not a checkpoint of diffexp ({why})") from error
+    named, step = named_step(path), content.get("global_step")
+    if named is not None and step != named and needed:
+        raise UserError(
+            f"{path}: expected the checkpoint of step {named}, as its name says, got that of step {step}. Rename it."
+        )
     return content
 
 
@@ -116,6 +120,8 @@ def _check_seal(path: Path) -> None:
 def newest_whole(folder: Path, *, set_aside: bool = False) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that can be read, and what it holds; None if there are none. Damaged ones are warned of.
 
+    One of another step than its name says, or of another run, counts as damaged.
+
     Args:
         folder: a run's checkpoints/.
         set_aside: rename the damaged ones that are newer, so that they are not taken for checkpoints again.
@@ -130,6 +136,7 @@ def newest_whole(folder: Path, *, set_aside: bool = False) -> tuple[Path, dict[s
     for path in reversed(found):
         try:
             content = read_checkpoint(path)
+            _check_run(path, content)
         except OutsideError:
             if path.exists():
                 raise
@@ -139,14 +146,36 @@ def newest_whole(folder: Path, *, set_aside: bool = False) -> tuple[Path, dict[s
             damaged.append(path)
             continue
         for each in damaged if set_aside else ():
-            each.rename(each.with_name(each.name + _DAMAGED))
-            log.warning("%s is kept as %s%s", each, each.name, _DAMAGED)
+            kept = damaged_name(each)
+            each.rename(kept)
+            log.warning("%s is kept as %s", each, kept.name)
         if damaged:
             log.warning("%s is taken instead", path)
         return path, content
     if found:
         raise UserError(f"{folder}: none of the checkpoints can be read{hint}")
     return None
+
+
+def _check_run(path: Path, content: dict[str, Any]) -> None:
+    """Refuse the checkpoint of another run, where both say which they are.
+
+    Raises:
+        UserError: if they differ.
+    """
+    ours, its = Run(path.parent.parent).id(), content.get("run_id")
+    if ours is not None and its is not None and ours != its:
+        raise UserError(f"{path}: expected a checkpoint of the run {ours}, got one of {its}. Bring back the run's own.")
+
+
+def prune(folder: Path, keep: int | None) -> None:
+    """Remove all but so many of the newest checkpoints; None keeps all.
+
+    Raises:
+        OSError: if one cannot be removed.
+    """
+    for old in checkpoints(folder)[:-keep] if keep is not None else ():
+        old.unlink()
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:

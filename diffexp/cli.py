@@ -110,7 +110,8 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
     """Draw images with a trained model.
 
     Keys: sampler.name, sampler.steps, sampler.eta, …; count, seed, weights (ema or raw), batch_size, and out:
-    a .png (grid), an .npz or a folder of PNGs.
+    a .png (grid), an .npz or a folder of PNGs. Without out, the grid goes to the run's drawings/. overwrite=true
+    replaces an earlier drawing.
     """
     from diffexp.config import load_sample_request
     from diffexp.config.plugins import load_plugins
@@ -124,9 +125,9 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
     trained = load_trained(Path(run))
     request = load_sample_request(overrides, trained.experiment)
     out = Path(request.out) if request.out is not None else sampling.default_out(trained, request)
-    sampling.check_out(out)
+    sampling.check_out(out, overwrite=request.overwrite)
     model = build_trained(trained, request.weights, request.accelerator)
-    sampling.save(sampling.draw(model, request), out)
+    sampling.save(sampling.draw(model, request), out, overwrite=request.overwrite)
     click.echo(f"{request.count} images: {out}")
 
 
@@ -139,7 +140,8 @@ def export(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
 
     With format=diffusers, as a folder that diffusers' pipelines load.
 
-    Keys: format (safetensors or diffusers), weights (ema or raw), out (a .safetensors, or a folder).
+    Keys: format (safetensors or diffusers), weights (ema or raw), out (a .safetensors, or a folder), overwrite (true
+    replaces an earlier export).
     """
     from diffexp.config import load_export_request
     from diffexp.config.plugins import load_plugins
@@ -166,8 +168,8 @@ def export(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
 def import_(path: Path, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
     """Take over the model of another library: a diffusers folder, or a checkpoint of the DDPM or DDIM authors' code.
 
-    Keys: data.name (required: what it was trained on), out (a .safetensors), image_size (of a checkpoint without a
-    config); model.schedule.name, … where PATH does not tell them.
+    Keys: data.name (required: what it was trained on), out (a .safetensors), overwrite (true replaces an earlier
+    import), image_size (of a checkpoint without a config); model.schedule.name, … where PATH does not tell them.
     """
     from diffexp.config import load_import_request
     from diffexp.config.plugins import load_plugins
@@ -245,7 +247,7 @@ def score(a: Path, b: str, overrides: tuple[str, ...], plugins: tuple[str, ...])
     """Score the images A against B.
 
     A is a .npz, a folder or a zip of images. B is the same, a .npz with mu and sigma, or a CONFIG whose data is
-    meant. Keys: extractor.name, count, reference.split, out (a .json), …; data.KEY=… changes CONFIG's data.
+    meant. Keys: extractor.name, count, reference.split, out (a .json), overwrite, …; data.KEY=… changes CONFIG's data.
     """
     from diffexp.config import about_data, load_experiment
     from diffexp.config.plugins import load_plugins

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from diffexp.config.evaluation import EvaluateRequest
 from diffexp.config.merging import as_dict, as_yaml
 from diffexp.environment import describe_environment
+from diffexp.errors import UserError
 from diffexp.evaluating import Bench, about_scores, default_out, prepare, score_block
 from diffexp.evaluation.table import Cell, Table
 from diffexp.files import writable
@@ -21,6 +22,9 @@ from diffexp.sampling import fitted_batch_size
 from diffexp.signals import end_on_signals
 from diffexp.trained import Trained
 from diffexp.training import quieten
+
+# How the config.yaml of such a run begins.
+_HEAD = "# diffexp evaluate"
 
 
 def evaluate_one(trained: Trained, request: EvaluateRequest, trial: str | None, plugins: list[str]) -> tuple[Cell, Run]:
@@ -56,9 +60,11 @@ def _take_up_and_score(
 ) -> None:
     cell = table.cells[0]
     table.take_up(run.path)
-    cell.blocks, cell.seconds = cell.blocks[: request.blocks], cell.seconds[: request.blocks]
+    if run.exists() and not run.config.read_text().startswith(_HEAD):
+        raise UserError(f"out: expected a folder without another run, got {run.path}. Give another out.")
+    request = replace(request, blocks=max(request.blocks, len(cell.blocks)))  # what is scored stays
     run.describe(
-        f"# diffexp evaluate {trained.path} --table THIS_FILE\n{as_yaml(replace(request, out=None))}",
+        f"{_HEAD} {trained.path} --table THIS_FILE\n{as_yaml(replace(request, out=None))}",
         describe_environment(plugins),
     )
     end_on_signals()  # what is finished is kept, and the status is told on the way out

@@ -5,7 +5,7 @@ from pathlib import Path
 from diffexp.config.diffusion import DiffusionConfig
 from diffexp.config.experiment import ExportRequest
 from diffexp.errors import UserError
-from diffexp.files import writable
+from diffexp.files import refuse_existing, writable
 from diffexp.foreign import diffusers
 from diffexp.models.building import build_model
 from diffexp.models.diffusion import DiffusionModule
@@ -22,28 +22,31 @@ def export(trained: Trained, request: ExportRequest) -> Path:
     default = _default_out(trained, f"{request.weights}-diffusers" if diffusers_wanted else request.weights + EXPORTED)
     out = default if request.out is None else Path(request.out)
     if diffusers_wanted:
-        _export_diffusers(trained, request.weights, out)
+        _export_diffusers(trained, request, out)
         return out
     if out.suffix != EXPORTED:
         raise UserError(f"out: {out} must end in {EXPORTED}")
+    writable(out, "out")
     if out.is_dir():
         raise UserError(f"out: {out} is a folder")
-    writable(out, "out")
+    refuse_existing(out, "out", overwrite=request.overwrite)
     export_weights(trained, request.weights, out)
     return out
 
 
-def _export_diffusers(trained: Trained, kind: str, out: Path) -> None:
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+def _export_diffusers(trained: Trained, request: ExportRequest, out: Path) -> None:
+    index = out / "model_index.json"
+    writable(index, "out")
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not index.is_file()):
         raise UserError(f"out: {out} must be a new or empty folder")
-    writable(out / "model_index.json", "out")
+    refuse_existing(index, "out", overwrite=request.overwrite)
     experiment = trained.experiment
     model = build_model(experiment)
     if type(model) is not DiffusionModule or not isinstance(experiment.model, DiffusionConfig):
         raise UserError(f"model.name: {experiment.model.name} is not known to diffusers; only diffusion is")
-    data = experiment.data
+    data, weights = experiment.data, trained.chosen(request.weights)
     try:
-        diffusers.write(experiment.model, data.image_size, data.channels, trained.chosen(kind), model.schedule, out)
+        diffusers.write(experiment.model, data.image_size, data.channels, weights, model.schedule, out)
     except OSError as error:
         raise UserError(f"out: {out} cannot be written: {error.strerror}") from error
 

@@ -117,6 +117,45 @@ def sha256(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def damaged_name(path: Path) -> Path:
+    """Where to keep a damaged file: NAME.damaged, or NAME.damaged-2, … if files of these names are kept already."""
+    kept, number = path.with_name(f"{path.name}.damaged"), 2
+    while kept.exists():
+        kept, number = path.with_name(f"{path.name}.damaged-{number}"), number + 1
+    return kept
+
+
+def refuse_existing(path: Path, key: str, *, overwrite: bool) -> None:
+    """Refuse to write a result over a file or folder that exists, unless the user asked for that.
+
+    Args:
+        path: the file or folder to be.
+        key: the config key, or the option of the command line, that names it.
+        overwrite: whether the user asked to replace it.
+
+    Raises:
+        UserError: if it exists and must stay.
+    """
+    try:
+        exists = path.exists()
+    except OSError as error:  # a name too long for the file system
+        raise UserError(f"{key}: {path}: {error.strerror}") from error
+    if exists and not overwrite:
+        ask = "--overwrite" if key.startswith("--") else "overwrite=true"
+        raise UserError(f"{key}: expected a new file, got {path}, which exists. Give another {key}, or {ask}.")
+
+
+def refuse_others(folder: Path, *names: str) -> None:
+    """Refuse a folder `out` that holds somebody else's files of names that an evaluation writes.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    for name in names:
+        if (folder / name).exists():
+            raise UserError(f"out: expected a folder without another {name}, got {folder}. Give another out.")
+
+
 def writable(path: Path, key: str) -> None:
     """Refuse a place where nothing can be written, before there is anything to write.
 

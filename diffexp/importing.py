@@ -12,7 +12,7 @@ from diffexp.config.diffusion import DiffusionConfig
 from diffexp.config.experiment import Experiment, ImportRequest
 from diffexp.config.networks import UNetConfig
 from diffexp.errors import UserError
-from diffexp.files import writable, write_text
+from diffexp.files import refuse_existing, writable, write_text
 from diffexp.foreign import diffusers, layout, original
 from diffexp.runs import config_text
 from diffexp.trained import EXPORTED, Trained, build_trained, export_weights
@@ -37,8 +37,7 @@ def import_model(path: Path, request: ImportRequest, overrides: Sequence[str]) -
     if out.suffix != EXPORTED:
         raise UserError(f"out: {out} must end in {EXPORTED}")
     for file in (out, config):
-        if file.exists():
-            raise UserError(f"out: {file} exists; give another out=…")
+        refuse_existing(file, "out", overwrite=request.overwrite)
     writable(out, "out")
     model, size, channels, tensors, names = _read(path, request.image_size)
     experiment = imported_experiment(str(path), model, size, channels, overrides)

@@ -14,7 +14,7 @@ from diffexp.config.merging import as_dict
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.errors import UserError
 from diffexp.evaluating import default_out
-from diffexp.files import sha256, writable, write_text
+from diffexp.files import refuse_others, sha256, writable, write_text
 from diffexp.hardware import autocast
 from diffexp.locks import locked
 from diffexp.trained import Trained, build_trained
@@ -111,6 +111,7 @@ def _begun(folder: Path, about: dict[str, Any]) -> Likelihood:
     """
     path = folder / "likelihood.json"
     if not path.is_file():
+        refuse_others(folder, "likelihood.md")
         return Likelihood(about, {})
     try:
         before = json.loads(path.read_text())
@@ -118,7 +119,7 @@ def _begun(folder: Path, about: dict[str, Any]) -> Likelihood:
         if len({len(each) for each in values.values()}) > 1:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is damaged; remove it to start anew") from error
+        raise UserError(f"{path}: is damaged. Remove both files likelihood.* in {folder} to start over.") from error
     if not same:
         raise UserError(f"out: {folder} holds another evaluation; give another out=…")
     return Likelihood(about, values)

@@ -20,6 +20,34 @@ _PATIENCE = 5.0  # seconds in which a process that was just killed has surely go
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
+# The lock files, by device and inode, that this process holds.
+_held: set[tuple[int, int]] = set()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process has locked a folder; True also where that cannot be known."""
+    path = folder / LOCK_NAME
+    try:
+        if _identity(path.stat()) in _held:  # to close the file here would release the lock
+            return True
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
 @contextmanager
 def locked(folder: Path, key: str) -> Iterator[None]:
     """Within this context no other process is in the folder, which is made if need be.
@@ -41,9 +69,12 @@ def locked(folder: Path, key: str) -> Iterator[None]:
         file = _acquired(path, key)
     except OSError as error:
         raise cannot_write(f"{key}: {folder} cannot be written", error) from error
+    identity = _identity(os.fstat(file))
+    _held.add(identity)
     try:
         yield
     finally:
+        _held.discard(identity)
         with suppress(OSError):  # the directory may be gone, or another be in its place
             if _is_still_there(file, path):
                 path.unlink()  # while it is still locked: whoever waits for it sees that, and starts anew

@@ -1,5 +1,6 @@
 """Where metrics go: metrics.jsonl, which is the truth, and the loggers of the config, which mirror it."""
 
+import hashlib
 import json
 import os
 from argparse import Namespace
@@ -13,7 +14,8 @@ from diffexp.config.words import Wandb
 from diffexp.files import write_text
 from diffexp.hardware import is_main_process
 from diffexp.mirrors import Mirror, MirrorWandb, connect_wandb, row_of
-from diffexp.runs import Run, read_metrics
+from diffexp.recovery import Row, Seal, kept_rows, mirrors, text_of
+from diffexp.runs import Run
 from diffexp.tolerance import Tolerance
 
 
@@ -26,19 +28,22 @@ class MetricsFile(Logger):
     Args:
         path: the file.
         resume_step: lines of later steps are dropped first: the run that wrote them did not keep those steps.
+        seal: of the lines that were there when the checkpoint of that step was saved.
 
     Attributes:
         kept: the rows that were there.
         known: of these, those of the step itself, which a resumed run may make up for once more.
     """
 
-    def __init__(self, path: Path, resume_step: int = 0) -> None:
+    def __init__(self, path: Path, resume_step: int = 0, seal: Seal | None = None) -> None:
         super().__init__()
         self.path = path
-        self.kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
+        self.kept = kept_rows(path, resume_step, seal)
         self.known = {row_of(row, row["step"]) for row in self.kept if row["step"] == resume_step}
-        write_text(path, "".join(json.dumps(row) + "\n" for row in self.kept))
-        self._length = path.stat().st_size
+        text = text_of(self.kept)
+        write_text(path, text)
+        self._length = len(text.encode())
+        self._digest = hashlib.sha256(text.encode())
         self._waiting = b""
         self._tolerance = Tolerance(f"{path} cannot be written")
 
@@ -71,6 +76,10 @@ class MetricsFile(Logger):
         with self.path.open("rb") as file:
             os.fsync(file.fileno())
 
+    def seal(self) -> Seal:
+        """What has been written, for a checkpoint."""
+        return Seal(self._length, self._digest.hexdigest())
+
     def finalize(self, status: str) -> None:
         """Try once more to write what is waiting."""
         with self._tolerance:
@@ -86,6 +95,7 @@ class MetricsFile(Logger):
             file.write(self._waiting)
             file.truncate()
         self._length += len(self._waiting)
+        self._digest.update(self._waiting)
         self._waiting = b""
 
 
@@ -102,7 +112,12 @@ class MirrorTensorBoard(Mirror, TensorBoardLogger):
 
 
 def build_loggers(
-    names: Sequence[str], run: Run, resume_step: int, settings: Wandb, config: dict[str, Any]
+    names: Sequence[str],
+    run: Run,
+    resume_step: int,
+    settings: Wandb,
+    config: dict[str, Any],
+    seal: Seal | None = None,
 ) -> list[Logger]:
     """metrics.jsonl and the chosen loggers, continued after `resume_step`; on the main process only.
 
@@ -112,35 +127,52 @@ def build_loggers(
         resume_step: the step that the run goes on from.
         settings: where it appears in W&B.
         config: for W&B.
+        seal: of metrics.jsonl, from the checkpoint of that step.
     """
     if not is_main_process():
         return []
-    truth = MetricsFile(run.metrics, resume_step)
+    truth = MetricsFile(run.metrics, resume_step, seal)
     loggers: list[Logger] = [truth]
     for name in names:
         with Tolerance(f"the logger {name} cannot be started", Exception):
-            logger = _BUILDERS[name](run, resume_step, settings, config, truth)
+            logger = _BUILDERS[name](run, resume_step, settings, config, truth.kept)
             if logger is not None:
                 logger.known = truth.known
                 loggers.append(logger)
     return loggers
 
 
-def _csv(run: Run, resume_step: int, settings: Wandb, config: dict[str, Any], truth: MetricsFile) -> MirrorCSV:
+def repair_metrics(names: Sequence[str], run: Run, step: int, seal: Seal | None) -> None:
+    """Check the metrics of a complete run, and write metrics.jsonl and metrics.csv where they lack or spoil a row.
+
+    Args:
+        names: of the run's loggers.
+        run: its directory.
+        step: the last one.
+        seal: of metrics.jsonl, from the checkpoint of that step.
+    """
+    rows = kept_rows(run.metrics, step, seal)
+    if not run.metrics.is_file() or run.metrics.read_text() != text_of(rows):
+        write_text(run.metrics, text_of(rows))
+    if "csv" in names and not mirrors(run.path / "metrics.csv", rows):
+        _csv(run, step, Wandb(), {}, rows)
+
+
+def _csv(run: Run, resume_step: int, settings: Wandb, config: dict[str, Any], kept: Sequence[Row]) -> MirrorCSV:
     csv = MirrorCSV(run.path, name="", version="", flush_logs_every_n_steps=1)
-    for row in truth.kept:  # a CSVLogger starts its file anew
+    for row in kept:  # a CSVLogger replaces its file
         csv.log_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
     return csv
 
 
 def _tensorboard(
-    run: Run, resume_step: int, settings: Wandb, config: dict[str, Any], truth: MetricsFile
+    run: Run, resume_step: int, settings: Wandb, config: dict[str, Any], kept: Sequence[Row]
 ) -> MirrorTensorBoard:
     return MirrorTensorBoard(run.path, name="", version="tensorboard", purge_step=resume_step + 1)
 
 
 def _wandb(
-    run: Run, resume_step: int, settings: Wandb, config: dict[str, Any], truth: MetricsFile
+    run: Run, resume_step: int, settings: Wandb, config: dict[str, Any], kept: Sequence[Row]
 ) -> MirrorWandb | None:
     return connect_wandb(
         settings,

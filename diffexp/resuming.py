@@ -1,5 +1,6 @@
-"""Which checkpoint a run goes on from."""
+"""Which checkpoint a run resumes from."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from diffexp.checkpoint_files import newest_whole
@@ -7,11 +8,27 @@ from diffexp.config import experiment_from_text, load_experiment
 from diffexp.config.experiment import Experiment
 from diffexp.errors import UserError
 from diffexp.hardware import is_main_process
+from diffexp.recovery import Seal
 from diffexp.runs import Run, read_metrics, step_of
 from diffexp.starting import check_same
 
 
-def newest_checkpoint(experiment: Experiment, run: Run, fingerprint: str) -> Path | None:
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run resumes.
+
+    Attributes:
+        path: the checkpoint.
+        step: its optimiser step.
+        seal: of metrics.jsonl at that step; None in a checkpoint of an older version.
+    """
+
+    path: Path
+    step: int
+    seal: Seal | None
+
+
+def newest_checkpoint(experiment: Experiment, run: Run, fingerprint: str) -> ResumePoint | None:
     """The newest checkpoint that is whole, and belongs to this experiment and these data; None at the beginning.
 
     Args:
@@ -34,7 +51,7 @@ def newest_checkpoint(experiment: Experiment, run: Run, fingerprint: str) -> Pat
         raise UserError(
             f"training.steps: {run.path} has done {step_of(path)} steps already, more than {experiment.training.steps}"
         )
-    return path
+    return ResumePoint(path, step_of(path), Seal.of(content))
 
 
 def _see_that_none_is_gone(run: Run) -> None:

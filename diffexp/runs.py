@@ -5,16 +5,19 @@ environment.json   versions, git commit, device, Slurm ids
 status.json        where the run stands
 metrics.jsonl      one JSON object a line: "step" and what was logged at it
 checkpoints/  samples/  scores/  evaluations/
+drawings/          what `diffexp sample` draws; no part of the training, so nothing compares or reports it
 """
 
 import json
+import logging
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,13 @@ from diffexp.errors import UserError, cannot_write
 from diffexp.files import is_aside, see_folder, write_text
 from diffexp.locks import LOCK_NAME
 
+log = logging.getLogger(__name__)
+
 # A launcher starts a node's other processes with this command line again; they find the run's directory here.
 RUN_VARIABLE = "DIFFEXP_RUN_DIR"
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
+_GRID = re.compile(r"step-(\d+)-([\w-]+)\.png")  # the letters that a config allows in the name of a grid's sampler
 
 
 class Run:
@@ -45,6 +51,7 @@ class Run:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
+        self.drawings = path / "drawings"
         self.scores = path / "scores"
 
     def exists(self) -> bool:
@@ -97,6 +104,14 @@ class Run:
             return {}
         return status if isinstance(status, dict) else {}
 
+    def id(self) -> str | None:
+        """The "run_id" of environment.json; None without one that can be read."""
+        try:
+            run_id = self.read_environment().get("run_id")
+        except (UserError, OSError):
+            return None
+        return run_id if isinstance(run_id, str) else None
+
     def read_environment(self) -> dict[str, Any]:
         """environment.json; {} before the run has started.
 
@@ -145,10 +160,22 @@ def step_of(path: Path) -> int:
     Raises:
         ValueError: if the name is not that of a checkpoint.
     """
-    match = _CHECKPOINT.fullmatch(path.name)
-    if match is None:
+    step = named_step(path)
+    if step is None:
         raise ValueError(f"{path.name} is not named step-NUMBER.ckpt")
-    return int(match[1])
+    return step
+
+
+def named_step(path: Path) -> int | None:
+    """The optimiser step in the name of a file, if it is named like a run's checkpoint."""
+    match = _CHECKPOINT.fullmatch(path.name)
+    return None if match is None else int(match[1])
+
+
+def grids(folder: Path) -> list[tuple[int, str, Path]]:
+    """(step, sampler's name, file) of the grids that training drew into a folder, in the order of their names."""
+    matches = ((_GRID.fullmatch(file.name), file) for file in sorted(folder.glob("step-*.png")))
+    return [(int(match[1]), match[2], file) for match, file in matches if match is not None]
 
 
 def config_text(experiment: Experiment) -> str:
@@ -203,15 +230,64 @@ def free_run(parent: Path, name: str, key: str) -> Run:
             return Run(path)
 
 
+@dataclass(frozen=True)
+class ParsedMetrics:
+    """The lines of a metrics.jsonl.
+
+    Attributes:
+        rows: by line number, from 1, those that are rows.
+        damaged: the numbers of the other lines.
+        torn: the last line, if it neither ends nor is a row: a process writes it now, or was killed while it did.
+    """
+
+    rows: dict[int, dict[str, Any]]
+    damaged: list[int]
+    torn: bytes
+
+
+def parse_metrics(content: bytes) -> ParsedMetrics:
+    """Tell the rows of a metrics.jsonl from what disks and interrupted copies make of them."""
+    *lines, last = content.split(b"\n")
+    found = {number: _row(line) for number, line in enumerate(lines, 1)}
+    damaged = [number for number, row in found.items() if row is None]
+    if last and (row := _row(last)) is not None:
+        found[len(lines) + 1], last = row, b""
+    return ParsedMetrics({number: row for number, row in found.items() if row is not None}, damaged, last)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        pairs = json.loads(line.decode(), object_pairs_hook=list)
+        row = dict(pairs)
+    except (ValueError, TypeError):
+        return None
+    numbers = all(type(value) in (int, float) for value in row.values())
+    complete = numbers and len(row) == len(pairs) and type(row.get("step")) is int
+    return row if complete else None
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; [] if there is none. A last line cut short by a crash is left out."""
+    """The rows of a metrics.jsonl; [] if there is none. Damaged lines are skipped, with a warning that names them."""
     if not path.is_file():
         return []
-    lines = path.read_bytes().split(b"\n")
-    rows = []
-    for line in lines[:-1]:
-        with suppress(ValueError):  # what a loss of power leaves in the middle of a file
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                rows.append(row)
-    return rows
+    parsed = parse_metrics(path.read_bytes())
+    if parsed.damaged:
+        _warn_of_damage(path, tuple(parsed.damaged))
+    return list(parsed.rows.values())
+
+
+@cache
+def _warn_of_damage(path: Path, numbers: tuple[int, ...]) -> None:
+    """Warn once: a sweep reads the metrics of a running trial again and again."""
+    log.warning(
+        "%s: skipping %s, which %s damaged; --resume of the run recovers what its metrics.csv holds",
+        *(path, line_numbers(numbers), "is" if len(numbers) == 1 else "are"),
+    )
+
+
+def line_numbers(numbers: Collection[int]) -> str:
+    """``"line 3"``, ``"lines 3, 7, 9"``, with the first ten of many."""
+    few = 10
+    text = ", ".join(map(str, sorted(numbers)[:few]))
+    more = f" and {len(numbers) - few} more" if len(numbers) > few else ""
+    return f"line{'s' * (len(numbers) != 1)} {text}{more}"

@@ -1,5 +1,6 @@
 """Samples from a trained model, for `diffexp sample`."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,14 +15,21 @@ from diffexp.config.experiment import SampleRequest
 from diffexp.config.merging import as_dict, differing
 from diffexp.config.variants import VariantConfig
 from diffexp.errors import UserError
-from diffexp.files import whole_file, writable
+from diffexp.files import refuse_existing, whole_file, writable
 from diffexp.hardware import autocast, precision_for
 from diffexp.models.base import GenerativeModel, as_pixels
 from diffexp.models.memory import images_at_once
+from diffexp.runs import Run
 from diffexp.trained import Trained
 
 # Formats that somebody may expect; a folder of such a name would surprise.
 _NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npy", ".pt", ".zip")
+
+# What the images of a folder are named.
+_NUMBERED = re.compile(r"\d{6,}\.png")
+
+# Keys that say where and how fast images are drawn, which no file's name tells.
+_UNNAMED = ("batch_size", "memory_gb", "accelerator", "precision", "compile", "out", "overwrite")
 
 
 def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:
@@ -56,7 +64,7 @@ def fitted_batch_size(
 
 
 def default_out(trained: Trained, request: SampleRequest) -> Path:
-    """Where a grid goes when no `out` is given: samples/ beside the checkpoint's folder, else beside the file.
+    """Where a grid goes when no `out` is given: drawings/ in the run's directory, else in the folder of the file.
 
     The name tells what was drawn: the sampler, its steps if it has any, and each further key not at its default.
     """
@@ -64,22 +72,24 @@ def default_out(trained: Trained, request: SampleRequest) -> Path:
     parts = [trained.path.stem, *sampler.brief()]
     defaults = SampleRequest(sampler=sampler.plain())
     for key, _, value in differing(as_dict(defaults), as_dict(request)):
-        if key not in ("batch_size", "memory_gb", "accelerator", "precision", "compile", "out"):
+        if key not in _UNNAMED:
             parts.append(f"{key.removeprefix('sampler.')}={value}")
     folder = trained.path.parent
-    return (folder.parent / "samples" if folder.name == "checkpoints" else folder) / f"{'-'.join(parts)}.png"
+    return Run(folder.parent if folder.name == "checkpoints" else folder).drawings / f"{'-'.join(parts)}.png"
 
 
-def save(images: Tensor, out: Path) -> None:
+def save(images: Tensor, out: Path, *, overwrite: bool = False) -> None:
     """Write images as a grid (.png), an array (.npz) or, without either suffix, a folder of PNGs.
 
     Args:
         images: uint8 (N, C, H, W).
-        out: the file or folder; the folder must be new or empty.
+        out: the file or folder.
+        overwrite: whether to replace an earlier drawing.
 
     Raises:
         UserError: if it cannot be written.
     """
+    check_out(out, overwrite=overwrite)  # once more: another process may have written it meanwhile
     try:
         if out.suffix.lower() == ".png":
             save_png(grid(images), out)
@@ -87,14 +97,20 @@ def save(images: Tensor, out: Path) -> None:
             with whole_file(out) as file:
                 np.savez(file, images=images.permute(0, 2, 3, 1).contiguous().numpy())
         else:
+            for old in out.iterdir() if out.is_dir() else ():
+                old.unlink()  # all of an earlier drawing, of which fewer images may follow
             for index, image in enumerate(images):
                 save_png(to_picture(image), out / f"{index:06d}.png")
     except OSError as error:
         raise UserError(f"out: {out} cannot be written: {error.strerror}") from error
 
 
-def check_out(out: Path) -> None:
-    """Refuse a place that cannot be written, before anything is sampled.
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse a place that cannot be written, or whose content must stay, before anything is sampled.
+
+    Args:
+        out: the file or folder.
+        overwrite: whether to replace a file, or the numbered PNGs of a folder that holds nothing else.
 
     Raises:
         UserError: saying why.
@@ -102,11 +118,26 @@ def check_out(out: Path) -> None:
     suffix = out.suffix.lower()
     if suffix in _NOT_WRITTEN:
         raise UserError(f"out: {suffix} is not written; give a .png, an .npz or the name of a folder")
+    writable(out, "out")
     if suffix in (".png", ".npz"):
         if out.is_dir():
             raise UserError(f"out: {out} is a folder")
+        if _is_samples(out.parent):
+            raise UserError(
+                f"out: expected a place outside {out.parent}, which holds the training's grids, got {out}. Write to "
+                "another folder, such as the run's drawings/."
+            )
+        refuse_existing(out, "out", overwrite=overwrite)
     elif out.is_file():
         raise UserError(f"out: {out} is a file; a name without .png or .npz is a folder for PNGs")
-    elif out.is_dir() and any(out.iterdir()):
-        raise UserError(f"out: {out} is not empty; old images would stand among the new")
-    writable(out, "out")
+    elif out.is_dir():
+        others = [file.name for file in sorted(out.iterdir()) if not _NUMBERED.fullmatch(file.name)]
+        if others:
+            raise UserError(f"out: expected an empty or a new folder, got {out} with {others[0]}. Give another out.")
+        if any(out.iterdir()):
+            refuse_existing(out, "out", overwrite=overwrite)
+
+
+def _is_samples(folder: Path) -> bool:
+    run = Run(folder.resolve().parent)
+    return folder.resolve() == run.samples and run.exists()

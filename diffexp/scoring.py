@@ -21,7 +21,7 @@ from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.protocol import Protocol, protocol
 from diffexp.evaluation.references import Reference, gather, of_images, read_published, reference
 from diffexp.evaluation.scores import Scores, measure
-from diffexp.files import writable, write_text
+from diffexp.files import refuse_existing, writable, write_text
 from diffexp.hardware import device_for
 
 
@@ -77,6 +77,7 @@ def score(first: Path, second: Path | Experiment, overrides: Sequence[str]) -> R
         writable(Path(request.out), "out")
         if Path(request.out).is_dir():
             raise UserError(f"out: {request.out} is a folder; give the name of a .json")
+        refuse_existing(Path(request.out), "out", overwrite=request.overwrite)
     if isinstance(second, Path) and replace(request.reference, cache=None) != ReferenceConfig():
         raise UserError(f"reference: {second} is the reference; its split, count and file say nothing here")
     images = given_images(first)

@@ -9,10 +9,11 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
-from typing import get_args
+from typing import Any, get_args
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO
@@ -22,6 +23,7 @@ from diffexp.callbacks.sample_grid import Drawn, SampleGrid
 from diffexp.callbacks.score import Score
 from diffexp.callbacks.status import StatusFile
 from diffexp.callbacks.stop import StopOnSignal
+from diffexp.checkpoint_files import prune
 from diffexp.config.experiment import Experiment
 from diffexp.config.merging import as_dict
 from diffexp.config.registry import imported
@@ -36,14 +38,17 @@ from diffexp.evaluation.references import Reference, check_reference, reference
 from diffexp.files import remove_asides
 from diffexp.hardware import check_devices, check_tasks, cluster_plugins, device_for, is_main_process, precision_for
 from diffexp.locks import locked
-from diffexp.loggers import build_loggers
+from diffexp.loggers import MetricsFile, build_loggers, repair_metrics
 from diffexp.mirrors import finish
 from diffexp.models.base import GenerativeModel
 from diffexp.models.building import build_model
 from diffexp.models.finite import DivergedError
-from diffexp.resuming import newest_checkpoint
-from diffexp.runs import RUN_VARIABLE, Run, checkpoints, config_text, step_of
+from diffexp.resuming import ResumePoint, newest_checkpoint
+from diffexp.runs import RUN_VARIABLE, Run, checkpoints, config_text
+from diffexp.tolerance import Tolerance, reason
 from diffexp.trained import start_from
+
+log = logging.getLogger(__name__)
 
 _REAL_IMAGES = 8  # in the row above each grid
 
@@ -112,8 +117,8 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
     real = _real_images(data, model)
     extractor = _extractor(experiment, model, data)
     fingerprint = data.images("train").brief_fingerprint()
-    newest = newest_checkpoint(experiment, run, fingerprint)
-    step = step_of(newest) if newest is not None else 0
+    start = newest_checkpoint(experiment, run, fingerprint)
+    newest, step = (start.path, start.step) if start is not None else (None, 0)
     if newest is None:
         _take_trained(model, experiment)
     stop = StopOnSignal()
@@ -121,18 +126,22 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
     grids = _grids(experiment, run, real, ema, stop)
     score = _score(experiment, run, data, extractor, ema, stop)
     periodic = [each for each in (grids, score) if each is not None]
-    if step == settings.steps and all(each.finished(step) for each in periodic):
+    if is_main_process():
+        _tidy(run, experiment.checkpoint.keep)
+    if start is not None and step == settings.steps and all(each.finished(step) for each in periodic):
+        if is_main_process():
+            _complete(run, experiment, start)
         return Outcome(run, step, settings.steps, {}, None, None)
     if is_main_process():
         run.describe(config_text(experiment), {**describe_environment(plugins), "precision": precision})
-        for folder in (run.path, run.checkpoints, run.samples, run.scores):
-            remove_asides(folder)
         begun = "from the start" if newest is None else f"on from {newest}"
         with suppress(OSError):
             print(f"{run.path}: {begun}, on {settings.devices * settings.nodes} × {device.type}", file=sys.stderr)
         os.environ[RUN_VARIABLE] = str(run.path)
 
-    saver = _saver(experiment, run, fingerprint)
+    seal = start.seal if start is not None else None
+    loggers = build_loggers(experiment.loggers, run, step, experiment.wandb, as_dict(experiment), seal)
+    saver = _saver(experiment, run, fingerprint, loggers)
     in_order = [
         StepProgress(),
         *(imported(place)(**settings) for place, settings in experiment.model.callbacks().items()),
@@ -153,7 +162,7 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip,
         log_every_n_steps=settings.log_every,
-        logger=build_loggers(experiment.loggers, run, step, experiment.wandb, as_dict(experiment)),
+        logger=loggers,
         # they act in this order at the end of a step: average, save, and only then what takes long
         callbacks=[*(callback for callback in in_order if callback is not None), *callbacks],
         plugins=[WholeFileCheckpointIO(saver.failed), *cluster_plugins()],
@@ -176,6 +185,25 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
         stopped_by=stopped_by,
         is_main=trainer.is_global_zero,
     )
+
+
+def _tidy(run: Run, keep: int | None) -> None:
+    """Remove what a killed process had no time to: half-written files, and checkpoints that are no longer kept."""
+    for folder in (run.path, run.checkpoints, run.samples, run.scores):
+        remove_asides(folder)
+    with Tolerance(f"{run.checkpoints}: old checkpoints cannot be removed"):
+        prune(run.checkpoints, keep)
+
+
+def _complete(run: Run, experiment: Experiment, start: ResumePoint) -> None:
+    """Finish the records of a run that a kill ended after its last step."""
+    try:
+        repair_metrics(experiment.loggers, run, start.step, start.seal)
+        status = run.read_status()
+        if (status.get("state"), status.get("step")) != ("finished", start.step):
+            run.write_status("finished", start.step, start.step, seconds=_seconds_before(run, start.path))
+    except OSError as error:
+        log.warning("%s: the run is complete, but its records cannot be written: %s", run.path, reason(error))
 
 
 def _take_trained(model: GenerativeModel, experiment: Experiment) -> None:
@@ -211,9 +239,13 @@ def _seconds_before(run: Run, newest: Path | None) -> float:
     return seconds if isinstance(seconds, (int, float)) else 0.0
 
 
-def _saver(experiment: Experiment, run: Run, fingerprint: str) -> Checkpoints:
-    saved = {"config": config_text(experiment), "data": fingerprint}
-    return Checkpoints(run.checkpoints, experiment.checkpoint.every, experiment.checkpoint.keep, saved)
+def _saver(experiment: Experiment, run: Run, fingerprint: str, loggers: Sequence[Logger]) -> Checkpoints:
+    def extra() -> dict[str, Any]:
+        seals = [logger.seal().as_dict() for logger in loggers if isinstance(logger, MetricsFile)]
+        metrics = {"metrics": seals[0]} if seals else {}  # only the main process, which writes, has loggers
+        return {"config": config_text(experiment), "data": fingerprint, "run_id": run.id(), **metrics}
+
+    return Checkpoints(run.checkpoints, experiment.checkpoint.every, experiment.checkpoint.keep, extra)
 
 
 def _real_images(data: ImageDataModule, model: GenerativeModel) -> Tensor:

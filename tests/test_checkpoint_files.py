@@ -14,8 +14,9 @@ from diffexp.errors import OutsideError, UserError
 from diffexp.runs import checkpoints
 
 
-def content(value=0.0):
-    return {"config": "name: x", "callbacks": {}, "state_dict": {"weight": torch.full((1000,), value)}, "step": 3}
+def content(value=0.0, step=1, **more):
+    weights = {"weight": torch.full((1000,), value)}
+    return {"config": "name: x", "callbacks": {}, "state_dict": weights, "global_step": step, **more}
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -56,7 +57,7 @@ def test_torch_alone_would_not_notice(tmp_path):
 
 def test_the_newest_whole_one_is_found_and_damaged_ones_are_set_aside(tmp_path, caplog):
     for step in (10, 20, 30):
-        write_checkpoint(content(step), tmp_path / "checkpoints" / f"step-{step:08d}.ckpt")
+        write_checkpoint(content(step=step), tmp_path / "checkpoints" / f"step-{step:08d}.ckpt")
     folder = tmp_path / "checkpoints"
     (folder / "step-00000030.ckpt").write_bytes(b"torn")
     found = newest_whole(folder)
@@ -71,6 +72,48 @@ def test_the_newest_whole_one_is_found_and_damaged_ones_are_set_aside(tmp_path, 
     ]
     assert "it does not end as one" in caplog.text
     assert "is taken instead" in caplog.text
+
+
+def file_of(folder, step):
+    return folder / "checkpoints" / f"step-{step:08d}.ckpt"
+
+
+@pytest.mark.parametrize(("names", "newest", "aside"), [((30, 20), 10, 2), ((20, 30), 20, 1)])
+def test_one_of_another_step_than_its_name_says_is_no_checkpoint_of_that_step(tmp_path, caplog, names, newest, aside):
+    """Two that were swapped; or an older copy under the newest name."""
+    for step in (10, 20):
+        write_checkpoint(content(step=step), file_of(tmp_path, step))
+    for name, step in zip(names, (20, 30) if aside == 2 else (20, 20), strict=True):
+        write_checkpoint(content(step=step), file_of(tmp_path, name))
+    with pytest.raises(UserError, match="expected the checkpoint of step 30, as its name says, got that of step 20"):
+        read_checkpoint(file_of(tmp_path, 30))
+    found = newest_whole(tmp_path / "checkpoints", set_aside=True)
+    assert found is not None
+    assert found[1]["global_step"] == newest
+    assert len(list(tmp_path.glob("checkpoints/*.damaged"))) == aside
+    assert caplog.text.count("as its name says, got that of step") == aside
+
+
+def test_one_of_another_run_is_no_checkpoint_of_this_one(tmp_path, caplog):
+    (tmp_path / "environment.json").write_text('{"run_id": "aaaa"}')
+    write_checkpoint(content(step=10), file_of(tmp_path, 10))  # of a version that did not say
+    write_checkpoint(content(step=20, run_id="aaaa"), file_of(tmp_path, 20))
+    write_checkpoint(content(step=30, run_id="bbbb"), file_of(tmp_path, 30))
+    assert newest_whole(tmp_path / "checkpoints")[0] == file_of(tmp_path, 20)
+    assert "expected a checkpoint of the run aaaa, got one of bbbb" in caplog.text
+    file_of(tmp_path, 20).unlink()
+    assert newest_whole(tmp_path / "checkpoints")[0] == file_of(tmp_path, 10)
+    (tmp_path / "environment.json").unlink()
+    assert newest_whole(tmp_path / "checkpoints")[0] == file_of(tmp_path, 30)
+
+
+def test_what_is_set_aside_replaces_nothing_that_was_before(tmp_path):
+    write_checkpoint(content(step=10), file_of(tmp_path, 10))
+    for garbage in (b"first", b"second", b"third"):
+        file_of(tmp_path, 20).write_bytes(garbage)
+        newest_whole(tmp_path / "checkpoints", set_aside=True)
+    kept = sorted(tmp_path.glob("checkpoints/*.damaged*"))
+    assert [file.read_bytes() for file in kept] == [b"first", b"second", b"third"]
 
 
 def test_if_none_is_whole_that_is_an_error_and_all_stay(tmp_path):
@@ -89,7 +132,7 @@ from pathlib import Path
 from diffexp.checkpoint_files import write_checkpoint
 tensors = {str(i): torch.full((500_000,), float(i)) for i in range(10)}
 for number in range(1000):
-    content = {"config": "", "callbacks": {}, "state_dict": {**tensors, "n": torch.tensor(number)}}
+    content = {"config": "", "callbacks": {}, "global_step": 1, "state_dict": {**tensors, "n": torch.tensor(number)}}
     write_checkpoint(content, Path(sys.argv[1], "step-00000001.ckpt"))
     print(number, flush=True)
 """

@@ -56,6 +56,23 @@ def test_a_killed_process_leaves_no_lock_though_its_children_live(tmp_path):
     os.kill(child, signal.SIGKILL)
 
 
+def test_a_folder_is_in_use_while_a_process_holds_it(tmp_path):
+    assert not locks.in_use(tmp_path / "gone")
+    assert not locks.in_use(tmp_path)
+    process = holder(tmp_path)
+    assert locks.in_use(tmp_path)
+    process.kill()
+    process.wait()
+    assert (tmp_path / locks.LOCK_NAME).is_file()
+    assert not locks.in_use(tmp_path)
+    with locks.locked(tmp_path, "run_dir"):
+        assert locks.in_use(tmp_path)  # to ask does not release the lock
+        asked = "import sys, pathlib; from diffexp import locks; print(locks.in_use(pathlib.Path(sys.argv[1])))"
+        told = subprocess.run([sys.executable, "-c", asked, tmp_path], capture_output=True, text=True, check=True)
+        assert told.stdout == "True\n"
+    assert not locks.in_use(tmp_path)
+
+
 def test_who_waits_gets_it_when_the_other_ends(tmp_path):
     process = holder(tmp_path, "time.sleep(0.5)")
     with locks.locked(tmp_path, "run_dir"):

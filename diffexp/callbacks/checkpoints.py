@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from diffexp.checkpoint_files import read_checkpoint, write_checkpoint
+from diffexp.checkpoint_files import prune, read_checkpoint, write_checkpoint
 from diffexp.errors import OutsideError, UserError
 from diffexp.models.finite import REMEDY, DivergedError
 from diffexp.runs import checkpoints
@@ -61,7 +61,7 @@ class Checkpoints(L.Callback):
         folder: where the files step-00001000.ckpt, … go, in one that exists.
         every: steps between two.
         keep: how many of the newest stay; None keeps all.
-        extra: plain data to put into each checkpoint.
+        extra: called at each save for plain data to put into the checkpoint.
         on_saved: called with the file on the main process, after it is safe.
     """
 
@@ -70,13 +70,13 @@ class Checkpoints(L.Callback):
         folder: Path,
         every: int,
         keep: int | None = 2,
-        extra: dict[str, Any] | None = None,
+        extra: Callable[[], dict[str, Any]] = dict,
         on_saved: Callable[[Path], None] | None = None,
     ) -> None:
         self.folder = folder
         self.every = every
         self.keep = keep
-        self.extra = extra or {}
+        self.extra = extra
         self.on_saved = on_saved
         self._saved_step = -1
         self._error: OSError | None = None
@@ -112,7 +112,7 @@ class Checkpoints(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the extra data."""
-        checkpoint.update(self.extra)
+        checkpoint.update(self.extra())
 
     def _save(self, trainer: L.Trainer) -> None:
         step = trainer.global_step
@@ -156,8 +156,7 @@ class Checkpoints(L.Callback):
 
     def _prune(self) -> None:
         with self._pruning:
-            for old in checkpoints(self.folder)[: -self.keep] if self.keep is not None else ():
-                old.unlink()
+            prune(self.folder, self.keep)
 
     def _safe(self) -> str:
         return f"the last good checkpoint is {self._last_good}" if self._last_good else "there is none before it"

@@ -25,10 +25,12 @@ class StatusFile(L.Callback):
         self.seconds = seconds
         self._began = time.monotonic()
         self._written = 0.0
+        self._trained = False
         self._tolerance = Tolerance("the run's status cannot be written")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the start."""
+        self._trained = True
         self._began = time.monotonic()
         self._report(trainer, "running")
 
@@ -40,6 +42,11 @@ class StatusFile(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the end."""
         self._report(trainer, "finished" if trainer.global_step >= trainer.max_steps else "interrupted")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report the end of a run that was killed after its last checkpoint: resumed, it trains no step."""
+        if not self._trained:
+            self._report(trainer, "finished")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Report the failure."""

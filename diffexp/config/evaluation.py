@@ -279,6 +279,7 @@ class ScoreRequest:
         count: how many of A's images; null takes all.
         batch_size: images at once.
         out: a .json for the result.
+        overwrite: replace the file `out`; false refuses one that exists.
     """
 
     extractor: ExtractorConfig | None = None
@@ -287,6 +288,7 @@ class ScoreRequest:
     batch_size: int = number(256, at_least=1)
     accelerator: Accelerator = "auto"
     out: str | None = None
+    overwrite: bool = False
 
 
 @dataclass

@@ -166,7 +166,8 @@ class SampleRequest:
         precision: in which the network runs; as in training.
         compile: have torch compile the network first: half a minute or more, won back in some hundred network calls.
         out: NAME.png (a grid), NAME.npz (an array `images`, uint8, N×H×W×C) or a folder of PNGs;
-            null makes a grid in the run's samples/.
+            null makes a grid in the run's drawings/.
+        overwrite: replace the file `out`, or all numbered PNGs of the folder `out`; false refuses what exists.
     """
 
     sampler: VariantConfig = MISSING
@@ -179,6 +180,7 @@ class SampleRequest:
     precision: Precision = "auto"
     compile: bool = False
     out: str | None = None
+    overwrite: bool = False
 
 
 @dataclass
@@ -189,11 +191,13 @@ class ExportRequest:
         format: safetensors is one file that every command of diffexp takes; diffusers is a folder for its pipelines.
         weights: the averaged (ema) or the raw ones.
         out: NAME.safetensors, or the folder; null puts it beside the run's checkpoints/, else beside the file.
+        overwrite: replace the file `out`, or the pipeline in the folder `out`; false refuses what exists.
     """
 
     format: Literal["safetensors", "diffusers"] = "safetensors"
     weights: Weights = "ema"
     out: str | None = None
+    overwrite: bool = False
 
 
 @dataclass
@@ -203,7 +207,9 @@ class ImportRequest:
     Keys:
         image_size: height and width of the images of a DDPM or DDIM checkpoint.
         out: NAME.safetensors; NAME.yaml is written beside it; null takes the name of what is imported.
+        overwrite: replace both files; false refuses what exists.
     """
 
     image_size: int = number(32, at_least=1)
     out: str | None = None
+    overwrite: bool = False

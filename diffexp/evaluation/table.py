@@ -16,7 +16,7 @@ from diffexp.config.variants import SAMPLERS, VariantConfig
 from diffexp.errors import UserError
 from diffexp.evaluation.ranking import Entry, best_and_ties
 from diffexp.evaluation.scores import Scores
-from diffexp.files import write_text
+from diffexp.files import refuse_others, write_text
 
 
 @dataclass
@@ -129,6 +129,7 @@ class Table:
         """
         path = folder / "table.json"
         if not path.is_file():
+            refuse_others(folder, "table.csv", "table.md")
             return
         try:
             before = json.loads(path.read_text())
@@ -136,7 +137,7 @@ class Table:
             about = before["about"]
             different = [key for key, value in self.about.items() if about.get(key) != json.loads(json.dumps(value))]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: is damaged; remove it to start anew") from error
+            raise UserError(f"{path}: is damaged. Remove the tables in {folder} to start over.") from error
         if different:
             raise UserError(
                 f"out: {folder} holds an evaluation with another {', '.join(different)}; give another out=…"

@@ -151,6 +151,19 @@ class Learner(GenerativeModel):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """Set the first step's learning rates from the config.
+
+        A checkpoint holds those of the config it was saved under, which are 0 at the end of a cosine. The values of a
+        resumed run whose config has not changed stay the same, bit for bit.
+        """
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):  # a subclass may schedule in another way
+            rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            schedule._last_lr = [base * factor(schedule.last_epoch) for base, factor in rates]
+            for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
+                group["lr"] = rate
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,

@@ -17,23 +17,27 @@ _PLUGIN = click.option("--plugin", "plugins", multiple=True, metavar="MODULE", h
     metavar="FOLDER",
     help="Also write every plot as SVG and PNG, every table as Markdown and LaTeX.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @_PLUGIN
-def report(paths: tuple[Path, ...], out: Path, figures: Path | None, plugins: tuple[str, ...]) -> None:
+def report(paths: tuple[Path, ...], out: Path, figures: Path | None, overwrite: bool, plugins: tuple[str, ...]) -> None:
     """Make one self-contained HTML page about runs, or about all trials of a sweep.
 
     What differs between the configs, scores against network calls, curves, samples from the same noise, schedules,
     cost, and where each number comes from.
     """
     from diffexp.config.plugins import load_plugins
+    from diffexp.files import refuse_existing
     from diffexp.reports.page import write_figures, write_page
     from diffexp.reports.recorded import read_runs
 
     load_plugins(plugins)
     runs = read_runs(paths)
+    refuse_existing(out, "--out", overwrite=overwrite)
+    written = write_figures(runs, figures, overwrite=overwrite) if figures is not None else []
     write_page(runs, out)
     click.echo(f"{len(runs)} run{'s' * (len(runs) > 1)}: {out}")
     if figures is not None:
-        click.echo(f"{len(write_figures(runs, figures))} files: {figures}")
+        click.echo(f"{len(written)} files: {figures}")
 
 
 @click.command()

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 import diffexp
 from diffexp.errors import cannot_write
-from diffexp.files import see_folder, whole_file, write_text
+from diffexp.files import refuse_existing, whole_file, write_text
 from diffexp.reports.drawing import Plot, slug
 from diffexp.reports.facts import comparable, cost, differing_keys, environments, likelihoods, overview
 from diffexp.reports.pictures import strips
@@ -77,26 +77,30 @@ def write_page(runs: Sequence[Recorded], out: Path) -> None:
         raise cannot_write(f"out: {out} cannot be written", error) from error
 
 
-def write_figures(runs: Sequence[Recorded], folder: Path) -> list[Path]:
+def write_figures(runs: Sequence[Recorded], folder: Path, *, overwrite: bool = False) -> list[Path]:
     """Write every plot as SVG and PNG and every table as Markdown and LaTeX; the files.
 
     Raises:
+        UserError: if one exists and must stay; then none is written.
         OutsideError: if one cannot be written.
     """
-    written: list[Path] = []
+    contents: dict[Path, bytes] = {}
+    for section in sections(runs):
+        for plot in section.plots:
+            contents |= {folder / f"{slug(plot.title)}.{suffix}": content for suffix, content in plot.files().items()}
+        for sheet in section.sheets:
+            name = slug(sheet.title)
+            contents |= {
+                folder / f"{name}.md": sheet.markdown().encode(),
+                folder / f"{name}.tex": sheet.latex().encode(),
+            }
+    for path in contents:
+        refuse_existing(path, "--figures", overwrite=overwrite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        see_folder(folder)
-        for section in sections(runs):
-            for plot in section.plots:
-                for suffix, content in plot.files().items():
-                    written.append(folder / f"{slug(plot.title)}.{suffix}")
-                    with whole_file(written[-1]) as file:
-                        file.write(content)
-            for sheet in section.sheets:
-                for suffix, text in (("md", sheet.markdown()), ("tex", sheet.latex())):
-                    written.append(folder / f"{slug(sheet.title)}.{suffix}")
-                    write_text(written[-1], text)
+        for path, content in contents.items():
+            with whole_file(path) as file:
+                file.write(content)
     except OSError as error:
         raise cannot_write(f"figures: {folder} cannot be written", error) from error
-    return written
+    return list(contents)

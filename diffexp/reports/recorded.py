@@ -13,9 +13,8 @@ from diffexp.config import load_experiment
 from diffexp.config.layers import parse_yaml
 from diffexp.config.merging import as_dict
 from diffexp.errors import UserError
-from diffexp.runs import Run, read_metrics
-
-_GRID = re.compile(r"step-(\d+)-(.+)\.png")
+from diffexp.locks import in_use
+from diffexp.runs import Run, grids, read_metrics
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,10 @@ class Recorded:
 
     @cached_property
     def status(self) -> dict[str, Any]:
-        """status.json, {} without one."""
-        return self.run.read_status()
+        """status.json, {} without one; a run whose process has died without a word is "lost"."""
+        status = self.run.read_status()
+        dead = status.get("state") == "running" and not in_use(self.path)
+        return {**status, "state": "lost"} if dead else status
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -118,12 +119,10 @@ class Recorded:
 
     @cached_property
     def grids(self) -> dict[str, dict[int, Path]]:
-        """By sampler and step, pictures of samples, all from the same noise."""
+        """By sampler and step, the grids that training drew, all from the same noise."""
         found: dict[str, dict[int, Path]] = {}
-        for file in sorted(self.run.samples.glob("step-*.png")):
-            match = _GRID.fullmatch(file.name)
-            if match is not None:
-                found.setdefault(match[2], {})[int(match[1])] = file
+        for step, name, file in grids(self.run.samples):
+            found.setdefault(name, {})[step] = file
         return found
 
     def _of_training(self) -> Iterator[Score]:

@@ -78,7 +78,7 @@ def reproduce(
         tell("versions and machine: the same")
     run = _trained(recording, experiment, changed, 0, plugins, tell)
     more = []
-    if not _bitwise(recording, run, tell):
+    if not _bitwise(recording, before, run, tell):
         for number in range(1, seeds + 1):
             other = _trained(recording, experiment, changed, number, plugins, tell)
             more.append(read_metrics(other.metrics))
@@ -153,7 +153,7 @@ def _folder(recording: Recording, experiment: Experiment, changed: Sheet) -> Pat
     return Path(experiment.runs_dir) / (experiment.name + more)
 
 
-def _bitwise(recording: Recording, run: Run, tell: Callable[[str], object]) -> bool:
+def _bitwise(recording: Recording, before: Experiment, run: Run, tell: Callable[[str], object]) -> bool:
     newest = newest_whole(run.checkpoints)
     rows = [row for row in read_metrics(run.metrics) if row["step"] <= recording.step]
     parts = []
@@ -164,7 +164,9 @@ def _bitwise(recording: Recording, run: Run, tell: Callable[[str], object]) -> b
     if recording.metrics:
         parts.append(compare_metrics(recording.metrics, rows))
     if recording.run is not None and recording.run.samples.is_dir():
-        parts.append(compare_pictures(recording.run.samples, run.samples, recording.step))
+        samplers = before.sample_grid.samplers if before.sample_grid is not None else {}
+        drawn = [name for name, sampler in samplers.items() if sampler is not None]
+        parts.append(compare_pictures(recording.run.samples, run.samples, recording.step, drawn))
     for part in parts:
         tell(str(part))
     return not any(part.difference for part in parts)

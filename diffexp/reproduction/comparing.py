@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from diffexp.evaluation.ranking import Entry, tie
 from diffexp.reports.sheets import Sheet
+from diffexp.runs import grids
 
-# What a checkpoint holds besides the result: where it was made.
-_ASIDE = ("config", "data")
+# What a checkpoint holds besides the result: where it was made. The metrics are compared row by row.
+_ASIDE = ("config", "data", "run_id", "metrics")
 
 # score/SAMPLER-WEIGHTS/fd_EXTRACTOR_COUNT or fid50k; beside it are fd_error_…, fd_floor_… and …_best
 _DISTANCE = re.compile(r"(score/[^/]+/)(fd_(?!error_|floor_)\S+|fid\d+k?)(?<!_best)")
@@ -64,9 +65,18 @@ def compare_metrics(before: Sequence[dict[str, Any]], now: Sequence[dict[str, An
     return Part(name, "" if len(before) == len(now) else f"{len(now)} rows now")
 
 
-def compare_pictures(before: Path, now: Path, step: int) -> Part:
-    """All sample grids of the first up to a step, as files."""
-    pictures = [file for file in sorted(before.glob("step-*.png")) if file.name < f"step-{step + 1:08d}"]
+def compare_pictures(before: Path, now: Path, step: int, samplers: Collection[str]) -> Part:
+    """All grids that training drew with some samplers up to a step, as files; other pictures do not count.
+
+    Args:
+        before: samples/ of the recorded run.
+        now: that of the other.
+        step: the last one to compare.
+        samplers: their names in the recorded config.
+    """
+    drawn = [(at, file) for at, name, file in grids(before) if at <= step and name in samplers]
+    side_by_side = {before / f"step-{at:08d}.png" for at, _ in drawn}
+    pictures = sorted({file for _, file in drawn} | {file for file in side_by_side if file.is_file()})
     differing = [file.name for file in pictures if _bytes(file) != _bytes(now / file.name)]
     told = f"{len(differing)} differ, {differing[0]} first" if differing else ""
     return Part(f"sample grids ({len(pictures)})", told)

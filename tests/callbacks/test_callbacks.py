@@ -93,7 +93,7 @@ def test_the_average_goes_on_from_a_checkpoint(tmp_path):
 
 
 def test_checkpoints_every_n_steps_and_at_the_end(tmp_path):
-    fit([Checkpoints(tmp_path, every=3, keep=None, extra={"config": "text"})], 7)
+    fit([Checkpoints(tmp_path, every=3, keep=None, extra=lambda: {"config": "text"})], 7)
     assert [step_of(file) for file in checkpoints(tmp_path)] == [3, 6, 7]
     for file in checkpoints(tmp_path):
         content = torch.load(file, weights_only=True)
@@ -153,3 +153,13 @@ def test_status_tells_how_a_run_ended():
     with pytest.raises(ArithmeticError):
         fit([StatusFile(lambda *args, **more: told.append((*args, more.get("error"))))], 3, Walk(fail))
     assert told[-1] == ("failed", 2, 3, "ArithmeticError('no')")
+
+
+def test_a_run_that_was_killed_after_its_last_checkpoint_ends_as_finished(tmp_path):
+    """Resumed, it trains no step, and Lightning calls neither on_train_start nor on_train_end."""
+    told = []
+    fit([Checkpoints(tmp_path, every=3)], 3)
+    status = StatusFile(lambda *args, **more: told.append((*args, more["seconds"])), seconds=7.0)
+    fit([status], 3, checkpoint=tmp_path / "step-00000003.ckpt")
+    assert [each[:3] for each in told] == [("finished", 3, 3)]
+    assert 7.0 <= told[0][3] < 60

@@ -15,9 +15,9 @@ from diffexp.callbacks.score import Score
 from diffexp.errors import UserError
 from diffexp.evaluation.extractors.classifier import shipped_digits
 from diffexp.evaluation.scores import measure
-from diffexp.loggers import MetricsFile, read_metrics
+from diffexp.loggers import MetricsFile
 from diffexp.models.base import GenerativeModel, as_pixels
-from diffexp.runs import checkpoints
+from diffexp.runs import checkpoints, read_metrics
 from tests.evaluation.sets import against, digits, gathered
 
 REAL = digits()

@@ -12,10 +12,18 @@ from PIL import Image
 from diffexp.callbacks.ema import averaged
 from diffexp.checkpoint_files import read_checkpoint, write_checkpoint
 from diffexp.cli import main
+from diffexp.config import load_sample_request
+from diffexp.config.experiment import ExportRequest
 from diffexp.config.samplers import DDIMConfig
 from diffexp.data.images import to_uint8
+from diffexp.errors import UserError
+from diffexp.evaluation.table import Table
+from diffexp.exporting import export
 from diffexp.models.building import build_model
 from diffexp.runs import checkpoints
+from diffexp.sampling import check_out, default_out, save
+from diffexp.scoring import score
+from diffexp.trained import load_trained
 from tests.small import SMALL, diffexp, experiment, fit, metrics
 
 
@@ -84,13 +92,80 @@ def test_sample_folder_and_grid_from_a_checkpoint_alone(run, tmp_path):
     images = np.stack([np.asarray(Image.open(file)) for file in files])
     assert np.abs(images.astype(int) - expected(run, "ema", eta=0.5)[:, 0].numpy()).max() <= 1
     out = diffexp("sample", "alone.ckpt", *COMMON, cwd=tmp_path).stdout
-    assert out == "7 images: alone-ddim-5-count=7-seed=3.png\n"
-    assert Image.open(tmp_path / "alone-ddim-5-count=7-seed=3.png").size == (8 * 34 + 2, 34 + 2)
+    assert out == "7 images: drawings/alone-ddim-5-count=7-seed=3.png\n"
+    assert Image.open(tmp_path / "drawings" / "alone-ddim-5-count=7-seed=3.png").size == (8 * 34 + 2, 34 + 2)
 
 
 def test_the_default_sampler_takes_no_more_steps_than_there_are(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    assert diffexp("sample", "run", "count=1", cwd=tmp_path).stdout.endswith("step-00000008-ddim-20-count=1.png\n")
+    told = diffexp("sample", "run", "count=1", cwd=tmp_path).stdout
+    assert told == "1 images: run/drawings/step-00000008-ddim-20-count=1.png\n"
+
+
+def test_each_drawing_has_a_name_of_its_own_apart_from_the_training_s_grids(run, tmp_path):
+    """Of the same step and sampler as a grid, too; another seed, count or weights is another file."""
+    trained = load_trained(run)
+    choices = ([], ["count=6"], ["count=6", "seed=1"], ["count=6", "weights=raw"], ["sampler.eta=0.5"])
+    requests = [load_sample_request(["sampler.steps=5", *keys], trained.experiment) for keys in choices]
+    places = [default_out(trained, request) for request in requests]
+    assert len(set(places)) == len(choices)
+    assert {place.parent for place in places} == {run / "drawings"}
+    assert (run / "samples" / "step-00000008-ddim-5.png").is_file()
+    with pytest.raises(UserError, match="holds the training's grids"):
+        check_out(run / "samples" / "step-00000008-ddim-5.png", overwrite=True)
+    (tmp_path / "x.png").write_text("mine")
+    refused = diffexp("sample", str(run), "sampler.steps=5", "out=x.png", cwd=tmp_path, expect=2).stderr
+    assert "got x.png, which exists. Give another out, or overwrite=true." in refused
+
+
+@pytest.mark.parametrize("out", ["x.png", "x.npz", "folder"])
+def test_a_place_that_holds_a_drawing_is_only_replaced_when_asked(out, tmp_path):
+    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 1, 8, 8)
+    first, second = tmp_path / "first" / out, tmp_path / "second" / out
+    save(images, first)
+    with pytest.raises(UserError, match=r"which exists\. Give another out, or overwrite=true"):
+        save(images[:3], first)
+    save(images[:3], first, overwrite=True)
+    save(images[:3], second)
+    contents = [
+        {file.name: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        for folder in (first.parent, second.parent)
+    ]
+    assert contents[0].keys() == contents[1].keys()
+    assert out.endswith("npz") or contents[0] == contents[1]  # a zip holds the time
+    if out == "folder":
+        (first / "notes.txt").touch()
+        with pytest.raises(UserError, match=r"with notes\.txt"):
+            save(images, first, overwrite=True)
+        assert len(list(first.iterdir())) == 4
+
+
+@pytest.mark.parametrize("form", ["safetensors", "diffusers"])
+def test_an_export_replaces_nothing_unless_asked(run, tmp_path, form):
+    trained, out = load_trained(run), str(tmp_path / ("x" if form == "diffusers" else "x.safetensors"))
+    export(trained, ExportRequest(form, "ema", out))
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match="which exists"):
+        export(trained, ExportRequest(form, "raw", out))
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    export(trained, ExportRequest(form, "raw", out, overwrite=True))
+    after = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert before.keys() == after.keys()
+    assert before != after
+
+
+def test_an_evaluation_writes_over_no_run_and_no_other_table(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    alone = ["evaluate", "run", "sampler.name=ddim", "sampler.steps=5", "extractor.name=digits_v1", "count=40"]
+    assert "without another run, got run" in diffexp(*alone, "out=run", cwd=tmp_path, expect=2).stderr
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+    (tmp_path / "table.md").write_text("mine")
+    with pytest.raises(UserError, match=r"without another table\.md"):
+        Table({}, "fd", "", []).take_up(tmp_path)
+    (tmp_path / "scores.json").write_text("mine")
+    with pytest.raises(UserError, match=r"scores\.json, which exists"):
+        score(tmp_path, experiment(), [f"out={tmp_path / 'scores.json'}"])
 
 
 def test_config_show_check_and_diff(run, tmp_path):
@@ -133,10 +208,14 @@ MISTAKES = [
     (["sample", "RUN", "sampler.step=2"], "Did you mean sampler.steps?"),
     (["sample", "RUN", "sampler.name=euler"], "there is no sampler 'euler' (known: ancestral, ddim, ddpm, "),
     (["sample", "RUN", "count=0"], "count: must be at least 1, not 0"),
-    (["sample", "RUN", "out=full"], "out: full is not empty"),
+    (["sample", "RUN", "out=full"], "out: expected an empty or a new folder, got full with "),
+    (["sample", "RUN", f"out={'x' * 300}.png"], "File name too long"),
+    (["export", "RUN", f"out={'x' * 300}.safetensors"], "File name too long"),
+    (["report", "RUN", f"--out={'x' * 300}"], "File name too long"),
     (["sample", "RUN", "out=file"], "out: file is a file"),
     (["sample", "RUN", "out=file/x.png"], "out: "),
     (["sample", "RUN", "out=x.jpg"], "out: .jpg is not written"),
+    (["report", "RUN", "--out=file"], "--out: expected a new file, got file, which exists. Give another --out"),
     (["train", "digits", "run_dir=" + "x" * 300], "File name too long"),
     (["train", "digits", "data.name=image_folder"], "data.path: "),
     (["train", "digits", "training.batch_size=3", "training.accumulate=2"], "is not divisible"),

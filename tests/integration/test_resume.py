@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from diffexp.runs import checkpoints, step_of
+from tests.integration.resumes import resume
 from tests.integration.test_training import assert_same, state
 from tests.small import SMALL, diffexp, metrics
 
@@ -174,6 +175,22 @@ def test_longer_training_under_a_cosine_is_warned_of(tmp_path):
     command = ["train", "digits", *SMALL, "sample_grid=null", "run_dir=run", "--resume", "optim.decay=cosine"]
     diffexp(*command, "training.steps=2", cwd=tmp_path)
     assert "the learning rate leaves its cosine" in diffexp(*command, "training.steps=4", cwd=tmp_path).stderr
+
+
+def test_resume_completes_the_records_of_a_run_killed_after_its_last_checkpoint(tmp_path, undisturbed):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps({**status, "state": "running", "step": 35}))
+    (run / "checkpoints" / ".step-00000040.ckpt.77-aaaa.tmp").write_bytes(b"half")
+    spoilt = (run / "metrics.jsonl").read_text().replace('"step": 6', '"step"; 6')
+    (run / "metrics.jsonl").write_text(spoilt)
+    resume(run, "checkpoint.keep=2")
+    after = json.loads((run / "status.json").read_text())
+    assert [after[key] for key in ("state", "step", "steps", "seconds")] == ["finished", 40, 40, status["seconds"]]
+    assert sorted(file.name for file in (run / "checkpoints").iterdir()) == ["step-00000035.ckpt", "step-00000040.ckpt"]
+    assert metrics(run) == metrics(undisturbed)
+    assert (run / "metrics.jsonl.damaged").read_text() == spoilt
 
 
 def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_in_silence(tmp_path, undisturbed):

@@ -105,7 +105,7 @@ def test_a_cell_is_the_score_of_the_images_that_sample_draws(table, run, cache):
     images = np.load(run.parent / "all.npz")["images"]
     for block in (0, 1):
         np.savez(run.parent / "block.npz", images=images[50 * block : 50 * (block + 1)])
-        diffexp("score", "block.npz", "digits", "out=score.json", cwd=run.parent, **cache)
+        diffexp("score", "block.npz", "digits", "out=score.json", "overwrite=true", cwd=run.parent, **cache)
         found = json.loads((run.parent / "score.json").read_text())
         assert found["protocol"] == table[2]["protocol"]
         expected = cell["blocks"][block]
@@ -113,7 +113,7 @@ def test_a_cell_is_the_score_of_the_images_that_sample_draws(table, run, cache):
         assert found["scores"]["kd"]["value"] == pytest.approx(expected["kd"]["value"], rel=1e-3)
         assert found["scores"]["recall"] == expected["recall"]
     diffexp("sample", "run", *sampler, "count=50", "out=pngs", cwd=run.parent, **cache)
-    diffexp("score", "pngs", "digits", "out=score.json", cwd=run.parent, **cache)
+    diffexp("score", "pngs", "digits", "out=score.json", "overwrite=true", cwd=run.parent, **cache)
     found = json.loads((run.parent / "score.json").read_text())
     assert found["scores"]["fd"]["value"] == pytest.approx(cell["blocks"][0]["fd"]["value"], rel=1e-4)
 

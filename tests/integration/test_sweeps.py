@@ -262,3 +262,6 @@ def test_samplers_of_one_checkpoint_are_compared_without_training(finished, tmp_
     (tmp_path / "best.yaml").write_text(sweep("best", "samplers.yaml", cwd=tmp_path).stdout)
     again = diffexp("evaluate", str(run), "--table", "best.yaml", "out=again", cwd=tmp_path, OMP_NUM_THREADS="1").stdout
     assert f"fd {rows[0]['score/fd_digits_v1_40']:.4g}" in again
+    fewer = ["evaluate", str(run), "--table", "best.yaml", "blocks=1", "out=again"]
+    diffexp(*fewer, cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert [len(cell["blocks"]) for cell in json.loads((tmp_path / "again" / "table.json").read_text())["cells"]] == [2]

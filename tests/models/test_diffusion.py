@@ -17,6 +17,7 @@ from diffexp.models.building import build_model
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.models.draws import Draws
 from diffexp.randomness import ImageNoise
+from diffexp.runs import checkpoints
 from diffexp.starting import resume_run
 from diffexp.training import train
 from tests.small import experiment, fit, metrics
@@ -207,6 +208,41 @@ def test_learning_rate(optim, factors):
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx(factors)
+
+
+def test_the_first_step_after_an_extension_has_the_rate_of_the_new_config(tmp_path):
+    """Under a cosine a finished run's checkpoint holds the rate 0; AdamW's first step moves a weight by that rate."""
+    rates = ["optim={'lr': 1e-3, 'decay': 'cosine', 'warmup_steps': 1}", "training.log_every=1", "sample_grid=null"]
+    rates.append("checkpoint={'every': 1, 'keep': null}")
+    fit(tmp_path / "run", *rates, "training.steps=3")
+    longer_run = experiment(*rates, f"run_dir={tmp_path / 'run'}", "training.steps=5")
+    train(longer_run, resume_run(tmp_path / "run" / "config.yaml", longer_run), [])
+    logged = [row["train/lr"] for row in metrics(tmp_path / "run")][3:]
+    cosine = [5e-4 * (1 + math.cos(math.pi * (step - 1) / 4)) for step in (3, 4)]
+    assert logged == pytest.approx(cosine)
+    saved = [read_checkpoint(file)["state_dict"] for file in checkpoints(tmp_path / "run" / "checkpoints")]
+    before, after = (next(iter(each.values())) for each in saved[2:4])
+    assert 0.1 * cosine[0] < (after - before).abs().max().item() < 10 * cosine[0]
+
+
+def test_each_parameter_group_resumes_with_its_own_rate(monkeypatch):
+    """A GAN's discriminator has one; the checkpoint of the last of 6 steps is loaded for 12."""
+    two = [
+        {"params": [torch.nn.Parameter(torch.zeros(1))]},
+        {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 6.0},
+    ]
+    model = module(optim=Optim(lr=2.0, decay="cosine"))
+    monkeypatch.setattr(model, "learned", lambda: two)
+    model._trainer = trainer(max_steps=12, precision="32-true")
+    settings = model.configure_optimizers()
+    schedule = settings["lr_scheduler"]["scheduler"]
+    schedule.last_epoch = 6
+    for group in settings["optimizer"].param_groups:
+        group["lr"] = 0.0
+    monkeypatch.setattr(model, "lr_schedulers", lambda: schedule)
+    model.on_train_start()
+    assert [group["lr"] for group in settings["optimizer"].param_groups] == pytest.approx([1.0, 3.0])
+    assert schedule.get_last_lr() == pytest.approx([1.0, 3.0])
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 
 from diffexp.errors import UserError
+from diffexp.locks import locked
 from diffexp.reports import pictures
 from diffexp.reports.facts import comparable, differing_keys
-from diffexp.reports.recorded import read_runs, without_steps
+from diffexp.reports.recorded import Recorded, read_runs, without_steps
 from diffexp.reports.schedules import schedules
 from diffexp.reports.sheets import Sheet
+from diffexp.runs import Run
 from tests.small import diffexp
 
 
@@ -29,6 +31,17 @@ from tests.small import diffexp
 )
 def test_labels_without_steps(label, expected):
     assert without_steps(label) == expected
+
+
+def test_a_run_whose_process_has_died_is_not_running(tmp_path):
+    (tmp_path / "config.yaml").write_text("name: x\n")
+    Run(tmp_path).write_status("running", 3, 8)
+    with locked(tmp_path, "run_dir"):
+        assert Recorded(tmp_path, "x").status["state"] == "running"
+    (tmp_path / ".lock").touch()  # as SIGKILL leaves it
+    assert Recorded(tmp_path, "x").status["state"] == "lost"
+    Run(tmp_path).write_status("interrupted", 3, 8)
+    assert Recorded(tmp_path, "x").status["state"] == "interrupted"
 
 
 def test_only_what_differs_is_told(runs):

@@ -13,6 +13,7 @@ from diffexp.reproduction.comparing import (
     Compared,
     compare_checkpoints,
     compare_metrics,
+    compare_pictures,
     compare_scores,
     scores_sheet,
 )
@@ -128,6 +129,21 @@ def test_one_changed_number_is_found():
     assert compare_metrics(rows, rows[:1]).difference == "1 rows now"
     told = compare_metrics(rows, [rows[0], {"step": 4, "train/loss": 0.6}]).difference
     assert told == "from step 4 on, first train/loss: 0.5 then, 0.6 now"
+
+
+def test_pictures_that_the_training_did_not_draw_do_not_count(tmp_path):
+    for folder, other in (("then", b"a"), ("now", b"b")):
+        (tmp_path / folder).mkdir()
+        for name in ("step-00000004.png", "step-00000004-ddpm.png"):
+            (tmp_path / folder / name).write_bytes(b"same")
+        (tmp_path / folder / "step-00000008-ddpm.png").write_bytes(other)
+    (tmp_path / "then" / "step-00000004-ddim-50.png").write_bytes(b"drawn into the folder by hand")
+    (tmp_path / "then" / "step-00000004-ddpm-count=3.png").write_bytes(b"drawn by hand, too")
+    compared = [compare_pictures(tmp_path / "then", tmp_path / "now", step, ["ddpm"]) for step in (4, 8)]
+    assert [str(each) for each in compared] == [
+        "sample grids (2): equal",
+        "sample grids (3): 1 differ, step-00000008-ddpm.png first",
+    ]
 
 
 def test_scores_are_the_last_distances_alone():
