@@ -21,7 +21,7 @@ QUICK = {
     "scoring": ["scoring.py", "--images=300", "--probe=2", "--batch-size=4"],
 }
 # Each starts whole trainings, or takes minutes.
-SLOW_TO_START = {"scaling.py", "sweep_overhead.py", "frechet_trace.py", "families.py"}
+SLOW_TO_START = {"scaling.py", "sweep_overhead.py", "frechet_trace.py", "families.py", "spacings.py"}
 
 
 def test_none_is_forgotten():
