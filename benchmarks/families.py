@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from torch.utils.flop_counter import FlopCounterMode
+from measuring import flop_counter
 
 from diffexp.config import load_experiment
 from diffexp.data.datamodule import ImageDataModule
@@ -40,7 +40,7 @@ class Watch(L.Callback):
 
     def __init__(self) -> None:
         self.times: list[float] = []
-        self.counter = FlopCounterMode(display=False)
+        self.counter = flop_counter()
         self.counter.mod_tracker = Nowhere()  # type: ignore[assignment]
         self.flops = 0
 

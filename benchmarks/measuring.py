@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -88,6 +89,28 @@ def matmul_peak(dtype: torch.dtype, device: torch.device | str, size: int = 2048
     one, other = torch.randn(2, size, size, device=device).to(dtype).unbind()
     took = [seconds(lambda: one @ other, device) for _ in range(rounds)]
     return 2 * size**3 / min(took[1:])
+
+
+def flop_counter() -> FlopCounterMode:
+    """Counts FLOP while it is entered, those of attention on a CPU too: torch 2.14 and others count a GPU's only."""
+    aten = torch.ops.aten
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+            aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+        },
+    )
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(
+    grad: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
 
 
 def peak_memory(function: Callable[[], object], device: torch.device | str) -> int | None:

@@ -18,10 +18,9 @@ import torch
 from denoising_diffusion_pytorch import GaussianDiffusion
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
-from measuring import alternate, arguments, matmul_peak, peak_memory, quotients, report, spread
+from measuring import alternate, arguments, flop_counter, matmul_peak, peak_memory, quotients, report, spread
 from networks import SIZES, Size
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffexp.hardware import autocast, precision_for
 from diffexp.models.draws import Draws
@@ -128,7 +127,7 @@ def main() -> None:
                 candidates[name] = partial(step, x0)
                 counts[name] = networks.parameters(network)
                 if not compiled:
-                    with FlopCounterMode(display=False) as counter:
+                    with flop_counter() as counter:
                         candidates[name]()
                     flops[maker] = counter.get_total_flops()
     measured = alternate(candidates, given.rounds, device)

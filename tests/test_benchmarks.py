@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 QUICK = {
@@ -48,11 +49,28 @@ def test_a_benchmark_runs(name, tmp_path):
         assert len({row["parameters"] for row in rows if "denoising" not in row["step"]}) == 1
 
 
-@pytest.mark.slow
-def test_the_families_arithmetic_is_counted(monkeypatch):
-    """Of a Transformer: 6 operations a weight and token, forward and backward, and the attention's."""
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Imports a benchmark by its name."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    families = importlib.import_module("families")
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [64, 17])
+def test_attention_is_counted_on_the_cpu(benchmark, length, causal):
+    """Two products forward; backward four, and one of the forward ones again."""
+    batch, heads, width = 2, 4, 16
+    query, key, value = torch.randn(3, batch, heads, length, width, requires_grad=True)
+    with benchmark("measuring").flop_counter() as counter:
+        torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal).sum().backward()
+    assert counter.get_total_flops() == 7 * 2 * batch * heads * length**2 * width
+
+
+@pytest.mark.slow
+def test_the_families_arithmetic_is_counted(benchmark):
+    """Of a Transformer: 6 operations a weight and token, forward and backward, and the attention's."""
+    families = benchmark("families")
     seconds, flops = families.measure(families.CONFIGS / "digits_transformer.yaml", 6)
     width, layers, tokens = 64, 4, 128 * 64
     weights = layers * 12 * width**2 + 256 * width

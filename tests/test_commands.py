@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from diffexp.config import load_experiment
+from tests.needs import fashion_mnist_below
 from tests.small import diffexp, fit
 
 pytestmark = pytest.mark.slow
@@ -128,6 +129,8 @@ def run_small(line, cwd):
 def test_every_command_runs(page, world, tmp_path):
     here = tmp_path / "here"
     shutil.copytree(world, here)
+    if any("fashion_mnist" in line for line in commands(page)):
+        fashion_mnist_below(here / "data")
     for text in blocks(page, "python", "yaml"):
         head = re.match(r"# (\w+[-\w]*\.\w+)", text)
         if head:

@@ -1,6 +1,4 @@
 import gzip
-import os
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +11,7 @@ from diffexp.config.data import DATA, FashionMnistConfig, MnistConfig
 from diffexp.data import idx
 from diffexp.data.idx import DEBIAN_FASHION_MNIST, fashion_mnist, mnist, read_idx
 from diffexp.errors import UserError
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+from tests.needs import idx_bytes
 
 
 def write(folder: Path, prefix: str, count: int, *, separator: str = "-", packed: bool = False, first: int = 0) -> None:
@@ -72,13 +67,7 @@ def test_built_from_its_config(tmp_path: Path) -> None:
     assert DATA.build(config, "train", 32, 1, 4.0).image_shape == (1, 32, 32)
 
 
-# CI installs the package, so that there these tests run or fail; elsewhere nothing but Python is asked for.
-needs_package = pytest.mark.skipif(
-    not DEBIAN_FASHION_MNIST.is_dir() and "CI" not in os.environ, reason="needs apt install dataset-fashion-mnist"
-)
-
-
-@needs_package
+@pytest.mark.usefixtures("real_fashion_mnist")
 def test_debians_fashion_mnist_is_the_real_one(tmp_path: Path) -> None:
     config = FashionMnistConfig(root=str(tmp_path))
     train, test = (DATA.build(config, split, 32, 1, 4.0) for split in ("train", "test"))
@@ -94,7 +83,7 @@ def test_debians_fashion_mnist_is_the_real_one(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@needs_package
+@pytest.mark.usefixtures("real_fashion_mnist")
 def test_the_package_is_looked_for_where_debian_puts_it() -> None:
     assert len(list(DEBIAN_FASHION_MNIST.glob("*-ubyte.gz"))) == 4
 

@@ -11,7 +11,6 @@ from diffexp.evaluation.extractors.classifier import shipped_digits, shipped_fas
 from diffexp.evaluation.protocol import Protocol, protocol
 from diffexp.evaluation.ranking import Entry, best_and_ties
 from diffexp.evaluation.scores import Scores, measure, told
-from tests.data.test_idx import needs_package
 from tests.evaluation.sets import against, digits, gathered, noisy
 
 
@@ -47,7 +46,7 @@ def test_the_batch_size_does_not_matter():
 
 
 @pytest.fixture(scope="module")
-def fashion():
+def fashion(real_fashion_mnist):
     """Real test images and their labels, and the reference of the training images."""
     config = FashionMnistConfig()
     train = fashion_mnist("train", 32, 1, 1.0, root=config.root)
@@ -61,7 +60,6 @@ def blurred(images, sigma):
     return gaussian_blur(images, 9, sigma)
 
 
-@needs_package
 def test_worse_sets_score_worse_in_the_expected_order_on_fashion_mnist(fashion):
     images, labels, reference = fashion
 
@@ -85,7 +83,6 @@ def test_worse_sets_score_worse_in_the_expected_order_on_fashion_mnist(fashion):
     assert few.recall < 0.01
 
 
-@needs_package
 def test_the_distance_of_few_images_is_larger_and_the_floor_says_so(fashion):
     images, _, reference = fashion
     values = {}

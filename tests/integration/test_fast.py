@@ -71,6 +71,7 @@ def test_recomputing_trains_the_same_weights(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 def test_compiled_training_goes_on_where_it_stopped(tmp_path):
     options = [*SMALL, "training.compile=true", "model.network.blocks_per_level=1", "checkpoint.keep=9"]
     options += ["model.network.attention_resolutions=[]", "sample_grid=null"]
@@ -108,6 +109,7 @@ def test_a_sample_within_a_budget_is_the_same(trained, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 def test_a_compiled_sample_is_the_same(trained, tmp_path):
     plain = drawn(trained, tmp_path, "plain", "precision=32-true")
     compiled = drawn(trained, tmp_path, "compiled", "precision=32-true", "compile=true")

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.integration.test_training import assert_same, state
+from tests.needs import require
 from tests.small import SMALL, diffexp, metrics
 from tests.wandb_server import ENTITY, PROJECT, SWEEP, WandbServer
 
@@ -43,8 +44,9 @@ def sweep_file(folder, *overrides, seeds=(0, 1)):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    if shutil.which("sbatch") is None and "CI" not in os.environ:
-        pytest.skip("needs Debian's slurm-wlm and munge")
+    require(shutil.which("sbatch"), "`apt install slurm-wlm`")
+    require(shutil.which("munge"), "`apt install munge`")
+    require(os.geteuid() == 0, "root")
     folder = tmp_path_factory.mktemp("slurm")
     subprocess.run([CLUSTER, "start", folder], check=True, timeout=120)
     yield Cluster(folder)

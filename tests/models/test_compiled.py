@@ -34,6 +34,7 @@ def gradients(module, loss):
     return torch.cat([parameter.grad.flatten() for parameter in module.network.parameters()])
 
 
+@pytest.mark.usefixtures("compiler")
 def test_the_compiled_loss_and_its_gradient_are_the_same():
     module = model()
     module.network.eval()  # without dropout, whose random numbers are drawn otherwise
@@ -53,6 +54,7 @@ def test_the_compiled_loss_and_its_gradient_are_the_same():
     assert not torch.equal(module.loss(x0, Draws(t, noise))[1], compiled)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_compiled_dropout_drops():
     module = model()
     module.compile_network(training=True)
@@ -65,6 +67,7 @@ def test_compiled_dropout_drops():
     assert torch.equal(module.loss(x0, Draws(t, noise))[1], one)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_compiled_samples_are_the_same_and_other_shapes_run_as_they_are():
     module = model()
     plain = module.sample(DDIMConfig(steps=5), range(4), 0)

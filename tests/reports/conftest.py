@@ -1,10 +1,10 @@
 """Two small runs with scores and grids at two steps, one of them with a table of samplers × steps."""
 
-import os
 import shutil
 
 import pytest
 
+from tests.needs import require
 from tests.small import diffexp, fit
 
 SCORED = [
@@ -25,8 +25,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def browser():
     chromium = shutil.which("chromium")
-    if chromium is None and "CI" not in os.environ:
-        pytest.skip("needs apt install chromium")
+    require(chromium, "`apt install chromium`")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
