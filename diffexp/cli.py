@@ -149,14 +149,17 @@ def export(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
 
     load_plugins(plugins)
     find_checkpoint(Path(run))
+    from diffexp.config.diffusion import DiffusionConfig
     from diffexp.exporting import export as write_export
+    from diffexp.foreign.diffusers import how_to_load
     from diffexp.trained import load_trained
 
     trained = load_trained(Path(run))
     request = load_export_request(overrides, trained.experiment)
     out = write_export(trained, request)
     if request.format == "diffusers":
-        click.echo(f'{out}: load it with diffusers.DDPMPipeline.from_pretrained("{out}"), or DDIMPipeline')
+        assert isinstance(trained.experiment.model, DiffusionConfig)
+        click.echo(f"{out}: {how_to_load(trained.experiment.model, out)}")
     else:
         click.echo(f"{out}: use it like a checkpoint, as in: diffexp sample {out}")
 

@@ -7,8 +7,6 @@ from diffexp.config.experiment import ExportRequest
 from diffexp.errors import UserError
 from diffexp.files import refuse_existing, writable
 from diffexp.foreign import diffusers
-from diffexp.models.building import build_model
-from diffexp.models.diffusion import DiffusionModule
 from diffexp.trained import EXPORTED, Trained, export_weights
 
 
@@ -41,12 +39,11 @@ def _export_diffusers(trained: Trained, request: ExportRequest, out: Path) -> No
         raise UserError(f"out: {out} must be a new or empty folder")
     refuse_existing(index, "out", overwrite=request.overwrite)
     experiment = trained.experiment
-    model = build_model(experiment)
-    if type(model) is not DiffusionModule or not isinstance(experiment.model, DiffusionConfig):
+    if type(experiment.model) is not DiffusionConfig:
         raise UserError(f"model.name: {experiment.model.name} is not known to diffusers; only diffusion is")
     data, weights = experiment.data, trained.chosen(request.weights)
     try:
-        diffusers.write(experiment.model, data.image_size, data.channels, weights, model.schedule, out)
+        diffusers.write(experiment.model, data.image_size, data.channels, weights, out)
     except OSError as error:
         raise UserError(f"out: {out} cannot be written: {error.strerror}") from error
 

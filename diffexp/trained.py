@@ -1,8 +1,11 @@
 """A trained model, from a checkpoint or an exported file. Reading either executes nothing."""
 
 import hashlib
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,7 +16,12 @@ from diffexp.callbacks.ema import averaged
 from diffexp.checkpoint_files import newest_whole, read_checkpoint
 from diffexp.config import experiment_from_text
 from diffexp.config.experiment import Experiment
-from diffexp.errors import UserError
+from diffexp.config.merging import as_dict
+from diffexp.config.merging import differing as differing_keys
+from diffexp.config.models import ModelConfig
+from diffexp.config.registry import Choice
+from diffexp.config.trials import leaves
+from diffexp.errors import UserError, did_you_mean
 from diffexp.files import whole_file
 from diffexp.hardware import device_for
 from diffexp.models.base import GenerativeModel
@@ -22,6 +30,8 @@ from diffexp.runs import Run, config_text, find_checkpoint
 
 EXPORTED = ".safetensors"
 _FORMAT = "diffexp weights 1"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,11 +54,14 @@ class Trained:
         """The weights of a kind, "raw" or "ema".
 
         Raises:
-            UserError: if they were not kept.
+            UserError: if they were not kept, or hold NaN or infinity.
         """
         if kind not in self.weights:
             kinds = {"raw": "raw", "ema": "averaged"}
             raise UserError(f"{self.path}: holds no {kinds[kind]} weights; use weights={next(iter(self.weights))}")
+        broken = [name for name, tensor in self.weights[kind].items() if not tensor.isfinite().all()]
+        if broken:
+            raise UserError(f"{self.path}: expected finite weights, got NaN or infinity in {_some(broken)}")
         return self.weights[kind]
 
 
@@ -81,13 +94,16 @@ def build_trained(trained: Trained, weights: str, accelerator: str) -> Generativ
     return model.to(device_for(accelerator)).eval()
 
 
-def start_from(model: GenerativeModel, path: Path, key: str) -> None:
+def start_from(model: GenerativeModel, path: Path, key: str) -> Experiment:
     """Give a model the weights of a trained one, the averaged ones if they were kept: the start of a fine-tuning.
 
     Args:
         model: or a part of one.
         path: a run, a checkpoint or an exported file.
         key: of the config that names it.
+
+    Returns:
+        What was trained there.
 
     Raises:
         UserError: if there are none, or they do not fit it.
@@ -96,7 +112,10 @@ def start_from(model: GenerativeModel, path: Path, key: str) -> None:
         trained = load_trained(path)
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
-    weights = trained.chosen("ema" if "ema" in trained.weights else "raw")
+    try:
+        weights = trained.chosen("ema" if "ema" in trained.weights else "raw")
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
     own = model.state_dict()
     differing = sorted(
         name
@@ -104,12 +123,55 @@ def start_from(model: GenerativeModel, path: Path, key: str) -> None:
         if name not in own or name not in weights or own[name].shape != weights[name].shape
     )
     if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
             f"{key}: {trained.path}: its weights (model.name = {trained.experiment.model.name}) do not fit: they "
-            f"differ in {', '.join(differing[:3])}{more}; take the keys of its config's model, and data.image_size"
+            f"differ in {_some(differing)}; take the keys of its config's model, and data.image_size"
         )
     model.load_state_dict(weights)
+    return trained.experiment
+
+
+def check_same_function(theirs: Experiment, ours: Experiment) -> None:
+    """Refuse weights that would compute something else in our model than in that which was trained.
+
+    Raises:
+        UserError: naming the keys of the model that differ and are not in `ours.init_allow`.
+    """
+    differing = {
+        f"model.{key}": (one, two) for key, one, two in differing_keys(_function(theirs.model), _function(ours.model))
+    }
+    known = {f"model.{'.'.join(path)}" for path, _ in leaves(_function(ours.model))}
+    for key in ours.init_allow:
+        if key not in known:
+            raise UserError(f"init_allow: expected keys of model, got {key}.{did_you_mean(key, sorted(known))}")
+    refused = [
+        f"{key} is {one} there and {two} here" for key, (one, two) in differing.items() if key not in ours.init_allow
+    ]
+    if refused:
+        raise UserError(
+            f"init: {ours.init}: its weights fit, but compute something else here:\n  "
+            + "\n  ".join(refused)
+            + "\nTake its values, or list these keys in init_allow"
+        )
+    for key, one, two in differing_keys(_noise(theirs.model), _noise(ours.model)):
+        log.warning("init: %s: model.%s is %s there and %s here: timesteps mean other noise", ours.init, key, one, two)
+
+
+def _function(choice: Choice) -> dict[str, Any]:
+    """What a schema says of what its weights compute, given the noise."""
+    left = {*choice.training_only, "timesteps", "schedule"}
+    values = {each.name: getattr(choice, each.name) for each in fields(choice) if each.name not in left}
+    return {name: _function(value) if isinstance(value, Choice) else value for name, value in values.items()}
+
+
+def _noise(model: ModelConfig) -> dict[str, Any]:
+    noise = model.noise()
+    return {} if noise is None else {"schedule": str(as_dict(noise[0])), "timesteps": noise[1]}
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3]) or 'none'}{more}"
 
 
 def _from_checkpoint(path: Path) -> Trained:

@@ -46,7 +46,7 @@ from diffexp.models.finite import DivergedError
 from diffexp.resuming import ResumePoint, newest_checkpoint
 from diffexp.runs import RUN_VARIABLE, Run, checkpoints, config_text
 from diffexp.tolerance import Tolerance, reason
-from diffexp.trained import start_from
+from diffexp.trained import check_same_function, start_from
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ def _take_trained(model: GenerativeModel, experiment: Experiment) -> None:
     for part, path in experiment.model.trained_parts().items():
         start_from(getattr(model, part), Path(path), f"model.{part}")
     if experiment.init is not None:
-        start_from(model, Path(experiment.init), "init")
+        check_same_function(start_from(model, Path(experiment.init), "init"), experiment)
 
 
 def _fit(trainer: L.Trainer, model: GenerativeModel, data: ImageDataModule, newest: Path | None, run: Run) -> None:

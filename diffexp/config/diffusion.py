@@ -151,6 +151,9 @@ class DiffusionConfig(ModelConfig):
     variants: ClassVar[type[VariantConfig]] = SamplerConfig
     usual_table: ClassVar[str] = "evaluate/eta"
     logged: ClassVar[tuple[str, ...]] = ("loss_q[1-4]",)
+    training_only: ClassVar[tuple[str, ...]] = (
+        *("loss", "weighting", "timesteps_drawn", "label_dropout", "gradient_variance"),
+    )
     FEW: ClassVar[int] = 50  # steps of the usual DDIM
 
     name: str = "diffusion"
@@ -171,6 +174,8 @@ class DiffusionConfig(ModelConfig):
                 "prediction",
                 f"must be v or x0 with schedule.zero_terminal_snr, not {self.prediction}",
             )
+        if self.classes is not None and self.label_dropout == 1:
+            yield "label_dropout", "expected below 1, got 1: no class would be trained. Use classes: null"
         if self.loss == "vlb" and not isinstance(self.weighting, UniformWeighting):
             yield (
                 "weighting",

@@ -268,6 +268,13 @@ class EvaluateRequest:
         wrong = {text for cell in cells for key, text in cell.problems(experiment) if key == "spacing"}
         for text in sorted(wrong):
             yield "spacings", text
+        without_null = getattr(model, "classes", None) is not None and getattr(model, "label_dropout", None) == 0
+        if self.metrics == "bpd" and without_null:
+            yield (
+                "metrics",
+                "expected scores, got bpd, which is that of no class: with model.label_dropout = 0 none was trained. "
+                "Train with label_dropout above 0",
+            )
 
 
 @dataclass

@@ -131,6 +131,8 @@ class Experiment:
         run_dir: the run's directory.
         init: a run, a checkpoint or an exported file whose weights (averaged, if it has them) the training starts from,
             at step 0; null draws them from the seed.
+        init_allow: keys of model in which that one may differ although its weights then compute something else, as
+            model.prediction.
     """
 
     name: str = "experiment"
@@ -138,6 +140,7 @@ class Experiment:
     runs_dir: str = "runs"
     run_dir: str | None = None
     init: str | None = None
+    init_allow: list[str] = field(default_factory=list)
     data: DataConfig = MISSING
     model: ModelConfig = field(default_factory=DiffusionConfig)
     optim: Optim = field(default_factory=Optim)
@@ -152,6 +155,11 @@ class Experiment:
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
         if not self.name or "/" in self.name or self.name.startswith("."):
             yield "name", f"{self.name!r} names a directory: no '/', not empty, not starting with '.'"
+        if self.init_allow and self.init is None:
+            yield "init_allow", f"expected an empty list without init, got {', '.join(self.init_allow)}"
+        for key in self.init_allow:
+            if not key.startswith("model."):
+                yield "init_allow", f"expected keys of model, as model.prediction, got {key}"
 
 
 @dataclass

@@ -94,6 +94,8 @@ class TransformerConfig(PixelNetworkConfig):
         dropout: probability after attention and perceptron.
     """
 
+    training_only: ClassVar[tuple[str, ...]] = ("dropout",)
+
     name: str = "transformer"
     width: int = number(128, at_least=1)
     layers: int = number(4, at_least=1)
@@ -151,6 +153,8 @@ class GanConfig(PriorModelConfig):
 
     logged: ClassVar[tuple[str, ...]] = ("generator", "discriminator", "penalty")
 
+    training_only: ClassVar[tuple[str, ...]] = ("loss", "r1", "discriminator_lr")
+
     name: str = "gan"
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
     latent_dim: int = number(100, at_least=1)
@@ -178,6 +182,8 @@ class VaeConfig(PriorModelConfig):
     """
 
     logged: ClassVar[tuple[str, ...]] = ("reconstruction", "kl")
+
+    training_only: ClassVar[tuple[str, ...]] = ("beta",)
 
     name: str = "vae"
     widths: list[int] = number([32, 64, 64], at_least=1)
@@ -226,6 +232,8 @@ class LatentDiffusionConfig(DiffusionConfig):
 
     bounded: ClassVar[bool] = False
     usual_table: ClassVar[str] = "evaluate/eta_latent"
+
+    training_only: ClassVar[tuple[str, ...]] = (*DiffusionConfig.training_only, "autoencoder")
 
     name: str = "latent_diffusion"
     autoencoder: str = MISSING

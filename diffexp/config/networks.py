@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from diffexp.config.fields import number
 from diffexp.config.registry import Choice, Registry
@@ -36,6 +36,8 @@ class UNetConfig(NetworkConfig):
         initialization: of the weights. torch keeps torch's defaults; ddpm draws them as Ho et al.'s code does: larger,
             with biases at zero.
     """
+
+    training_only: ClassVar[tuple[str, ...]] = ("dropout", "recompute", "initialization")
 
     name: str = "unet"
     base_channels: int = number(128, at_least=2)

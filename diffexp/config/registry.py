@@ -25,6 +25,8 @@ class Choice:
 
     name: str = ""
     registry: ClassVar["Registry"]
+    # Keys that change how weights are trained, but not what they compute.
+    training_only: ClassVar[tuple[str, ...]] = ()
 
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
         """Yield ``(key, what is wrong)`` for values that do not fit the rest of the experiment.

@@ -102,6 +102,12 @@ class SamplerConfig(VariantConfig):
         if classes is None and (self.class_label is not None or self.guidance != 1):
             key = "guidance" if self.class_label is None else "class_label"
             yield key, "needs a model that was trained with model.classes"
+        elif classes is not None and self.guidance != 1 and getattr(model, "label_dropout", None) == 0:
+            yield (
+                "guidance",
+                f"expected 1, got {self.guidance:g}: with model.label_dropout = 0 no image counted as of no class. "
+                "Train with label_dropout above 0",
+            )
         elif self.class_label is not None and self.class_label >= (classes or 0):
             yield "class_label", f"must be below model.classes = {classes}, not {self.class_label}"
         if len(self.guidance_interval) != 2 or self.guidance_interval[0] > self.guidance_interval[1]:

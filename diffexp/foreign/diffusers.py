@@ -12,19 +12,21 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from diffexp.config.diffusion import (
+    SCHEDULES,
     CosineSchedule,
     DiffusionConfig,
     LinearSchedule,
     ScaledLinearSchedule,
-    SigmoidSchedule,
+    ScheduleConfig,
 )
+from diffexp.config.merging import as_dict
 from diffexp.config.networks import UNetConfig
-from diffexp.diffusion.schedules import Schedule
 from diffexp.errors import UserError
 from diffexp.files import whole_file, write_text
 from diffexp.foreign.layout import Block, Names, to_theirs
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
+_OURS = "diffexp.json"  # what a scheduler's config cannot say
 
 
 def _names(levels: int) -> Names:
@@ -106,8 +108,12 @@ def read(path: Path) -> tuple[dict[str, Any], int, int, dict[str, Tensor]]:
     unet = path / "unet" if (path / "model_index.json").is_file() else path
     config = _json(unet / "config.json")
     model: dict[str, Any] = {"name": "diffusion", "network": _network(config, unet / "config.json")}
-    scheduler = path / "scheduler" / "scheduler_config.json"
-    if scheduler.is_file():
+    if model["network"].pop("learned_variance"):
+        model["loss"] = "hybrid"
+    scheduler, ours = path / "scheduler" / "scheduler_config.json", path / _OURS
+    if scheduler.is_file() and ours.is_file():
+        model |= _exported(_json(ours), _json(scheduler), scheduler)
+    elif scheduler.is_file():
         model |= _schedule(_json(scheduler), scheduler)
     return model, int(config["sample_size"]), int(config["in_channels"]), _tensors(unet)
 
@@ -139,8 +145,12 @@ def _network(config: dict[str, Any], source: Path) -> dict[str, Any]:
         size = 0
     if not widths[0] or any(width % widths[0] for width in widths):
         wrong.append(f"block_out_channels is {widths}, ours multiples of the first")
-    if config.get("in_channels") != config.get("out_channels"):
-        wrong.append("in_channels and out_channels differ, ours are the same")
+    channels, out_channels = config.get("in_channels"), config.get("out_channels")
+    learned = isinstance(channels, int) and out_channels == 2 * channels
+    if channels != out_channels and not learned:
+        wrong.append("out_channels is not in_channels or, with a learned variance, twice that, as ours")
+    if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        wrong.append(f"_class_name is {config['_class_name']!r}, ours 'UNet2DModel'")
     if None in down or down != up[::-1]:
         wrong.append("the blocks are not (Attn)DownBlock2D and the same (Attn)UpBlock2D on the way up, as ours")
     if config.get("attention_head_dim", 8) is not None:
@@ -155,19 +165,39 @@ def _network(config: dict[str, Any], source: Path) -> dict[str, Any]:
         "attention_resolutions": [size >> level for level, attends in enumerate(down) if attends],
         "dropout": config.get("dropout", 0.0),
         "groups": config.get("norm_num_groups", 32),
+        "learned_variance": learned,
     }
 
 
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
 _PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
+# Those that sample the discrete variance-preserving process that ours are trained on, from β_1 … β_T.
+_SCHEDULERS = (
+    *("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler", "DDIMInverseScheduler"),
+    *("PNDMScheduler", "DPMSolverMultistepScheduler", "DPMSolverMultistepInverseScheduler", "DPMSolverSDEScheduler"),
+    *("DPMSolverSinglestepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler", "SASolverScheduler"),
+    *("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler"),
+    *("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+)
 
 
 def _schedule(config: dict[str, Any], source: Path) -> dict[str, Any]:
-    """The keys of our model that a scheduler's config tells."""
+    """The keys of our model that a scheduler's config tells.
+
+    Raises:
+        UserError: for a scheduler of another process, as of flow matching, or a schedule without a name.
+    """
     kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
     wrong = []
+    if config.get("_class_name") not in _SCHEDULERS:
+        wrong.append(
+            f"_class_name is {config.get('_class_name')!r}, which is not known to sample a discrete "
+            "variance-preserving process; known are " + ", ".join(_SCHEDULERS)
+        )
+    if config.get("use_flow_sigmas"):
+        wrong.append("use_flow_sigmas is True, which is of flow matching")
     if config.get("trained_betas") is not None:
-        wrong.append("trained_betas are given, which have no name here")
+        wrong.append(f"trained_betas are given, which have no name here without {_OURS}")
     if kind not in _SCHEDULES:
         wrong.append(f"beta_schedule is {kind!r}, known are {', '.join(_SCHEDULES)}")
     if prediction not in _PREDICTIONS:
@@ -180,6 +210,31 @@ def _schedule(config: dict[str, Any], source: Path) -> dict[str, Any]:
         schedule |= {key: config.get(key, default) for key, default in (("beta_start", 1e-4), ("beta_end", 0.02))}
     timesteps = config.get("num_train_timesteps", 1000)
     return {"timesteps": timesteps, "schedule": schedule, "prediction": _PREDICTIONS[prediction]}
+
+
+def _exported(ours: dict[str, Any], config: dict[str, Any], source: Path) -> dict[str, Any]:
+    """The keys of our model in the file that `write` adds, which must say what the scheduler's config does.
+
+    Raises:
+        UserError: if they disagree, as where one of them was changed.
+    """
+    try:
+        model = {key: ours["model"][key] for key in ("timesteps", "schedule", "prediction", "loss")}
+        schedule = SCHEDULES.schema(model["schedule"]["name"])(**model["schedule"])
+        assert isinstance(schedule, ScheduleConfig)
+        expected = _scheduler(schedule, model["timesteps"], model["prediction"], model["loss"])
+    except (KeyError, TypeError, ValueError, AssertionError, UserError) as error:
+        raise UserError(f"{source.parents[1] / _OURS}: is damaged: {error}") from error
+    differing = [key for key in expected if not _agree(expected[key], config.get(key))]
+    if differing:
+        raise UserError(f"{source}: {', '.join(differing)} differ from what {_OURS} says of the model. Remove {_OURS}")
+    return model
+
+
+def _agree(one: Any, other: Any) -> bool:
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and torch.allclose(torch.tensor(one), torch.tensor(other), rtol=1e-6, atol=0)
+    return bool(one == other)
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
@@ -205,18 +260,26 @@ def _current(name: str) -> str:
 
 # --- writing
 
+# Their other schedulers that sample an export as its model was trained, also where its terminal SNR is zero.
+SCHEDULERS = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler")
 
-def write(
-    model: DiffusionConfig, image_size: int, channels: int, weights: dict[str, Tensor], schedule: Schedule, out: Path
-) -> None:
-    """Write a pipeline's folder, which `DDPMPipeline.from_pretrained` and `DDIMPipeline.from_pretrained` load.
+
+def how_to_load(model: DiffusionConfig, out: Path) -> str:
+    """What an export can be used with."""
+    pipeline = f'diffusers.DDPMPipeline.from_pretrained("{out}")'
+    if model.loss != "simple":
+        return f"load it with {pipeline}; diffusers' other pipelines and schedulers take no learned variance"
+    return f"load it with {pipeline}, or DDIMPipeline; {', '.join(SCHEDULERS)} fit, too"
+
+
+def write(model: DiffusionConfig, image_size: int, channels: int, weights: dict[str, Tensor], out: Path) -> None:
+    """Write a pipeline's folder, which `DDPMPipeline.from_pretrained` loads, and diffexp.json, for importing it again.
 
     Args:
         model: its network must be a U-Net of ours and its prediction one that diffusers knows.
         image_size: height and width.
         channels: of the images.
         weights: ours, by name.
-        schedule: of the model.
         out: the folder; model_index.json, without which it is none, is written last.
 
     Raises:
@@ -226,8 +289,7 @@ def write(
     network = model.network
     if not isinstance(network, UNetConfig):
         raise UserError(f"model.network: {network.name} is not known to diffusers; only unet is")
-    prediction = {ours: theirs for theirs, ours in _PREDICTIONS.items()}.get(model.prediction)
-    if prediction is None:
+    if model.prediction not in _PREDICTIONS.values():
         raise UserError(f"model.prediction: {model.prediction} is not known to diffusers")
     if model.classes is not None:
         raise UserError("model.classes: diffusers' DDPMPipeline and DDIMPipeline give the network no labels")
@@ -237,13 +299,9 @@ def write(
     unet["out_channels"] = 2 * channels if learned else channels
     scheduler = {
         "_class_name": "DDPMScheduler",
-        "num_train_timesteps": model.timesteps,
-        **_betas(model, schedule),
-        "prediction_type": prediction,
-        "variance_type": "learned_range" if learned else "fixed_large",
-        "clip_sample": True,
-        "timestep_spacing": "leading",
+        **_scheduler(model.schedule, model.timesteps, model.prediction, model.loss),
     }
+    ours = {key: getattr(model, key) for key in ("timesteps", "prediction", "loss")}
     index = {
         "_class_name": "DDPMPipeline",
         "scheduler": ["diffusers", "DDPMScheduler"],
@@ -254,6 +312,7 @@ def write(
     for name, content in {
         "unet/config.json": unet,
         "scheduler/scheduler_config.json": scheduler,
+        _OURS: {"model": {**ours, "schedule": as_dict(model.schedule)}},
         "model_index.json": index,
     }.items():
         write_text(out / name, json.dumps({"_diffusers_version": "0.30.0", **content}, indent=2) + "\n")
@@ -278,16 +337,27 @@ def _unet_config(network: UNetConfig, image_size: int, channels: int) -> dict[st
     }
 
 
-def _betas(model: DiffusionConfig, schedule: Schedule) -> dict[str, Any]:
-    """How a scheduler's config says our β: by name where it has one, else number by number."""
-    ours = model.schedule
-    for kind, name in (
-        (LinearSchedule, "linear"),
-        (ScaledLinearSchedule, "scaled_linear"),
-        (SigmoidSchedule, "sigmoid"),
-    ):
-        if isinstance(ours, kind) and ours.rescale == "none" and not ours.zero_terminal_snr:
+def _scheduler(ours: ScheduleConfig, timesteps: int, prediction: str, loss: str) -> dict[str, Any]:
+    """The config of their scheduler.
+
+    A zero terminal SNR is left to `rescale_betas_zero_snr`, as with a last β of 1 most of their schedulers give NaN.
+    """
+    return {
+        "num_train_timesteps": timesteps,
+        **_betas(ours, timesteps),
+        "rescale_betas_zero_snr": ours.zero_terminal_snr,
+        "prediction_type": {ours: theirs for theirs, ours in _PREDICTIONS.items()}[prediction],
+        "variance_type": "fixed_large" if loss == "simple" else "learned_range",
+        "clip_sample": True,
+        "timestep_spacing": "trailing",  # they have no arctan; it starts at T-1, too
+    }
+
+
+def _betas(ours: ScheduleConfig, timesteps: int) -> dict[str, Any]:
+    """How a scheduler's config says our β: by a name that all schedulers know, else number by number."""
+    for kind, name in ((LinearSchedule, "linear"), (ScaledLinearSchedule, "scaled_linear")):
+        if isinstance(ours, kind) and ours.rescale == "none":
             return {"beta_schedule": name, "beta_start": ours.beta_start, "beta_end": ours.beta_end}
-    if isinstance(ours, CosineSchedule) and ours == CosineSchedule():
+    if isinstance(ours, CosineSchedule) and (ours.s, ours.max_beta) == (CosineSchedule().s, CosineSchedule().max_beta):
         return {"beta_schedule": "squaredcos_cap_v2"}
-    return {"trained_betas": schedule.betas.tolist()}
+    return {"trained_betas": SCHEDULES.build(ours, timesteps).tolist()}

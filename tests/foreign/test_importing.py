@@ -1,21 +1,25 @@
 """Models of other libraries in ours, and ours in theirs."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from unittest.mock import patch
 
+import diffusers as library
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
 from diffexp.config import load_experiment, load_export_request, load_import_request
-from diffexp.config.samplers import DDIMConfig
+from diffexp.config.samplers import DDIMConfig, DPMSolverConfig, UniPCConfig
 from diffexp.errors import UserError
 from diffexp.exporting import export
+from diffexp.foreign.diffusers import _SCHEDULERS, SCHEDULERS, how_to_load
 from diffexp.importing import import_model
-from diffexp.trained import build_trained, load_trained
+from diffexp.models.building import build_model
+from diffexp.trained import Trained, build_trained, load_trained
 from tests.foreign.ho import Ho
 from tests.small import diffexp
 
@@ -123,37 +127,162 @@ def test_a_checkpoint_of_the_authors_code(kind, tmp_path):
     agree(network, build_trained(load_trained(out), "ema", "cpu"))
 
 
-@pytest.mark.parametrize(
-    ("pipeline", "scheduler"), [(DDIMPipeline, DDIMScheduler), (DDPMPipeline, DDPMScheduler)], ids=["ddim", "ddpm"]
-)
-@pytest.mark.parametrize("keys", [["model.schedule.name=linear"], ["model.prediction=v", "model.schedule.name=cosine"]])
-def test_exported_to_diffusers_its_own_pipeline_draws_the_same(pipeline, scheduler, keys, theirs, tmp_path):
-    out, _ = imported(theirs, tmp_path / "it.safetensors", *keys)
-    trained = load_trained(out)
-    folder = export(
-        trained, load_export_request([f"out={tmp_path / 'folder'}", "format=diffusers"], trained.experiment)
-    )
-    again = pipeline.from_pretrained(folder)
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """Ours in diffusers' form, made once for each set of keys: (the trained model, the folder)."""
+    made = {}
+
+    def exported(keys):
+        if keys not in made:
+            folder = tmp_path_factory.mktemp("exported")
+            wanted = load_experiment("image_folder", [f"data.path={folder}", *NETWORK, *keys])
+            model = awake(build_model(wanted))
+            trained = Trained(folder / "it", 0, wanted, {"ema": dict(model.state_dict())})
+            request = load_export_request([f"out={folder / 'pipeline'}", "format=diffusers"], wanted)
+            made[keys] = trained, export(trained, request)
+        return made[keys]
+
+    return exported
+
+
+NETWORK = [
+    "data.image_size=16",
+    "model.network={base_channels: 32, channel_multipliers: [1, 2, 2], blocks_per_level: 2, dropout: 0, "
+    "attention_resolutions: [8]}",
+    "sample_grid.samplers={ddpm: null, ddim-50: null}",
+]
+ZERO = "model.schedule.zero_terminal_snr=true"
+SIMPLE = [
+    ("model.schedule.name=linear",),
+    ("model.prediction=v", "model.schedule.name=cosine"),
+    ("model.prediction=x0", "model.schedule.name=sigmoid"),
+    ("model.schedule.name=scaled_linear", "model.schedule.beta_end=0.012"),
+    ("model.schedule.name=proportional",),
+    ("model.timesteps=500", "model.schedule={name: linear, rescale: 1000/T}"),
+    ("model.schedule={name: cosine, s: 0.01}",),
+    ("model.prediction=v", "model.schedule.name=linear", ZERO),
+    ("model.prediction=v", "model.schedule.name=cosine", ZERO),
+    ("model.prediction=x0", "model.schedule.name=sigmoid", ZERO),
+]
+OURS = {
+    "DPMSolverMultistepScheduler": DPMSolverConfig(steps=5, spacing="trailing", clip=False),
+    "UniPCMultistepScheduler": UniPCConfig(steps=5, spacing="trailing", clip=False),
+    "EulerDiscreteScheduler": DDIMConfig(steps=5, spacing="trailing", clip=False),
+}
+LEARNED = [("model.loss=hybrid",), ("model.loss=vlb", "model.schedule.name=cosine")]
+
+
+@pytest.mark.parametrize("keys", SIMPLE, ids=" ".join)
+def test_exported_to_diffusers_its_ddim_draws_the_same(keys, exports):
+    trained, folder = exports(keys)
+    again = DDIMPipeline.from_pretrained(folder)
     again.set_progress_bar_config(disable=True)
-    assert isinstance(again.scheduler, scheduler)
+    assert isinstance(again.scheduler, DDIMScheduler)
     ours = build_trained(trained, "ema", "cpu")
     agree(again.unet, ours)
-    if pipeline is DDIMPipeline:
-        noise = torch.randn(2, 3, 16, 16)
-        drawn = walked(ours, DDIMConfig(steps=10, spacing="leading"), noise)
-        images = piped(again, noise)
-        torch.testing.assert_close((drawn / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1), images, rtol=0, atol=1e-4)
+    theirs = again.scheduler.alphas_cumprod.double()
+    torch.testing.assert_close(theirs, ours.schedule.alphas_cumprod, rtol=1e-3, atol=1e-6)
+    assert (theirs[-1] == 0) == (ZERO in keys)
+    noise = torch.randn(2, 3, 16, 16)
+    drawn = walked(ours, DDIMConfig(steps=10, spacing="trailing"), noise)
+    images = piped(again, noise)
+    torch.testing.assert_close((drawn / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1), images, rtol=0, atol=2e-4)
 
 
-def test_a_schedule_without_a_name_there_is_written_number_by_number(theirs, tmp_path):
-    keys = ["model.prediction=v", "model.schedule.zero_terminal_snr=true"]
-    out, _ = imported(theirs, tmp_path / "it.safetensors", *keys)
-    trained = load_trained(out)
-    wanted = load_export_request([f"out={tmp_path / 'folder'}", "format=diffusers"], trained.experiment)
-    again = DDIMPipeline.from_pretrained(export(trained, wanted))
-    ours = build_trained(trained, "ema", "cpu").schedule
-    torch.testing.assert_close(again.scheduler.alphas_cumprod.double(), ours.alphas_cumprod, rtol=1e-3, atol=1e-6)
-    assert again.scheduler.alphas_cumprod[-1] == 0
+@pytest.mark.parametrize("keys", [*SIMPLE, *LEARNED], ids=" ".join)
+def test_every_scheduler_that_is_named_samples_an_export(keys, exports):
+    trained, folder = exports(keys)
+    text = how_to_load(trained.experiment.model, folder)
+    named = re.findall(r"\w+Scheduler", text)
+    assert (named == list(SCHEDULERS)) == (keys in SIMPLE)
+    pipeline = DDPMPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    last = 1 - pipeline.scheduler.alphas_cumprod.double()[-1]
+    for scheduler in [type(pipeline.scheduler), *(getattr(library, name) for name in named)]:
+        chosen = scheduler.from_config(pipeline.scheduler.config)
+        assert abs(1 - chosen.alphas_cumprod.double()[-1] - last) < 1e-6  # none ignores a zero terminal SNR
+        chosen.set_timesteps(5)
+        noise = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        images = noise * chosen.init_noise_sigma
+        with torch.no_grad():
+            for t in chosen.timesteps:
+                output = pipeline.unet(chosen.scale_model_input(images, t), t).sample
+                images = chosen.step(output, t, images).prev_sample
+        assert images.isfinite().all(), scheduler
+        if scheduler.__name__ in OURS and ZERO not in keys:
+            expected = walked(build_trained(trained, "ema", "cpu"), OURS[scheduler.__name__], noise)
+            # their Euler starts from noise that is larger by √(1 + 1/σ²)
+            assert (images - expected).abs().max() < 1e-2 * expected.abs().max(), scheduler
+
+
+@pytest.mark.parametrize("keys", [*SIMPLE, *LEARNED], ids=" ".join)
+def test_diffexp_imports_each_of_its_exports(keys, exports, tmp_path):
+    trained, folder = exports(keys)
+    out, _ = imported(folder, tmp_path / "again.safetensors", *NETWORK[2:])
+    again = load_trained(out)
+    model, wanted = again.experiment.model, trained.experiment.model
+    assert (model.schedule, model.timesteps, model.prediction, model.loss) == (
+        *(wanted.schedule, wanted.timesteps, wanted.prediction, wanted.loss),
+    )
+    assert model.network == wanted.network
+    for name, tensor in trained.weights["ema"].items():
+        assert torch.equal(again.weights["ema"][name], tensor)
+
+
+def test_an_export_whose_scheduler_was_changed_is_refused(exports, tmp_path):
+    _, folder = exports(SIMPLE[4])
+    shutil.copytree(folder, tmp_path / "changed")
+    file = tmp_path / "changed" / "scheduler" / "scheduler_config.json"
+    content = json.loads(file.read_text())
+    content["trained_betas"][3] *= 1.001
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"trained_betas differ from what diffexp\.json says"):
+        imported(tmp_path / "changed", tmp_path / "it.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (library.FlowMatchEulerDiscreteScheduler(), "_class_name is 'FlowMatchEulerDiscreteScheduler'"),
+        (library.FlowMatchHeunDiscreteScheduler(), "_class_name is 'FlowMatchHeunDiscreteScheduler'"),
+        (library.EDMEulerScheduler(), "_class_name is 'EDMEulerScheduler'"),
+        (library.EDMDPMSolverMultistepScheduler(), "_class_name is 'EDMDPMSolverMultistepScheduler'"),
+        (library.ScoreSdeVeScheduler(), "_class_name is 'ScoreSdeVeScheduler'"),
+        (library.CMStochasticIterativeScheduler(), "_class_name is 'CMStochasticIterativeScheduler'"),
+        (library.LCMScheduler(), "_class_name is 'LCMScheduler'"),
+        (library.DPMSolverMultistepScheduler(use_flow_sigmas=True), "use_flow_sigmas is True"),
+        (library.UniPCMultistepScheduler(prediction_type="flow_prediction"), "prediction_type is 'flow_prediction'"),
+        (None, "_class_name is None"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_scheduler_of_another_process_is_refused_with_the_reason(scheduler, message, theirs, tmp_path):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(theirs, folder)
+    if scheduler is None:
+        (folder / "scheduler" / "scheduler_config.json").write_text("{}")
+    else:
+        scheduler.save_pretrained(folder / "scheduler")
+    with pytest.raises(UserError) as refused:
+        imported(folder, tmp_path / "it.safetensors")
+    assert message in str(refused.value)
+    assert not (tmp_path / "it.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", _SCHEDULERS)
+def test_every_scheduler_that_is_known_is_one_of_diffusers(name):
+    assert hasattr(library, name)
+
+
+def test_weights_that_are_not_finite_are_found_at_the_import(theirs, tmp_path):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(theirs, folder)
+    network = UNet2DModel.from_pretrained(folder / "unet")
+    network.conv_in.weight.data[0, 0, 0, 0] = float("nan")
+    network.save_pretrained(folder / "unet")
+    with pytest.raises(UserError, match=r"expected finite weights, got NaN or infinity in network\.conv_in\.weight"):
+        imported(folder, tmp_path / "it.safetensors")
+    assert not (tmp_path / "it.safetensors").exists()
 
 
 def walked(model, sampler, noise):

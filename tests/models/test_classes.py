@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
+from diffexp.config import load_evaluate_request, load_sample_request
 from diffexp.config.samplers import DDIMConfig, HeunConfig
 from diffexp.diffusion import schedules
 from diffexp.diffusion.schedules import Schedule
@@ -149,3 +150,21 @@ def test_keys_that_do_not_fit_the_model_are_refused(overrides, message):
 def test_a_label_tells_class_and_guidance():
     sampler = DDIMConfig(class_label=3, guidance=2.5, guidance_interval=[0.2, 0.8])
     assert sampler.label(20) == "ddim-20-eta0-class3-cfg2.5_0.2_0.8"
+
+
+def test_without_a_null_label_nothing_may_ask_for_no_class():
+    classes = ["model.classes=10", "model.label_dropout=0"]
+    for guidance in (0, 2):
+        with pytest.raises(UserError, match=rf"guidance: expected 1, got {guidance}: with model\.label_dropout = 0"):
+            experiment(*classes, f"sample_grid.samplers.ddpm.guidance={guidance}")
+        with pytest.raises(UserError, match=r"sampler\.guidance: expected 1"):
+            load_sample_request([f"sampler.guidance={guidance}"], experiment(*classes))
+    with pytest.raises(UserError, match=r"metrics: expected scores, got bpd"):
+        load_evaluate_request(None, ["metrics=bpd", "extractor.name=digits_v1"], experiment(*classes))
+    load_evaluate_request(None, ["metrics=bpd", "extractor.name=digits_v1"], experiment("model.classes=10"))
+    experiment(*classes, "sample_grid.samplers.ddpm.class_label=3")
+
+
+def test_a_model_of_classes_must_see_some():
+    with pytest.raises(UserError, match=r"label_dropout: expected below 1, got 1: no class would be trained"):
+        experiment("model.classes=10", "model.label_dropout=1")
