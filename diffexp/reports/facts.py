@@ -28,6 +28,25 @@ def differing_keys(runs: Sequence[Recorded]) -> dict[str, list[str]]:
     return {key: values for key, values in found.items() if len(set(values)) > 1}
 
 
+def is_seed(key: str) -> bool:
+    """Whether a key is a seed: runs that differ in it alone are draws of one setting."""
+    return key.rpartition(".")[2] == "seed"
+
+
+def losses_compare(runs: Sequence[Recorded]) -> str:
+    """Whether the training losses of runs can be compared, and the keys that forbid it.
+
+    A loss is that of a target at the noise of a schedule, of some images: with another of these it is another quantity.
+    """
+    where = ("data.path", "data.root", "data.workers", "data.memory_gb", "model.network.")
+    differing = [
+        key for key in differing_keys(runs) if key.startswith(("model.", "data.")) and not key.startswith(where)
+    ]
+    if differing:
+        return f"Not comparable between these runs, which differ in {', '.join(differing)}."
+    return "From train/loss in metrics.jsonl of each run."
+
+
 def _flat(config: dict[str, Any]) -> dict[str, str]:
     return {".".join(path): shown(value) for path, value in leaves(config)}
 
@@ -55,7 +74,7 @@ def overview(runs: Sequence[Recorded]) -> Sheet:
         state, step = run.status.get("state", "?"), run.status.get("step", "?")
         values = [values[index] for values in differing.values()]
         rows.append([run.label, *values, str(state), str(step), f"{loss[-1][1]:.4g}" if loss else _ABSENT])
-    source = "config.yaml, status.json and the last train/loss of metrics.jsonl of each run."
+    source = f"config.yaml, status.json and the last train/loss of metrics.jsonl of each run. {losses_compare(runs)}"
     return Sheet("What differs", head, rows, source)
 
 

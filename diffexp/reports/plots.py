@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from diffexp.config.trials import short_labels
 from diffexp.reports.drawing import COLOURS, Line, Plot
-from diffexp.reports.facts import Comparable, differing_keys
+from diffexp.reports.facts import Comparable, differing_keys, is_seed, losses_compare
 from diffexp.reports.recorded import Recorded, Score
 from diffexp.reports.schedules import Curve
 
@@ -15,10 +16,7 @@ def training_curves(runs: Sequence[Recorded]) -> list[Plot]:
     losses = [Line(index, run.label, *_columns(run.series("train/loss"))) for index, run in enumerate(runs)]
     losses = [line for line in losses if line.x]
     if losses:
-        caption = (
-            "The mean training loss since the last logged point, comparable between runs that predict the same: "
-            "train/loss in metrics.jsonl of each run."
-        )
+        caption = f"The mean training loss since the last logged point. {losses_compare(runs)}"
         plots.append(Plot("Training loss", caption, "step", "train/loss", losses, log_y=True))
     return plots + _scores_while_training(runs)
 
@@ -55,29 +53,35 @@ def _scores_while_training(runs: Sequence[Recorded]) -> list[Plot]:
 def score_plots(group: Comparable, runs: Sequence[Recorded]) -> list[Plot]:
     """Against the network calls, and against each numeric config key of which the runs have several values.
 
-    Runs of several models differ in more than a key tells: for them there is the first plot alone.
+    Runs of several models differ in more than a key tells: for them there is the first plot alone. A seed is no
+    setting, so it is on no axis.
     """
     plots = [_against_calls(group, runs)] if len({each.network_calls for _, each in group.scores}) > 1 else []
     scored = sorted({index for index, _ in group.scores})
     differing = differing_keys([runs[index] for index in scored])
-    for key, values in ({} if "model.name" in differing else differing).items():
+    settings = {key: values for key, values in differing.items() if not is_seed(key)}
+    for key, values in ({} if "model.name" in differing else settings).items():
         numbers = [_number(value) for value in values]
         if None not in numbers:
             by_run = {index: number or 0.0 for index, number in zip(scored, numbers, strict=True)}
-            plots.append(_against_key(group, key, by_run))
+            others = {other: dict(zip(scored, told, strict=True)) for other, told in settings.items() if other != key}
+            plots.append(_against_key(group, key, by_run, others))
     return plots
 
 
-def _against_key(group: Comparable, key: str, values: dict[int, float]) -> Plot:
-    """A series a sampler; the runs are its points."""
+def _against_key(group: Comparable, key: str, values: dict[int, float], others: dict[str, dict[int, str]]) -> Plot:
+    """A series for each sampler and each value of the other keys that differ; the runs are its points."""
+    labels = short_labels([tuple(other.split(".")) for other in others])
     points: dict[str, list[tuple[float, Score]]] = {}
     for index, each in group.scores:
-        points.setdefault(f"{each.sampler} ({each.network_calls} calls)", []).append((values[index], each))
+        told = [f"{label} = {by_run[index]}" for label, by_run in zip(labels, others.values(), strict=True)]
+        name = ", ".join([f"{each.sampler} ({each.network_calls} calls)", *told])
+        points.setdefault(name, []).append((values[index], each))
     lines = []
     for number, (name, found) in enumerate(points.items()):
         found.sort(key=lambda point: point[0])
         x, y, errors = ([a for a, _ in found], [b.value for _, b in found], [b.spread or 0.0 for _, b in found])
-        # runs that share a value differ in something else: joined, they would zigzag
+        # runs that share a value differ in their seeds: joined, they would zigzag
         lines.append(Line(number, name, x, y, errors, joined=len(set(x)) == len(x), of_run=False))
     spans_decades = min(values.values()) > 0 and max(values.values()) > 10 * min(values.values())
     caption = f"Lower is better; each point is a run, by {key} of its config.yaml; bars as in the table below."

@@ -215,7 +215,7 @@ def cancel(sweep_file: str) -> None:
 @_SWEEP
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 def results(sweep_file: str, form: str) -> None:
-    """What the trials came to, best first."""
+    """Print a row for each trial, those of the setting with the best mean over its seeds first."""
     from diffexp.sweeps.plan import open_sweep
     from diffexp.sweeps.results import as_csv, as_json, as_table
 
@@ -225,7 +225,7 @@ def results(sweep_file: str, form: str) -> None:
 @sweep.command()
 @_SWEEP
 def best(sweep_file: str) -> None:
-    """Print the config of the best trial, ready for `diffexp train` (or evaluate --table)."""
+    """Print the config of the setting with the best mean over its seeds, for `diffexp train` or evaluate --table."""
     from diffexp.sweeps.plan import open_sweep
     from diffexp.sweeps.results import best_config
 

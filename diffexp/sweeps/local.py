@@ -15,7 +15,7 @@ from tqdm import tqdm
 from diffexp.errors import UserError
 from diffexp.sweeps.plan import Sweep
 from diffexp.sweeps.records import ENDED, Record, read_record
-from diffexp.sweeps.results import best_row, rows, told_value
+from diffexp.sweeps.results import best_setting, best_value, rows, told_value
 from diffexp.sweeps.slurm_environment import without_slurm
 from diffexp.sweeps.trial import CANCELLED, Stop, try_trial
 
@@ -120,8 +120,8 @@ class LocalRun:
         metric = self.sweep.file.metric
         if metric is None or metric.target is None:
             return False
-        best = best_row(self.sweep)
-        return best is not None and metric.better(best.value or 0.0) <= metric.better(metric.target)
+        best = best_value(self.sweep)
+        return best is not None and metric.better(best) <= metric.better(metric.target)
 
     # --- progress
 
@@ -162,8 +162,8 @@ class LocalRun:
         parts = [f"{count} {state}" for state, count in counts.items()]
         stopped = sum(record.state == "stopped" for record in records)
         parts += [f"{stopped} stopped early"] if stopped else []
-        best = best_row(self.sweep)
-        parts += [f"best {best.value:.4g} ({best.name})"] if best is not None else []
+        best = best_setting(self.sweep)
+        parts += [f"best {best.summary()} ({best.name})"] if best is not None else []
         return ", ".join(parts)
 
 

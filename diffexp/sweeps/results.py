@@ -1,4 +1,4 @@
-"""What a sweep has found: a row a trial, sorted by the metric, and the best trial's config."""
+"""What a sweep has found: a row a trial, sorted by the mean of its setting, and the best setting's config."""
 
 import csv
 import io
@@ -6,10 +6,11 @@ import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
 from diffexp.config import load_experiment
-from diffexp.config.trials import leaves, short_labels
+from diffexp.config.trials import leaves, short_labels, trial_name
 from diffexp.errors import UserError
 from diffexp.runs import config_text
 from diffexp.sweeps.plan import Sweep
@@ -31,8 +32,54 @@ class Row:
     value: float | None
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Trials that differ in seeds alone: one setting, several draws of its result.
+
+    Attributes:
+        name: of its trials, without their seeds.
+        rows: by index.
+    """
+
+    name: str
+    rows: list[Row]
+
+    @property
+    def values(self) -> list[float]:
+        """Of the trials that have one."""
+        return [row.value for row in self.rows if row.value is not None]
+
+    @property
+    def mean(self) -> float | None:
+        """Over the trials that have a value."""
+        return fmean(self.values) if self.values else None
+
+    def summary(self) -> str:
+        """``0.94``, or of several seeds ``0.94 ± 0.09, 5 seeds``, with their standard deviation."""
+        if len(self.values) < 2:
+            return "" if self.mean is None else f"{self.mean:.4g}"
+        return f"{self.mean:.4g} ± {stdev(self.values):.2g}, {len(self.values)} seeds"
+
+
+def settings(sweep: Sweep) -> list[Setting]:
+    """The settings that were tried, the best mean first; those without a value last."""
+    found: dict[str, Setting] = {}
+    for row in _known(sweep):
+        parameters = {key: value for key, value in row.parameters.items() if not _is_seed(key)}
+        setting = found.setdefault(json.dumps(parameters, sort_keys=True), Setting(_name(parameters), []))
+        setting.rows.append(row)
+    metric = sweep.file.metric
+    if metric is None:
+        return list(found.values())
+    return sorted(found.values(), key=lambda each: math.inf if each.mean is None else metric.better(each.mean))
+
+
 def rows(sweep: Sweep) -> list[Row]:
-    """All trials that are known, best first; those without a value last."""
+    """All trials that are known, setting by setting, those of the best one first."""
+    return [row for setting in settings(sweep) for row in setting.rows]
+
+
+def _known(sweep: Sweep) -> list[Row]:
     found = []
     for index in sweep.indices:
         trial = sweep.trial(index)
@@ -40,10 +87,22 @@ def rows(sweep: Sweep) -> list[Row]:
             continue
         parameters = {".".join(path): value for path, value in leaves(trial.parameters)}
         found.append(Row(index, trial.name, parameters, read_record(sweep, index), _value(sweep, index)))
-    metric = sweep.file.metric
-    if metric is None:
-        return found
-    return sorted(found, key=lambda row: math.inf if row.value is None else metric.better(row.value))
+    return found
+
+
+def _is_seed(key: str) -> bool:
+    return key.rpartition(".")[2] == "seed"
+
+
+def _name(parameters: dict[str, Any]) -> str:
+    nested: dict[str, Any] = {}
+    for key, value in parameters.items():
+        node = nested
+        *above, last = key.split(".")
+        for part in above:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return trial_name(nested)
 
 
 def _value(sweep: Sweep, index: int) -> float | None:
@@ -52,29 +111,50 @@ def _value(sweep: Sweep, index: int) -> float | None:
     return values[-1] if values and math.isfinite(values[-1]) else None
 
 
-def best_row(sweep: Sweep) -> Row | None:
-    """The trial with the best value so far."""
-    found = rows(sweep)
-    return found[0] if sweep.file.metric is not None and found and found[0].value is not None else None
+def best_value(sweep: Sweep) -> float | None:
+    """The best value that a single trial has so far, of whatever seed: what W&B compares with metric.target."""
+    metric = sweep.file.metric
+    values = [row.value for row in _known(sweep) if row.value is not None]
+    return None if metric is None or not values else min(values, key=metric.better)
+
+
+def best_setting(sweep: Sweep) -> Setting | None:
+    """The setting with the best mean so far; None if there is only one, as a seed is no setting to choose."""
+    found = settings(sweep)
+    if sweep.file.metric is None or not found or found[0].mean is None:
+        return None
+    return found[0] if len(found) > 1 or len(found[0].rows) == 1 else None
 
 
 def best_config(sweep: Sweep) -> str:
-    """The best trial's config, a file for the command that its trials run.
+    """The config of the best setting, a file for the command that its trials run.
+
+    The setting is the one with the best mean over its seeds, and the config that of its first seed with a value: the
+    luckiest one would promise what another seed does not keep.
 
     Raises:
-        UserError: if there is none yet.
+        UserError: if there is none yet, or the trials differ in seeds alone.
     """
-    metric, best = sweep.file.metric, best_row(sweep)
+    metric, best = sweep.file.metric, best_setting(sweep)
     if metric is None:
         raise UserError(f"{sweep.path}: the sweep file has no metric to be best by")
+    if best is None and any(setting.values for setting in settings(sweep)):
+        (only,) = settings(sweep)
+        raise UserError(
+            f"{sweep.path}: expected settings to choose from, got trials that differ in seeds alone "
+            f"({metric.name}: {only.summary()}). Use any of their configs"
+        )
     if best is None:
         raise UserError(f"{sweep.path}: no trial has logged {metric.name} yet")
     command = sweep.file.command
-    head = f"# trial {best.index} of {sweep.path}, {best.name}: {metric.name} = {best.value:.6g}\n"
+    row = next(row for row in best.rows if row.value is not None)
+    head = f"# trial {row.index} of {sweep.path}, {row.name}: {metric.name} = {row.value:.6g}\n"
+    if len(best.rows) > 1:
+        head += f"# the setting with the best mean over its seeds ({best.summary()}), at its first seed\n"
     use = (
         "diffexp train THIS_FILE" if command.kind == "train" else f"diffexp evaluate {command.target} --table THIS_FILE"
     )
-    return f"{head}# use it with: {use}\n{_config_that_ran(sweep, best.index)}"
+    return f"{head}# use it with: {use}\n{_config_that_ran(sweep, row.index)}"
 
 
 def _config_that_ran(sweep: Sweep, index: int) -> str:
@@ -130,15 +210,21 @@ def as_json(sweep: Sweep) -> str:
 
 
 def as_table(sweep: Sweep) -> str:
-    """The records as a Markdown table: what was swept, what came out, and what it took."""
+    """The records as a Markdown table: what was swept, what came out, and what it took.
+
+    Where there are several seeds, a column has the mean of each setting over them.
+    """
     metric, found = sweep.file.metric, rows(sweep)
+    means = {each.rows[0].index: each.summary() for each in settings(sweep) if len(each.rows) > 1}
     keys = list(dict.fromkeys(key for row in found for key in row.parameters))
     labels = short_labels([tuple(key.split(".")) for key in keys])
-    head = ["", *labels, *([metric.name] if metric is not None else []), "state", "step", "seconds"]
+    over_seeds = ["mean over seeds"] if metric is not None and means else []
+    head = ["", *labels, *([metric.name] if metric is not None else []), *over_seeds, "state", "step", "seconds"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in found:
         values = [_shown(row.parameters.get(key)) for key in keys]
         value = [] if metric is None else ["" if row.value is None else f"{row.value:.4g}"]
+        value += [means.get(row.index, "")] if over_seeds else []
         cells = [str(row.index), *values, *value, row.record.state, str(row.record.step), f"{row.record.seconds:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -178,7 +264,7 @@ def status_text(sweep: Sweep, gone: Collection[int] = ()) -> str:
             tries = f", {record.tries} tries" if record.tries > 1 else ""
             step = f"step {record.step} of {record.steps or '?'}"
             lines.append(f"  {row.index:04d} {row.name}: {record.state}{where}, {step}{tries}{log}")
-    best = best_row(sweep)
+    best = best_setting(sweep)
     if best is not None and sweep.file.metric is not None:
-        lines.append(f"best {sweep.file.metric.name}: {best.value:.4g} ({best.index:04d} {best.name})")
+        lines.append(f"best {sweep.file.metric.name}: {best.summary()} ({best.name})")
     return "\n".join(lines)
