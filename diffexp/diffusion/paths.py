@@ -14,7 +14,7 @@ Path = list[tuple[int, int]]
 SPACINGS = ("arctan", "leading", "trailing", "linspace", "quadratic", "quadratic-0.8", "karras", "logsnr")
 
 _RHO = 7  # of Karras et al. 2022
-_STRETCH = 2  # docs/solvers.md has the measurements behind it
+_POWER = 2 / 3  # of the arctan spacing; docs/solvers.md has the measurements behind it
 
 
 def timestep_path(
@@ -26,9 +26,9 @@ def timestep_path(
         timesteps: T, the number of timesteps the model was trained with.
         steps: S, from 1 to T; None visits all T.
         spacing: the rule for the visited t, in increasing order, i = 0 … S-1:
-            "arctan"         equal steps of arctan((√(1-ᾱ)/√ᾱ)^(1/2)) from the data (0) to T-1. With the power 1 these
-                             would be equal angles, which is "trailing" on the cosine schedule; the power 1/2 doubles
-                             the range of log-SNR that the steps cover;
+            "arctan"         equal steps of arctan((√(1-ᾱ)/√ᾱ)^(2/3)) from the data (0) to T-1. With the power 1 these
+                             would be equal angles, which is "trailing" on the cosine schedule; the power 2/3 makes
+                             the long steps at both ends shorter in log-SNR;
             "leading"        ⌊i T/S⌋: starts at 0 and does not reach T-1 (the DDIM paper's linear one);
             "trailing"       ⌊(i+1) T/S⌋ - 1: ends at T-1;
             "linspace"       round(i (T-1)/(S-1)): both ends (S = 1: T-1);
@@ -109,7 +109,7 @@ def _equal_steps(low: float, high: float, steps: int) -> list[float]:
 
 
 def _arctan(alpha_bar: float) -> float:
-    return math.atan(((1 - alpha_bar) / alpha_bar) ** (0.5 / _STRETCH)) if alpha_bar > 0 else math.pi / 2
+    return math.atan(((1 - alpha_bar) / alpha_bar) ** (_POWER / 2)) if alpha_bar > 0 else math.pi / 2
 
 
 def _karras(alpha_bar: float) -> float:

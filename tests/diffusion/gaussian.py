@@ -12,14 +12,14 @@ MEAN, STD = 0.3, 0.5
 STDS = (0.05, 0.2, 0.5, 1.0, 3.0)  # from narrow to wide
 
 
-def gaussian_denoiser(schedule: Schedule):
-    """E[x_0 | x_t] and the ε that goes with it."""
+def gaussian_denoiser(schedule: Schedule, mean=MEAN, std=STD):
+    """E[x_0 | x_t] and the ε that goes with it; mean and std may be tensors that broadcast with x_t."""
 
     def denoise(x_t, t):
         alpha_bar = schedule.alpha_bar(t)
         signal = alpha_bar**0.5
-        gain = signal * STD**2 / (alpha_bar * STD**2 + 1 - alpha_bar)
-        x0 = MEAN + gain * (x_t - signal * MEAN)
+        gain = signal * std**2 / (alpha_bar * std**2 + 1 - alpha_bar)
+        x0 = mean + gain * (x_t - signal * mean)
         return Denoised(x0, (x_t - signal * x0) / (1 - alpha_bar) ** 0.5)
 
     return denoise

@@ -107,13 +107,13 @@ def test_arctan_takes_equal_steps_from_the_data_to_the_end():
     schedule = schedules.Schedule(schedules.linear(100_000, rescale="1000/T"))
     path = timestep_path(100_000, 20, "arctan", schedule.alphas_cumprod.tolist())
     alphas = schedule.alphas_cumprod[[t for t, _ in path]]
-    heights = torch.cat([((1 - alphas) / alphas) ** 0.25, torch.zeros(1)]).atan()
+    heights = torch.cat([((1 - alphas) / alphas) ** (1 / 3), torch.zeros(1)]).atan()
     torch.testing.assert_close(heights.diff(), heights.diff().mean().expand(20), rtol=0.01, atol=0)
 
 
-def test_arctan_is_trailing_on_a_cosine_of_half_its_log_snr():
-    # √(1-ᾱ)/√ᾱ = tan²(π/2 · u), so that its power 1/2 rises by equal angles
-    tangent = torch.tan(torch.arange(1, 1001, dtype=torch.float64) / 1001 * torch.pi / 2) ** 2
+def test_arctan_is_trailing_on_a_cosine_with_a_wider_log_snr():
+    # √(1-ᾱ)/√ᾱ = tan(π/2 · u)^(3/2), so that its power 2/3 rises by equal angles
+    tangent = torch.tan(torch.arange(1, 1001, dtype=torch.float64) / 1001 * torch.pi / 2) ** 1.5
     assert timestep_path(1000, 20, "arctan", (1 / (1 + tangent**2)).tolist()) == timestep_path(1000, 20, "trailing")
 
 

@@ -8,7 +8,8 @@ from diffexp.diffusion import schedules
 from diffexp.diffusion.paths import timestep_path
 from diffexp.diffusion.predictions import Denoised, Prediction, clipped
 from diffexp.diffusion.samplers import DDIM, DDPM
-from diffexp.diffusion.schedules import Schedule
+from diffexp.diffusion.schedules import Schedule, cosine, with_zero_terminal_snr
+from diffexp.diffusion.solvers import DPMSolver, Heun, UniPC
 from tests.diffusion.gaussian import MEAN, STD, gaussian_denoiser
 
 SCHEDULE = Schedule(schedules.linear(1000))
@@ -215,3 +216,56 @@ def test_each_ddpm_step_of_a_learned_variance_equals_diffusers(steps):
         z = torch.randn(x.shape, dtype=torch.float64)
         ours = run(DDPM("learned"), [(t, t_prev)], x, lambda z=z: z, denoiser)[0].x
         torch.testing.assert_close(ours, theirs_next, rtol=2e-4, atol=2e-4)
+
+
+def bright_axis(schedule, steps, spacing, sampler):
+    """(mean, std) of what the sampler makes of a 32×32 image's brightness ~ N(-18, 12²), by its affine map of x_T."""
+    path = timestep_path(1000, steps, spacing, schedule.alphas_cumprod.tolist())
+    denoiser = gaussian_denoiser(schedule, -18.0, 12.0)
+    *_, last = sampler.walk(denoiser, schedule, path, torch.tensor([0.0, 1.0], dtype=torch.float64), None)
+    return last.x[0].item(), (last.x[1] - last.x[0]).item()
+
+
+@pytest.mark.parametrize(
+    ("spacing", "mean"), [("leading", -2.68), ("trailing", -18.0), ("arctan", -18.0), ("linspace", -18.0)]
+)
+def test_a_path_that_starts_in_the_middle_loses_the_brightness(spacing, mean):
+    assert bright_axis(Schedule(cosine(1000)), 10, spacing, DDIM())[0] == pytest.approx(mean, abs=0.03)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), DPMSolver(2), UniPC(2)], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("steps", [10, 20, 50])
+def test_the_default_path_is_the_nearest_to_a_bright_axis_on_the_cosine_schedule(sampler, steps):
+    schedule = Schedule(cosine(1000))
+
+    def squared_w2(spacing):
+        mean, std = bright_axis(schedule, steps, spacing, sampler)
+        return (mean + 18) ** 2 + (std - 12) ** 2
+
+    by_index = ("leading", "trailing", "linspace", "quadratic")
+    assert 2 * squared_w2("arctan") < min(squared_w2(spacing) for spacing in by_index)
+
+
+@pytest.mark.parametrize("sampler", [DDPM(), DDIM(), DPMSolver(2), UniPC(2), Heun()], ids=lambda s: type(s).__name__)
+def test_with_a_zero_terminal_snr_a_path_that_starts_elsewhere_is_refused(sampler):
+    schedule = Schedule(with_zero_terminal_snr(cosine(1000)), zero_terminal_snr=True)
+    x = torch.zeros(2, dtype=torch.float64)
+
+    def run_on(spacing):
+        path = timestep_path(1000, 10, spacing, schedule.alphas_cumprod.tolist())
+        *_, last = sampler.walk(gaussian_denoiser(schedule), schedule, path, x, x.clone)
+        return last.x
+
+    with pytest.raises(ValueError, match="expected to start at t = 999, where the SNR is 0, got t = 900"):
+        run_on("leading")
+    assert run_on("arctan").isfinite().all()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 50])
+def test_a_zero_terminal_snr_keeps_the_mean_brightness(steps):
+    """Of constant 32×32 images with brightness N(0.6, 0.3²): one axis of N(19.2, 9.6²)."""
+    schedule = Schedule(with_zero_terminal_snr(cosine(1000)), zero_terminal_snr=True)
+    path = timestep_path(1000, steps, "arctan", schedule.alphas_cumprod.tolist())
+    x = torch.zeros(1, dtype=torch.float64)
+    *_, last = DDIM().walk(gaussian_denoiser(schedule, 19.2, 9.6), schedule, path, x, None)
+    assert last.x.item() / 32 == pytest.approx(0.6, abs=1e-3)

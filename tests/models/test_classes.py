@@ -72,7 +72,8 @@ def test_samples_with_a_class_do_not_depend_on_the_batch():
         parameter.data += 0.1 * torch.randn_like(parameter)
     sampler = DDIMConfig(steps=3, guidance=2.0)
     whole = model.sample(sampler, range(6), 0)
-    torch.testing.assert_close(model.sample(sampler, [4, 1], 0), whole[[4, 1]])
+    # from x_T on, √ᾱ = 0.045 there magnifies the rounding of a batch of another size
+    torch.testing.assert_close(model.sample(sampler, [4, 1], 0), whole[[4, 1]], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(model.sample(DDIMConfig(steps=3, class_label=7), [4], 0), whole[[4]])
 
 

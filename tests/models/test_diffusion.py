@@ -1,3 +1,4 @@
+import logging
 import math
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffexp.checkpoint_files import read_checkpoint
+from diffexp.config import load_evaluate_request
 from diffexp.config.diffusion import SCHEDULES
 from diffexp.config.experiment import Optim
 from diffexp.config.samplers import DDIMConfig, DDPMConfig
@@ -187,6 +189,30 @@ def test_much_signal_left_is_warned_of(caplog):
     caplog.clear()
     build_model(experiment("model.timesteps=1000", "model.schedule={'beta_start': 1e-4, 'beta_end': 0.02}"))
     assert caplog.text == ""
+
+
+def test_a_path_that_starts_where_images_are_visible_is_warned_of_once(caplog):
+    model = build_model(experiment("model.timesteps=1000", "model.schedule={'beta_start': 1e-4, 'beta_end': 0.02}"))
+    with caplog.at_level(logging.WARNING):
+        for seed in (0, 1):
+            model.sample(DDIMConfig(steps=5, spacing="leading"), [0], seed)
+            model.sample(DDIMConfig(steps=5), [0], seed)
+    assert caplog.text.count("expected √ᾱ") == 1
+    signal = math.sqrt(math.prod(1 - 1e-4 - t / 999 * (0.02 - 1e-4) for t in range(801)))
+    assert "sampler ddim-5-eta0-leading: expected √ᾱ ≤ 0.02" in caplog.text
+    assert f"got √ᾱ = {signal:.3g} at t = 800. Use spacing: arctan or trailing" in caplog.text
+
+
+def test_with_a_zero_terminal_snr_configs_start_their_paths_at_the_end():
+    zero = ["model.prediction=v", "model.schedule.zero_terminal_snr=true"]
+    late = "sample_grid.samplers.ddim-5.spacing=leading"
+    with pytest.raises(UserError, match=r"ddim-5\.spacing: expected a path that starts at T-1, .* got leading"):
+        experiment(*zero, late)
+    experiment(late)
+    trained = experiment(*zero)
+    with pytest.raises(UserError, match=r"spacings: expected a path that starts at T-1"):
+        load_evaluate_request("evaluate/ddim_table", ["extractor.name=digits_v1", "steps=[5]"], trained)
+    load_evaluate_request("evaluate/eta", ["extractor.name=digits_v1", "steps=[5]"], trained)
 
 
 @pytest.mark.parametrize(
