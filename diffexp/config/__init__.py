@@ -71,7 +71,7 @@ def experiment_from_text(text: str, source: str, overrides: Sequence[str] = ()) 
     Raises:
         UserError: for anything wrong with it.
     """
-    return _experiment([Layer(source, parse_yaml(text, source)), *map(override_layer, overrides)])
+    return _experiment([Layer(source, *parse_yaml(text, source)), *map(override_layer, overrides)])
 
 
 def load_sample_request(overrides: Sequence[str], experiment: Experiment) -> SampleRequest:

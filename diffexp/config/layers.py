@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from diffexp.config.yaml_text import Place, Texts, read
 from diffexp.errors import UserError, did_you_mean
-from diffexp.signals import ending_waits
 
 BASE_KEY = "base"
 COMMAND_LINE = "command line"
@@ -22,12 +20,14 @@ COMMAND_LINE = "command line"
 class Layer:
     """Nested values from one source, a file's path or the command line.
 
-    `text` is how the command line wrote its one value: a key that wants a text gets it as written, "007" and not 7.
+    Attributes:
+        texts: how the source wrote its numbers, truth values and nulls, by their places in `values`: a key that wants a
+            text gets it as written, "007" and not 7. None where there is no writing, as in JSON and Python.
     """
 
     source: str
     values: dict[str, Any]
-    text: str | None = None
+    texts: Texts | None = None
 
 
 def shipped_configs() -> Path:
@@ -81,7 +81,7 @@ def _file_layers(path: Path, within: Sequence[Path]) -> list[Layer]:
     if resolved in within:
         chain = " → ".join(str(each) for each in [*within[within.index(resolved) :], resolved])
         raise UserError(f"{path}: {BASE_KEY}: the file is its own base ({chain})")
-    values = read_yaml(path)
+    values, texts = read_yaml(path)
     bases = values.pop(BASE_KEY, [])
     if isinstance(bases, str):
         bases = [bases]
@@ -90,7 +90,7 @@ def _file_layers(path: Path, within: Sequence[Path]) -> list[Layer]:
     layers = []
     for base in bases:
         layers += _file_layers(_find_base(path, base), [*within, resolved])
-    return [*layers, Layer(str(path), values)]
+    return [*layers, Layer(str(path), values, texts)]
 
 
 def _find_base(path: Path, base: str) -> Path:
@@ -111,8 +111,8 @@ def _ready_configs() -> dict[str, Path]:
     return {str(file.relative_to(folder).with_suffix("")): file for file in sorted(folder.rglob("*.yaml"))}
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, as plain data.
+def read_yaml(path: Path) -> tuple[dict[str, Any], Texts]:
+    """The mapping in a YAML file, as `parse_yaml` gives it.
 
     Raises:
         UserError: if it cannot be read or holds no mapping.
@@ -126,29 +126,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return parse_yaml(text, str(path))
 
 
-@ending_waits()
-def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """The mapping that a YAML text from `source` holds, as plain data. An empty text holds an empty one.
+def parse_yaml(text: str, source: str) -> tuple[dict[str, Any], Texts]:
+    """The mapping that a YAML text from `source` holds, and how its scalars were written. An empty text holds {}.
 
     Raises:
-        UserError: if it is no YAML, or no mapping of texts to values.
+        UserError: if it is no YAML, or no mapping.
     """
     try:
-        values = OmegaConf.to_container(OmegaConf.create(text or "{}"))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, AssertionError, RecursionError) as error:
+        values, texts = read(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{source}: cannot be read as YAML: {error}") from error
-    return _mapping(values, source)
-
-
-def _mapping(values: Any, source: str) -> dict[str, Any]:
+    if values is None:
+        values = {}
     if not isinstance(values, dict):
         raise UserError(f"{source}: must hold a mapping of keys to values")
-    for key, value in values.items():
-        if not isinstance(key, str):
-            raise UserError(f"{source}: {key!r} is no key; keys are texts")
-        if isinstance(value, dict):
-            _mapping(value, source)
-    return values
+    return values, texts
 
 
 def override_layer(text: str) -> Layer:
@@ -163,36 +155,54 @@ def override_layer(text: str) -> Layer:
         raise UserError(f"{COMMAND_LINE}: {text!r} is not of the form key=value")
     if not all(parts):
         raise UserError(f"{COMMAND_LINE}: {text!r} has an empty key")
-    nested: Any = parse_value(value, key)
+    nested, texts = parse_value(value, key)
     for part in reversed(parts):
         nested = {part: nested}
-    return Layer(COMMAND_LINE, nested, value)
+    return Layer(COMMAND_LINE, nested, {(*parts, *place): written for place, written in texts.items()})
 
 
-def parse_value(text: str, key: str) -> Any:
+def parse_value(text: str, key: str) -> tuple[Any, Texts]:
     """A value of the command line, in Python's writing (True, None, {'lr': 0.1}) or YAML's (true, null, {lr: 0.1}).
 
     W&B's agent passes the former.
+
+    Returns:
+        The value, and how its scalars were written.
 
     Raises:
         UserError: if it is neither.
     """
     try:
-        value = ast.literal_eval(text)
+        as_python = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        value = _parse_yaml_value(text, key)
-    return _plain(value, key)
-
-
-@ending_waits()
-def _parse_yaml_value(text: str, key: str) -> Any:
-    """As OmegaConf reads it in a file: 1e-4 is a number and 2024-07-01 a text."""
+        return _parse_yaml_value(text, key)
+    numeric_keys = isinstance(as_python, dict) and not all(isinstance(name, str) for name in as_python)
+    if numeric_keys or isinstance(as_python, (bool, int, float)):
+        return _parse_yaml_value(text, key)  # which keeps the keys as texts
+    value = _plain(as_python, key)
     try:
-        values = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
+        as_yaml, texts = _parse_yaml_value(text, key)
+    except UserError:
+        return value, {}
+    # Python decides what a value is, as '\\n' in quotes is another text in YAML, and YAML how a number was written
+    return value, {place: written for place, written in texts.items() if _at(value, place) == _at(as_yaml, place)}
+
+
+def _parse_yaml_value(text: str, key: str) -> tuple[Any, Texts]:
+    try:
+        return read(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{COMMAND_LINE}: {key}: {text!r} cannot be read as a value") from error
-    assert isinstance(values, dict)
-    return values["value"]
+
+
+def _at(value: Any, place: Place) -> Any:
+    """What nested data hold at a place; a missing one is nowhere equal to anything."""
+    for step in place:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return object()
+    return value
 
 
 def _plain(value: Any, key: str) -> Any:

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffexp.config.arranging import Part, arrange, is_optional, without_none
 from diffexp.config.layers import Layer
 from diffexp.config.registry import Choice
+from diffexp.config.yaml_text import Place
 from diffexp.errors import UserError
 from diffexp.signals import ending_waits
 
@@ -107,16 +108,17 @@ def _set(root: DictConfig, skeleton: Any, layer: Layer, path: tuple[str, ...], v
     if "${" in str(value):
         raise UserError(f"{where}: a config holds values, not references: '${{' is refused")
     _restore(root, skeleton, path)
-    nested = _fitted(value, without_none(hint), layer.text)
-    for part in reversed(path):
-        nested = {part: nested}
     try:
+        nested = _fitted(value, hint, layer, path)
+        for part in reversed(path):
+            nested = {part: nested}
         if get_origin(hint) is list and isinstance(value, list):
             _refuse_nested(value)
         root.merge_with(nested)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         given = "null" if value is None else repr(value)
-        raise UserError(f"{where}: must be {describe(hint)}, not {given}") from error
+        quote = " Quote it where it is written." if isinstance(error, _UnwrittenError) else ""
+        raise UserError(f"{where}: must be {describe(hint)}, not {given}.{quote}".removesuffix(".")) from error
 
 
 def _restore(root: DictConfig, skeleton: Any, path: tuple[str, ...]) -> None:
@@ -131,13 +133,30 @@ def _restore(root: DictConfig, skeleton: Any, path: tuple[str, ...]) -> None:
         node = node[part]
 
 
-def _fitted(value: Any, hint: Any, text: str | None) -> Any:
-    """A scalar as its key wants it: 1e5 steps are whole, and a name like 007 is what was written."""
+class _UnwrittenError(TypeError):
+    """A number that came without its writing, where a text is wanted."""
+
+
+def _fitted(value: Any, hint: Any, layer: Layer, place: Place) -> Any:
+    """A value as its key wants it: 1e5 steps are whole, and a text is what was written.
+
+    Raises:
+        _UnwrittenError: for a number where a text is wanted, if nobody knows how it was written.
+    """
+    hint = without_none(hint)
+    if get_origin(hint) is list and isinstance(value, list):
+        return [_fitted(each, get_args(hint)[0], layer, (*place, i)) for i, each in enumerate(value)]
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    if hint is str and text is not None and isinstance(value, (bool, int, float)):
-        return text
+    if _wants_text(hint) and isinstance(value, (bool, int, float)):
+        if layer.texts is None or place not in layer.texts:
+            raise _UnwrittenError(f"{value!r} may have been written otherwise")
+        return layer.texts[place]
     return value
+
+
+def _wants_text(hint: Any) -> bool:
+    return hint is str or (get_origin(hint) is Literal and all(isinstance(each, str) for each in get_args(hint)))
 
 
 def _refuse_nested(values: list[Any]) -> None:

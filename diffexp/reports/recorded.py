@@ -66,7 +66,7 @@ class Recorded:
         self.run = Run(path)
         if not self.run.exists():
             raise UserError(f"{path}: holds no run (no config.yaml)")
-        self.config = parse_yaml(self.run.config.read_text(), str(self.run.config))
+        self.config, _ = parse_yaml(self.run.config.read_text(), str(self.run.config))
 
     @cached_property
     def completed(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
+from diffexp.config.yaml_text import scalar
 from diffexp.errors import UserError, did_you_mean
 from diffexp.sweeps.command import EXAMPLE, Command, parse_command
 from diffexp.sweeps.parameters import Parameter, parse_parameters
@@ -72,7 +73,11 @@ class SweepFile:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads as `wandb sweep` does, but refuses a key that is written twice, of which that takes the last."""
+    """Reads as `wandb sweep` does, but refuses what YAML 1.1 changes without a word.
+
+    That is a key written twice, of which the last counts, and the whole numbers 010 (8) and 12:30 (750). A date stays a
+    text, as JSON has no dates.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping, whose keys differ."""
@@ -80,6 +85,21 @@ class _Loader(yaml.SafeLoader):
         if len(mapping) < len(node.value):
             raise yaml.YAMLError(f"a key is written twice {node.start_mark}")
         return mapping
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """A whole number that is written as Python writes it."""
+        number = super().construct_yaml_int(node)
+        if number != scalar(str(node.value)):
+            raise yaml.YAMLError(f"W&B reads {node.value} as {number}; write {number}, or quote it{node.start_mark}")
+        return number
+
+    def construct_date(self, node: yaml.ScalarNode) -> str:
+        """A date as it was written."""
+        return str(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_date)
 
 
 def _bound(content: Any) -> None:

@@ -172,3 +172,21 @@ def test_the_shipped_sweeps_are_there():
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_a_shipped_sweep_is_named_like_its_file(file):
     assert read_sweep(file).name == file.stem
+
+
+@pytest.mark.parametrize(("written", "read"), [("010", 8), ("12:30", 750), ("-017", -15)])
+def test_whole_numbers_that_yaml_1_1_changes_are_refused(tmp_path, written, read):
+    assert yaml.safe_load(written) == read
+    file = tmp_path / "f.yaml"
+    file.write_text(yaml.safe_dump(of({"values": ["HERE"]})).replace("HERE", written))
+    with pytest.raises(UserError, match=f"W&B reads {written} as {read}; write {read}, or quote it"):
+        read_sweep(file)
+
+
+def test_a_date_and_quoted_numbers_stay_texts_in_the_plans_file_too(tmp_path):
+    file = tmp_path / "f.yaml"
+    content = of({"values": ["1.10", "007", "HERE"]}, description="THERE")
+    file.write_text(yaml.safe_dump(content).replace("HERE", "2024-01-01").replace("THERE", "2024-01-01"))
+    sweep = read_sweep(file)
+    assert sweep.parameters[0].values == ("1.10", "007", "2024-01-01")
+    assert yaml.safe_load(sweep.text())["parameters"] == {"x": {"values": ["1.10", "007", "2024-01-01"]}}
