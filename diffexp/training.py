@@ -240,10 +240,12 @@ def _seconds_before(run: Run, newest: Path | None) -> float:
 
 
 def _saver(experiment: Experiment, run: Run, fingerprint: str, loggers: Sequence[Logger]) -> Checkpoints:
+    config = config_text(experiment)
+
     def extra() -> dict[str, Any]:
         seals = [logger.seal().as_dict() for logger in loggers if isinstance(logger, MetricsFile)]
         metrics = {"metrics": seals[0]} if seals else {}  # only the main process, which writes, has loggers
-        return {"config": config_text(experiment), "data": fingerprint, "run_id": run.id(), **metrics}
+        return {"config": config, "data": fingerprint, "run_id": run.id(), **metrics}
 
     return Checkpoints(run.checkpoints, experiment.checkpoint.every, experiment.checkpoint.keep, extra)
 

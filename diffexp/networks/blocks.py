@@ -123,7 +123,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Written out for few pixels on a CPU, where torch's fused kernel takes twice as long in bfloat16.
     """
     if query.device.type != "cpu" or query.shape[1] > _FEW_PIXELS:
-        return F.scaled_dot_product_attention(query, key, value)
+        query, key, value = (each.unsqueeze(1) for each in (query, key, value))  # torch 2.9 fuses four axes only
+        return F.scaled_dot_product_attention(query, key, value).squeeze(1)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(1, 2)
     attended: Tensor = scores.softmax(dim=-1) @ value
     return attended

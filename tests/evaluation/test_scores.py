@@ -47,11 +47,11 @@ def test_the_batch_size_does_not_matter():
 
 @pytest.fixture(scope="module")
 def fashion(real_fashion_mnist):
-    """Real test images and their labels, and the reference of the training images."""
+    """Real training images, and test images with their labels."""
     config = FashionMnistConfig()
     train = fashion_mnist("train", 32, 1, 1.0, root=config.root)
     test = fashion_mnist("test", 32, 1, 1.0, root=config.root)
-    return test.images[:4000], test.labels[:4000], against(train.images[:20000], shipped_fashion_mnist())
+    return train.images, test.images, test.labels
 
 
 def blurred(images, sigma):
@@ -61,7 +61,8 @@ def blurred(images, sigma):
 
 
 def test_worse_sets_score_worse_in_the_expected_order_on_fashion_mnist(fashion):
-    images, labels, reference = fashion
+    train, images, labels = (each[:count] for each, count in zip(fashion, (6000, 1500, 1500), strict=True))
+    reference = against(train, shipped_fashion_mnist())
 
     def fd(some):
         return measure(gathered(some, shipped_fashion_mnist()), reference)
@@ -84,7 +85,8 @@ def test_worse_sets_score_worse_in_the_expected_order_on_fashion_mnist(fashion):
 
 
 def test_the_distance_of_few_images_is_larger_and_the_floor_says_so(fashion):
-    images, _, reference = fashion
+    train, images, _ = fashion
+    reference = against(train[:20000], shipped_fashion_mnist())
     values = {}
     for count in (200, 1000, 4000):
         parts = [gathered(part, shipped_fashion_mnist()) for part in images.split(count)[:4]]

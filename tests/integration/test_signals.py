@@ -71,7 +71,7 @@ def test_signals_at_random_moments(tmp_path, undisturbed, handlers, pytestconfig
     """While data are read, in steps, in grids, while saving: each checkpoint is that of the undisturbed run."""
     dice, received, runs, saved = random.Random(), 0, 0, 0
     whole = {file.name: state(file) for file in checkpoints(undisturbed / "checkpoints")}
-    while received < (150 if pytestconfig.getoption("--full") else 8):
+    while received < (150 if pytestconfig.getoption("--full") else 5):
         runs += 1
         run, done = tmp_path / f"{runs}", False
         while not done:
