@@ -109,3 +109,17 @@ def test_a_prediction_of_noise_is_refused_where_the_last_step_tells_nothing_else
     with pytest.raises(ValueError, match="must be x0 or v"):
         Prediction("epsilon", schedule)
     Prediction("v", schedule)
+
+
+@pytest.mark.parametrize("t", [0, 10, 500, 999])
+def test_the_omega_of_the_unmerged_loss_averages_to_a_weight_and_a_constant(t):
+    """E_ω ‖ε_t - o‖² with o = √(β_t/(1-ᾱ_t)) ε̂ is β_t/(1-ᾱ_t) ‖ε - ε̂‖² + d (1 - β_t/(1-ᾱ_t)), by 200,000 ω."""
+    torch.manual_seed(0)
+    share = (SCHEDULE.betas[t] / (1 - SCHEDULE.alphas_cumprod[t])).item()
+    noise, estimate = torch.randn(1, 1, 2, 2, dtype=torch.float64), torch.randn(1, 1, 2, 2, dtype=torch.float64)
+    omega = torch.randn(200_000, 1, 2, 2, dtype=torch.float64)
+    at = torch.full((len(omega),), t)
+    target = Prediction("step_epsilon", SCHEDULE).target(torch.zeros_like(omega), noise.expand_as(omega), at, omega)
+    unmerged = (target - share**0.5 * estimate).square().sum((1, 2, 3)).mean().item()
+    merged = share * (noise - estimate).square().sum().item()
+    assert unmerged == pytest.approx(merged + 4 * (1 - share), rel=0.01)

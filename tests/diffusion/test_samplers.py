@@ -269,3 +269,44 @@ def test_a_zero_terminal_snr_keeps_the_mean_brightness(steps):
     x = torch.zeros(1, dtype=torch.float64)
     *_, last = DDIM().walk(gaussian_denoiser(schedule, 19.2, 9.6), schedule, path, x, None)
     assert last.x.item() / 32 == pytest.approx(0.6, abs=1e-3)
+
+
+def test_beta_is_outside_ddims_family_where_its_radicand_is_negative():
+    """1 - ᾱ_{t-1} - σ²: negative at the papers' t = 1 for σ² = β_t, never for σ² = β̃_t; elsewhere another mean."""
+    alphas = torch.cat([torch.ones(1, dtype=torch.float64), SCHEDULE.alphas_cumprod])
+    before, after = alphas[:-1], alphas[1:]
+    small = SCHEDULE.betas * (1 - before) / (1 - after)
+    assert (1 - before - SCHEDULE.betas)[0] < 0
+    assert (1 - before - small).min() >= 0
+    for t in (1, 10, 999):
+        ddpm = DDPM("fixed_small").step(after[t].item(), before[t].item())
+        # the mean as of x_t and x̂_0, with ε̂ = (x_t - √ᾱ_t x̂_0)/√(1-ᾱ_t)
+        of_x = {
+            name: math.sqrt((1 - before[t] - variance[t]) / (1 - after[t])) if before[t] + variance[t] < 1 else None
+            for name, variance in (("small", small), ("large", SCHEDULE.betas))
+        }
+        assert of_x["small"] == pytest.approx(ddpm.of_x, rel=1e-9)
+        assert t > 100 or of_x["large"] is None or of_x["large"] != pytest.approx(ddpm.of_x, rel=1e-3)
+
+
+def test_one_step_returns_the_mean_and_many_do_not():
+    """Images that are -1 or 1 with equal probability: the mean is 0, which is neither."""
+    schedule = Schedule(cosine(1000))
+
+    def denoise(x_t, t):
+        alpha_bar = schedule.alpha_bar(t)
+        x0 = torch.tanh(alpha_bar**0.5 / (1 - alpha_bar) * x_t)
+        return Denoised(x0, (x_t - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5)
+
+    x = torch.linspace(-2, 2, 40, dtype=torch.float64)
+    sizes = {}
+    for steps in (1, 50):
+        path = timestep_path(1000, steps, "arctan", schedule.alphas_cumprod.tolist())
+        sizes[steps] = run_to_the_end(schedule, path, x, denoise).abs()
+    assert sizes[1].max() < 1e-3
+    assert sizes[50].median() > 0.99
+
+
+def run_to_the_end(schedule, path, x, denoise):
+    *_, last = DDIM().walk(denoise, schedule, path, x, None)
+    return last.x
