@@ -39,6 +39,7 @@ ELSEWHERE = {
     "wandb ": "tests/integration/test_wandb.py, with the same files",
     "python -m tests.chaos": "tests/integration/test_chaos.py",
     "python benchmarks/families": "tests/test_benchmarks.py, for some steps of one family",
+    "python benchmarks/spacings": "tests/test_benchmarks.py, for two pictures and one schedule",
     "python docs/results/plot_": "draw what whole sweeps and tables have found",
     "diffexp import ": "tests/foreign/test_importing.py",
     "diffexp dashboard push": "tests/reports/test_dashboard.py",
