@@ -20,6 +20,8 @@ class DataConfig(Choice):
     Keys:
         image_size: height and width in pixels, as the model sees them.
         channels: 1 (grey) or 3 (RGB).
+        held_out: images of the train split, evenly spread over it, that training never uses. They are a split of their
+            own, held_out, on which steps and settings can be chosen without a look at the test images.
         flip: mirror half of the training images left to right, anew in every pass.
         workers: processes that fetch batches beside the training process; 0 fetches in it.
         memory_gb: a split larger than this (as uint8, in GiB) stays on disk and is decoded batch by batch.
@@ -27,6 +29,7 @@ class DataConfig(Choice):
 
     image_size: int = number(32, at_least=1)
     channels: int = 3
+    held_out: int = number(0, at_least=0)
     flip: bool = False
     workers: int = number(0, at_least=0)
     memory_gb: float = number(4.0, at_least=0)

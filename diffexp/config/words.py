@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Weights = Literal["ema", "raw"]
+Split = Literal["train", "held_out", "test"]  # of a dataset
 Accelerator = Literal["auto", "cpu", "gpu"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 

@@ -1,7 +1,7 @@
 """Training data for any Trainer, in an order that survives stops, resumes and other device counts."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeGuard
 
 import lightning as L
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from diffexp.config.data import DATA, DataConfig
 from diffexp.data.batches import EndlessBatches, mirror
-from diffexp.data.images import ImageSet, MemoryImages
+from diffexp.data.images import ImageSet, MemoryImages, without_held_out
 from diffexp.errors import UserError
 
 Images = ImageSet | Callable[[], ImageSet]
@@ -32,6 +32,7 @@ class ImageDataModule(L.LightningDataModule):
         flip: mirror half of the images left to right.
         workers: processes that fetch batches beside the training process; 0 fetches in it.
         test: the test images or what loads them, for `images`; None if there are none.
+        held_out: images like the training ones that are not trained on, or what loads them, for `images`.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ImageDataModule(L.LightningDataModule):
         flip: bool = False,
         workers: int = 0,
         test: Images | None = None,
+        held_out: Images | None = None,
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
@@ -50,7 +52,7 @@ class ImageDataModule(L.LightningDataModule):
         self.flip = flip
         self.workers = workers
         self._resident: Tensor | None = None
-        self._splits: dict[str, Images | None] = {"train": train, "test": test}
+        self._splits: dict[str, Images | None] = {"train": train, "held_out": held_out, "test": test}
 
     @classmethod
     def from_config(cls, data: DataConfig, batch_size: int, seed: int) -> "ImageDataModule":
@@ -62,20 +64,25 @@ class ImageDataModule(L.LightningDataModule):
             seed: of the order and the mirroring.
         """
 
-        def source(split: str) -> Images:
+        def source(split: str) -> Callable[[], ImageSet]:
             return partial(DATA.build, data, split, data.image_size, data.channels, data.memory_gb)
 
-        return cls(source("train"), batch_size, seed=seed, flip=data.flip, workers=data.workers, test=source("test"))
+        train, held_out = source("train"), None
+        if data.held_out:
+            parts = cache(lambda: without_held_out(source("train")(), data.held_out))
+            train, held_out = (lambda: parts()[0]), (lambda: parts()[1])
+        test = source("test")
+        return cls(train, batch_size, seed=seed, flip=data.flip, workers=data.workers, test=test, held_out=held_out)
 
     def images(self, split: str) -> ImageSet:
-        """The images of "train" or "test", loaded at the first call.
+        """The images of "train", "held_out" or "test", loaded at the first call.
 
         Raises:
             UserError: if there is no such split, or it cannot be loaded.
         """
         images = self._splits[split]
         if images is None:
-            raise UserError(f"there are no {split} images")
+            raise UserError(f"there are no {split.replace('_', '-')} images")
         if not isinstance(images, ImageSet):
             images = self._splits[split] = images()
         return images

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from diffexp.errors import UserError
+
 
 class ImageSet(ABC):
     """Images of one shape, read in whole batches, with a class label each or none.
@@ -96,6 +98,52 @@ class MemoryImages(ImageSet):
     def fetch(self, indices: Tensor) -> Tensor:
         """See `ImageSet.fetch`."""
         return self.images.index_select(0, indices)  # plain indexing takes ten times as long
+
+
+class Subset(ImageSet):
+    """Some images of a set.
+
+    Args:
+        images: the set.
+        indices: int64 (N,), which of them, in that order.
+    """
+
+    def __init__(self, images: ImageSet, indices: Tensor) -> None:
+        labels = None if images.labels is None else images.labels[indices]
+        super().__init__(images.image_shape, labels, images.class_names)
+        self.images = images
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        """See `ImageSet.fetch`."""
+        return self.images.fetch(self.indices[indices])
+
+
+def without_held_out(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
+    """The images to train on, and the `count` that are held out, evenly spread over the set.
+
+    Raises:
+        UserError: if none would be left to train on.
+    """
+    if count >= len(images):
+        raise UserError(
+            f"data.held_out: expected fewer than the {len(images)} images of the train split, got {count}. "
+            "Hold out fewer."
+        )
+    aside = torch.zeros(len(images), dtype=torch.bool)
+    aside[torch.arange(count) * len(images) // count] = True
+    kept, held_out = (_some(images, chosen.nonzero().flatten()) for chosen in (~aside, aside))
+    return kept, held_out
+
+
+def _some(images: ImageSet, indices: Tensor) -> ImageSet:
+    chosen = Subset(images, indices)
+    if not isinstance(images, MemoryImages):
+        return chosen
+    return MemoryImages(images.fetch(indices), chosen.labels, chosen.class_names)
 
 
 def pad_to_square(images: Tensor, size: int) -> Tensor:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from diffexp.config.data import DigitsConfig, ImageFolderConfig
@@ -158,6 +160,40 @@ def test_from_config() -> None:
     assert len(images.images("train")) == 1617
     assert len(images.images("test")) == 180
     assert images.images("test").image_shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize("memory_gb", [4.0, 0.0])
+def test_what_is_held_out_is_spread_evenly_and_never_trained_on(tmp_path: Path, memory_gb: float) -> None:
+    for name in range(12):
+        folder = tmp_path / ("low" if name < 6 else "high")
+        folder.mkdir(exist_ok=True)
+        Image.new("L", (2, 2), 20 * name).save(folder / f"{name:02}.png")
+    config = ImageFolderConfig(path=str(tmp_path), image_size=2, channels=1, held_out=3, memory_gb=memory_gb)
+    module = ImageDataModule.from_config(config, batch_size=9, seed=1)
+    in_order = ImageDataModule.from_config(replace(config, held_out=0), 1, 1).images("train")
+    levels = in_order.fetch(torch.arange(12))[:, 0, 0, 0].tolist()
+
+    kept, held_out = module.images("train"), module.images("held_out")
+    assert in_order.labels is not None
+    for images, expected_indices in ((held_out, [0, 4, 8]), (kept, [1, 2, 3, 5, 6, 7, 9, 10, 11])):
+        indices = torch.arange(len(images))
+        assert images.fetch(indices)[:, 0, 0, 0].tolist() == [levels[index] for index in expected_indices]
+        assert images.labels is not None
+        assert images.labels.tolist() == in_order.labels[expected_indices].tolist()
+        assert images.class_names == in_order.class_names
+    assert isinstance(kept, MemoryImages) == isinstance(held_out, MemoryImages) == (memory_gb > 0)
+    watcher = Watcher()
+    trainer(5).fit(watcher, module)
+    trained_on = {level for batch in watcher.seen for level in batch[:, 0, 0, 0].tolist()}
+    assert trained_on == {levels[index] for index in [1, 2, 3, 5, 6, 7, 9, 10, 11]}
+
+
+def test_nothing_is_held_out_unless_asked_for_and_something_is_left() -> None:
+    with pytest.raises(UserError, match="there are no held-out images"):
+        ImageDataModule.from_config(DigitsConfig(), 8, 3).images("held_out")
+    greedy = ImageDataModule.from_config(DigitsConfig(held_out=1617), 8, 3)
+    with pytest.raises(UserError, match=r"data\.held_out: expected fewer than the 1617 images.*Hold out fewer"):
+        greedy.images("train")
 
 
 def test_nothing_is_loaded_from_a_config_before_it_is_needed() -> None:
