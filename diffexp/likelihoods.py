@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from diffexp.config.evaluation import ESTIMATES, EvaluateRequest
+from diffexp.config.evaluation import ESTIMATES, EvaluateRequest, estimate_settings
 from diffexp.config.merging import as_dict
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.errors import UserError
@@ -18,6 +18,9 @@ from diffexp.files import refuse_others, sha256, writable, write_text
 from diffexp.hardware import autocast
 from diffexp.locks import locked
 from diffexp.trained import Trained, build_trained
+
+# Of how the estimates are made: values of different versions do not continue each other.
+_VERSION = 2
 
 
 @dataclass
@@ -43,14 +46,13 @@ class Likelihood:
         lines = [
             f"# {about['run']}, step {about['step']}, {about['weights']} weights\n",
             f"Bits per dimension of {self.done} images, {about['likelihood']['split']} split of {about['dataset']}:\n",
-            "| estimate | bits/dim | network calls an image |",
-            "|---|---|---|",
+            "| estimate | settings | bits/dim | network calls an image |",
+            "|---|---|---|---|",
         ]
         for name, values in self.values.items():
             error = f" ± {stdev(values) / len(values) ** 0.5:.2g}" if len(values) > 1 else ""
-            lines.append(
-                f"| {ESTIMATES.get(name, name)} | {fmean(values):.4f}{error} | {about['network_calls'][name]} |"
-            )
+            cells = [ESTIMATES.get(name, name), estimate_settings(name, about)]
+            lines.append(f"| {' | '.join(cells)} | {fmean(values):.4f}{error} | {about['network_calls'][name]} |")
         return "\n".join(lines) + "\n"
 
 
@@ -63,8 +65,9 @@ def evaluate_likelihood(trained: Trained, request: EvaluateRequest) -> tuple[Lik
     Raises:
         UserError: for a model without likelihood, data or folders that do not fit.
     """
-    wanted, experiment = request.likelihood, trained.experiment
+    experiment = trained.experiment
     model = build_trained(trained, request.weights, request.accelerator)
+    wanted = model.resolved_likelihood(request.likelihood)
     images = ImageDataModule.from_config(experiment.data, 1, 0).images(wanted.split)
     if images.image_shape != model.image_shape:
         raise UserError(f"data: the images are {images.image_shape}, but the model's {model.image_shape}")
@@ -73,6 +76,7 @@ def evaluate_likelihood(trained: Trained, request: EvaluateRequest) -> tuple[Lik
     calls = model.likelihood_calls(wanted)
     run = trained.path.parent.parent.name if trained.path.parent.name == "checkpoints" else trained.path.stem
     about = {
+        "version": _VERSION,
         "run": run,
         "checkpoint": sha256(trained.path),
         "step": trained.step,

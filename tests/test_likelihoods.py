@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from diffexp.config import load_evaluate_request
+from diffexp.config.evaluation import LikelihoodConfig, estimate_settings
+from diffexp.config.samplers import DDPMConfig
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import to_float
 from diffexp.errors import UserError
@@ -14,7 +16,7 @@ from diffexp.models.base import GenerativeModel
 from diffexp.models.building import build_model
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.trained import build_trained, load_trained
-from tests.small import fit
+from tests.small import experiment, fit
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def request(trained, *overrides):
 def test_batches_and_interruptions_change_nothing(trained, tmp_path, monkeypatch):
     whole, folder = evaluate_likelihood(trained, request(trained, f"out={tmp_path / 'whole'}"))
     assert {name: len(values) for name, values in whole.values.items()} == {"bound": 20, "ode": 20}
-    assert "| variational bound (at most) |" in (folder / "likelihood.md").read_text()
+    assert "| variational bound (at most) | learned, 20 terms |" in (folder / "likelihood.md").read_text()
     original, calls = DiffusionModule.bits_per_dim, []
 
     def interrupted(self, images, indices, *others):
@@ -64,6 +66,37 @@ def test_training_has_made_the_images_likelier_and_noise_stays_unlikely(trained)
     }
     assert bits["real"] < bits["before"] - 0.3
     assert bits["noise"] > 7.9  # no model can do better on average than log₂ 256, but by chance
+
+
+def test_the_variance_is_the_samplers_unless_another_is_asked_for_and_is_recorded(trained, tmp_path):
+    def resolved(model, *variance):
+        return model.resolved_likelihood(LikelihoodConfig(*variance)).variance
+
+    learned, simple = build_trained(trained, "raw", "cpu"), build_model(experiment())
+    assert resolved(learned) == "learned"
+    assert resolved(simple) == DDPMConfig().variance == "fixed_large"
+    assert resolved(simple, "test", 100, "fixed_small") == "fixed_small"
+
+    bits = {}
+    for variance in ("null", "learned", "fixed_large", "fixed_small"):
+        out = f"out={tmp_path / variance}"
+        keys = ["count=4", out, "likelihood.ode_steps=null", f"likelihood.variance={variance}"]
+        found, _ = evaluate_likelihood(trained, request(trained, *keys))
+        bits[variance] = found.values["bound"]
+        recorded = json.loads((tmp_path / variance / "likelihood.json").read_text())["about"]["likelihood"]
+        assert recorded["variance"] == ("learned" if variance == "null" else variance)
+        assert recorded["terms"] == 20
+    assert bits["null"] == bits["learned"]
+    assert len({tuple(values) for values in bits.values()}) == 3
+    with pytest.raises(UserError, match="was not learned"):
+        load_evaluate_request(None, ["metrics=bpd", "likelihood.variance=learned"], experiment())
+
+
+def test_records_from_before_the_variance_was_resolved_do_not_name_one():
+    about = {"likelihood": {"variance": "fixed_small", "terms": None}, "network_calls": {"bound": 1000, "ode": 98}}
+    assert estimate_settings("bound", about) == "1000 terms"
+    assert estimate_settings("bound", {**about, "version": 2}) == "fixed_small, 1000 terms"
+    assert estimate_settings("ode", about) == "50 levels"
 
 
 def test_a_model_without_likelihood_and_another_evaluations_folder_are_refused(trained, tmp_path, monkeypatch):

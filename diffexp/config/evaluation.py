@@ -1,15 +1,15 @@
 """Schemas of everything that scores: feature extractors, references, scores while training, the evaluation commands."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from omegaconf import MISSING
 
 from diffexp.config.fields import absolute, number
 from diffexp.config.registry import Choice, Registry
 from diffexp.config.variants import DEFAULT_SPACING, Spacing, VariantConfig
-from diffexp.config.words import Accelerator, Precision, Wandb, Weights
+from diffexp.config.words import Accelerator, Precision, Split, Wandb, Weights
 
 if TYPE_CHECKING:
     from diffexp.config.experiment import Experiment
@@ -112,6 +112,11 @@ class ClassifierConfig(ExtractorConfig):
 # --- what is scored against what -----------------------------------------------------------------
 
 
+def _split_problems(split: Split, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+    if split == "held_out" and not experiment.data.held_out:
+        yield "split", "held_out needs a training that has kept images aside, by data.held_out"
+
+
 @dataclass
 class ReferenceConfig:
     """The real images (or their published statistics) that scores compare with; never mirrored or otherwise augmented.
@@ -123,7 +128,7 @@ class ReferenceConfig:
         cache: folder where statistics are kept; null is $DIFFEXP_CACHE or ~/.cache/diffexp.
     """
 
-    split: Literal["train", "test"] = "train"
+    split: Split = "train"
     count: int | None = number(None, at_least=2)
     file: str | None = None
     cache: str | None = None
@@ -133,6 +138,7 @@ class ReferenceConfig:
         return absolute(self, ("file", "cache"))
 
     def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        yield from _split_problems(self.split, experiment)
         if self.file is not None and self.count is not None:
             yield "count", "says nothing about a file of statistics"
 
@@ -192,11 +198,27 @@ def metric_name(metric: str, extractor: str, count: int, is_inception: bool) -> 
 # The estimates of bits per dimension that models give, and what they are.
 ESTIMATES = {
     "bound": "variational bound (at most)",
-    "ode": "probability-flow ODE, dequantised (at most, on average)",
+    "ode": "probability-flow ODE, dequantised (at most on average, up to the error of its levels)",
     "exact": "exact",
     "elbo": "evidence lower bound (at most)",
     "dequantised": "change of variables, dequantised (at most, on average)",
 }
+
+
+def estimate_settings(name: str, about: Mapping[str, Any]) -> str:
+    """What an estimate depends on apart from the model, for tables: "fixed_large, 100 terms".
+
+    Args:
+        name: of the estimate.
+        about: as likelihood.json holds it.
+    """
+    calls = about["network_calls"].get(name)
+    if name == "ode":
+        return f"{calls // 2 + 1} levels"
+    if name != "bound":
+        return ""
+    # records without a version do not say whether the variance was learned
+    return f"{about['likelihood']['variance']}, {calls} terms" if "version" in about else f"{calls} terms"
 
 
 @dataclass
@@ -205,16 +227,23 @@ class LikelihoodConfig:
 
     Keys:
         split: of the data, of which `count` images are taken, evenly spread.
-        terms: of the variational bound, for each image, each a network call; null, or more than T, is all T.
-        variance: of the model's steps in the bound, where it has not learned it.
+        terms: of the variational bound, for each image, each a network call; null, or more than T, is all T. The
+            lowest timesteps, t = 0 first, are computed for every image, and one is drawn from each part of the others.
+        variance: of the model's steps in the bound. null takes the learned variance where the model learned it, and
+            otherwise the default of the sampler ddpm, fixed_large.
         ode_steps: levels that the probability-flow ODE is integrated over, at most T, with two network calls each; null
-            leaves it out.
+            leaves it out. The fewer levels, the larger its error, which no standard error contains.
     """
 
-    split: Literal["train", "test"] = "test"
-    terms: int | None = number(100, at_least=1)
-    variance: Literal["fixed_small", "fixed_large"] = "fixed_small"
+    split: Split = "test"
+    terms: int | None = number(100, at_least=2)
+    variance: Literal["fixed_small", "fixed_large", "learned"] | None = None
     ode_steps: int | None = number(50, at_least=2)
+
+    def problems(self, experiment: "Experiment") -> Iterator[tuple[str, str]]:
+        yield from _split_problems(self.split, experiment)
+        if self.variance == "learned" and getattr(experiment.model, "loss", "simple") == "simple":
+            yield "variance", "was not learned: that takes a training with model.loss: hybrid or vlb"
 
 
 @dataclass

@@ -25,23 +25,37 @@ def bound(
 ) -> Tensor:
     """The variational bound of each image (B,), bits per dimension (Ho et al. 2020, eq. 5).
 
-    With fewer than T terms it is an unbiased estimate: one timestep from each of `count` equal parts.
+    With fewer than T terms it is an unbiased estimate: one timestep from each of the `strata`, weighted by its length.
 
     Args:
         terms: of the model's schedule and variance.
         estimate: (x_t, t (B,)) → (x̂_0, share of the variance or None).
         x0: images in [-1, 1] among 256 levels, shape (B, C, H, W).
-        count: terms, each a call of the network; T is all.
+        count: terms, each a call of the network; T is all, and two are the fewest that include t = 0 each time.
         draw: gives fresh N(0, I) of x0's shape.
     """
     schedule = terms.schedule
     offset = torch.special.ndtr(draw().flatten(1)[:, 0].double())  # uniform, and each image's own
     total = terms.prior(x0)
-    for part in range(count):
-        t = ((part + offset) * schedule.timesteps / count).long().clamp_(max=schedule.timesteps - 1)
+    for stratum in strata(schedule.timesteps, count):
+        t = stratum.start + (offset * len(stratum)).long().clamp_(max=len(stratum) - 1)
         x_t = schedule.add_noise(x0, draw(), t)
-        total += schedule.timesteps / count * terms.term(x0, x_t, t, *estimate(x_t, t))
+        total += len(stratum) * terms.term(x0, x_t, t, *estimate(x_t, t))
+        offset = 1 - offset  # the terms fall with t: what one stratum takes too low down, the next takes too high up
     return total
+
+
+def strata(timesteps: int, count: int) -> list[range]:
+    """The timesteps 0 … T-1 in `count` runs whose lengths grow by a constant factor, where that is one or more.
+
+    The lowest terms are by far the largest: as many as that leaves single are computed for every image, t = 0 always.
+
+    Args:
+        timesteps: T.
+        count: from 1, which leaves all timesteps in one run, to T.
+    """
+    ends = [max(run, round(timesteps ** ((run - 1) / (count - 1)))) for run in range(1, count)]
+    return [range(start, stop) for start, stop in itertools.pairwise([0, *ends, timesteps])]
 
 
 def dequantised(x0: Tensor, normal: Tensor) -> Tensor:

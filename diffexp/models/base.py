@@ -69,6 +69,10 @@ class GenerativeModel(L.LightningModule, ABC):
         """
         raise UserError(f"metrics: bpd: {type(self).__name__} has no likelihood")
 
+    def resolved_likelihood(self, wanted: LikelihoodConfig) -> LikelihoodConfig:
+        """The settings of `bits_per_dim`, with what they leave to the model filled in."""
+        return wanted
+
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
         """How many times each estimate of `bits_per_dim` calls the network for one batch."""
         return {}

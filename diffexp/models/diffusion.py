@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from diffexp.config.evaluation import LikelihoodConfig
 from diffexp.config.experiment import Optim
-from diffexp.config.samplers import SamplerConfig
+from diffexp.config.samplers import DDPMConfig, SamplerConfig
 from diffexp.config.variants import SAMPLERS
 from diffexp.data.images import to_float
 from diffexp.diffusion.bound import Bound
@@ -198,6 +199,7 @@ class DiffusionModule(Learner):
         on_call: Callable[[], object] | None = None,
     ) -> dict[str, Tensor]:
         """By the variational bound and by the probability-flow ODE, without labels; see `GenerativeModel`."""
+        wanted = self.resolved_likelihood(wanted)
         self.network.eval()
         network: Any = self.network if on_call is None else _telling(self.network, on_call)
         if self.classes is not None:
@@ -209,25 +211,36 @@ class DiffusionModule(Learner):
             output, share = prediction.split(network(x_t, t).float())
             return prediction.x0(prediction.estimate(output, t), x_t, t).clamp(-1, 1), share
 
-        terms = Bound(schedule, "learned" if prediction.learned_variance else wanted.variance)
+        assert wanted.variance is not None
+        assert wanted.terms is not None
         with torch.no_grad():
-            found = {"bound": bound(terms, estimate, x0, self._terms(wanted), noise.draw)}
+            found = {"bound": bound(Bound(schedule, wanted.variance), estimate, x0, wanted.terms, noise.draw)}
         if wanted.ode_steps is not None:
-            levels = min(wanted.ode_steps, schedule.timesteps)
-            path = timestep_path(schedule.timesteps, levels, "logsnr", schedule.alphas_cumprod.tolist())
+            path = timestep_path(schedule.timesteps, wanted.ode_steps, "logsnr", schedule.alphas_cumprod.tolist())
             x, probe = dequantised(x0, noise.draw()), noise.draw().sign()
             found["ode"] = ode(prediction.denoiser(network), schedule, path, x, probe)
         return found
 
+    def resolved_likelihood(self, wanted: LikelihoodConfig) -> LikelihoodConfig:
+        """At most T terms and levels; without a variance, the learned one, else that of `DDPMConfig`."""
+        timesteps, learned = self.schedule.timesteps, self.prediction.learned_variance
+        usual = DDPMConfig().variance
+        assert usual != "none"
+        return replace(
+            wanted,
+            terms=min(wanted.terms or timesteps, timesteps),
+            variance=wanted.variance or ("learned" if learned else usual),
+            ode_steps=None if wanted.ode_steps is None else min(wanted.ode_steps, timesteps),
+        )
+
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
         """One a term of the bound, and two for each step of the ODE."""
-        calls = {"bound": self._terms(wanted)}
+        wanted = self.resolved_likelihood(wanted)
+        assert wanted.terms is not None
+        calls = {"bound": wanted.terms}
         if wanted.ode_steps is not None:
-            calls["ode"] = 2 * (min(wanted.ode_steps, self.schedule.timesteps) - 1)
+            calls["ode"] = 2 * (wanted.ode_steps - 1)
         return calls
-
-    def _terms(self, wanted: LikelihoodConfig) -> int:
-        return min(wanted.terms or self.schedule.timesteps, self.schedule.timesteps)
 
     def network_calls(self, variant: SamplerConfig) -> int:
         """One a step, of most samplers."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from diffexp.config.evaluation import ESTIMATES
+from diffexp.config.evaluation import ESTIMATES, estimate_settings
 from diffexp.config.trials import leaves
 from diffexp.evaluation.ranking import Entry, best_and_ties
 from diffexp.reports.recorded import Recorded, Score
@@ -175,10 +175,11 @@ def likelihoods(runs: Sequence[Recorded]) -> Sheet | None:
                 for name in names
             ]
             step, images = str(about["step"]), f"{about['count']} of {about['likelihood']['split']}"
-            rows.append([run.label, step, about["weights"], images, *told])
+            settings = "; ".join(filter(None, (estimate_settings(name, about) for name in values)))
+            rows.append([run.label, step, about["weights"], images, settings, *told])
     if not rows:
         return None
-    head = ["run", "step", "weights", "images", *(ESTIMATES.get(name, name) for name in names)]
+    head = ["run", "step", "weights", "images", "settings", *(ESTIMATES.get(name, name) for name in names)]
     source = f"Bits per dimension, lower is better, ± standard error over the images. From {_listed(files)}."
     return Sheet("Bits per dimension", head, rows, source)
 

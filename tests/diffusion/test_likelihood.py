@@ -7,7 +7,7 @@ import torch
 from diffexp.diffusion import schedules
 from diffexp.diffusion.bound import Bound
 from diffexp.diffusion.encoding import encode
-from diffexp.diffusion.likelihood import bound, dequantised, ode
+from diffexp.diffusion.likelihood import bound, dequantised, ode, strata
 from diffexp.diffusion.paths import timestep_path
 from diffexp.diffusion.predictions import Denoised
 from diffexp.diffusion.samplers import DDIM
@@ -74,16 +74,79 @@ def test_a_uniform_density_has_8_bits():
     assert (ends[1] - ends[0]).item() == pytest.approx(width)
 
 
+def test_strata_are_a_partition_whose_first_timestep_is_alone():
+    few = [(timesteps, count) for timesteps in range(1, 40) for count in range(1, timesteps + 1)]
+    for timesteps, count in [*few, (1000, 2), (1000, 100), (1000, 999), (4000, 250)]:
+        runs = strata(timesteps, count)
+        assert [t for run in runs for t in run] == list(range(timesteps))
+        assert len(runs) == count
+        assert all(runs)
+        assert runs[0] == range(timesteps if count == 1 else 1)
+    assert max(run.stop for run in strata(1000, 100) if len(run) == 1) > 50
+    assert [len(run) for run in strata(1000, 4)] == [1, 9, 90, 900]
+
+
+def exact_estimate(schedule):
+    """E[x_0 given x_t] of images whose pixels are N(MEAN, STD²), in the form that `bound` calls."""
+
+    def estimate(x_t, t):
+        alpha_bar = schedule.alphas_cumprod[t].view(-1, 1, 1, 1)
+        gain = alpha_bar.sqrt() * STD**2 / (alpha_bar * STD**2 + 1 - alpha_bar)
+        return MEAN + gain * (x_t - alpha_bar.sqrt() * MEAN), None
+
+    return estimate
+
+
+@pytest.mark.parametrize(("timesteps", "count"), [(24, 2), (24, 5), (24, 23), (40, 6)])
+def test_the_mean_over_every_timestep_that_could_be_drawn_is_the_sum_of_all_terms(timesteps, count):
+    """Exhaustive: as many equally likely offsets as every stratum's length divides, under the same noise."""
+    schedule = Schedule(schedules.linear(timesteps, rescale="1000/T"))
+    terms, estimate = Bound(schedule, "fixed_large"), exact_estimate(schedule)
+    x0 = (images(1) * 127.5).round() / 127.5
+    offsets = math.lcm(*(len(run) for run in strata(timesteps, count)))
+    uniform = (torch.arange(offsets, dtype=torch.float64) + 0.5) / offsets
+    noise = torch.randn(1, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    draws = itertools.chain([torch.special.ndtri(uniform).view(-1, 1, 1, 1)], itertools.repeat(noise))
+    estimates = bound(terms, estimate, x0.expand(offsets, 1, 2, 2), count, lambda: next(draws))
+
+    t = torch.arange(timesteps)
+    x_t = schedule.add_noise(x0.expand(timesteps, 1, 2, 2), noise.expand(timesteps, 1, 2, 2), t)
+    every = terms.term(x0.expand(timesteps, 1, 2, 2), x_t, t, *estimate(x_t, t))
+    assert estimates.mean().item() == pytest.approx((terms.prior(x0) + every.sum()).item(), rel=1e-12)
+
+
+def test_a_tenth_of_the_terms_is_nearly_as_certain_as_all():
+    """What varies with an exact denoiser and one image: the noise alone for all T, also the timesteps for fewer.
+
+    Equal parts, of which each gives one term, make the term of t = 0 count ten times or not at all.
+    """
+    schedule, count = Schedule(schedules.linear(200, rescale="1000/T")), 150
+    terms, estimate = Bound(schedule, "fixed_large"), exact_estimate(schedule)
+    x0 = ((images(16) * 127.5).round() / 127.5).view(1, 1, 8, 8).expand(count, 1, 8, 8)
+    source = torch.Generator().manual_seed(0)
+
+    def draw():
+        return torch.randn(x0.shape, generator=source, dtype=torch.float64)
+
+    def equal_parts():
+        total = terms.prior(x0)
+        offset = torch.rand(count, generator=source, dtype=torch.float64)
+        for part in range(20):
+            t = ((part + offset) * 10).long()
+            x_t = schedule.add_noise(x0, draw(), t)
+            total = total + 10 * terms.term(x0, x_t, t, *estimate(x_t, t))
+        return total
+
+    every, tenth, before = bound(terms, estimate, x0, 200, draw), bound(terms, estimate, x0, 20, draw), equal_parts()
+    assert tenth.mean().item() == pytest.approx(every.mean().item(), abs=4 * tenth.std().item() / math.sqrt(count / 2))
+    assert tenth.std() < 1.3 * every.std()
+    assert tenth.std() < before.std() / 10
+
+
 def test_all_terms_and_a_part_of_them_agree_and_bound_the_entropy():
     schedule = Schedule(schedules.linear(200, rescale="1000/T"))
     terms, source = Bound(schedule, "fixed_small"), torch.Generator().manual_seed(0)
-    x0 = (images(4000) * 127.5).round() / 127.5
-    alphas = schedule.alphas_cumprod
-
-    def estimate(x_t, t):
-        alpha_bar = alphas[t].view(-1, 1, 1, 1)
-        gain = alpha_bar.sqrt() * STD**2 / (alpha_bar * STD**2 + 1 - alpha_bar)
-        return MEAN + gain * (x_t - alpha_bar.sqrt() * MEAN), None
+    x0, estimate = (images(4000) * 127.5).round() / 127.5, exact_estimate(schedule)
 
     def draw():
         return torch.randn(x0.shape, generator=source, dtype=torch.float64)
