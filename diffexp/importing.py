@@ -1,5 +1,6 @@
 """`diffexp import`: a model of another library as an exported file of ours."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from diffexp.files import refuse_existing, writable, write_text
 from diffexp.foreign import diffusers, layout, original
 from diffexp.runs import config_text
 from diffexp.trained import EXPORTED, Trained, build_trained, export_weights
+
+log = logging.getLogger(__name__)
 
 
 def import_model(path: Path, request: ImportRequest, overrides: Sequence[str]) -> tuple[Path, Path]:
@@ -41,6 +44,7 @@ def import_model(path: Path, request: ImportRequest, overrides: Sequence[str]) -
     writable(out, "out")
     model, size, channels, tensors, names = _read(path, request.image_size)
     experiment = imported_experiment(str(path), model, size, channels, overrides)
+    _warn_of_guesses(path, model, overrides)
     weights = _ours(path, experiment, tensors, names)
     trained = Trained(path, 0, experiment, {"ema": weights})
     build_trained(trained, "ema", "cpu")  # refuses what does not fit
@@ -49,7 +53,24 @@ def import_model(path: Path, request: ImportRequest, overrides: Sequence[str]) -
     return out, config
 
 
-def _read(path: Path, image_size: int) -> tuple[dict[str, Any], int, int, dict[str, Tensor], layout.Names | None]:
+def _warn_of_guesses(path: Path, model: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Warn of what neither the model nor an override says of the process that it was trained on."""
+    guessed = [
+        f"model.{key}"
+        for key in ("timesteps", "schedule", "prediction")
+        if key not in model and not any(text.startswith((f"model.{key}=", f"model.{key}.")) for text in overrides)
+    ]
+    if guessed:
+        log.warning(
+            "%s: expected a scheduler_config.json, got none. diffexp assumes its defaults for %s; give these keys if "
+            "the model was trained otherwise",
+            *(path, ", ".join(guessed)),
+        )
+
+
+def _read(
+    path: Path, image_size: int | None
+) -> tuple[dict[str, Any], int, int, dict[str, Tensor], layout.Names | None]:
     """(keys of our model, image_size, channels, their tensors, their names if these do not depend on the network)."""
     if path.is_dir():
         if not diffusers.is_diffusers(path):
@@ -59,7 +80,11 @@ def _read(path: Path, image_size: int) -> tuple[dict[str, Any], int, int, dict[s
         raise UserError(f"{path}: no such file or folder; nothing is downloaded, so fetch it first")
     tensors = original.read(path)
     channels = int(tensors["conv_in.weight"].shape[1])
-    return {"network": original.network(tensors, image_size)}, image_size, channels, tensors, original.NAMES
+    size = original.image_size(tensors) if image_size is None else image_size
+    if size is None:
+        raise UserError(f"{path}: image_size: expected a number, as no weights say it without attention, got null")
+    model = {"network": original.network(tensors, size), **original.PROCESS}
+    return model, size, channels, tensors, original.NAMES
 
 
 def _ours(

@@ -145,7 +145,8 @@ class DiffusionConfig(ModelConfig):
         timesteps_drawn: uniform draws each image's timestep on its own; stratified one from each of as many equal
             parts of them as a step has images; importance those with large losses more often, and weighs them less.
         classes: of the data, whose labels the network gets; null learns without labels.
-        label_dropout: share of the images whose label is withheld in training, as guidance needs.
+        label_dropout: share of the images whose label is withheld in training. With 0, diffexp refuses guidance and
+            bits per dimension, which need the model without labels.
     """
 
     variants: ClassVar[type[VariantConfig]] = SamplerConfig

@@ -213,11 +213,12 @@ class ImportRequest:
     """Where `diffexp import` writes, and what a checkpoint without a config does not tell.
 
     Keys:
-        image_size: height and width of the images of a DDPM or DDIM checkpoint.
+        image_size: height and width of the images of a DDPM or DDIM checkpoint; null takes the size at which its
+            attention is at 16 pixels, as in all configs of the authors.
         out: NAME.safetensors; NAME.yaml is written beside it; null takes the name of what is imported.
         overwrite: replace both files; false refuses what exists.
     """
 
-    image_size: int = number(32, at_least=1)
+    image_size: int | None = number(None, at_least=1)
     out: str | None = None
     overwrite: bool = False

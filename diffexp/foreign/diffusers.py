@@ -102,20 +102,44 @@ def is_diffusers(path: Path) -> bool:
 def read(path: Path) -> tuple[dict[str, Any], int, int, dict[str, Tensor]]:
     """(the keys of our model, image_size, channels, their tensors) of a pipeline's or a UNet2DModel's folder.
 
+    A folder without a scheduler leaves the schedule and the prediction out of the keys.
+
     Raises:
-        UserError: if it is damaged, or our network is not that one.
+        UserError: if it is damaged, or our network or process is not that one.
     """
-    unet = path / "unet" if (path / "model_index.json").is_file() else path
+    unet, scheduler = _part(path, "unet"), _part(path, "scheduler") / "scheduler_config.json"
+    index = path / "model_index.json"
+    if index.is_file():
+        _check_pipeline(_json(index), index)
     config = _json(unet / "config.json")
     model: dict[str, Any] = {"name": "diffusion", "network": _network(config, unet / "config.json")}
     if model["network"].pop("learned_variance"):
         model["loss"] = "hybrid"
-    scheduler, ours = path / "scheduler" / "scheduler_config.json", path / _OURS
-    if scheduler.is_file() and ours.is_file():
-        model |= _exported(_json(ours), _json(scheduler), scheduler)
-    elif scheduler.is_file():
-        model |= _schedule(_json(scheduler), scheduler)
+    if index.is_file() or scheduler.is_file():
+        process, ours = _json(scheduler), path / _OURS
+        model |= _exported(_json(ours), process, scheduler) if ours.is_file() else _schedule(process, scheduler)
     return model, int(config["sample_size"]), int(config["in_channels"]), _tensors(unet)
+
+
+def _part(path: Path, name: str) -> Path:
+    """Where diffusers looks for a part of a pipeline: in the folder of its name, without one in the pipeline's own."""
+    folder = path / name
+    return folder if folder.is_dir() else path
+
+
+def _check_pipeline(index: dict[str, Any], source: Path) -> None:
+    """Refuse a pipeline of other parts than a network on pixels and a scheduler.
+
+    Raises:
+        UserError: naming them.
+    """
+    parts = {name: each[1] for name, each in index.items() if isinstance(each, list) and len(each) == 2 and each[1]}
+    wrong = [f"{name} is {kind!r}, which ours has not" for name, kind in parts.items() if name not in _PARTS]
+    if parts.get("unet") != "UNet2DModel":
+        wrong.append(f"unet is {parts.get('unet')!r}, ours 'UNet2DModel'")
+    wrong += _scheduler_problems("scheduler", parts.get("scheduler"))
+    if wrong:
+        raise UserError(f"{source}: is another pipeline than a UNet2DModel on pixels:\n  " + "\n  ".join(wrong))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -149,8 +173,8 @@ def _network(config: dict[str, Any], source: Path) -> dict[str, Any]:
     learned = isinstance(channels, int) and out_channels == 2 * channels
     if channels != out_channels and not learned:
         wrong.append("out_channels is not in_channels or, with a learned variance, twice that, as ours")
-    if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        wrong.append(f"_class_name is {config['_class_name']!r}, ours 'UNet2DModel'")
+    if config.get("_class_name") != "UNet2DModel":
+        wrong.append(f"_class_name is {config.get('_class_name')!r}, ours 'UNet2DModel'")
     if None in down or down != up[::-1]:
         wrong.append("the blocks are not (Attn)DownBlock2D and the same (Attn)UpBlock2D on the way up, as ours")
     if config.get("attention_head_dim", 8) is not None:
@@ -179,6 +203,34 @@ _SCHEDULERS = (
     *("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler"),
     *("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
 )
+# Their defaults of (beta_start, beta_end), where a config leaves them out.
+_BETA_RANGE = (1e-4, 0.02)
+_OTHER_BETA_RANGES = dict.fromkeys(
+    ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"),
+    (0.00085, 0.012),
+)
+_PARTS = ("unet", "scheduler")  # of a pipeline that ours can be
+
+
+def _scheduler_problems(key: str, kind: Any) -> list[str]:
+    if kind in _SCHEDULERS:
+        return []
+    known = ", ".join(_SCHEDULERS)
+    return [
+        f"{key} is {kind!r}, which is not known to sample a discrete variance-preserving process; known are {known}"
+    ]
+
+
+def _process_problems(config: dict[str, Any]) -> list[str]:
+    """What in a scheduler's config means another process, or another use of the network, than ours."""
+    wrong = _scheduler_problems("_class_name", config.get("_class_name"))
+    if config.get("use_flow_sigmas"):
+        wrong.append("use_flow_sigmas is True, which is of flow matching")
+    if config.get("timestep_type") == "continuous":
+        wrong.append("timestep_type is 'continuous': the network gets no timesteps but 0.25 log σ (EDM)")
+    if config.get("variance_type") == "learned":
+        wrong.append("variance_type is 'learned', ours is learned_range: the network gives no log-variance")
+    return wrong
 
 
 def _schedule(config: dict[str, Any], source: Path) -> dict[str, Any]:
@@ -188,14 +240,7 @@ def _schedule(config: dict[str, Any], source: Path) -> dict[str, Any]:
         UserError: for a scheduler of another process, as of flow matching, or a schedule without a name.
     """
     kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
-    wrong = []
-    if config.get("_class_name") not in _SCHEDULERS:
-        wrong.append(
-            f"_class_name is {config.get('_class_name')!r}, which is not known to sample a discrete "
-            "variance-preserving process; known are " + ", ".join(_SCHEDULERS)
-        )
-    if config.get("use_flow_sigmas"):
-        wrong.append("use_flow_sigmas is True, which is of flow matching")
+    wrong = _process_problems(config)
     if config.get("trained_betas") is not None:
         wrong.append(f"trained_betas are given, which have no name here without {_OURS}")
     if kind not in _SCHEDULES:
@@ -207,7 +252,8 @@ def _schedule(config: dict[str, Any], source: Path) -> dict[str, Any]:
     zero = bool(config.get("rescale_betas_zero_snr", False))
     schedule: dict[str, Any] = {"name": _SCHEDULES[kind], "zero_terminal_snr": zero}
     if kind != "squaredcos_cap_v2":
-        schedule |= {key: config.get(key, default) for key, default in (("beta_start", 1e-4), ("beta_end", 0.02))}
+        start, end = _OTHER_BETA_RANGES.get(config["_class_name"], _BETA_RANGE)
+        schedule |= {"beta_start": config.get("beta_start", start), "beta_end": config.get("beta_end", end)}
     timesteps = config.get("num_train_timesteps", 1000)
     return {"timesteps": timesteps, "schedule": schedule, "prediction": _PREDICTIONS[prediction]}
 
@@ -225,6 +271,9 @@ def _exported(ours: dict[str, Any], config: dict[str, Any], source: Path) -> dic
         expected = _scheduler(schedule, model["timesteps"], model["prediction"], model["loss"])
     except (KeyError, TypeError, ValueError, AssertionError, UserError) as error:
         raise UserError(f"{source.parents[1] / _OURS}: is damaged: {error}") from error
+    wrong = _process_problems(config)
+    if wrong:
+        raise UserError(f"{source}: is another process than ours:\n  " + "\n  ".join(wrong))
     differing = [key for key in expected if not _agree(expected[key], config.get(key))]
     if differing:
         raise UserError(f"{source}: {', '.join(differing)} differ from what {_OURS} says of the model. Remove {_OURS}")

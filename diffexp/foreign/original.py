@@ -1,7 +1,7 @@
 """The PyTorch checkpoints of DDPM and DDIM: the converted ones of Ho et al. 2020, and those that DDIM's code saves.
 
 Both name the parts alike: temb.dense.0, down.0.block.0.conv1, mid.attn_1, up.3.upsample.conv, …. They hold no config:
-the architecture is read off the shapes, except for the image's size and the number of groups, which is always 32.
+the architecture is read off the shapes; attention is at 16 pixels, and the number of groups 32, in all of them.
 """
 
 import re
@@ -44,6 +44,11 @@ NAMES = Names(
 )
 
 
+# What both authors' codes train on.
+PROCESS: dict[str, Any] = {"timesteps": 1000, "schedule": {"name": "linear"}, "prediction": "epsilon"}
+_ATTENDED = 16  # height of the feature maps that get attention in all their configs
+
+
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by their names; of one of DDIM's code, the averaged ones where it has them.
 
@@ -62,6 +67,12 @@ def read(path: Path) -> dict[str, Tensor]:
     if "temb.dense.0.weight" not in tensors or "conv_in.weight" not in tensors:
         raise UserError(f"{path}: is not of the DDPM or DDIM authors' networks: it has no temb.dense.0 or conv_in")
     return tensors
+
+
+def image_size(tensors: dict[str, Tensor]) -> int | None:
+    """The images' height for which the level with attention is 16 pixels high; None without one such level."""
+    attended = {int(level) for level in _all(r"down\.(\d+)\.attn", tensors)}
+    return _ATTENDED << attended.pop() if len(attended) == 1 else None
 
 
 def network(tensors: dict[str, Tensor], image_size: int) -> dict[str, Any]:

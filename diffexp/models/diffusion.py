@@ -22,6 +22,7 @@ from diffexp.diffusion.predictions import Denoiser, Prediction, clipped
 from diffexp.diffusion.samplers import State
 from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule
 from diffexp.diffusion.timesteps import ByImportance, Timesteps, Uniform
+from diffexp.errors import UserError
 from diffexp.models.compiled import Compiled
 from diffexp.models.draws import Drawing, Draws, draw
 from diffexp.models.learner import Learner
@@ -171,6 +172,8 @@ class DiffusionModule(Learner):
         self, network: LabelledNetwork, classes: int, sampler: SamplerConfig, path: Path, indices: Sequence[int]
     ) -> Denoiser:
         """The denoiser for the classes of these images, guided as the sampler says."""
+        if sampler.guidance != 1:
+            self._require_no_class(f"guidance: expected 1, got {sampler.guidance:g}")
         wanted = [index % classes if sampler.class_label is None else sampler.class_label for index in indices]
         labels = torch.tensor(wanted, device=self.device)
         twice = sampler.guided_steps(self.schedule.timesteps)
@@ -179,6 +182,15 @@ class DiffusionModule(Learner):
             self.prediction.denoiser(labelled(network, each)) for each in (labels, torch.full_like(labels, classes))
         )
         return guided(of_class, of_none, sampler.guidance, active.__contains__)
+
+    def _require_no_class(self, problem: str) -> None:
+        """Refuse what asks the network for no class where no step of the training does.
+
+        Raises:
+            UserError: that begins with the problem.
+        """
+        if self.drawing.label_dropout == 0:
+            raise UserError(f"{problem}: label_dropout is 0, so that no step trains the network without a class")
 
     def sample(
         self, variant: SamplerConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
@@ -203,6 +215,7 @@ class DiffusionModule(Learner):
         self.network.eval()
         network: Any = self.network if on_call is None else _telling(self.network, on_call)
         if self.classes is not None:
+            self._require_no_class("bits per dimension: expected a model that also learns without classes")
             network = labelled(network, torch.full((len(images),), self.classes, device=self.device))
         schedule, prediction, x0 = self.schedule, self.prediction, to_float(images)
         noise = ImageNoise(seed, indices, self.x_shape, self.device)

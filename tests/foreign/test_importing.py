@@ -1,5 +1,6 @@
 """Models of other libraries in ours, and ours in theirs."""
 
+import inspect
 import json
 import re
 import shutil
@@ -13,12 +14,15 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from PIL import Image
 
 from diffexp.config import load_experiment, load_export_request, load_import_request
+from diffexp.config.diffusion import SCHEDULES
+from diffexp.config.networks import UNetConfig
 from diffexp.config.samplers import DDIMConfig, DPMSolverConfig, UniPCConfig
 from diffexp.errors import UserError
 from diffexp.exporting import export
-from diffexp.foreign.diffusers import _SCHEDULERS, SCHEDULERS, how_to_load
+from diffexp.foreign.diffusers import _BUILT_IN, _SCHEDULERS, SCHEDULERS, _schedule, _unet_config, how_to_load
 from diffexp.importing import import_model
 from diffexp.models.building import build_model
+from diffexp.models.described import build_schedule
 from diffexp.trained import Trained, build_trained, load_trained
 from tests.foreign.ho import Ho
 from tests.small import diffexp
@@ -252,6 +256,11 @@ def test_an_export_whose_scheduler_was_changed_is_refused(exports, tmp_path):
         (library.LCMScheduler(), "_class_name is 'LCMScheduler'"),
         (library.DPMSolverMultistepScheduler(use_flow_sigmas=True), "use_flow_sigmas is True"),
         (library.UniPCMultistepScheduler(prediction_type="flow_prediction"), "prediction_type is 'flow_prediction'"),
+        (
+            library.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"),
+            "timestep_type is 'continuous'",
+        ),
+        (library.DDPMScheduler(variance_type="learned"), "variance_type is 'learned'"),
         (None, "_class_name is None"),
     ],
     ids=lambda each: type(each).__name__,
@@ -270,8 +279,104 @@ def test_a_scheduler_of_another_process_is_refused_with_the_reason(scheduler, me
 
 
 @pytest.mark.parametrize("name", _SCHEDULERS)
-def test_every_scheduler_that_is_known_is_one_of_diffusers(name):
-    assert hasattr(library, name)
+def test_a_scheduler_that_is_known_has_the_schedule_that_is_read_from_its_config(name):
+    kind = getattr(library, name)
+    if name == "DPMSolverSDEScheduler":
+        kind = library.HeunDiscreteScheduler  # has the same defaults; itself it needs torchsde
+    for keys in (
+        {},
+        {"num_train_timesteps": 50, "beta_schedule": "scaled_linear", "beta_end": 0.3},
+        {"num_train_timesteps": 50, "beta_schedule": "squaredcos_cap_v2"},
+    ):
+        model = _schedule({"_class_name": name, **keys}, Path("scheduler_config.json"))
+        schedule = SCHEDULES.schema(model["schedule"]["name"])(**model["schedule"])
+        ours = build_schedule(schedule, model["timesteps"]).alphas_cumprod
+        torch.testing.assert_close(kind.from_config(keys).alphas_cumprod.double(), ours, rtol=1e-3, atol=1e-7)
+
+
+def test_every_setting_of_their_network_is_looked_at():
+    known = {*_BUILT_IN, *_unet_config(UNetConfig(), 32, 3)}
+    settings = {*inspect.signature(UNet2DModel.__init__).parameters} - {"self", "num_train_timesteps"}
+    assert settings <= known
+
+
+def changed(folder, file, **keys):
+    content = json.loads((folder / file).read_text())
+    content |= keys
+    (folder / file).write_text(json.dumps({key: value for key, value in content.items() if value != "absent"}))
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "message"),
+    [
+        ("model_index.json", {"vae": ["diffusers", "AutoencoderKL"]}, "vae is 'AutoencoderKL', which ours has not"),
+        ("model_index.json", {"unet": ["diffusers", "UNet1DModel"]}, "unet is 'UNet1DModel', ours 'UNet2DModel'"),
+        ("model_index.json", {"unet": "absent"}, "unet is None, ours 'UNet2DModel'"),
+        ("model_index.json", {"scheduler": ["diffusers", "EDMEulerScheduler"]}, "scheduler is 'EDMEulerScheduler'"),
+        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "_class_name is 'UNet2DConditionModel'"),
+        ("unet/config.json", {"_class_name": "absent"}, "_class_name is None, ours 'UNet2DModel'"),
+    ],
+)
+def test_a_pipeline_of_other_parts_is_refused(file, keys, message, theirs, tmp_path):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(theirs, folder)
+    changed(folder, file, **keys, **({"safety_checker": [None, None]} if file == "model_index.json" else {}))
+    with pytest.raises(UserError) as refused:
+        imported(folder, tmp_path / "it.safetensors")
+    assert message in str(refused.value)
+    assert "safety_checker" not in str(refused.value)
+
+
+@pytest.mark.parametrize("parts", [("unet",), ("scheduler",), ("unet", "scheduler")])
+@pytest.mark.parametrize("index", [True, False])
+def test_parts_that_are_in_the_pipelines_own_folder_are_read_as_diffusers_reads_them(parts, index, theirs, tmp_path):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(theirs, folder)
+    changed(folder, "scheduler/scheduler_config.json", num_train_timesteps=77)
+    for part in parts:
+        for file in (folder / part).iterdir():
+            file.rename(folder / file.name)
+        (folder / part).rmdir()
+    if index:
+        assert DDPMPipeline.from_pretrained(folder).scheduler.config.num_train_timesteps == 77
+    else:
+        (folder / "model_index.json").unlink()
+    if not index and "unet" not in parts:
+        with pytest.raises(UserError, match=r"no model_index\.json and no config\.json"):
+            imported(folder, tmp_path / "it.safetensors")
+        return
+    out, _ = imported(folder, tmp_path / "it.safetensors")
+    assert load_trained(out).experiment.model.timesteps == 77
+
+
+def test_a_pipeline_without_a_scheduler_is_refused_and_a_bare_network_warned_of(theirs, tmp_path, caplog):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(theirs, folder)
+    shutil.rmtree(folder / "scheduler")
+    with pytest.raises(UserError, match=r"scheduler_config\.json: cannot be read"):
+        imported(folder, tmp_path / "it.safetensors")
+    imported(folder / "unet", tmp_path / "it.safetensors", "model.prediction=v")
+    assert "assumes its defaults for model.timesteps, model.schedule; give these keys" in caplog.text
+    caplog.clear()
+    keys = ["model.prediction=v", "model.timesteps=50", "model.schedule={name: cosine}"]
+    imported(folder / "unet", tmp_path / "told.safetensors", *keys)
+    imported(theirs, tmp_path / "pipeline.safetensors")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("size", "attended"), [(16, (16,)), (32, (16,)), (64, (16,))])
+def test_the_size_of_the_images_is_where_the_authors_attend_at_16_pixels(size, attended, tmp_path):
+    torch.save(awake(Ho(multipliers=(1, 1, 2), size=size, attended=attended)).state_dict(), tmp_path / "model.ckpt")
+    out, _ = imported(tmp_path / "model.ckpt", tmp_path / "it.safetensors")
+    data, network = load_trained(out).experiment.data, load_trained(out).experiment.model.network
+    assert (data.image_size, network.attention_resolutions) == (size, [16])
+
+
+def test_without_attention_the_size_of_the_images_must_be_given(tmp_path):
+    torch.save(Ho(attended=()).state_dict(), tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match="image_size: expected a number"):
+        imported(tmp_path / "model.ckpt", tmp_path / "it.safetensors")
+    imported(tmp_path / "model.ckpt", tmp_path / "it.safetensors", "image_size=16")
 
 
 def test_weights_that_are_not_finite_are_found_at_the_import(theirs, tmp_path):

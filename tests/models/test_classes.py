@@ -5,6 +5,7 @@ import torch
 from diffusers import UNet2DModel
 
 from diffexp.config import load_evaluate_request, load_sample_request
+from diffexp.config.evaluation import LikelihoodConfig
 from diffexp.config.samplers import DDIMConfig, HeunConfig
 from diffexp.diffusion import schedules
 from diffexp.diffusion.schedules import Schedule
@@ -163,6 +164,28 @@ def test_without_a_null_label_nothing_may_ask_for_no_class():
         load_evaluate_request(None, ["metrics=bpd", "extractor.name=digits_v1"], experiment(*classes))
     load_evaluate_request(None, ["metrics=bpd", "extractor.name=digits_v1"], experiment("model.classes=10"))
     experiment(*classes, "sample_grid.samplers.ddpm.class_label=3")
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpmpp", "unipc", "heun"])
+def test_no_sampler_asks_for_no_class_where_none_was_trained(name):
+    classes = ["model.classes=10", "model.label_dropout=0"]
+    few = f"{{name: {name}, guidance: 2, guidance_interval: [0.2, 0.4]}}"
+    with pytest.raises(UserError, match=r"samplers\.it\.guidance: expected 1, got 2"):
+        load_evaluate_request(None, [f"samplers={{it: {few}}}"], experiment(*classes))
+    score = f"score={{every: 4, count: 20, extractor: {{name: digits_v1}}, samplers: {{it: {few}}}}}"
+    with pytest.raises(UserError, match=r"score\.samplers\.it\.guidance: expected 1, got 2"):
+        experiment(*classes, score)
+    load_evaluate_request(None, ["metrics=bpd"], experiment("model.label_dropout=0"))  # it has no labels at all
+
+
+def test_a_module_of_ones_own_without_a_null_label_is_asked_for_classes_alone():
+    model, images = module(label_dropout=0.0), torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
+    model.sample(DDIMConfig(steps=1), range(2), 0)
+    for guidance in (0.0, 2.0):
+        with pytest.raises(UserError, match=f"guidance: expected 1, got {guidance:g}: label_dropout is 0"):
+            model.sample(DDIMConfig(steps=1, guidance=guidance), range(2), 0)
+    with pytest.raises(UserError, match="bits per dimension: expected a model that also learns without classes"):
+        model.bits_per_dim(images, [0], 0, LikelihoodConfig())
 
 
 def test_a_model_of_classes_must_see_some():
