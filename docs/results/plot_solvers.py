@@ -19,26 +19,26 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 ALL = 1000  # steps of the reference
+OTHER_PATHS = {"trailing": ":", "logsnr": "--"}  # and how they are drawn
 
 
 def draw(axes: Axes, title: str, table: dict[str, Any], value: float, error: float) -> None:
-    """A curve for each sampler, solid on log-SNR paths, and the band that DDPM reaches."""
+    """A curve for each sampler, solid on the default path, and the band that DDPM reaches."""
     curves = defaultdict(list)
     for cell in table["cells"]:
         if cell["network_calls"] < ALL:
             curves[cell["row"]].append((cell["network_calls"], cell["mean"]["fd"], cell["spread"]["fd"]))
     colours: dict[str, Any] = {}
     for row, points in sorted(curves.items()):
-        name = row.removesuffix("-logsnr")
-        colour = colours.setdefault(name, f"C{len(colours)}")
-        on_path = row != name
+        path = next((path for path in OTHER_PATHS if row.endswith(f"-{path}")), None)
+        name = row.removesuffix(f"-{path}")
         axes.errorbar(
             *zip(*sorted(points), strict=True),
-            color=colour,
-            linestyle="-" if on_path else ":",
-            marker="o" if on_path else ".",
+            color=colours.setdefault(name, f"C{len(colours)}"),
+            linestyle="-" if path is None else OTHER_PATHS[path],
+            marker="o" if path is None else ".",
             capsize=2,
-            label=name if on_path else None,
+            label=name if path is None else None,
         )
     axes.axhspan(value - error, value + error, color="0.85", label=f"DDPM, {ALL} calls")
     places = sorted({point[0] for points in curves.values() for point in points})
