@@ -40,7 +40,7 @@ ELSEWHERE = {
     "python -m tests.chaos": "tests/integration/test_chaos.py",
     "python benchmarks/families": "tests/test_benchmarks.py, for some steps of one family",
     "python benchmarks/spacings": "tests/test_benchmarks.py, for two pictures and one schedule",
-    "python docs/results/plot_": "draw what whole sweeps and tables have found",
+    "python docs/results/": "train for minutes, or draw what whole sweeps and tables have found; tests/test_results.py",
     "diffexp import ": "tests/foreign/test_importing.py",
     "diffexp dashboard push": "tests/reports/test_dashboard.py",
     "diffexp reproduce ENTITY": "tests/reports/test_dashboard.py",

@@ -1,102 +1,134 @@
-"""Prints the table of docs/results/families.md, and draws its picture.
+"""Trains one family of docs/results/families.md, and measures it at the steps that are best on held-out images.
 
-    python docs/results/families.py PICTURE RUN…
+    python docs/results/families.py CONFIG FOLDER [KEY=VALUE …]
 
-The runs are the trials of `diffexp sweep run families` or families_fashion_mnist, after `diffexp evaluate RUN
-metrics=bpd likelihood.ode_steps=null` of those that have a likelihood. Beside them stands what a perfect generator
-would have, and what independent pixels have, each normal with the mean and spread that it has in the training images.
+CONFIG is one of configs/families: "digits_flow". A checkpoint is kept every 100 steps. At those in STEPS, and at the
+last, bits per dimension of held-out images and the distance of samples to them choose a step each; the test images are
+looked at after that. FOLDER/CONFIG.json and FOLDER/CONFIG.png hold what was found, for families_page.py. An interrupted
+command is continued by the same.
 """
 
 import json
-import re
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-
-import torch
-from PIL import Image, ImageDraw
+from typing import Any
 
 from diffexp.callbacks.grids import grid
-from diffexp.config import load_evaluate_request
+from diffexp.config import load_evaluate_request, load_experiment
+from diffexp.config.variants import VariantConfig
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.evaluating import prepare
-from diffexp.evaluation.gathering import Gathering
-from diffexp.evaluation.scores import Scores, measure
+from diffexp.evaluation.sampling import sample_features
+from diffexp.evaluation.scores import measure
+from diffexp.hardware import autocast
+from diffexp.likelihoods import evaluate_likelihood
 from diffexp.models.base import as_pixels
-from diffexp.trained import build_trained, load_trained
+from diffexp.runs import Run
+from diffexp.starting import resume_run
+from diffexp.trained import Trained, build_trained, load_trained
+from diffexp.training import train
 
-SAMPLES = 20
-LABEL = 104  # pixels
-
-
-def family(run: Path) -> str:
-    """As its config is called: "pixel_rnn"."""
-    return re.sub(r".*(digits|fashion_mnist)_|-\d+$", "", run.name)
-
-
-def bits(run: Path) -> str:
-    """Bits per dimension, with the standard error and the kind of estimate."""
-    for file in run.glob("evaluations/*/likelihood.json"):
-        ((name, values),) = json.loads(file.read_text())["values"].items()
-        return f"{fmean(values):.2f} ± {stdev(values) / len(values) ** 0.5:.2f} ({name})"
-    return "–"
+STEPS = (100, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200)
+COUNTS = {"held_out": 160, "test": 180}  # of the images whose bits are computed; 160 are all that the digits hold out
+CHOOSING, SAMPLES = 500, 1000  # images: for a choice of the step, and for the table
+NO_LIKELIHOOD = ("gan", "latent_diffusion")
+PICTURE = 20  # images
 
 
-def row(run: Path) -> tuple[float, list[str]]:
-    """(distance, cells) of a run."""
-    (scored,) = json.loads(sorted((run / "scores").glob("step-*.json"))[-1].read_text())["scores"].values()
-    scores, seconds = scored["scores"], scored["seconds"]
-    step = json.loads((run / "status.json").read_text())["step"]
-    return scores["fd"]["value"], [
-        family(run),
-        f"{scores['fd']['value']:.3g} ± {scores['fd']['error']:.2g}",
-        f"{scores['precision']:.2f} / {scores['recall']:.2f}",
-        bits(run),
-        f"{step:,}",
-        f"{1000 * seconds / scores['count']:.2g}",
-        str(scored["network_calls"]),
-    ]
+def trained_to_the_end(config: str, folder: Path, overrides: Sequence[str]) -> tuple[Path, float]:
+    """Train, or finish a training that was interrupted: its run, and the seconds that this took."""
+    keep = ["checkpoint.every=100", "checkpoint.keep=null", "loggers=[csv]", "sample_grid=null", "score=null"]
+    experiment = load_experiment(f"families/{config}", [*keep, f"run_dir={folder / config}", *overrides])
+    start = time.perf_counter()
+    train(experiment, resume_run(Path(f"families/{config}"), experiment), [])
+    return folder / config, time.perf_counter() - start
 
 
-def independent_pixels(run: Path) -> Scores:
-    """Scores of as many images of independent pixels as the run's own score takes, by its extractor."""
-    trained = load_trained(run)
-    bench = prepare(trained, load_evaluate_request(None, [], trained.experiment))
-    real = ImageDataModule.from_config(trained.experiment.data, 1, 0).images("train")
-    pixels = real.fetch(torch.arange(len(real))).float()
-    assert trained.experiment.score is not None
-    count = trained.experiment.score.count
-    noise = torch.randn(count, *real.image_shape, generator=torch.Generator().manual_seed(0))
-    drawn = (pixels.mean(0) + pixels.std(0) * noise).round().clamp(0, 255).to(torch.uint8)
-    gathering = Gathering(count, bench.extractor.dim, bench.extractor.classes, bench.extractor.device)
-    gathering.add(bench.extractor(drawn), 0)
-    return measure(gathering.result(), bench.compared)
+def bits(trained: Trained, split: str) -> dict[str, float] | None:
+    """Bits per dimension with their standard error, or None of a model without a likelihood."""
+    if trained.experiment.model.name in NO_LIKELIHOOD:
+        return None
+    keys = ["metrics=bpd", f"likelihood.split={split}", f"count={COUNTS[split]}", "likelihood.ode_steps=null"]
+    found, _ = evaluate_likelihood(trained, load_evaluate_request(None, keys, trained.experiment))
+    ((_, values),) = found.values.items()
+    return {"mean": fmean(values), "error": stdev(values) / len(values) ** 0.5}
 
 
-def samples(run: Path) -> Image.Image:
+def usual_sampler(trained: Trained) -> VariantConfig:
+    """What the family is sampled by: DDIM-50 where it is a diffusion."""
+    return next(iter(trained.experiment.model.usual_variants().values()))
+
+
+def scores(trained: Trained, split: str, count: int) -> dict[str, Any]:
+    """Scores of the usual sampler's first images against all images of a split, and what they cost."""
+    extractor = "digits_v1" if trained.experiment.data.name == "digits" else "fashion_mnist_v1"
+    keys = [f"reference.split={split}", f"count={count}", f"extractor.name={extractor}"]
+    bench = prepare(trained, load_evaluate_request(None, keys, trained.experiment))
+    with autocast(bench.precision, bench.model.device):
+        sampled = sample_features(bench.model, usual_sampler(trained), bench.extractor, range(count), 0, 256)
+    found = measure(sampled.gathered, bench.compared)
+    milliseconds = 1000 * sampled.seconds / count
+    return {**found.as_dict(), "milliseconds": milliseconds, "network_calls": sampled.network_calls}
+
+
+def study(config: str, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Train a family, choose its steps on held-out images, and measure it there."""
+    first, autoencoder_seconds = [], 0.0
+    if config.endswith("latent_diffusion"):
+        autoencoder = config.replace("latent_diffusion", "autoencoder")
+        path, autoencoder_seconds = trained_to_the_end(autoencoder, folder, overrides)
+        first = [f"model.autoencoder={path}"]
+    run, seconds = trained_to_the_end(config, folder, [*overrides, *first])
+
+    def at(step: int) -> Trained:
+        return load_trained(Run(run).checkpoints / f"step-{step:08d}.ckpt")
+
+    start = time.perf_counter()
+    experiment = load_trained(run).experiment
+    last = experiment.training.steps
+    tried = []
+    for step in [*(step for step in STEPS if step < last), last]:
+        held_out = bits(at(step), "held_out")
+        distance = scores(at(step), "held_out", CHOOSING)["fd"]["value"]
+        tried.append({"step": step, "bits": held_out and held_out["mean"], "distance": distance})
+        print(tried[-1], flush=True)
+    choosing = time.perf_counter() - start
+    by_distance = min(tried, key=lambda each: each["distance"])["step"]
+    found = {
+        "data": experiment.data.name,
+        "steps": last,
+        "passes": last * experiment.training.batch_size / len(images_of(at(last))),
+        "tried": tried,
+        "seconds": {"training": autoencoder_seconds + seconds, "choosing": choosing},
+        "samples": {"step": by_distance, **scores(at(by_distance), "train", SAMPLES)},
+    }
+    if experiment.model.name not in NO_LIKELIHOOD:
+        by_bits = min(tried, key=lambda each: each["bits"])["step"]
+        found["likelihood"] = {"step": by_bits, **(bits(at(by_bits), "test") or {})}
+        found["likelihood_at_the_end"] = {"step": last, **(bits(at(last), "test") or {})}
+    draw(at(by_distance), folder / f"{config}.png")
+    return found
+
+
+def images_of(trained: Trained) -> Any:
+    """The images that it was trained on."""
+    return ImageDataModule.from_config(trained.experiment.data, 1, 0).images("train")
+
+
+def draw(trained: Trained, file: Path) -> None:
     """Images 0, 1, … of the averaged weights in a row."""
-    trained = load_trained(run)
-    model = build_trained(trained, "ema", "cpu")
-    variant = next(iter(trained.experiment.model.usual_variants().values()))
-    return grid(as_pixels(model.sample(variant, range(SAMPLES), 0)), columns=SAMPLES)
+    model = build_trained(trained, "ema", trained.experiment.training.accelerator)
+    grid(as_pixels(model.sample(usual_sampler(trained), range(PICTURE), 0)).cpu(), columns=PICTURE).save(file)
 
 
 def main() -> None:
-    """Print and draw, the lowest distance first."""
-    runs = sorted(map(Path, sys.argv[2:]), key=lambda run: row(run)[0])
-    head = ["family", "distance", "precision / recall", "bits/dim", "steps", "ms a sample", "network calls"]
-    for cells in (head, ["---"] * len(head), *(row(run)[1] for run in runs)):
-        print("| " + " | ".join(cells) + " |")
-    pixels = independent_pixels(runs[0])
-    print(f"\nA perfect generator would have about {pixels.floor:.2g}; independent pixels have {pixels.fd.value:.3g}.")
-    strips = {family(run).replace("_", " "): samples(run) for run in runs}
-    width, height = (max(getattr(each, side) for each in strips.values()) for side in ("width", "height"))
-    sheet = Image.new("RGB", (LABEL + width, len(strips) * (height + 4)), "white")
-    for number, (name, strip) in enumerate(strips.items()):
-        top = number * (height + 4)
-        ImageDraw.Draw(sheet).text((4, top + height // 2 - 5), name, fill="black")
-        sheet.paste(strip, (LABEL, top))
-    sheet.save(sys.argv[1])
+    """Study one family."""
+    config, folder, *overrides = sys.argv[1:]
+    found = study(config, Path(folder).resolve(), overrides)
+    (Path(folder) / f"{config}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
