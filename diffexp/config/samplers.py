@@ -23,7 +23,8 @@ class SamplerConfig(VariantConfig):
 
     Keys:
         steps: how many of the T timesteps are visited; null visits all.
-        spacing: which ones.
+        spacing: which ones. arctan ends at T-1; where clip is false and the model predicts ε, it ends at the first
+            timestep with √ᾱ ≤ 0.02, as an unclipped x̂0 has the error of ε̂ divided by √ᾱ.
         clip: clip x̂0 to [-1, 1] at every step, and derive ε̂ from it again.
         clip_quantile: clip each image to this quantile of its |x̂0| instead, where that exceeds 1, and divide by it
             (dynamic thresholding); null clips to [-1, 1].

@@ -59,6 +59,9 @@ class Prediction:
         schedule: the noise schedule.
         learned_variance: whether the network has twice the channels, of which the second half tells the variance.
 
+    Attributes:
+        divides: whether x̂_0 = (x_t - √(1-ᾱ_t) ε̂)/√ᾱ_t, and so the network's error divided by √ᾱ_t.
+
     Raises:
         ValueError: for another name, or one that is derived from ε̂ where the last ᾱ is 0.
     """
@@ -66,9 +69,11 @@ class Prediction:
     def __init__(self, name: str, schedule: Schedule, *, learned_variance: bool = False) -> None:
         if name not in PREDICTIONS:
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, not {name!r}")
-        if name not in ("x0", "v") and schedule.terminal_signal == 0:
+        divides = name not in ("x0", "v")
+        if divides and schedule.terminal_signal == 0:
             raise ValueError(f"prediction must be x0 or v where nothing of x_0 is left in x_T, not {name!r}")
         self.name = name
+        self.divides = divides
         self.schedule = schedule
         self.learned_variance = learned_variance
         self._output_scale = Table(((1 - schedule.alphas_cumprod) / schedule.betas).sqrt())

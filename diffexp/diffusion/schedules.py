@@ -15,6 +15,8 @@ from torch import Tensor
 
 # With more of the signal than this left in x_T, samples that start from N(0, I) start off the path.
 MUCH_SIGNAL = 0.02
+# Below this √ᾱ an unclipped x̂_0 = (x_t - √(1-ᾱ) ε̂)/√ᾱ is little but the network's error, times 1/√ᾱ.
+LITTLE_SIGNAL = 0.005
 
 
 class Schedule:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diffexp.config.evaluation import LikelihoodConfig
 from diffexp.config.experiment import Optim
 from diffexp.config.samplers import DDPMConfig, SamplerConfig
-from diffexp.config.variants import SAMPLERS
+from diffexp.config.variants import DEFAULT_SPACING, SAMPLERS
 from diffexp.data.images import to_float
 from diffexp.diffusion.bound import Bound
 from diffexp.diffusion.guidance import LabelledNetwork, guided, labelled
@@ -20,7 +20,7 @@ from diffexp.diffusion.objectives import LossName, Objective
 from diffexp.diffusion.paths import Path, timestep_path
 from diffexp.diffusion.predictions import Denoiser, Prediction, clipped
 from diffexp.diffusion.samplers import State
-from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule
+from diffexp.diffusion.schedules import LITTLE_SIGNAL, MUCH_SIGNAL, Schedule
 from diffexp.diffusion.timesteps import ByImportance, Timesteps, Uniform
 from diffexp.errors import UserError
 from diffexp.models.compiled import Compiled
@@ -141,9 +141,8 @@ class DiffusionModule(Learner):
         self, sampler: SamplerConfig, noise: ImageNoise, on_call: Callable[[], object] | None = None
     ) -> Iterator[State]:
         """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.Sampler.walk`."""
-        schedule = self.schedule
-        path = timestep_path(schedule.timesteps, sampler.steps, sampler.spacing, schedule.alphas_cumprod.tolist())
-        self._warn_of_signal(sampler, path[0][0])
+        schedule, path = self.schedule, self._path(sampler)
+        self._warn_of_the_start(sampler, path[0][0])
         network: Any = self._compiled.get("sampling", self.network)
         if on_call is not None:
             network = _telling(network, on_call)
@@ -155,18 +154,31 @@ class DiffusionModule(Learner):
             denoiser = clipped(denoiser, schedule, sampler.clip_quantile)
         yield from SAMPLERS.build(sampler).walk(denoiser, schedule, path, noise.draw(), noise.draw)
 
-    def _warn_of_signal(self, sampler: SamplerConfig, start: int) -> None:
-        """Warn once for each sampler whose path starts where images are partly visible, but from noise alone."""
+    def _path(self, sampler: SamplerConfig) -> Path:
+        """The timesteps to visit: up to T-1, or as far as the network's error allows, where nothing bounds x̂_0."""
+        alphas = self.schedule.alphas_cumprod.tolist()
+        if self.prediction.divides and not sampler.clip and sampler.spacing == DEFAULT_SPACING and sampler.steps:
+            noise_alone = next((t for t, each in enumerate(alphas) if each**0.5 <= MUCH_SIGNAL), len(alphas) - 1)
+            alphas = alphas[: max(noise_alone + 1, sampler.steps)]
+        return timestep_path(len(alphas), sampler.steps, sampler.spacing, alphas)
+
+    def _warn_of_the_start(self, sampler: SamplerConfig, start: int) -> None:
+        """Warn once for each sampler whose path starts where images are partly visible, or where ε̂ says nothing."""
         signal, label = self.schedule.alpha_bar(start) ** 0.5, self.label(sampler)
-        if signal <= MUCH_SIGNAL or label in self._warned_of:
+        if signal > MUCH_SIGNAL:
+            wanted = f"√ᾱ ≤ {MUCH_SIGNAL:g} where the path starts, as x_T is pure noise"
+            at_the_end = start == self.schedule.timesteps - 1
+            way_out = "a schedule that leaves less signal in x_T" if at_the_end else "spacing: arctan or trailing"
+        elif signal < LITTLE_SIGNAL and self.prediction.divides and not sampler.clip:
+            wanted = f"√ᾱ ≥ {LITTLE_SIGNAL:g} where the path starts, as an unclipped x̂_0 has the error of ε̂ over √ᾱ"
+            way_out = "spacing: arctan and fewer than T steps, clip: true, or a model that predicts v"
+        else:
             return
-        self._warned_of.add(label)
-        at_the_end = start == self.schedule.timesteps - 1
-        log.warning(
-            "sampler %s: expected √ᾱ ≤ %g where the path starts, as x_T is pure noise, got √ᾱ = %.3g at t = %d. Use %s",
-            *(label, MUCH_SIGNAL, signal, start),
-            "a schedule that leaves less signal in x_T" if at_the_end else "spacing: arctan or trailing",
-        )
+        if label not in self._warned_of:
+            self._warned_of.add(label)
+            log.warning(
+                "sampler %s: expected %s, got √ᾱ = %.3g at t = %d. Use %s", label, wanted, signal, start, way_out
+            )
 
     def _of_classes(
         self, network: LabelledNetwork, classes: int, sampler: SamplerConfig, path: Path, indices: Sequence[int]

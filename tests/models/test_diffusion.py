@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from diffexp.checkpoint_files import read_checkpoint
 from diffexp.config import load_evaluate_request
@@ -120,6 +121,7 @@ def test_t_is_uniform():
 
 @pytest.mark.parametrize("sampler", [DDPMConfig(), DDIMConfig(steps=10, eta=0.5), DDIMConfig(steps=10, clip=False)])
 def test_image_i_does_not_depend_on_the_batch(sampler):
+    torch.manual_seed(0)  # of the weights: some let rounding grow without bound
     model = build_model(experiment("model.network.dropout=0.5"))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -201,6 +203,53 @@ def test_a_path_that_starts_where_images_are_visible_is_warned_of_once(caplog):
     signal = math.sqrt(math.prod(1 - 1e-4 - t / 999 * (0.02 - 1e-4) for t in range(801)))
     assert "sampler ddim-5-eta0-leading: expected √ᾱ ≤ 0.02" in caplog.text
     assert f"got √ᾱ = {signal:.3g} at t = 800. Use spacing: arctan or trailing" in caplog.text
+
+
+class Erring(nn.Module):
+    """The exact ε̂ = √(1-ᾱ_t) x_t or v̂ = 0 of data with mean 0 and variance 1, and an error of .01 in it."""
+
+    def __init__(self, prediction, schedule):
+        super().__init__()
+        self.gain = (1 - schedule.alphas_cumprod).sqrt() * (prediction == "epsilon")
+
+    def forward(self, x, t):
+        return self.gain[t].view(-1, 1, 1, 1).to(x) * x + 0.01
+
+
+def erring(prediction="epsilon", betas=schedules.cosine):
+    schedule = Schedule(betas(1000))
+    return DiffusionModule((1, 4, 4), Erring(prediction, schedule), schedule, prediction=prediction)
+
+
+@pytest.mark.parametrize("steps", [5, 10, 50])
+def test_the_default_path_keeps_an_unclipped_error_of_the_network_small(steps, caplog):
+    def error(model, spacing):
+        return model.sample(DDIMConfig(steps=steps, spacing=spacing, clip=False), range(16), 0).mean().abs().item()
+
+    for betas in (schedules.cosine, schedules.linear):
+        assert error(erring(betas=betas), "arctan") < 0.3
+        assert error(erring("v", betas), "arctan") < 0.3
+    assert error(erring(), "leading") < 0.3
+    assert "expected √ᾱ ≥" not in caplog.text
+    for spacing in ("trailing", "logsnr"):
+        assert error(erring("v"), spacing) < 0.3
+        assert "expected √ᾱ ≥" not in caplog.text
+    if steps < 50:
+        assert error(erring(), "trailing") > 10
+        assert f"sampler ddim-{steps}-eta0-trailing-unclipped: expected √ᾱ ≥ 0.005 where the path starts" in caplog.text
+        assert "got √ᾱ = 4.93e-05 at t = 999" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("prediction", "clip", "steps"), [("epsilon", True, 5), ("v", False, 5), ("epsilon", False, None)]
+)
+def test_other_paths_start_at_the_end(prediction, clip, steps):
+    model = erring(prediction)
+    assert model._path(DDIMConfig(steps=steps, clip=clip))[0][0] == 999
+    start = model._path(DDIMConfig(steps=5, clip=False))[0][0]
+    if prediction == "epsilon":
+        below, above = (model.schedule.alpha_bar(t) ** 0.5 for t in (start, start - 1))
+        assert below <= 0.02 < above
 
 
 def test_with_a_zero_terminal_snr_configs_start_their_paths_at_the_end():
