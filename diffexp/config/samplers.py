@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from diffexp.config.fields import number
 from diffexp.config.variants import DEFAULT_SPACING, STARTING_LATE, Spacing, VariantConfig
@@ -23,8 +23,8 @@ class SamplerConfig(VariantConfig):
 
     Keys:
         steps: how many of the T timesteps are visited; null visits all.
-        spacing: which ones. arctan ends at T-1; where clip is false and the model predicts ε, it ends at the first
-            timestep with √ᾱ ≤ 0.02, as an unclipped x̂0 has the error of ε̂ divided by √ᾱ.
+        spacing: which ones. arctan ends at T-1, but at the first timestep with √ᾱ ≤ 0.02 for heun, and where clip is
+            false and the model predicts ε: both multiply errors of the network by 1/√ᾱ.
         clip: clip x̂0 to [-1, 1] at every step, and derive ε̂ from it again.
         clip_quantile: clip each image to this quantile of its |x̂0| instead, where that exceeds 1, and divide by it
             (dynamic thresholding); null clips to [-1, 1].
@@ -33,6 +33,9 @@ class SamplerConfig(VariantConfig):
             twice.
         guidance_interval: the steps that are guided, as shares of the path: 0 is the data, 1 the noise.
     """
+
+    # whether it is in s = √(1-ᾱ)/√ᾱ that steps are taken, so that a first one from a large s multiplies errors
+    integrates_over_noise_to_signal: ClassVar[bool] = False
 
     steps: int | None = number(None, at_least=1)
     spacing: Spacing = DEFAULT_SPACING
@@ -178,6 +181,8 @@ class UniPCConfig(SamplerConfig):
 @dataclass
 class HeunConfig(SamplerConfig):
     """Heun's method (Karras et al. 2022): two network calls a step, one for the last."""
+
+    integrates_over_noise_to_signal: ClassVar[bool] = True
 
     name: str = "heun"
 

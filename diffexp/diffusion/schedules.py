@@ -15,7 +15,7 @@ from torch import Tensor
 
 # With more of the signal than this left in x_T, samples that start from N(0, I) start off the path.
 MUCH_SIGNAL = 0.02
-# Below this √ᾱ an unclipped x̂_0 = (x_t - √(1-ᾱ) ε̂)/√ᾱ is little but the network's error, times 1/√ᾱ.
+# With less than this, samplers that multiply an error of the network by 1/√ᾱ make little else of it.
 LITTLE_SIGNAL = 0.005
 
 

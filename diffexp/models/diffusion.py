@@ -155,23 +155,28 @@ class DiffusionModule(Learner):
         yield from SAMPLERS.build(sampler).walk(denoiser, schedule, path, noise.draw(), noise.draw)
 
     def _path(self, sampler: SamplerConfig) -> Path:
-        """The timesteps to visit: up to T-1, or as far as the network's error allows, where nothing bounds x̂_0."""
+        """The timesteps to visit, up to T-1, or up to nearly no signal where errors count 1/√ᾱ times."""
         alphas = self.schedule.alphas_cumprod.tolist()
-        if self.prediction.divides and not sampler.clip and sampler.spacing == DEFAULT_SPACING and sampler.steps:
+        if sampler.spacing == DEFAULT_SPACING and sampler.steps is not None and self._multiplies_errors(sampler):
             noise_alone = next((t for t, each in enumerate(alphas) if each**0.5 <= MUCH_SIGNAL), len(alphas) - 1)
             alphas = alphas[: max(noise_alone + 1, sampler.steps)]
         return timestep_path(len(alphas), sampler.steps, sampler.spacing, alphas)
 
+    def _multiplies_errors(self, sampler: SamplerConfig) -> bool:
+        """Whether the first step of a path multiplies an error of the network by 1/√ᾱ."""
+        unbounded = self.prediction.divides and not sampler.clip
+        return self.schedule.terminal_signal > 0 and (unbounded or sampler.integrates_over_noise_to_signal)
+
     def _warn_of_the_start(self, sampler: SamplerConfig, start: int) -> None:
-        """Warn once for each sampler whose path starts where images are partly visible, or where ε̂ says nothing."""
+        """Warn once for each sampler whose path starts with too much signal, or with too little for it."""
         signal, label = self.schedule.alpha_bar(start) ** 0.5, self.label(sampler)
         if signal > MUCH_SIGNAL:
             wanted = f"√ᾱ ≤ {MUCH_SIGNAL:g} where the path starts, as x_T is pure noise"
             at_the_end = start == self.schedule.timesteps - 1
             way_out = "a schedule that leaves less signal in x_T" if at_the_end else "spacing: arctan or trailing"
-        elif signal < LITTLE_SIGNAL and self.prediction.divides and not sampler.clip:
-            wanted = f"√ᾱ ≥ {LITTLE_SIGNAL:g} where the path starts, as an unclipped x̂_0 has the error of ε̂ over √ᾱ"
-            way_out = "spacing: arctan and fewer than T steps, clip: true, or a model that predicts v"
+        elif signal < LITTLE_SIGNAL and self._multiplies_errors(sampler):
+            wanted = f"√ᾱ ≥ {LITTLE_SIGNAL:g} where the path starts, as it multiplies errors of the network by 1/√ᾱ"
+            way_out = "spacing: arctan and fewer than T steps"
         else:
             return
         if label not in self._warned_of:

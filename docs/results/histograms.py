@@ -29,7 +29,7 @@ from diffexp.config import load_experiment
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.scoring import score
 
-COMPONENTS = {"digits": (2, 4, 8, 16, 32, 64), "fashion_mnist": (8, 32, 128)}
+COMPONENTS = {"digits": (2, 4, 8, 16, 32, 64), "fashion_mnist": (8, 32)}
 SMOOTHINGS = (0.1, 0.3, 1, 3, 10, 30)
 EM_STEPS = 20
 TEST_IMAGES = 180  # as in families.py

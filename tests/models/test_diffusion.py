@@ -12,7 +12,7 @@ from diffexp.checkpoint_files import read_checkpoint
 from diffexp.config import load_evaluate_request
 from diffexp.config.diffusion import SCHEDULES
 from diffexp.config.experiment import Optim
-from diffexp.config.samplers import DDIMConfig, DDPMConfig
+from diffexp.config.samplers import DDIMConfig, DDPMConfig, HeunConfig
 from diffexp.diffusion import schedules
 from diffexp.diffusion.schedules import Schedule
 from diffexp.errors import UserError
@@ -229,6 +229,8 @@ def test_the_default_path_keeps_an_unclipped_error_of_the_network_small(steps, c
     for betas in (schedules.cosine, schedules.linear):
         assert error(erring(betas=betas), "arctan") < 0.3
         assert error(erring("v", betas), "arctan") < 0.3
+        heun = erring(betas=betas).sample(HeunConfig(steps=steps), range(16), 0)
+        assert heun.mean().abs().item() < 0.3
     assert error(erring(), "leading") < 0.3
     assert "expected √ᾱ ≥" not in caplog.text
     for spacing in ("trailing", "logsnr"):
@@ -238,6 +240,8 @@ def test_the_default_path_keeps_an_unclipped_error_of_the_network_small(steps, c
         assert error(erring(), "trailing") > 10
         assert f"sampler ddim-{steps}-eta0-trailing-unclipped: expected √ᾱ ≥ 0.005 where the path starts" in caplog.text
         assert "got √ᾱ = 4.93e-05 at t = 999" in caplog.text
+    erring().sample(HeunConfig(steps=steps, spacing="trailing"), range(2), 0)
+    assert f"sampler heun-{steps}-trailing: expected √ᾱ ≥ 0.005 where the path starts" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -246,10 +250,18 @@ def test_the_default_path_keeps_an_unclipped_error_of_the_network_small(steps, c
 def test_other_paths_start_at_the_end(prediction, clip, steps):
     model = erring(prediction)
     assert model._path(DDIMConfig(steps=steps, clip=clip))[0][0] == 999
-    start = model._path(DDIMConfig(steps=5, clip=False))[0][0]
-    if prediction == "epsilon":
-        below, above = (model.schedule.alpha_bar(t) ** 0.5 for t in (start, start - 1))
-        assert below <= 0.02 < above
+    for sampler in (HeunConfig(steps=5), HeunConfig(steps=50, clip=False), DDIMConfig(steps=5, clip=prediction == "v")):
+        start = model._path(sampler)[0][0]
+        if prediction == "epsilon" or sampler.name == "heun":
+            below, above = (model.schedule.alpha_bar(t) ** 0.5 for t in (start, start - 1))
+            assert below <= 0.02 < above
+
+
+def test_with_a_zero_terminal_snr_heun_starts_at_the_end():
+    schedule = Schedule(schedules.with_zero_terminal_snr(schedules.cosine(1000)), zero_terminal_snr=True)
+    model = DiffusionModule((1, 4, 4), Erring("v", schedule), schedule, prediction="v")
+    assert model._path(HeunConfig(steps=5))[0][0] == 999
+    assert model.sample(HeunConfig(steps=5), range(16), 0).mean().abs().item() < 0.3
 
 
 def test_with_a_zero_terminal_snr_configs_start_their_paths_at_the_end():
