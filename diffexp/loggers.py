@@ -152,7 +152,7 @@ def repair_metrics(names: Sequence[str], run: Run, step: int, seal: Seal | None)
         seal: of metrics.jsonl, from the checkpoint of that step.
     """
     rows = kept_rows(run.metrics, step, seal)
-    if not run.metrics.is_file() or run.metrics.read_text() != text_of(rows):
+    if not run.metrics.is_file() or run.metrics.read_bytes() != text_of(rows).encode():
         write_text(run.metrics, text_of(rows))
     if "csv" in names and not mirrors(run.path / "metrics.csv", rows):
         _csv(run, step, Wandb(), {}, rows)

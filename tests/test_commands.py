@@ -61,6 +61,7 @@ def world(tmp_path_factory):
     large = ["data={'name': 'digits', 'image_size': 32}", "model.network.attention_resolutions=[16]"]
     large.append(f"score={{'extractor': {{'name': 'fashion_mnist_v1'}}, {scored}}}")
     fit(folder / "runs" / "fashion_mnist-1", *small, *large)
+    shutil.copytree(folder / "runs" / "fashion_mnist-1", folder / "runs" / "fashion_mnist-2")
     trials = folder / "runs" / "timesteps" / "trials"
     for index in range(2):
         shutil.copytree(folder / "runs" / "digits-1", trials / f"000{index}-x")

@@ -155,6 +155,21 @@ def test_a_complete_run_is_mended_too_and_a_sound_one_not_touched(run):
     assert mirrors(run.path / "metrics.csv", kept_rows(run.metrics, 8, None))
 
 
+def test_no_flipped_bit_of_a_complete_run_stays(run, caplog):
+    seal, dice = Seal(len(JSONL), hashlib.sha256(JSONL.encode()).hexdigest()), random.Random(1)
+    for position in (*range(0, len(JSONL), 7), len(JSONL) - 1):
+        flipped = bytearray(JSONL.encode())
+        flipped[position] ^= dice.choice([0x80, 1 << dice.randrange(8)])  # with 0x80 it is no UTF-8
+        run.metrics.write_bytes(flipped)
+        repair_metrics(["csv"], run, 8, seal)
+        assert run.metrics.read_bytes() == JSONL.encode(), bytes(flipped)
+    run.metrics.write_bytes(JSONL.replace("\n", "\r\n").encode())
+    repair_metrics(["csv"], run, 8, seal)
+    caplog.clear()
+    repair_metrics(["csv"], run, 8, seal)
+    assert caplog.text == ""
+
+
 def test_the_seal_is_of_what_was_written(tmp_path):
     run = Run(tmp_path)
     (metrics,) = build_loggers([], run, 0, Wandb(), {})

@@ -15,6 +15,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST = 100  # letters of a trial's name, which names a directory
 
 
+def is_seed(key: str) -> bool:
+    """Whether a dotted key is a seed: runs that differ in it alone are draws of one setting."""
+    return key.rpartition(".")[2] == "seed"
+
+
 @dataclass(frozen=True)
 class Trial:
     """What ``--trial SWEEP PARAMETERS`` says.

@@ -17,6 +17,7 @@ DARK = (
     "it declares 16 bits, but every value is below a quarter of white. If it holds 10 to 14 bits, scale it to 16, or "
     "declare the depth by sBIT (PNG), BitsPerSample (TIFF) or MaxVal (PGM)"
 )
+HIGH_BITS = "its transparent colour has 16 bits; diffexp compares the high 8 of each colour, as PIL keeps no more"
 _DARK = 2**14
 
 # TIFF tags
@@ -70,7 +71,11 @@ def declared(image: Image.Image, data: bytes) -> Depth:
         inverted = image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO and image.mode.startswith("I;16")
         return Depth(None if signed or bits > 16 else bits, inverted=inverted)
     if isinstance(image, PpmImageFile):
-        return Depth(16, scaled=image.tile[0][0] != "raw")
+        codec, _, _, arguments = image.tile[0]
+        if codec == "raw":
+            return Depth(16 if image.mode == "I" else 8)
+        # PIL stretches the samples of a smaller MaxVal than 65535, which it hands to its decoder
+        return Depth(16, scaled=not (isinstance(arguments, tuple) and arguments[-1] == 65535))
     return Depth(16 if image.mode.startswith("I;16") else None)
 
 
@@ -111,8 +116,10 @@ def doubt_colours(image: Image.Image, depth: Depth, doubt: Doubt) -> None:
     """Doubt an image of 16 bits a colour, of which PIL has kept the high bytes, if it is suspiciously dark."""
     if depth.bits == 16 and not depth.scaled and image.mode in ("RGB", "RGBA", "LA"):
         colours = np.asarray(image.convert("L" if image.mode == "LA" else "RGB"))
-        if 0 < colours.max() < _DARK >> 8:
+        if colours.max() < _DARK >> 8:
             doubt(DARK)
+        if image.mode == "RGB" and "transparency" in image.info:
+            doubt(HIGH_BITS)
 
 
 def _significant_bits(data: bytes) -> int | None:

@@ -116,7 +116,7 @@ class ZipFiles(ImageFiles):
             raise UserError(f"{place} is neither a folder nor an intact zip: {error}.") from error
         if any(member.flag_bits & 1 for member in members):
             raise UserError(f"{place} is encrypted; unpack it, or pack it again without a password.")
-        self._members = {member.filename.replace("\\", "/"): member for member in members}
+        self._members = {PurePosixPath(member.filename.replace("\\", "/")).as_posix(): member for member in members}
         if len(self._members) < len(members):
             twice = len(members) - len(self._members)
             notice(f"{place}: {twice} of {len(members)} files have the name of a later one; diffexp reads the last.")

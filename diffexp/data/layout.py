@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -12,13 +13,15 @@ from diffexp.errors import UserError
 
 Role = Literal["train", "test", "validation"]
 
-# The names that Hugging Face's image folders take for splits, in any case.
+# The words that Hugging Face's image folders take for splits, in any case, and words that say nothing beside them, as
+# in train2017, test_set, val-images, seg_train.
 _ROLES: dict[str, Role] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("train", "training", "trainset", "trainingset"), "train"),
+    **dict.fromkeys(("test", "testing", "testset", "eval", "evaluation"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "valset", "validationset", "holdout"), "validation"),
 }
-_INDEX_FOLDER, _INDEX = 5, 8  # digits of a folder and of an image's number, in StyleGAN's and EDM's zips
+_NEUTRAL = frozenset(("set", "data", "dataset", "image", "images", "img", "imgs", "photos", "split", "seg"))
+_INDEX_FOLDER, _INDEX = 5, 8  # digits of a folder, and at least of an image's number, in StyleGAN's and EDM's zips
 _NAMED = 5
 
 
@@ -41,7 +44,7 @@ def splits(place: Path, names: list[str]) -> dict[Role, list[str]] | None:
     for name in names:
         parts = PurePosixPath(name).parts
         below[parts[around] if len(parts) > around + 1 else ""].append(name)
-    folders = {folder: _ROLES[folder.casefold()] for folder in below if folder.casefold() in _ROLES}
+    folders = {folder: role for folder in below if (role := _role(folder))}
     others = sorted(below.keys() - folders.keys())
     roles = set(folders.values())
     if not others and len(folders) > len(roles):
@@ -53,6 +56,11 @@ def splits(place: Path, names: list[str]) -> dict[Role, list[str]] | None:
         )
     if "train" not in roles or len(roles) == 1:
         _refuse_splits_below_classes(place, below, around)
+        if "train" in roles and len(folders) < len(below) and "" not in below:
+            notice(
+                f"{place}: diffexp takes {_listed(sorted(below))} for classes. If {next(iter(folders))} is a split, "
+                "name the folder to read by data.path."
+            )
         return None
     if others:
         more = below[""][0] if others == [""] else _listed(filter(None, others))
@@ -61,6 +69,12 @@ def splits(place: Path, names: list[str]) -> dict[Role, list[str]] | None:
             "Move one of the two elsewhere."
         )
     return {role: below[folder] for folder, role in folders.items()}
+
+
+def _role(folder: str) -> Role | None:
+    """The split that a folder's name says it is: by one of the words for it, and no others but neutral ones."""
+    words = [word for word in re.split(r"[^a-z]+", folder.casefold()) if word and word not in _NEUTRAL]
+    return _ROLES.get(words[0]) if len(words) == 1 else None
 
 
 def classes(files: ImageFiles, names: list[str], known: list[str] | None = None) -> tuple[dict[str, str], list[str]]:
@@ -83,7 +97,7 @@ def classes(files: ImageFiles, names: list[str], known: list[str] | None = None)
     numbers = _labels_of_json(files, names)
     if numbers is not None:
         ordered = sorted(set(numbers.values()))
-        if ordered and ordered[-1] != len(ordered) - 1:
+        if known is None and ordered and ordered[-1] != len(ordered) - 1:
             notice(
                 f"{files.place}: the labels in {DATASET_JSON} have gaps: {_listed(map(str, ordered))}; diffexp numbers "
                 f"the {len(ordered)} classes from 0 in this order."
@@ -100,8 +114,15 @@ def classes(files: ImageFiles, names: list[str], known: list[str] | None = None)
                 "the sub-folders."
             )
         return {}, []
-    if all(_is_number(path[around], PurePosixPath(path[-1]).stem) for path in parts):
+    numbered = [path for path in parts if _is_number(path[around], PurePosixPath(path[-1]).stem)]
+    if len(numbered) == len(parts):
         return {}, []
+    if len(numbered) > len(parts) / 2:
+        others = ["/".join(path) for path in parts if path not in numbered]
+        raise UserError(
+            f"{files.place}: expected folders that number the images, as {numbered[0][around]}, alone, or classes "
+            f"alone; got {_listed(others)} as well. Move one of the two elsewhere."
+        )
     of = {name: path[around] for name, path in zip(names, parts, strict=True)}
     return of, sorted(set(of.values()))
 
@@ -162,13 +183,13 @@ def _number(label: Any, name: str, source: str) -> int:
 
 
 def _is_number(folder: str, stem: str) -> bool:
-    """Whether a folder is the beginning of the image's number: 00012/img00012345 of StyleGAN and EDM, 12000/12345 of
-    FFHQ.
+    """Whether a folder is the beginning of the image's number: 00012/img00012345 of StyleGAN and EDM, 00012/000120034
+    of img2dataset, 12000/12345 of FFHQ.
     """
     digits = stem.removeprefix("img")
     if len(folder) != _INDEX_FOLDER or not (folder + digits).isdecimal():
         return False
-    if len(digits) == _INDEX:
+    if len(digits) >= _INDEX:
         return digits.startswith(folder)
     return len(digits) == _INDEX_FOLDER and digits[:2] + "000" == folder
 
@@ -176,7 +197,7 @@ def _is_number(folder: str, stem: str) -> bool:
 def _refuse_splits_below_classes(place: Path, below: dict[str, list[str]], around: int) -> None:
     for folder, names in below.items():
         inner = {PurePosixPath(name).parts[around + 1] for name in names if PurePosixPath(name).parts[around + 2 :]}
-        roles = {_ROLES[each.casefold()] for each in inner if each.casefold() in _ROLES}
+        roles = {role for each in inner if (role := _role(each))}
         if "train" in roles and len(roles) > 1:
             raise UserError(
                 f"{place}: expected splits above classes, as train/{folder}, got {_listed(sorted(inner))} in {folder}. "

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import wandb
 
+from diffexp.config.trials import is_seed
 from diffexp.errors import OutsideError, UserError
 from diffexp.mirrors import STEP_IN_WANDB
 from diffexp.reports.facts import differing_keys
@@ -34,7 +35,9 @@ def push_view(runs: Sequence[Recorded], name: str, entity: str | None, project: 
     best = [m for m in distances if m.endswith("_best") and m.count("/") == 1]
     samplers = list(dict.fromkeys(f"samples/{sampler}" for run in runs for sampler in run.grids))
     step = STEP_IN_WANDB
-    swept = [panels.ParallelCoordinatesPlotColumn(panels.Config(key)) for key in differing_keys(runs)]
+    swept = [
+        panels.ParallelCoordinatesPlotColumn(panels.Config(key)) for key in differing_keys(runs) if not is_seed(key)
+    ]
     swept += [panels.ParallelCoordinatesPlotColumn(panels.SummaryMetric(each)) for each in best]
     losses = [
         panels.LinePlot(title=title, x=step, y=names, log_y=True)

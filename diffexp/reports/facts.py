@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from diffexp.config.evaluation import ESTIMATES, estimate_settings
-from diffexp.config.trials import leaves
+from diffexp.config.trials import is_seed, leaves
 from diffexp.evaluation.ranking import Entry, best_and_ties
 from diffexp.reports.recorded import Recorded, Score
 from diffexp.reports.sheets import Sheet, pm
@@ -28,9 +28,10 @@ def differing_keys(runs: Sequence[Recorded]) -> dict[str, list[str]]:
     return {key: values for key, values in found.items() if len(set(values)) > 1}
 
 
-def is_seed(key: str) -> bool:
-    """Whether a key is a seed: runs that differ in it alone are draws of one setting."""
-    return key.rpartition(".")[2] == "seed"
+def several_seeds(runs: Sequence[Recorded]) -> bool:
+    """Whether some of the runs differ in seeds alone."""
+    settings = [values for key, values in differing_keys(runs).items() if not is_seed(key)]
+    return len(runs) > 1 and len(set(zip(*settings, strict=True))) < len(runs)
 
 
 def losses_compare(runs: Sequence[Recorded]) -> str:
@@ -112,13 +113,18 @@ class Comparable:
         return {each.network_calls: each for each in sorted(chosen, key=lambda each: each.network_calls)}
 
     def sheet(self, runs: Sequence[Recorded]) -> Sheet:
-        """Samplers of all runs × network calls; bold is the lowest of a column, = cannot be told from it."""
+        """Samplers of all runs × network calls; bold is the lowest of a column, = cannot be told from it.
+
+        Where some runs differ in seeds alone nothing is bold: the lowest would be the luckiest.
+        """
         rows, columns = self.rows(), sorted({each.network_calls for _, each in self.scores})
         texts, bold = [], set()
         grid = [self.at(row) for row in rows]
         marks: dict[tuple[int, int], str] = {}
         for column, calls in enumerate(columns):
             filled = [number for number, each in enumerate(grid) if calls in each]
+            if several_seeds([runs[index] for index in sorted({rows[number][0] for number in filled})]):
+                continue
             entries = [_entry(grid[number][calls]) for number in filled]
             best, ties = best_and_ties(entries)
             bold.add((filled[best], column + 1))
@@ -136,9 +142,12 @@ class Comparable:
         images = ", ".join(f"{times} × {count} images" if times > 1 else f"{count} images" for times, count in counts)
         at = sorted({each.step for _, each in self.scores})
         steps = f"step {at[0]}" if len(at) == 1 else f"steps {at[0]} to {at[-1]}"
+        marked = "Bold is the lowest of a column, = cannot be told from it."
+        if not bold:
+            marked = "None is marked as the lowest: runs that differ in seeds alone are draws of one setting."
         source = (
             f"Lower is better; {steps}; {images}: mean ± standard deviation over several blocks, ± standard error of "
-            f"one. Bold is the lowest of a column, = cannot be told from it. From {_listed(files)}."
+            f"one. {marked} From {_listed(files)}."
         )
         return Sheet(
             f"Scores {self.title}", ["sampler \\ network calls", *map(str, columns)], texts, source, frozenset(bold)

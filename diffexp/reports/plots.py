@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from diffexp.config.trials import short_labels
+from diffexp.config.trials import is_seed, short_labels
 from diffexp.reports.drawing import COLOURS, Line, Plot
-from diffexp.reports.facts import Comparable, differing_keys, is_seed, losses_compare
+from diffexp.reports.facts import Comparable, differing_keys, losses_compare
 from diffexp.reports.recorded import Recorded, Score
 from diffexp.reports.schedules import Curve
 

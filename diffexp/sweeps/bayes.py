@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diffexp.config.trials import is_seed
 from diffexp.errors import UserError
 from diffexp.sweeps.file import SweepFile
 from diffexp.sweeps.parameters import Parameter, nested, quantised
@@ -85,6 +86,8 @@ def _frozen(
 def _distribution(parameter: Parameter) -> "optuna.distributions.BaseDistribution":
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+    if is_seed(parameter.key) and len(parameter.values) != 1:
+        raise ValueError("expected one seed with bayes, which would search for the luckiest. Use grid or random")
     if parameter.values:
         return CategoricalDistribution(list(range(len(parameter.values))))
     low, high = parameter.bounds()

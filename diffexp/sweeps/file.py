@@ -75,8 +75,8 @@ class SweepFile:
 class _Loader(yaml.SafeLoader):
     """Reads as `wandb sweep` does, but refuses what YAML 1.1 changes without a word.
 
-    That is a key written twice, of which the last counts, and the whole numbers 010 (8) and 12:30 (750). A date stays a
-    text, as JSON has no dates.
+    That is a key written twice, of which the last counts, and the numbers 010 (8), 12:30 (750) and 1:30.5 (90.5). A
+    date stays a text, as JSON has no dates.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -93,12 +93,20 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"W&B reads {node.value} as {number}; write {number}, or quote it{node.start_mark}")
         return number
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """A number that is not to the base of 60."""
+        number = super().construct_yaml_float(node)
+        if ":" in node.value:
+            raise yaml.YAMLError(f"W&B reads {node.value} as {number}; write {number}, or quote it{node.start_mark}")
+        return number
+
     def construct_date(self, node: yaml.ScalarNode) -> str:
         """A date as it was written."""
         return str(node.value)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_date)
 
 

@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from diffexp.config import load_experiment
-from diffexp.config.trials import leaves, short_labels, trial_name
+from diffexp.config.trials import is_seed, leaves, short_labels, trial_name
 from diffexp.errors import UserError
 from diffexp.runs import config_text
 from diffexp.sweeps.plan import Sweep
@@ -54,24 +54,36 @@ class Setting:
         """Over the trials that have a value."""
         return fmean(self.values) if self.values else None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every trial has a value: the mean over some of the seeds may be that of the lucky ones."""
+        return len(self.values) == len(self.rows)
+
     def summary(self) -> str:
-        """``0.94``, or of several seeds ``0.94 ± 0.09, 5 seeds``, with their standard deviation."""
-        if len(self.values) < 2:
-            return "" if self.mean is None else f"{self.mean:.4g}"
-        return f"{self.mean:.4g} ± {stdev(self.values):.2g}, {len(self.values)} seeds"
+        """``0.94``; of seeds ``0.94 ± 0.09, 5 seeds``, with their standard deviation, or ``0.94, 1 of 3 seeds``."""
+        if not self.values:
+            return ""
+        spread = f" ± {stdev(self.values):.2g}" if len(self.values) > 1 else ""
+        some = "" if self.is_complete else f"{len(self.values)} of "
+        seeds = f", {some}{len(self.rows)} seeds" if len(self.rows) > 1 else ""
+        return f"{self.mean:.4g}{spread}{seeds}"
 
 
 def settings(sweep: Sweep) -> list[Setting]:
-    """The settings that were tried, the best mean first; those without a value last."""
+    """The settings that were tried, the best mean first; those that lack a seed's value behind those that do not."""
     found: dict[str, Setting] = {}
     for row in _known(sweep):
-        parameters = {key: value for key, value in row.parameters.items() if not _is_seed(key)}
+        parameters = {key: value for key, value in row.parameters.items() if not is_seed(key)}
         setting = found.setdefault(json.dumps(parameters, sort_keys=True), Setting(_name(parameters), []))
         setting.rows.append(row)
     metric = sweep.file.metric
     if metric is None:
         return list(found.values())
-    return sorted(found.values(), key=lambda each: math.inf if each.mean is None else metric.better(each.mean))
+
+    def rank(setting: Setting) -> tuple[bool, float]:
+        return not setting.is_complete, math.inf if setting.mean is None else metric.better(setting.mean)
+
+    return sorted(found.values(), key=rank)
 
 
 def rows(sweep: Sweep) -> list[Row]:
@@ -88,10 +100,6 @@ def _known(sweep: Sweep) -> list[Row]:
         parameters = {".".join(path): value for path, value in leaves(trial.parameters)}
         found.append(Row(index, trial.name, parameters, read_record(sweep, index), _value(sweep, index)))
     return found
-
-
-def _is_seed(key: str) -> bool:
-    return key.rpartition(".")[2] == "seed"
 
 
 def _name(parameters: dict[str, Any]) -> str:

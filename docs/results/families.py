@@ -43,12 +43,12 @@ PICTURE = 20  # images
 
 
 def trained_to_the_end(config: str, folder: Path, overrides: Sequence[str]) -> tuple[Path, float]:
-    """Train, or finish a training that was interrupted: its run, and the seconds that this took."""
+    """Train, or finish a training that was interrupted: its run, and the seconds that training took."""
     keep = ["checkpoint.every=100", "checkpoint.keep=null", "loggers=[csv]", "sample_grid=null", "score=null"]
     experiment = load_experiment(f"families/{config}", [*keep, f"run_dir={folder / config}", *overrides])
-    start = time.perf_counter()
-    train(experiment, resume_run(Path(f"families/{config}"), experiment), [])
-    return folder / config, time.perf_counter() - start
+    run = resume_run(Path(f"families/{config}"), experiment)
+    train(experiment, run, [])
+    return run.path, json.loads(run.status.read_text())["seconds"]
 
 
 def bits(trained: Trained, split: str) -> dict[str, float] | None:

@@ -53,7 +53,16 @@ def test_split_folders_are_no_classes(pack, around, caplog):
 
 @pytest.mark.parametrize(
     ("train", "held_out"),
-    [("train", "val"), ("Train", "Valid"), ("training", "validation"), ("TRAIN", "dev"), ("train", "eval")],
+    [
+        *[("train", "val"), ("Train", "Valid"), ("training", "validation"), ("TRAIN", "dev"), ("train", "eval")],
+        *[
+            ("training_set", "test_set"),
+            ("train-images", "val-images"),
+            ("train_data", "test_data"),
+            ("train", "test1"),
+        ],
+        *[("train2017", "val2017"), ("seg_train", "seg_test"), ("trainset", "testset"), ("train", "holdout")],
+    ],
 )
 def test_other_words_and_a_validation_folder_for_want_of_a_test_folder(pack, train, held_out):
     path = pack({f"{train}/1.png": png(1), f"{train}/2.png": png(2), f"{held_out}/1.png": png(3)})
@@ -83,6 +92,13 @@ def test_a_class_may_be_called_train(pack):
     path = pack({"train/1.png": png(1), "car/1.png": png(2), "dog/1.png": png(3)})
     assert read(path).class_names == ["car", "dog", "train"]
     assert values(read(path)) == [2, 3, 1]
+
+
+@pytest.mark.parametrize(("one", "other"), [("bullet_train", "test_tube"), ("train", "extra"), ("training", "car")])
+def test_words_for_splits_among_others_are_classes(pack, caplog, one, other):
+    path = pack({f"{one}/1.png": png(1), f"{other}/1.png": png(2)})
+    assert read(path).class_names == sorted([one, other])
+    assert ("name the folder to read by data.path" in caplog.text) == (one != "bullet_train")
 
 
 def test_a_test_folder_with_one_class_of_several(pack):
@@ -203,10 +219,29 @@ def test_each_split_may_have_its_dataset_json(pack):
     assert labels(read(path, "test")) == [2, 2, 2, 2]
 
 
-@pytest.mark.parametrize("names", [INDEXED, ["00000/00000.png", "00000/00999.png", "01000/01000.png"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        INDEXED,
+        ["00000/00000.png", "00000/00999.png", "01000/01000.png"],
+        ["00000/000000000.png", "00000/000000001.png", "00001/000010001.png"],
+    ],
+)
 def test_folders_that_number_the_images_are_no_classes(pack, names):
-    """As EDM without its dataset.json, and as FFHQ."""
+    """As EDM without its dataset.json, as FFHQ, and as img2dataset."""
     assert labels(read(pack({name: png(1) for name in names}))) is None
+
+
+def test_another_folder_beside_numbering_ones_is_refused(pack):
+    path = pack({**{name: png(1) for name in INDEXED}, "preview/cover.png": png(2)})
+    with pytest.raises(UserError, match=r"expected folders that number the images, .* got preview/cover\.png as well"):
+        read(path)
+
+
+def test_names_in_a_zip_may_begin_with_a_dot(tmp_path):
+    labels_of = {"labels": [[name, number % 2] for number, name in enumerate(INDEXED)]}
+    files = {f"./{name}": png(1) for name in INDEXED} | {"./dataset.json": json.dumps(labels_of).encode()}
+    assert labels(read(write_zip(tmp_path / "images.zip", files))) == [number % 2 for number in range(len(INDEXED))]
 
 
 def test_numbers_may_be_classes(pack):

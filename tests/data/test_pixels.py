@@ -155,7 +155,10 @@ def test_undeclared_bits_are_doubted() -> None:
     assert grey(png(16, 0, rows16(0, 0, 0, 0)))[1] == []
     assert grey(png(16, 4, [struct.pack(">4H", 0, 65535, 4095, 65535)] * 2))[1] == [DARK]  # with alpha
     assert grey(png(16, 2, [struct.pack(">6H", *[4095] * 6)] * 2))[1] == [DARK]  # colours
+    assert grey(png(16, 2, [struct.pack(">6H", *[255] * 6)] * 2))[1] == [DARK]  # whose high bytes are 0
+    assert grey(io.BytesIO(b"P6 2 2 65535\n" + struct.pack(">12H", *[4095] * 12)))[1] == [DARK]
     assert grey(png(8, 0, [b"\0\1", b"\1\0"]))[1] == []
+    assert grey(io.BytesIO(b"P6 2 2 255\n" + bytes([9] * 12)))[1] == []
 
 
 @pytest.mark.parametrize(

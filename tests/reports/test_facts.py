@@ -11,8 +11,9 @@ from PIL import Image
 from diffexp.errors import UserError
 from diffexp.locks import locked
 from diffexp.reports import pictures
-from diffexp.reports.facts import comparable, differing_keys
-from diffexp.reports.recorded import Recorded, read_runs, without_steps
+from diffexp.reports.facts import Comparable, comparable, differing_keys, losses_compare
+from diffexp.reports.plots import score_plots
+from diffexp.reports.recorded import Recorded, Score, read_runs, without_steps
 from diffexp.reports.schedules import schedules
 from diffexp.reports.sheets import Sheet
 from diffexp.runs import Run
@@ -177,3 +178,65 @@ def test_a_sweep_stands_for_its_trials(runs, tmp_path):
     (tmp_path / "trials" / "0002-c").mkdir()
     (tmp_path / "plan.json").write_text("{}")
     assert [run.label for run in read_runs([Path(tmp_path)])] == ["0000-a", "0001-b"]
+
+
+# --- runs that differ in seeds
+
+
+def recorded(tmp_path, **settings):
+    """A run with these keys of its config."""
+    path = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+    path.mkdir()
+    lines = [f"{key}: {value}" for key, value in settings.items()]
+    (path / "config.yaml").write_text("\n".join(["name: x", "data: {name: digits}", *lines]) + "\n")
+    return Recorded(path, path.name)
+
+
+def scored(value, calls=50):
+    return Score("ddim", calls, 10, "ema", "fd", "p", value, 0.01, 1, 100, 1.0, Path("scores.json"))
+
+
+def model(schedule, timesteps=20):
+    return f"{{name: diffusion, timesteps: {timesteps}, schedule: {{name: {schedule}}}}}"
+
+
+def test_the_luckiest_of_several_seeds_is_not_marked(tmp_path):
+    values = [8.4, 8.2, 8.6]
+    seeds = [recorded(tmp_path, seed=seed) for seed in range(3)]
+    sheet = Comparable("fd", "p", [(index, scored(value)) for index, value in enumerate(values)]).sheet(seeds)
+    assert [row[1] for row in sheet.rows] == ["8.4 ± 0.01", "8.2 ± 0.01", "8.6 ± 0.01"]
+    assert sheet.bold == frozenset()
+    assert "differ in seeds alone" in sheet.source
+    settings = [recorded(tmp_path, seed=seed, optim=f"{{lr: {seed + 1}e-3}}") for seed in range(3)]
+    sheet = Comparable("fd", "p", [(index, scored(value)) for index, value in enumerate(values)]).sheet(settings)
+    assert sheet.bold == {(1, 1)}
+
+
+def test_a_seed_is_on_no_axis_and_schedules_are_lines_of_their_own(tmp_path):
+    runs = [
+        recorded(tmp_path, seed=seed, model=model(schedule, timesteps))
+        for schedule in ("linear", "cosine")
+        for timesteps in (20, 30)
+        for seed in (0, 1)
+    ]
+    group = Comparable("fd", "p", [(index, scored(float(index))) for index in range(len(runs))])
+    [plot] = score_plots(group, runs)
+    assert plot.x_label == "model.timesteps"
+    assert [(line.x, line.y) for line in plot.lines] == [
+        ([20, 20, 30, 30], [0, 1, 2, 3]),
+        ([20, 20, 30, 30], [4, 5, 6, 7]),
+    ]
+    assert ["linear" in line.name for line in plot.lines] == [True, False]
+    assert len({line.run for line in plot.lines}) == 2
+    alone = Comparable("fd", "p", [(index, scored(float(index))) for index in range(2)])
+    assert score_plots(alone, runs[:2]) == []
+
+
+def test_training_losses_compare_between_seeds_and_not_across_schedules_or_timesteps(tmp_path):
+    linear, other_seed, cosine, longer = (
+        recorded(tmp_path, seed=seed, model=model(schedule, timesteps))
+        for seed, schedule, timesteps in ((0, "linear", 20), (1, "linear", 20), (0, "cosine", 20), (0, "linear", 30))
+    )
+    assert losses_compare([linear, other_seed]).startswith("From train/loss")
+    assert losses_compare([linear, cosine]) == "Not comparable between these runs, which differ in model.schedule.name."
+    assert "differ in model.timesteps." in losses_compare([linear, longer])

@@ -174,8 +174,22 @@ def test_a_shipped_sweep_is_named_like_its_file(file):
     assert read_sweep(file).name == file.stem
 
 
-@pytest.mark.parametrize(("written", "read"), [("010", 8), ("12:30", 750), ("-017", -15)])
-def test_whole_numbers_that_yaml_1_1_changes_are_refused(tmp_path, written, read):
+@pytest.mark.parametrize("word", ["1.10", "on", "1.5e+3", "1:30.5"])
+def test_words_of_a_command_that_yaml_changes_are_refused(tmp_path, word):
+    file = tmp_path / "f.yaml"
+    content = yaml.safe_dump(
+        of({"values": [1]}, command=["diffexp", "train", "digits", "--trial", "HERE", "${args_json}"])
+    )
+    for written in (word, f"'{word}'"):
+        file.write_text(content.replace("HERE", written))
+        if written == word:
+            with pytest.raises(UserError, match="uote it"):
+                read_sweep(file)
+    assert ":" in word or read_sweep(file).name == word
+
+
+@pytest.mark.parametrize(("written", "read"), [("010", 8), ("12:30", 750), ("-017", -15), ("1:30.5", 90.5)])
+def test_numbers_that_yaml_1_1_changes_are_refused(tmp_path, written, read):
     assert yaml.safe_load(written) == read
     file = tmp_path / "f.yaml"
     file.write_text(yaml.safe_dump(of({"values": ["HERE"]})).replace("HERE", written))
