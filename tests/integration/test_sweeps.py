@@ -63,7 +63,7 @@ def test_results_status_and_best(finished):
     assert [row["state"] for row in rows] == ["done", "done", "failed", "failed"]
     good = [row for row in rows if row["state"] == "done"]
     losses = [metrics(folder / row["run"])[-1]["train/loss"] for row in good]
-    assert [float(row["train/loss"]) for row in good] == losses == sorted(losses)
+    assert [float(row["train/loss"]) for row in good] == losses
     assert {row["optim.lr"] for row in good} == {"0.001"}
     assert sweep("results", "runs/s", cwd=folder).stdout in done.stdout
     assert len(json.loads(sweep("results", "runs/s", "--format", "json", cwd=folder).stdout)) == 4
