@@ -213,7 +213,7 @@ def test_cancelled_and_submitted_again(cluster, undisturbed, tmp_path):
 
 
 def test_time_limit(cluster, tmp_path):
-    steps = "training.steps=2400"  # longer than the 35 seconds to the signal
+    steps = "training.steps=2000"  # longer than the 35 seconds to the signal
     sweep = Faulty(cluster, tmp_path, steps, seeds=[0])
     sweep.submit("time=1", "grace=25")
     alone = tmp_path / "alone"
