@@ -121,14 +121,16 @@ def test_t_is_uniform():
 
 @pytest.mark.parametrize("sampler", [DDPMConfig(), DDIMConfig(steps=10, eta=0.5), DDIMConfig(steps=10, clip=False)])
 def test_image_i_does_not_depend_on_the_batch(sampler):
-    torch.manual_seed(0)  # of the weights: some let rounding grow without bound
+    torch.manual_seed(0)  # of the weights
     model = build_model(experiment("model.network.dropout=0.5"))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     whole = model.sample(sampler, range(10), seed=3)
     for start, stop in ((0, 1), (4, 10)):
-        torch.testing.assert_close(model.sample(sampler, range(start, stop), seed=3), whole[start:stop])
+        # kernels round otherwise in another batch, and x̂_0 without bounds lets that grow
+        close = {"rtol": 1e-5 if sampler.clip else 1e-4, "atol": 1e-5 if sampler.clip else 1e-3}
+        torch.testing.assert_close(model.sample(sampler, range(start, stop), seed=3), whole[start:stop], **close)
     assert (model.sample(sampler, range(10), seed=4) - whole).abs().max() > 0.01
     assert model.network.training  # as it was
 
