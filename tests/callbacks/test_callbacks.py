@@ -110,7 +110,7 @@ def test_only_the_newest_checkpoints_stay(tmp_path):
 def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(tmp_path):
     path = tmp_path / "step-00000001.ckpt"
     WholeFileCheckpointIO().save_checkpoint({"a": 1}, path)
-    with pytest.raises(Exception, match="pickle|local object"):
+    with pytest.raises(Exception, match=r"pickle|local object"):
         WholeFileCheckpointIO().save_checkpoint({"a": lambda: None}, path)
     assert torch.load(path, weights_only=True) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
