@@ -25,7 +25,7 @@ from networks import SIZES, Size
 from diffexp.config.samplers import DDIMConfig, DDPMConfig, DPMSolverConfig, SamplerConfig
 from diffexp.hardware import autocast, precision_for
 from diffexp.models.diffusion import DiffusionModule
-from diffexp.randomness import ImageNoise
+from diffexp.randomness import PerSampleNoise
 
 STEPS = 50
 
@@ -37,7 +37,7 @@ def overhead(
     device = module.device
     x = torch.randn(images, *module.image_shape, device=device)
     t = torch.full((images,), 500, device=device)
-    walk = module.states(sampler, ImageNoise(0, range(images), module.image_shape, device))
+    walk = module.states(sampler, PerSampleNoise(0, range(images), module.image_shape, device))
     taken: list[float] = []
     bare: list[float] = []
 

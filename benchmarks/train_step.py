@@ -23,8 +23,8 @@ from networks import SIZES, Size
 from torch import Tensor, nn
 
 from diffexp.hardware import autocast, precision_for
-from diffexp.models.draws import Draws
 from diffexp.models.finite import FiniteSteps
+from diffexp.models.training_noise import TrainingNoise
 
 Step = Callable[[Tensor], object]
 
@@ -45,7 +45,7 @@ def ours(size: Size, device: torch.device, precision: str, *, compiled: bool = F
         noise = torch.randn_like(x0)
         t = torch.randint(module.schedule.timesteps, (len(x0),), device=device)
         with autocast(precision, device):
-            _, losses = module.loss(x0, Draws(t, noise))
+            _, losses = module.loss(x0, TrainingNoise(t, noise))
         finite.guarded(losses, t, None).backward()
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)

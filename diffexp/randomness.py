@@ -8,9 +8,8 @@ no generator's state is ever saved.
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,16 +44,90 @@ def seed_drawing(device: torch.device, *address: int | str) -> None:
             torch.cuda.manual_seed(seed)
 
 
-_AT_ONCE = 16  # draws that are made at once
-_NUMBERS_AT_ONCE = 2**22  # but not more than 16 MB of numbers
+_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+_INCREMENTS = 0x9E3779B9, 0xBB67AE85
+_ROUNDS = 10
+_WORD = 0xFFFFFFFF  # the 32 bits of a word
 
 
-class ImageNoise:
+class RandomNumbers:
+    """Random numbers of the images of a batch: those of one image depend on (key, its position, draw) alone.
+
+    The generator is Philox4x32-10 (Salmon et al. 2011), a function of a 64-bit key and a 128-bit counter, computed in
+    tensor operations where the positions are: a GPU draws for a whole batch as fast as it computes anything else, and
+    draws the same numbers as a CPU. The integers agree exactly. Normals come from them by the Box-Muller transform in
+    float64 and are rounded to float32, so two devices differ in about one normal of 10⁸, by its last bit.
+
+    Args:
+        key: in [0, 2⁶⁴), for instance from `derive_seed`.
+        positions: int64 (B,), in [0, 2⁶³), on the device where the numbers are wanted.
+    """
+
+    def __init__(self, key: int, positions: Tensor) -> None:
+        self.key = key
+        self.positions = positions
+
+    def at(self, positions: Tensor) -> "RandomNumbers":
+        """The numbers of the images at other positions, int64 (N,)."""
+        return RandomNumbers(self.key, positions)
+
+    def uniform(self, draw: int) -> Tensor:
+        """Uniform numbers in [0, 1), multiples of 2⁻³²: float64 (B,).
+
+        Args:
+            draw: which draw, in [0, 2³²); one draw gives either uniform numbers or normals.
+        """
+        return self._words(draw, 1, 1)[0].flatten() * 2.0**-32
+
+    def normal(self, draw: int, shape: Sequence[int]) -> Tensor:
+        """Normals N(0, 1): float32 (B, *shape)."""
+        return self.normals(draw, 1, shape)[0]
+
+    def normals(self, first: int, draws: int, shape: Sequence[int]) -> Tensor:
+        """Normals of several consecutive draws: float32 (draws, B, *shape)."""
+        size = math.prod(shape)
+        blocks = -(-size // 4)
+        words = self._words(first, draws, blocks)
+        normals = torch.empty(draws, len(self.positions), 4, blocks, device=self.positions.device)
+        for pair in (0, 2):
+            # 1 - u is in (0, 1], whose logarithm is finite
+            radius = words[pair].double().add_(1).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+            angle = words[pair + 1].double().mul_(2 * math.pi / 2**32)
+            normals[:, :, pair] = angle.cos().mul_(radius)
+            normals[:, :, pair + 1] = angle.sin_().mul_(radius)
+        return normals.flatten(2)[:, :, :size].reshape(draws, -1, *shape)
+
+    def _words(self, first: int, draws: int, blocks: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Four words in [0, 2³²) of each counter (block, draw, position): int64 (draws, B, blocks) each."""
+        device = self.positions.device
+        block = torch.arange(blocks, device=device)
+        draw = torch.arange(first, first + draws, device=device)[:, None, None]
+        low, high = (self.positions & _WORD)[:, None], (self.positions >> 32)[:, None]
+        return _philox(self.key, (block, draw, low, high))
+
+
+def _philox(key: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10 of int64 tensors that hold words of 32 bits and broadcast (Salmon et al. 2011, section 3.3)."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key & _WORD, key >> 32
+    for _ in range(_ROUNDS):
+        # Products are right modulo 2⁶⁴. Only words that are multiplied next need their high bits cleared.
+        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0 = ((product1 >> 32) ^ c1).bitwise_xor_(k0).bitwise_and_(_WORD)
+        c2 = ((product0 >> 32) ^ c3).bitwise_xor_(k1).bitwise_and_(_WORD)
+        c1, c3 = product1, product0
+        k0, k1 = (k0 + _INCREMENTS[0]) & _WORD, (k1 + _INCREMENTS[1]) & _WORD
+    return c0, c1 & _WORD, c2, c3 & _WORD
+
+
+_DRAWS_AT_ONCE = 16
+_NUMBERS_AT_ONCE = 2**20
+
+
+class PerSampleNoise:
     """The noise that makes images: image i gets a stream of normals that depends on (seed, i) alone.
 
-    The first draw is x_T; each further draw is the z of one sampling step. The streams are numpy's
-    Philox, keyed with 128 bits and drawn on the host: torch's CPU generator keeps only 32 bits of its
-    seed, so that among 50,000 images two would be expected to be twins, and its numbers differ from a GPU's.
+    The first draw is x_T; each further draw is the z of one sampling step. See `RandomNumbers`.
 
     Args:
         seed: of the whole set of images.
@@ -65,33 +138,18 @@ class ImageNoise:
 
     def __init__(self, seed: int, indices: Sequence[int], shape: Sequence[int], device: torch.device) -> None:
         self.indices = indices
-        self._streams = [
-            np.random.Generator(np.random.Philox(key=[derive_seed("image", seed), index])) for index in indices
-        ]
+        self._numbers = RandomNumbers(derive_seed("image", seed), torch.tensor(list(indices), device=device))
         self._shape = tuple(shape)
-        self._device = device
-        self._draws = self._endless()
+        self._draws = self._infinite()
 
     def draw(self) -> Tensor:
         """The next normals of every image: float32, shape (len(indices), C, H, W)."""
         return next(self._draws)
 
-    def _endless(self) -> Iterator[Tensor]:
-        """Draws, many made at once, because asking a stream takes longer than the numbers of a small image."""
-        yield from self._several(1)  # x_T, which may be all that is wanted
-        draws = max(1, min(_AT_ONCE, _NUMBERS_AT_ONCE // (len(self._streams) * math.prod(self._shape))))
-        if self._device.type == "cpu":  # all its threads have work
-            while True:
-                yield from self._several(draws)
-        beside = ThreadPoolExecutor(max_workers=1)
-        coming = beside.submit(self._several, draws)
-        while True:
-            here, coming = coming.result(), beside.submit(self._several, draws)
-            yield from here
-
-    def _several(self, draws: int) -> Tensor:
-        """The next `draws` draws: (draws, images, C, H, W)."""
-        noise = torch.empty(len(self._streams), draws, *self._shape)
-        for row, stream in zip(noise.numpy(), self._streams, strict=True):
-            stream.standard_normal(dtype=np.float32, out=row)
-        return noise.transpose(0, 1).to(self._device).contiguous()
+    def _infinite(self) -> Iterator[Tensor]:
+        """Draws, several computed at once: a GPU, and a CPU with a small batch, wait for launches, not for numbers."""
+        yield self._numbers.normal(0, self._shape)  # x_T, which may be all that is wanted
+        numbers = len(self.indices) * math.prod(self._shape)
+        draws = max(1, min(_DRAWS_AT_ONCE, _NUMBERS_AT_ONCE // numbers))
+        for first in count(1, draws):
+            yield from self._numbers.normals(first, draws, self._shape)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from diffexp.randomness import ImageNoise, derive_seed, generator, seed_drawing
+from diffexp.randomness import PerSampleNoise, RandomNumbers, _philox, derive_seed, generator, seed_drawing
 
 CPU = torch.device("cpu")
 
@@ -26,10 +28,10 @@ def test_generators_of_one_address_agree():
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**40), st.lists(st.integers(0, 10**9), min_size=1, max_size=6, unique=True), st.data())
 def test_image_i_depends_on_seed_and_i_alone(seed, indices, data):
-    whole = ImageNoise(seed, indices, (1, 3, 2), CPU)
+    whole = PerSampleNoise(seed, indices, (1, 3, 2), CPU)
     draws = [whole.draw() for _ in range(3)]
     one = data.draw(st.integers(0, len(indices) - 1))
-    alone = ImageNoise(seed, [indices[one]], (1, 3, 2), CPU)
+    alone = PerSampleNoise(seed, [indices[one]], (1, 3, 2), CPU)
     for draw in draws:
         assert torch.equal(draw[one], alone.draw()[0])
 
@@ -41,31 +43,63 @@ def test_what_is_drawn_without_a_generator_is_seeded_as_by_torch():
     assert torch.equal(torch.rand(5), drawn)
 
 
-def numpys(seed, index, shape, draws):
-    stream = np.random.Generator(np.random.Philox(key=[derive_seed("image", seed), index]))
-    return torch.from_numpy(np.stack([stream.standard_normal(shape, dtype=np.float32) for _ in range(draws)]))
+# The first vectors of philox4x32 10 in Random123's kat_vectors: counter, key, words.
+KNOWN = [
+    ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    ([2**32 - 1] * 4, [2**32 - 1] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+    (
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        [0xA4093822, 0x299F31D0],
+        [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "words"), KNOWN)
+def test_the_words_are_those_that_the_authors_publish(counter, key, words):
+    found = _philox(key[0] + (key[1] << 32), tuple(torch.tensor(word) for word in counter))
+    assert [int(word) for word in found] == words
+
+
+def test_normals_are_box_mullers_of_the_words():
+    """In scalar arithmetic: the words of counter (block, draw, position), two normals of each pair."""
+    key, position, draw = derive_seed("any"), 2**33 + 5, 7
+    drawn = RandomNumbers(key, torch.tensor([3, position])).normal(draw, (2, 5))[1].flatten().tolist()
+    planes = [[], [], [], []]
+    for block in range(3):
+        counter = (block, draw, position % 2**32, position >> 32)
+        words = [int(word) for word in _philox(key, tuple(torch.tensor(each) for each in counter))]
+        for pair in (0, 2):
+            radius = math.sqrt(-2 * math.log((words[pair] + 1) / 2**32))
+            angle = 2 * math.pi * words[pair + 1] / 2**32
+            planes[pair].append(radius * math.cos(angle))
+            planes[pair + 1].append(radius * math.sin(angle))
+    assert drawn == pytest.approx([*planes[0], *planes[1], *planes[2], *planes[3]][:10], rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 3), (3, 64, 64)])
-@pytest.mark.parametrize("device", ["cpu", "one beside which noise is drawn"])
-def test_however_many_are_made_at_once_the_draws_are_numpys(shape, device):
-    class Beside:
-        """Moves like a CPU's, but is not called one."""
+def test_however_many_are_computed_at_once_a_draw_is_the_same(shape):
+    noise = PerSampleNoise(3, [7, 2, 90], shape, CPU)
+    numbers = RandomNumbers(derive_seed("image", 3), torch.tensor([7, 2, 90]))
+    for draw in range(40):
+        assert torch.equal(noise.draw(), numbers.normal(draw, shape))
 
-        type = "other"
 
-    count = 40
-    noise = ImageNoise(3, [7, 2, 90], shape, CPU)
-    if device != "cpu":
-        noise._device = Beside()
-        noise._several = lambda draws, of=noise._several: (setattr(noise, "_device", CPU), of(draws))[1]
-    drawn = [noise.draw() for _ in range(count)]
-    for position, index in enumerate([7, 2, 90]):
-        assert torch.equal(torch.stack([draw[position] for draw in drawn]), numpys(3, index, shape, count))
+def test_uniform_numbers_are_uniform_and_below_one():
+    numbers = RandomNumbers(1, torch.arange(100_000)).uniform(0)
+    assert 0 <= numbers.min() < 1e-4
+    assert 1 - 1e-4 < numbers.max() < 1
+    assert stats.kstest(numbers.numpy(), "uniform").pvalue > 1e-3
+
+
+def test_a_million_normals_have_the_moments_of_normals():
+    values = RandomNumbers(2, torch.arange(1000)).normal(0, (1000,)).double()
+    for power, (moment, variance) in {1: (0, 1), 2: (1, 2), 3: (0, 15), 4: (3, 96)}.items():
+        assert (values**power).mean().item() == pytest.approx(moment, abs=5 * math.sqrt(variance / 1e6))
 
 
 def test_draws_are_independent_standard_normals():
-    noise = ImageNoise(0, range(200), (1, 8, 8), CPU)
+    noise = PerSampleNoise(0, range(200), (1, 8, 8), CPU)
     values = torch.stack([noise.draw() for _ in range(3)]).numpy()
     assert stats.kstest(values.ravel(), "norm").pvalue > 1e-3
     for pair in (values[0], values[1]), (values[:, :100], values[:, 100:]):
@@ -74,5 +108,5 @@ def test_draws_are_independent_standard_normals():
 
 @pytest.mark.parametrize("seeds", [(0, 1), (5, 6)])
 def test_seeds_give_other_images(seeds):
-    first, second = (ImageNoise(seed, range(4), (1, 8, 8), CPU).draw() for seed in seeds)
+    first, second = (PerSampleNoise(seed, range(4), (1, 8, 8), CPU).draw() for seed in seeds)
     assert (first - second).abs().min() > 0

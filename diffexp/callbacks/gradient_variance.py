@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from diffexp.data.images import to_float
+from diffexp.diffusion.timesteps import UniformSampler
 from diffexp.models.diffusion import DiffusionModule
-from diffexp.models.draws import Draws
-from diffexp.randomness import generator
+from diffexp.models.training_noise import NOISE, SECOND_NOISE, TIMESTEPS, TrainingNoise
+from diffexp.randomness import RandomNumbers, derive_seed
 
 
 class GradientVariance(L.Callback):
@@ -56,11 +57,12 @@ class GradientVariance(L.Callback):
         sums = [torch.zeros(sum(each.numel() for each in weights), device=x0.device) for _ in range(2)]
         squares = [0.0, 0.0]
         for number in range(self.draws):
-            source = generator(x0.device, "gradient variance", model.seed, step, number)
-            t = torch.randint(model.schedule.timesteps, (len(x0),), generator=source, device=x0.device)
-            noise, other = (torch.randn(x0.shape, generator=source, device=x0.device) for _ in range(2))
+            key = derive_seed("gradient variance", model.seed, step, number)
+            numbers = RandomNumbers(key, torch.arange(len(x0), device=x0.device))
+            t = UniformSampler(model.schedule.timesteps).sample(numbers, TIMESTEPS, len(x0))
+            noise, other = (numbers.normal(draw, x0.shape[1:]) for draw in (NOISE, SECOND_NOISE))
             for kind, omega in enumerate((torch.zeros_like(other), other)):
-                _, minimised = model.loss(x0, Draws(t, noise, omega, labels=labels))
+                _, minimised = model.loss(x0, TrainingNoise(t, noise, omega, labels))
                 found = torch.autograd.grad(minimised.mean(), weights)
                 gradient = torch.cat([each.flatten().float() for each in found])
                 sums[kind] += gradient

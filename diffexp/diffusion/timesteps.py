@@ -1,22 +1,30 @@
-"""How training draws the timesteps of a batch."""
+"""How training samples the timesteps of a batch."""
 
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from diffexp.randomness import RandomNumbers
 
-class Timesteps(Protocol):
+
+class TimestepSampler(Protocol):
     """A distribution on 0 … T-1."""
 
-    def draw(self, count: int, source: torch.Generator) -> Tensor:
-        """Indices (count,), on the generator's device."""
+    def sample(self, numbers: RandomNumbers, draw: int, batch_size: int) -> Tensor:
+        """Sample indices (B,) for images at B positions of a batch.
+
+        Args:
+            numbers: of the images; their positions are in [0, batch_size).
+            draw: the first draw whose uniform numbers this takes; it may take the ones after it.
+            batch_size: images of the step over all processes.
+        """
 
     def weights(self, t: Tensor) -> Tensor | None:
         """What a loss at each of t (B,) counts in the mean, 1 / (T p_t), shape (B,); None is 1."""
 
 
-class Uniform:
+class UniformSampler:
     """Each on its own (Ho et al. 2020, algorithm 1).
 
     Args:
@@ -26,26 +34,28 @@ class Uniform:
     def __init__(self, timesteps: int) -> None:
         self.timesteps = timesteps
 
-    def draw(self, count: int, source: torch.Generator) -> Tensor:  # noqa: D102  # as in Timesteps
-        return torch.randint(self.timesteps, (count,), generator=source, device=source.device)
+    def sample(self, numbers: RandomNumbers, draw: int, batch_size: int) -> Tensor:  # noqa: D102  # as in the protocol
+        return (numbers.uniform(draw) * self.timesteps).long()
 
     def weights(self, t: Tensor) -> None:  # noqa: D102
         return None
 
 
-class Stratified(Uniform):
-    """One from each of `count` equal parts of [0, T), dealt to the images in random order; uniform for each image.
+class StratifiedSampler(UniformSampler):
+    """One from each of `batch_size` equal parts of [0, T), dealt to the images in random order; uniform for each image.
 
-    The mean loss of a batch varies less than with `Uniform` (Kingma et al. 2021, appendix I.1, with one offset a part).
+    The mean loss of a batch varies less than with `UniformSampler` (Kingma et al. 2021, appendix I.1, with one offset a
+    part).
     """
 
-    def draw(self, count: int, source: torch.Generator) -> Tensor:  # noqa: D102
-        offsets = torch.rand(count, generator=source, device=source.device, dtype=torch.float64)
-        parts = torch.randperm(count, generator=source, device=source.device)
-        return ((parts + offsets) * self.timesteps / count).long().clamp_(max=self.timesteps - 1)
+    def sample(self, numbers: RandomNumbers, draw: int, batch_size: int) -> Tensor:  # noqa: D102
+        everybody = numbers.at(torch.arange(batch_size, device=numbers.positions.device))
+        parts = everybody.uniform(draw).argsort(stable=True)[numbers.positions]
+        offsets = numbers.uniform(draw + 1)
+        return ((parts + offsets) * self.timesteps / batch_size).long().clamp_(max=self.timesteps - 1)
 
 
-class ByImportance:
+class ImportanceSampler:
     """In proportion to the root mean square of the last losses at each timestep (Nichol & Dhariwal 2021, eq. 18).
 
     Uniform until every timestep has `KEPT` losses; then p_t = (1 - MIXED) √E[L_t²] / Σ √E[L²] + MIXED / T. Nothing here
@@ -71,9 +81,12 @@ class ByImportance:
         ready = (self.counts >= self.KEPT).all() & (means.sum() > 0)
         return torch.where(ready, learned, even)
 
-    def draw(self, count: int, source: torch.Generator) -> Tensor:  # noqa: D102  # as in Timesteps
-        self._to(source.device)
-        return torch.multinomial(self.probabilities(), count, replacement=True, generator=source)
+    def sample(self, numbers: RandomNumbers, draw: int, batch_size: int) -> Tensor:  # noqa: D102  # as in the protocol
+        self._to(numbers.positions.device)
+        # sums of integers do not depend on their order, which on a GPU varies
+        limits = (self.probabilities() * 2.0**40).long().cumsum(0)
+        chosen = (numbers.uniform(draw) * limits[-1]).long()
+        return torch.searchsorted(limits, chosen, right=True)
 
     def weights(self, t: Tensor) -> Tensor:  # noqa: D102
         self._to(t.device)
@@ -87,7 +100,7 @@ class ByImportance:
         finite = losses.isfinite().all()
         kept = (after < self.KEPT) & finite
         places = torch.where(kept, t, self.timesteps), (self.counts[t] + before) % self.KEPT
-        self.squares[places] = torch.where(finite, losses.float().square(), 0)
+        self.squares[places] = losses.float().square().masked_fill(~finite, 0)
         self.counts += (t[:, None] == torch.arange(self.timesteps, device=t.device)).sum(0) * finite
 
     def state(self) -> dict[str, Tensor]:

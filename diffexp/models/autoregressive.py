@@ -14,7 +14,7 @@ from diffexp.data.images import to_float, to_uint8
 from diffexp.models.learner import Learner
 from diffexp.models.losses import MeanLosses
 from diffexp.networks.pixels import PixelNetwork
-from diffexp.randomness import ImageNoise
+from diffexp.randomness import PerSampleNoise
 
 
 class AutoregressiveModule(Learner):
@@ -52,7 +52,7 @@ class AutoregressiveModule(Learner):
         self, variant: AncestralConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
         """Level after level. That of image i is where its distribution function passes Φ(ε), ε of (seed, i)."""
-        noise = ImageNoise(seed, indices, self.image_shape, self.device)
+        noise = PerSampleNoise(seed, indices, self.image_shape, self.device)
         quantiles = as_rows(torch.special.ndtr(noise.draw().double())).flatten(1)
         with self.as_trained():
             steps = self.network.stepwise(len(indices))

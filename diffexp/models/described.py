@@ -12,16 +12,16 @@ from diffexp.config.objectives import WEIGHTINGS, WeightingConfig
 from diffexp.diffusion.objectives import LossName
 from diffexp.diffusion.predictions import Prediction
 from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule, with_zero_terminal_snr
-from diffexp.diffusion.timesteps import ByImportance, Stratified, Timesteps, Uniform
+from diffexp.diffusion.timesteps import ImportanceSampler, StratifiedSampler, TimestepSampler, UniformSampler
 from diffexp.errors import UserError
 from diffexp.models.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
 
-_TIMESTEPS: dict[str, Callable[[int], Timesteps]] = {
-    "uniform": Uniform,
-    "stratified": Stratified,
-    "importance": ByImportance,
+_TIMESTEPS: dict[str, Callable[[int], TimestepSampler]] = {
+    "uniform": UniformSampler,
+    "stratified": StratifiedSampler,
+    "importance": ImportanceSampler,
 }
 _SMALLEST = 1e-12  # an SNR, against a division by 0
 

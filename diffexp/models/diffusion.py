@@ -21,13 +21,13 @@ from diffexp.diffusion.paths import Path, timestep_path
 from diffexp.diffusion.predictions import Denoiser, Prediction, clipped
 from diffexp.diffusion.samplers import State
 from diffexp.diffusion.schedules import LITTLE_SIGNAL, MUCH_SIGNAL, Schedule
-from diffexp.diffusion.timesteps import ByImportance, Timesteps, Uniform
+from diffexp.diffusion.timesteps import ImportanceSampler, TimestepSampler, UniformSampler
 from diffexp.errors import UserError
 from diffexp.models.compiled import Compiled
-from diffexp.models.draws import Drawing, Draws, draw
 from diffexp.models.learner import Learner
 from diffexp.models.losses import LossByTime
-from diffexp.randomness import ImageNoise
+from diffexp.models.training_noise import TrainingNoise, TrainingNoiseSampler
+from diffexp.randomness import PerSampleNoise
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class DiffusionModule(Learner):
         seed: of t, ε and dropout in training.
         loss: see `Objective`; with another than "simple", the network has twice the images' channels.
         weights: of the simple loss by timestep, (T,); None is 1.
-        timesteps: how a step draws them; None is `Uniform`.
+        timesteps: how a step samples them; None is `UniformSampler`.
         classes: of the images; then the network is a `LabelledNetwork`. None learns without labels.
         label_dropout: probability in training that an image counts as of no class.
     """
@@ -62,7 +62,7 @@ class DiffusionModule(Learner):
         *,
         loss: LossName = "simple",
         weights: Tensor | None = None,
-        timesteps: Timesteps | None = None,
+        timesteps: TimestepSampler | None = None,
         classes: int | None = None,
         label_dropout: float = 0.1,
     ) -> None:
@@ -74,8 +74,8 @@ class DiffusionModule(Learner):
         self.losses: LossByTime
         self.objective = Objective(self.prediction, loss, weights)
         twice = prediction == "step_epsilon"
-        self.timesteps = timesteps or Uniform(schedule.timesteps)
-        self.drawing = Drawing(self.timesteps, twice, label_dropout if classes is not None else None)
+        self.timesteps = timesteps or UniformSampler(schedule.timesteps)
+        self.training_noise = TrainingNoiseSampler(self.timesteps, twice, classes, label_dropout)
         self._compiled: dict[str, Compiled] = {}
         self._seen: list[Tensor] = []
         self._warned_of: set[str] = set()
@@ -89,25 +89,30 @@ class DiffusionModule(Learner):
 
     # --- training
 
-    def loss(self, x0: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def loss(self, x0: Tensor, noise: TrainingNoise) -> tuple[Tensor, Tensor]:
         """(the prediction's error of each image, what is minimised of it), both (B,); see `Objective.losses`."""
         network: Any = self._compiled.get("training", self.network)
-        if draws.labels is not None:
-            network = labelled(network, draws.labels)
-        return self.objective.losses(network, x0, draws.noise, draws.t, draws.other)
+        if noise.labels is not None:
+            network = labelled(network, noise.labels)
+        return self.objective.losses(network, x0, noise.noise, noise.t, noise.other)
 
     def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """See `Learner.step_losses`."""
-        draws = self._draw(images, labels)
-        error, minimised = self.loss(images, draws)
-        self.losses.add_at(error.detach(), draws.t, draws.weights)
-        if isinstance(self.timesteps, ByImportance):
-            self._learn(self.timesteps, draws.t, minimised.detach())
-        if draws.weights is not None:
-            minimised = minimised * draws.weights
-        return minimised, draws.t
+        noise = self.sample_training_noise(images, labels)
+        error, minimised = self.loss(images, noise)
+        self.losses.add_at(error.detach(), noise.t, noise.weights)
+        if isinstance(self.timesteps, ImportanceSampler):
+            self._learn(self.timesteps, noise.t, minimised.detach())
+        if noise.weights is not None:
+            minimised = minimised * noise.weights
+        return minimised, noise.t
 
-    def _learn(self, timesteps: ByImportance, t: Tensor, losses: Tensor) -> None:
+    def sample_training_noise(self, images: Tensor, labels: Tensor | None = None) -> TrainingNoise:
+        """Sample what this step draws for the images (B, C, H, W) of this process and their labels (B,)."""
+        size = len(images)
+        return self.training_noise.sample(self.numbers(size), self.parts * size, images, labels)
+
+    def _learn(self, timesteps: ImportanceSampler, t: Tensor, losses: Tensor) -> None:
         """At the end of a step, remember the losses of all its parts, in the order of its images."""
         self._seen.append(torch.stack([t.double(), losses.double()]))
         if self.ends_step:
@@ -117,28 +122,23 @@ class DiffusionModule(Learner):
             timesteps.add(all_t.long(), all_losses)
             self._seen.clear()
 
-    def _draw(self, x0: Tensor, labels: Tensor | None = None) -> Draws:
-        """This process's part of what the global batch of this step draws, for its images and their labels (B,)."""
-        whole = draw(x0, self.parts, self.step_generator, self.drawing)
-        return whole.of(self.part, len(x0), labels, self.classes)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep p_t too."""
         super().on_save_checkpoint(checkpoint)
-        if isinstance(self.timesteps, ByImportance):
+        if isinstance(self.timesteps, ImportanceSampler):
             checkpoint["timesteps"] = self.timesteps.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it up."""
         super().on_load_checkpoint(checkpoint)
-        if isinstance(self.timesteps, ByImportance):
+        if isinstance(self.timesteps, ImportanceSampler):
             self.timesteps.load(checkpoint["timesteps"])
 
     # --- sampling
 
     @torch.no_grad()
     def states(
-        self, sampler: SamplerConfig, noise: ImageNoise, on_call: Callable[[], object] | None = None
+        self, sampler: SamplerConfig, noise: PerSampleNoise, on_call: Callable[[], object] | None = None
     ) -> Iterator[State]:
         """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.Sampler.walk`."""
         schedule, path = self.schedule, self._path(sampler)
@@ -206,14 +206,14 @@ class DiffusionModule(Learner):
         Raises:
             UserError: that begins with the problem.
         """
-        if self.drawing.label_dropout == 0:
+        if self.training_noise.label_dropout == 0:
             raise UserError(f"{problem}: label_dropout is 0, so that no step trains the network without a class")
 
     def sample(
         self, variant: SamplerConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
         """Draw images with a sampler; see `GenerativeModel.sample`."""
-        noise = ImageNoise(seed, indices, self.x_shape, self.device)
+        noise = PerSampleNoise(seed, indices, self.x_shape, self.device)
         with self.as_trained():
             for state in self.states(variant, noise, on_call):
                 images = state.x
@@ -235,7 +235,7 @@ class DiffusionModule(Learner):
             self._require_no_class("bits per dimension: expected a model that also learns without classes")
             network = labelled(network, torch.full((len(images),), self.classes, device=self.device))
         schedule, prediction, x0 = self.schedule, self.prediction, to_float(images)
-        noise = ImageNoise(seed, indices, self.x_shape, self.device)
+        noise = PerSampleNoise(seed, indices, self.x_shape, self.device)
 
         def estimate(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
             output, share = prediction.split(network(x_t, t).float())

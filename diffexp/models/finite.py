@@ -55,7 +55,8 @@ class FiniteSteps:
         """
         self._seen.append((losses.detach(), t, images))
         loss = losses.mean()
-        return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+        # not torch.where, which copies both numbers to a GPU and waits
+        return loss * torch.ones_like(loss).masked_fill(~loss.detach().isfinite(), torch.nan)
 
     def check(self, norm: Tensor, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Have the optimiser leave out the step if its gradient's norm is not finite.

@@ -13,7 +13,7 @@ from diffexp.config.families import PriorConfig
 from diffexp.data.images import to_float
 from diffexp.models.learner import Learner
 from diffexp.models.losses import MeanLosses
-from diffexp.randomness import ImageNoise
+from diffexp.randomness import PerSampleNoise
 
 _LEVELS = 256
 _MARGIN = 0.05  # the logit's argument is kept this far from 0 and 1, as RealNVP's
@@ -152,7 +152,7 @@ class FlowModule(Learner):
 
     def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The bits per dimension of the dequantised images."""
-        uniform = torch.special.ndtr(self.normal(len(images), self.image_shape, self.step_generator))
+        uniform = torch.special.ndtr(self.numbers(len(images)).normal(0, self.image_shape))
         losses = self.bits(images, uniform)
         self.losses.add(losses.detach()[:, None])
         return losses, None
@@ -161,7 +161,7 @@ class FlowModule(Learner):
         self, variant: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
         """f⁻¹(z) of z from the prior, cut to a level; see `GenerativeModel.sample`."""
-        noise = ImageNoise(seed, indices, self.image_shape, self.device)
+        noise = PerSampleNoise(seed, indices, self.image_shape, self.device)
         with self.as_trained(), torch.autocast(self.device.type, enabled=False):
             inside = self.flow.inverse(variant.temperature * noise.draw().flatten(1)).sigmoid()
             share = (inside - _MARGIN) / (1 - 2 * _MARGIN)
@@ -179,7 +179,7 @@ class FlowModule(Learner):
         on_call: Callable[[], object] | None = None,
     ) -> dict[str, Tensor]:
         """From one draw of u; see `GenerativeModel.bits_per_dim`."""
-        noise = ImageNoise(seed, indices, self.image_shape, self.device)
+        noise = PerSampleNoise(seed, indices, self.image_shape, self.device)
         with self.as_trained():
             bits = self.bits(to_float(images), torch.special.ndtr(noise.draw()))
         if on_call is not None:

@@ -14,7 +14,7 @@ from diffexp.config.families import PriorConfig
 from diffexp.models.learner import Learner
 from diffexp.models.losses import MeanLosses
 from diffexp.networks.pyramids import down, up
-from diffexp.randomness import ImageNoise
+from diffexp.randomness import PerSampleNoise
 
 GanLoss = Literal["non_saturating", "hinge"]
 
@@ -112,7 +112,7 @@ class GANModule(Learner):
 
     def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Both losses and the penalty."""
-        made = self.generator(self.normal(len(images), (self.latent_dim,), self.step_generator))
+        made = self.generator(self.numbers(len(images)).normal(0, (self.latent_dim,)))
         fixed = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
         convincing: Tensor = functional_call(self.discriminator, fixed, (made,)).float()
         real = images.detach().requires_grad_(self.r1 > 0)
@@ -133,7 +133,7 @@ class GANModule(Learner):
         self, variant: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
         """G(z) of z from the prior; see `GenerativeModel.sample`."""
-        noise = ImageNoise(seed, indices, (self.latent_dim,), self.device)
+        noise = PerSampleNoise(seed, indices, (self.latent_dim,), self.device)
         with self.as_trained():
             images: Tensor = self.generator(variant.temperature * noise.draw()).float()
         if on_call is not None:

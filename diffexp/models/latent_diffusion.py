@@ -16,7 +16,6 @@ from diffexp.models import described
 from diffexp.models.base import GenerativeModel
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.models.vae import VAEModule
-from diffexp.randomness import generator
 
 
 class LatentDiffusionModule(DiffusionModule):
@@ -46,8 +45,7 @@ class LatentDiffusionModule(DiffusionModule):
 
     def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Those of the latents."""
-        source = generator(self.device, "latents", self.seed, self.trainer.global_step)
-        z = self.encode(images, self.normal(len(images), self.x_shape, source))
+        z = self.encode(images, self.numbers(len(images), "latents").normal(0, self.x_shape))
         if self.trainer.global_step == 0 and not self.latent_std:
             self._begin(images, z)
         return super().step_losses(z / self.latent_std, labels)

@@ -2,7 +2,6 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,14 +13,14 @@ from diffexp.data.images import to_float
 from diffexp.models.base import GenerativeModel, log_every
 from diffexp.models.finite import FiniteSteps
 from diffexp.models.losses import MeanLosses
-from diffexp.randomness import generator, seed_drawing
+from diffexp.randomness import RandomNumbers, derive_seed, seed_drawing
 
 
 class Learner(GenerativeModel):
     """A generative model that gradient steps on one loss train; a family gives `step_losses`.
 
-    Step k draws what it needs from the address (seed, k) for the whole global batch, and takes its images' share of
-    that, so that the devices and accumulated batches over which a step is spread change nothing.
+    What step k draws for an image is a function of (seed, k) and the image's position in the global batch, so that the
+    devices and accumulated batches over which a step is spread change nothing.
 
     Args:
         image_shape: (C, H, W).
@@ -82,10 +81,11 @@ class Learner(GenerativeModel):
         self._log(step + 1)
         return self.finite.guarded(minimised, t, batch.get("index"))
 
-    @property
-    def step_generator(self) -> torch.Generator:
-        """What this step draws for the whole global batch comes from here."""
-        return generator(self.device, "training", self.seed, self._step)
+    def numbers(self, size: int, purpose: str = "training") -> RandomNumbers:
+        """The random numbers of this step for the `size` images here, by their positions in the global batch."""
+        first = self.part * size
+        positions = torch.arange(first, first + size, device=self.device)
+        return RandomNumbers(derive_seed(purpose, self.seed, self._step), positions)
 
     @property
     def parts(self) -> int:
@@ -101,11 +101,6 @@ class Learner(GenerativeModel):
     def ends_step(self) -> bool:
         """Whether this is the last of a step's accumulated batches."""
         return self._micro_batch + 1 == self.trainer.accumulate_grad_batches
-
-    def normal(self, size: int, shape: Iterable[int], source: torch.Generator) -> Tensor:
-        """Normals for the `size` images here, (size, *shape): their share of those of the global batch."""
-        whole = torch.randn(self.parts * size, *shape, generator=source, device=self.device)
-        return whole[self.part * size : (self.part + 1) * size]
 
     def _log(self, step: int) -> None:
         """Log the losses since the last point, when the step that is about to end is a logged one."""

@@ -29,7 +29,7 @@ class MeanLosses:
         """
         finite = losses.isfinite().all()
         counted = (torch.ones_like(losses) if weights is None else weights) * finite
-        losses = torch.where(finite, losses, 0)
+        losses = losses.masked_fill(~finite, 0)  # not torch.where, which copies a number to the GPU and waits
         self.sums = self.sums.to(losses.device)
         # not index_add_: on a GPU its order, and so its rounding, varies from run to run
         self.sums += torch.stack([(counted * losses).sum(0), counted.sum(0)])

@@ -14,7 +14,7 @@ from diffexp.diffusion.bound import log_probability_of_levels
 from diffexp.models.learner import Learner
 from diffexp.models.losses import MeanLosses
 from diffexp.networks.pyramids import down, up
-from diffexp.randomness import ImageNoise
+from diffexp.randomness import PerSampleNoise
 
 _LOG_STD = (-7.0, 2.0)  # the encoder's log σ is kept within
 
@@ -77,7 +77,7 @@ class VAEModule(Learner):
 
     def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The negative bound, with β."""
-        noise = self.normal(len(images), self.latent_shape, self.step_generator)
+        noise = self.numbers(len(images)).normal(0, self.latent_shape)
         reconstruction, kl = self.terms(images, noise)
         losses = reconstruction + self.beta * kl
         self.losses.add(torch.stack([losses, reconstruction, kl], dim=1).detach())
@@ -87,7 +87,7 @@ class VAEModule(Learner):
         self, variant: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
         """m(z) of z from the prior; see `GenerativeModel.sample`."""
-        noise = ImageNoise(seed, indices, self.latent_shape, self.device)
+        noise = PerSampleNoise(seed, indices, self.latent_shape, self.device)
         with self.as_trained():
             images = self.decode(variant.temperature * noise.draw())
         if on_call is not None:
@@ -103,7 +103,7 @@ class VAEModule(Learner):
         on_call: Callable[[], object] | None = None,
     ) -> dict[str, Tensor]:
         """The evidence lower bound, from one draw of z; see `GenerativeModel.bits_per_dim`."""
-        noise = ImageNoise(seed, indices, self.latent_shape, self.device)
+        noise = PerSampleNoise(seed, indices, self.latent_shape, self.device)
         with self.as_trained():
             reconstruction, kl = self.terms(to_float(images), noise.draw())
         if on_call is not None:

@@ -9,7 +9,8 @@ from diffexp.diffusion.bound import Bound
 from diffexp.diffusion.objectives import Objective
 from diffexp.diffusion.predictions import Prediction
 from diffexp.diffusion.schedules import Schedule
-from diffexp.diffusion.timesteps import ByImportance, Stratified, Uniform
+from diffexp.diffusion.timesteps import ImportanceSampler, StratifiedSampler, UniformSampler
+from diffexp.randomness import RandomNumbers
 
 SCHEDULE = Schedule(schedules.linear(1000))
 SNR = SCHEDULE.alphas_cumprod / (1 - SCHEDULE.alphas_cumprod)
@@ -134,9 +135,21 @@ def test_vlb_is_t_times_the_term_and_hybrid_moves_the_variance_alone_by_it():
     torch.testing.assert_close(gradient[:, 1:], of_vlb[:, 1:])
 
 
+def numbers(count, step=0):
+    """The random numbers of a step for all images of its batch."""
+    return RandomNumbers(step, torch.arange(count))
+
+
+@pytest.mark.parametrize("sampler", [UniformSampler(1000), StratifiedSampler(1000), ImportanceSampler(1000)])
+def test_timesteps_depend_on_the_position_alone(sampler):
+    everybody = sampler.sample(numbers(12), 0, 12)
+    for some in ([5], [3, 4], [11, 0]):
+        positions = torch.tensor(some)
+        assert torch.equal(sampler.sample(RandomNumbers(0, positions), 0, 12), everybody[positions])
+
+
 def test_stratified_timesteps_hit_every_part_once_and_are_uniform():
-    source = torch.Generator().manual_seed(0)
-    drawn = torch.stack([Stratified(1000).draw(10, source) for _ in range(2000)])
+    drawn = torch.stack([StratifiedSampler(1000).sample(numbers(10, step), 0, 10) for step in range(2000)])
     assert torch.equal((drawn // 100).sort(1).values, torch.arange(10).expand(2000, 10))
     counts = torch.bincount(drawn.flatten(), minlength=1000).double()
     assert ((counts - 20) ** 2 / 20).sum().item() < 999 + 4 * math.sqrt(2 * 999)
@@ -146,16 +159,15 @@ def test_stratified_timesteps_hit_every_part_once_and_are_uniform():
 
 
 def test_a_stratified_batch_varies_less():
-    source = torch.Generator().manual_seed(0)
     means = [
-        torch.stack([(kind(1000).draw(16, source) / 999.0) ** 2 for _ in range(500)]).mean(1).var()
-        for kind in (Uniform, Stratified)
+        torch.stack([(kind(1000).sample(numbers(16, step), 0, 16) / 999.0) ** 2 for step in range(500)]).mean(1).var()
+        for kind in (UniformSampler, StratifiedSampler)
     ]
     assert means[1] < means[0] / 20
 
 
 def test_importance_draws_as_the_root_mean_square_of_the_last_ten_losses():
-    timesteps = ByImportance(4)
+    timesteps = ImportanceSampler(4)
     assert timesteps.probabilities().tolist() == [0.25] * 4
     losses = {0: [9.0] * 3 + [1.0] * 10, 1: [2.0] * 10, 2: [3.0, 4.0] * 5, 3: [0.0] * 10}
     for t, values in losses.items():
@@ -164,7 +176,7 @@ def test_importance_draws_as_the_root_mean_square_of_the_last_ten_losses():
     roots = torch.tensor([1, 2, 12.5**0.5, 0], dtype=torch.float64)
     expected = 0.999 * roots / roots.sum() + 0.001 / 4
     torch.testing.assert_close(timesteps.probabilities(), expected)
-    drawn = timesteps.draw(40_000, torch.Generator().manual_seed(0))
+    drawn = timesteps.sample(numbers(40_000), 0, 40_000)
     shares = torch.bincount(drawn, minlength=4) / 40_000
     assert ((shares - expected).abs() < 4 * (expected / 40_000).sqrt()).all()
     # weighed, the mean is that of evenly drawn timesteps
@@ -177,7 +189,7 @@ def test_importance_draws_as_the_root_mean_square_of_the_last_ten_losses():
 
 def test_importance_remembers_mixed_batches_like_single_losses():
     source = torch.Generator().manual_seed(1)
-    whole, single = ByImportance(3), ByImportance(3)
+    whole, single = ImportanceSampler(3), ImportanceSampler(3)
     for _ in range(6):
         t, losses = torch.randint(3, (40,), generator=source), torch.rand(40, generator=source)
         whole.add(t, losses)

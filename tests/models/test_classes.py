@@ -86,14 +86,18 @@ def test_labels_are_withheld_as_often_as_is_said_and_wherever_they_are():
         model._step, model._micro_batch = 5, spread.pop("micro", 0)
         return model
 
-    whole = drawn(4000)._draw(torch.zeros(4000, 1, 2, 2), torch.arange(4000) % 3)
+    whole = drawn(4000).sample_training_noise(torch.zeros(4000, 1, 2, 2), torch.arange(4000) % 3)
     assert (whole.labels == 3).double().mean().item() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 4000) ** 0.5)
     kept = whole.labels != 3
     assert torch.equal(whole.labels[kept], (torch.arange(4000) % 3)[kept])
     parts = []
     for rank in range(2):
         model = drawn(2000, world_size=2, global_rank=rank)
-        parts.append(model._draw(torch.zeros(2000, 1, 2, 2), (torch.arange(4000) % 3)[rank * 2000 :][:2000]).labels)
+        parts.append(
+            model.sample_training_noise(
+                torch.zeros(2000, 1, 2, 2), (torch.arange(4000) % 3)[rank * 2000 :][:2000]
+            ).labels
+        )
     assert torch.equal(torch.cat(parts), whole.labels)
 
 
@@ -104,7 +108,10 @@ def test_without_classes_nothing_has_changed():
     with_classes = module()
     with_classes._trainer, with_classes._step = trainer(), 3
     x0 = torch.zeros(8, 1, 2, 2)
-    plain, labelled = before._draw(x0), with_classes._draw(x0, torch.zeros(8, dtype=torch.long))
+    plain, labelled = (
+        before.sample_training_noise(x0),
+        with_classes.sample_training_noise(x0, torch.zeros(8, dtype=torch.long)),
+    )
     assert torch.equal(plain.t, labelled.t)
     assert torch.equal(plain.noise, labelled.noise)
 

@@ -12,7 +12,7 @@ from diffexp.errors import UserError
 from diffexp.models.base import GenerativeModel
 from diffexp.models.compiled import Compiled
 from diffexp.models.diffusion import DiffusionModule
-from diffexp.models.draws import Draws
+from diffexp.models.training_noise import TrainingNoise
 from diffexp.networks.unet import UNet
 
 pytestmark = pytest.mark.slow
@@ -39,11 +39,11 @@ def test_the_compiled_loss_and_its_gradient_are_the_same():
     module = model()
     module.network.eval()  # without dropout, whose random numbers are drawn otherwise
     x0, noise, t = torch.randn(4, 1, 8, 8), torch.randn(4, 1, 8, 8), torch.tensor([0, 10, 500, 999])
-    plain = module.loss(x0, Draws(t, noise))[1]
+    plain = module.loss(x0, TrainingNoise(t, noise))[1]
     gradient = gradients(module, plain)
     keys = set(module.state_dict())
     module.compile_network(training=True)
-    compiled = module.loss(x0, Draws(t, noise))[1]
+    compiled = module.loss(x0, TrainingNoise(t, noise))[1]
     assert module._compiled["training"]._failed is False
     torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=0)
     assert (gradients(module, compiled) - gradient).norm() < 1e-5 * gradient.norm()
@@ -51,7 +51,7 @@ def test_the_compiled_loss_and_its_gradient_are_the_same():
     with torch.no_grad():  # the weights are the network's own, whatever becomes of them
         for parameter in module.network.parameters():
             parameter.data = parameter.data * 0.5
-    assert not torch.equal(module.loss(x0, Draws(t, noise))[1], compiled)
+    assert not torch.equal(module.loss(x0, TrainingNoise(t, noise))[1], compiled)
 
 
 @pytest.mark.usefixtures("compiler")
@@ -60,11 +60,11 @@ def test_compiled_dropout_drops():
     module.compile_network(training=True)
     x0, noise, t = torch.randn(4, 1, 8, 8), torch.randn(4, 1, 8, 8), torch.tensor([0, 10, 500, 999])
     torch.manual_seed(0)
-    one, two = module.loss(x0, Draws(t, noise))[1], module.loss(x0, Draws(t, noise))[1]
+    one, two = module.loss(x0, TrainingNoise(t, noise))[1], module.loss(x0, TrainingNoise(t, noise))[1]
     torch.manual_seed(0)
     assert module._compiled["training"]._failed is False
     assert not torch.equal(one, two)
-    assert torch.equal(module.loss(x0, Draws(t, noise))[1], one)
+    assert torch.equal(module.loss(x0, TrainingNoise(t, noise))[1], one)
 
 
 @pytest.mark.usefixtures("compiler")

@@ -18,8 +18,8 @@ from diffexp.diffusion.schedules import Schedule
 from diffexp.errors import UserError
 from diffexp.models.building import build_model
 from diffexp.models.diffusion import DiffusionModule
-from diffexp.models.draws import Draws
-from diffexp.randomness import ImageNoise
+from diffexp.models.training_noise import TrainingNoise
+from diffexp.randomness import PerSampleNoise
 from diffexp.runs import checkpoints
 from diffexp.starting import resume_run
 from diffexp.training import train
@@ -48,7 +48,7 @@ def test_the_loss_is_the_squared_error_of_epsilon():
     alpha_bar = model.schedule.alphas_cumprod[t].float().view(-1, 1, 1, 1)
     x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
     expected = ((noise - 0.9 * torch.tanh(x_t + t.view(-1, 1, 1, 1) / 100)) ** 2).flatten(1).mean(1)
-    torch.testing.assert_close(model.loss(x0, Draws(t, noise)), (expected, expected))
+    torch.testing.assert_close(model.loss(x0, TrainingNoise(t, noise)), (expected, expected))
 
 
 def trainer(**changes):
@@ -60,7 +60,7 @@ def trainer(**changes):
 def drawn(model, size, **changes):
     model._trainer = trainer(**changes)
     model._step = changes.get("global_step", 3)
-    draws = model._draw(torch.zeros(size, 1, 4, 4))
+    draws = model.sample_training_noise(torch.zeros(size, 1, 4, 4))
     return draws.t, draws.noise
 
 
@@ -153,7 +153,7 @@ def test_all_samplers_start_from_the_same_noise(sampler):
     model = DiffusionModule((1, 4, 4), Copy(), module().schedule, "x0")
 
     def noise():
-        return ImageNoise(9, range(3), (1, 4, 4), torch.device("cpu"))
+        return PerSampleNoise(9, range(3), (1, 4, 4), torch.device("cpu"))
 
     assert torch.equal(next(model.states(sampler, noise())).x0, noise().draw())
 
