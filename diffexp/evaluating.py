@@ -26,11 +26,12 @@ from diffexp.evaluation.sampling import sample_features, seconds_a_call
 from diffexp.evaluation.scores import measure
 from diffexp.evaluation.table import Cell, Table, cells
 from diffexp.files import sha256, writable
-from diffexp.hardware import autocast, precision_for
+from diffexp.hardware import out_of_memory_explained, precision_for
 from diffexp.locks import locked
 from diffexp.mirrors import connect_wandb, finish
 from diffexp.models.base import GenerativeModel
-from diffexp.sampling import fitted_batch_size
+from diffexp.models.precision import sampling_precision
+from diffexp.sampling import SMALLER, fitted_batch_size
 from diffexp.trained import Trained, build_trained
 
 
@@ -101,10 +102,11 @@ def evaluate(trained: Trained, request: EvaluateRequest, name: str) -> tuple[Tab
     writable(folder, "out")
     with locked(folder, "out"):
         table.take_up(folder)
-        with autocast(bench.precision, bench.model.device):
+        with sampling_precision(bench.model, bench.precision):
             size = fitted_batch_size(bench.model, [cell.sampler for cell in todo], request)
             request = replace(request, batch_size=size)
-            _fill(table, todo, folder, bench, request)
+            with out_of_memory_explained("batch_size", min(size, request.count), SMALLER):
+                _fill(table, todo, folder, bench, request)
     if "wandb" in experiment.loggers:
         _mirror(table, folder, experiment, request.wandb or experiment.wandb)
     return table, folder

@@ -13,12 +13,13 @@ from diffexp.errors import UserError
 from diffexp.evaluating import Bench, about_scores, default_out, prepare, score_block
 from diffexp.evaluation.table import Cell, Table
 from diffexp.files import writable
-from diffexp.hardware import autocast
+from diffexp.hardware import out_of_memory_explained
 from diffexp.locks import locked
 from diffexp.loggers import build_loggers
 from diffexp.mirrors import finish
+from diffexp.models.precision import sampling_precision
 from diffexp.runs import Run, free_run
-from diffexp.sampling import fitted_batch_size
+from diffexp.sampling import SMALLER, fitted_batch_size
 from diffexp.signals import end_on_signals
 from diffexp.trained import Trained
 from diffexp.training import quieten
@@ -88,7 +89,7 @@ def _run(trained: Trained, request: EvaluateRequest, trial: str | None, table: T
 def _score(table: Table, run: Run, bench: Bench, trained: Trained, request: EvaluateRequest) -> None:
     quieten()
     cell, experiment = table.cells[0], trained.experiment
-    with autocast(bench.precision, bench.model.device):
+    with sampling_precision(bench.model, bench.precision):
         request = replace(request, batch_size=fitted_batch_size(bench.model, [cell.sampler], request))
     config = {"training": as_dict(experiment), "checkpoint": table.about["checkpoint"], **as_dict(request)}
     loggers = build_loggers(experiment.loggers, run, 0, request.wandb or experiment.wandb, config)
@@ -97,7 +98,9 @@ def _score(table: Table, run: Run, bench: Bench, trained: Trained, request: Eval
         for block in range(request.blocks):
             run.write_status("running", block, request.blocks)
             if block == len(cell.blocks):
-                with autocast(bench.precision, bench.model.device):
+                images = min(request.batch_size, request.count)
+                explained = out_of_memory_explained("batch_size", images, SMALLER)
+                with explained, sampling_precision(bench.model, bench.precision):
                     score_block(cell, block, bench, request, bar.update)
                 table.write(run.path)
             done = replace(cell, blocks=cell.blocks[: block + 1], seconds=cell.seconds[: block + 1])

@@ -75,6 +75,38 @@ def full_float32() -> Iterator[None]:
             each.fp32_precision = precision
 
 
+@contextmanager
+def determinism_restored() -> Iterator[None]:
+    """After this context torch's choice of algorithms is what it was before, whatever a Trainer has set in it."""
+    algorithms, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(algorithms)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
+def out_of_memory_explained(key: str, images: int, remedy: str) -> Iterator[None]:
+    """Within this context a GPU that runs out of memory is the mistake of a key that says how many images it gets.
+
+    Args:
+        key: full name of that key.
+        images: at once.
+        remedy: a sentence that says which keys to change.
+
+    Raises:
+        UserError: instead of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        gigabytes = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0
+        raise UserError(
+            f"{key}: expected images that fit into the {gigabytes:.0f} GiB of the GPU, got {images} at once. {remedy}"
+        ) from error
+
+
 def cluster_plugins() -> list[SLURMEnvironment]:
     """Lightning's plugin for Slurm, where this is a task of an srun, without the saving and requeueing of its own.
 

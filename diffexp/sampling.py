@@ -16,9 +16,10 @@ from diffexp.config.merging import as_dict, differing
 from diffexp.config.variants import VariantConfig
 from diffexp.errors import UserError
 from diffexp.files import refuse_existing, whole_file, writable
-from diffexp.hardware import autocast, precision_for
+from diffexp.hardware import out_of_memory_explained, precision_for
 from diffexp.models.base import GenerativeModel, as_pixels
 from diffexp.models.memory import images_at_once
+from diffexp.models.precision import sampling_precision
 from diffexp.runs import Run
 from diffexp.trained import Trained
 
@@ -29,17 +30,23 @@ _NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npy
 _NUMBERED = re.compile(r"\d{6,}\.png")
 
 # Keys that say where and how fast images are drawn, which no file's name tells.
-_UNNAMED = ("batch_size", "memory_gb", "accelerator", "precision", "compile", "out", "overwrite")
+_UNNAMED = ("batch_size", "memory_gb", "accelerator", "precision", "compile", "cuda_graphs", "out", "overwrite")
+
+# What to do when a GPU's memory does not suffice.
+SMALLER = "Set a smaller batch_size, or memory_gb to the GiB that sampling may take."
 
 
 def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:
     """uint8 (count, C, H, W), batch by batch, with a progress bar over network calls."""
     batches = []
-    with autocast(precision_for(request.precision, model.device), model.device):
-        size = fitted_batch_size(model, [request.sampler], request)
+    with sampling_precision(model, precision_for(request.precision, model.device)):
+        size = min(fitted_batch_size(model, [request.sampler], request), request.count)
         starts = range(0, request.count, size)
         total = len(starts) * model.network_calls(request.sampler)
-        with tqdm(total=total, desc=f"sample {request.sampler.name}", unit="call", delay=1) as bar:
+        with (
+            out_of_memory_explained("batch_size", size, SMALLER),
+            tqdm(total=total, desc=f"sample {request.sampler.name}", unit="call", delay=1) as bar,
+        ):
             for start in starts:
                 indices = range(start, min(start + size, request.count))
                 images = model.sample(request.sampler, indices, request.seed, on_call=bar.update)
@@ -50,16 +57,18 @@ def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:
 def fitted_batch_size(
     model: GenerativeModel, samplers: Iterable[VariantConfig], request: SampleRequest | EvaluateRequest
 ) -> int:
-    """Images to sample at once with any of the samplers, in the memory that is given; compiles the model if wanted.
+    """Images to sample at once with any of the samplers, in the memory that is given; prepares the model for them.
 
     Raises:
-        UserError: if one image takes more memory, or the model cannot be compiled.
+        UserError: if one image takes more memory, or the model cannot be compiled or recorded.
     """
     size = request.batch_size
     if request.memory_gb is not None:
         size = min(images_at_once(model, sampler, size, request.memory_gb) for sampler in samplers)
     if request.compile:
         model.compile_network(sampling=True)
+    if request.cuda_graphs:
+        model.use_cuda_graphs()
     return size
 
 

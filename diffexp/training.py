@@ -36,7 +36,16 @@ from diffexp.evaluation.extractors import build_extractor
 from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.references import Reference, check_reference, reference
 from diffexp.files import remove_asides
-from diffexp.hardware import check_devices, check_tasks, cluster_plugins, device_for, is_main_process, precision_for
+from diffexp.hardware import (
+    check_devices,
+    check_tasks,
+    cluster_plugins,
+    determinism_restored,
+    device_for,
+    is_main_process,
+    out_of_memory_explained,
+    precision_for,
+)
 from diffexp.locks import locked
 from diffexp.loggers import MetricsFile, build_loggers, repair_metrics
 from diffexp.mirrors import finish
@@ -91,7 +100,7 @@ def train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Seque
     """
     quieten()
     try:
-        with locked(run.path, "run_dir") if is_main_process() else nullcontext():
+        with determinism_restored(), locked(run.path, "run_dir") if is_main_process() else nullcontext():
             return _train(experiment, run, plugins, callbacks)
     except BaseException:
         run.discard_if_empty()
@@ -113,6 +122,10 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
     model = build_model(experiment)
     if settings.compile:
         model.compile_network(training=True)
+    if settings.cuda_graphs:
+        model.use_cuda_graphs()
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
     data = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed)
     real = _real_images(data, model)
     extractor = _extractor(experiment, model, data)
@@ -159,6 +172,7 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
         devices=settings.devices,
         num_nodes=settings.nodes,
         precision=precision,  # type: ignore[arg-type]  # one of Lightning's literals
+        deterministic=settings.deterministic or None,  # None leaves what a caller of ours has set
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip,
         log_every_n_steps=settings.log_every,
@@ -171,7 +185,10 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    _fit(trainer, model, data, newest, run)
+    images = settings.batch_size // (settings.devices * settings.nodes * settings.accumulate)
+    smaller = f"Set training.accumulate={2 * settings.accumulate}, which computes the same step in smaller parts."
+    with out_of_memory_explained("training.batch_size", images, smaller):
+        _fit(trainer, model, data, newest, run)
     step = trainer.global_step
     complete = step >= settings.steps and all(each.finished(step) for each in periodic)
     stopped_by = None if complete else stop.received

@@ -17,6 +17,7 @@ from diffexp.callbacks.grids import beside, grid, save_png, tensor_of
 from diffexp.callbacks.periodic import GivenUpError, Periodic
 from diffexp.callbacks.progress import calls_bar
 from diffexp.files import see_folder
+from diffexp.hardware import out_of_memory_explained
 from diffexp.models.base import GenerativeModel, as_pixels
 from diffexp.tolerance import Tolerance
 
@@ -104,7 +105,10 @@ class SampleGrid(Periodic):
         mine = range(rank * share, (rank + 1) * share)  # the last process may draw a few more than are wanted
         calls = model.network_calls(variant)
         start = time.perf_counter()
-        with calls_bar(f"sample {name}", calls, disable=rank > 0) as bar:
+        with (
+            out_of_memory_explained("sample_grid.count", share, "Set a smaller sample_grid.count."),
+            calls_bar(f"sample {name}", calls, disable=rank > 0) as bar,
+        ):
             images = as_pixels(model.sample(variant, mine, self.seed, on_call=self.watch(trainer, bar.update)))
         if world > 1:
             gathered = trainer.strategy.all_gather(images)

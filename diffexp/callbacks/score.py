@@ -22,6 +22,7 @@ from diffexp.evaluation.references import Reference
 from diffexp.evaluation.sampling import expected_seconds, sample_features
 from diffexp.evaluation.scores import Scores, measure, told
 from diffexp.files import see_folder, write_text
+from diffexp.hardware import out_of_memory_explained
 from diffexp.models.base import GenerativeModel
 from diffexp.tolerance import Tolerance
 
@@ -206,7 +207,11 @@ class Score(Periodic):
         share = -(-self.count // trainer.world_size)
         calls = model.network_calls(variant) * -(-share // self.batch_size)
         quiet = not trainer.is_global_zero
-        with calls_bar(f"score {name}", calls, disable=quiet) as bar:
+        batch = min(self.batch_size, share)
+        with (
+            out_of_memory_explained("score.batch_size", batch, "Set a smaller score.batch_size."),
+            calls_bar(f"score {name}", calls, disable=quiet) as bar,
+        ):
             sampled = sample_features(
                 model,
                 variant,

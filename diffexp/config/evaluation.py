@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from diffexp.config.fields import absolute, number
 from diffexp.config.registry import Choice, Registry
 from diffexp.config.variants import DEFAULT_SPACING, Spacing, VariantConfig
-from diffexp.config.words import Accelerator, Precision, Split, Wandb, Weights
+from diffexp.config.words import Accelerator, SamplingPrecision, Split, Wandb, Weights
 
 if TYPE_CHECKING:
     from diffexp.config.experiment import Experiment
@@ -265,6 +265,7 @@ class EvaluateRequest:
         memory_gb: GiB that sampling may take beside the model; fewer images are sampled at once if need be.
         precision: in which the network samples; the extractor always computes in float32.
         compile: have torch compile the network first: half a minute or more, won back in some hundred network calls.
+        cuda_graphs: on a GPU, replay a CUDA graph of the network instead of launching its kernels one by one.
         out: folder of the table (or of the run that a single `sampler` makes); null is evaluations/ in the run's
             directory. What was interrupted is continued there.
         wandb: null is as the training has it.
@@ -285,8 +286,9 @@ class EvaluateRequest:
     batch_size: int = number(256, at_least=1)
     memory_gb: float | None = number(None, above=0)
     accelerator: Accelerator = "auto"
-    precision: Precision = "auto"
+    precision: SamplingPrecision = "auto"
     compile: bool = False
+    cuda_graphs: bool = False
     out: str | None = None
     wandb: Wandb | None = None
 

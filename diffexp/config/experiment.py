@@ -12,7 +12,7 @@ from diffexp.config.evaluation import Scoring
 from diffexp.config.fields import number
 from diffexp.config.models import ModelConfig
 from diffexp.config.variants import VariantConfig
-from diffexp.config.words import Accelerator, Precision, Wandb, Weights
+from diffexp.config.words import Accelerator, Precision, SamplingPrecision, Wandb, Weights
 
 
 @dataclass
@@ -62,6 +62,11 @@ class Training:
         precision: auto takes bf16-mixed where the hardware gains from it, else 32-true.
         compile: have torch compile the network's training step: minutes at every start, then faster on most GPUs and
             slower on CPUs. Results differ by rounding, on a GPU also between two starts.
+        channels_last: store feature maps with the channels last, the layout of a GPU's matrix units; results differ by
+            rounding.
+        cuda_graphs: draw the grids and scores while training by replaying CUDA graphs of the network.
+        deterministic: take torch's deterministic algorithms, which are slower: on a GPU, a resumed run is then the same
+            bit for bit.
         devices: processes on each node, each with a device of its own (on a CPU, a share of the cores).
         nodes: machines that train together.
         log_every: steps between two points of the logged curves.
@@ -73,6 +78,9 @@ class Training:
     gradient_clip: float | None = number(1.0, above=0)
     precision: Precision = "auto"
     compile: bool = False
+    channels_last: bool = False
+    cuda_graphs: bool = False
+    deterministic: bool = False
     accelerator: Accelerator = "auto"
     devices: int = number(1, at_least=1)
     nodes: int = number(1, at_least=1)
@@ -171,8 +179,9 @@ class SampleRequest:
         count: images; image i depends on the seed and i alone.
         batch_size: images sampled at once; changes nothing but memory, speed and rounding.
         memory_gb: GiB that sampling may take beside the model; fewer images are sampled at once if need be.
-        precision: in which the network runs; as in training.
+        precision: in which the network runs; as in training, or bf16-true, which rounds its weights to bfloat16.
         compile: have torch compile the network first: half a minute or more, won back in some hundred network calls.
+        cuda_graphs: on a GPU, replay a CUDA graph of the network instead of launching its kernels one by one.
         out: NAME.png (a grid), NAME.npz (an array `images`, uint8, N×H×W×C) or a folder of PNGs;
             null makes a grid in the run's drawings/.
         overwrite: replace the file `out`, or all numbered PNGs of the folder `out`; false refuses what exists.
@@ -185,8 +194,9 @@ class SampleRequest:
     batch_size: int = number(256, at_least=1)
     memory_gb: float | None = number(None, above=0)
     accelerator: Accelerator = "auto"
-    precision: Precision = "auto"
+    precision: SamplingPrecision = "auto"
     compile: bool = False
+    cuda_graphs: bool = False
     out: str | None = None
     overwrite: bool = False
 

@@ -7,6 +7,7 @@ Weights = Literal["ema", "raw"]
 Split = Literal["train", "held_out", "test"]  # of a dataset
 Accelerator = Literal["auto", "cpu", "gpu"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+SamplingPrecision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true"]
 
 
 @dataclass

@@ -35,7 +35,7 @@ class EndlessBatches(IterableDataset[dict[str, Tensor]]):
 
     For ``DataLoader(batches, batch_size=None, num_workers=any)``. Items are dicts: ``images``, uint8
     (b, C, H, W), ``index``, int64 (b,), their numbers in the set, and ``labels``, int64 (b,), if they have any. Without
-    `pixels` they have ``mirrored``, bool (b,), in the images' place: for those who hold the set somewhere themselves.
+    `pixels` they have ``index`` and, if some are mirrored, ``mirrored``, bool (b,): for callers that hold the set.
 
     Args:
         images: what to read.
@@ -94,10 +94,10 @@ class EndlessBatches(IterableDataset[dict[str, Tensor]]):
         size = self.batch_size // (self.world_size * self.accumulate)
         start = (batch * self.world_size + self.rank) * size
         indices, flips = map(torch.from_numpy, self._positions(start, start + size, passes))
-        item = {"index": indices, "mirrored": flips & self.flip}
-        if self.pixels:
-            mirrored = item.pop("mirrored")
-            item["images"] = mirror(self.images.fetch(indices), mirrored) if self.flip else self.images.fetch(indices)
+        item = {"index": indices}
+        if not self.pixels:
+            return {**item, "mirrored": flips} if self.flip else item
+        item["images"] = mirror(self.images.fetch(indices), flips) if self.flip else self.images.fetch(indices)
         if self.images.labels is not None:
             item["labels"] = self.images.labels[indices]
         return item

@@ -52,6 +52,7 @@ class ImageDataModule(L.LightningDataModule):
         self.flip = flip
         self.workers = workers
         self._resident: Tensor | None = None
+        self._resident_labels: Tensor | None = None
         self._splits: dict[str, Images | None] = {"train": train, "held_out": held_out, "test": test}
 
     @classmethod
@@ -111,7 +112,9 @@ class ImageDataModule(L.LightningDataModule):
                 f"and {accumulate} accumulated batches: choose a multiple of {world_size * accumulate}."
             )
         images = self.images("train")
-        self._resident = images.images.to(device) if resides(images, device) else None
+        if resides(images, device):
+            self._resident = images.images.to(device)
+            self._resident_labels = None if images.labels is None else images.labels.to(device)
         batches = EndlessBatches(
             images,
             self.batch_size,
@@ -128,14 +131,18 @@ class ImageDataModule(L.LightningDataModule):
         """Take the images from those that are on the device, where they are."""
         if self._resident is None:
             return batch
-        images, mirrored = self._resident.index_select(0, batch["index"]), batch.pop("mirrored")
-        return {**batch, "images": mirror(images, mirrored) if self.flip else images}
+        index = batch["index"]
+        images = self._resident.index_select(0, index)
+        item = {"index": index, "images": mirror(images, batch["mirrored"]) if self.flip else images}
+        if self._resident_labels is not None:
+            item["labels"] = self._resident_labels.index_select(0, index)
+        return item
 
 
 def resides(images: ImageSet, device: torch.device) -> TypeGuard[MemoryImages]:
     """Whether the images shall lie on the device as a whole: on a GPU of which they take a tenth at most.
 
-    Then a batch costs a few bytes an image on the way there, and no processor's time.
+    Then all that goes there for a batch is the images' numbers, and which are mirrored.
     """
     if device.type != "cuda" or not isinstance(images, MemoryImages):
         return False

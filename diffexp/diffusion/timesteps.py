@@ -99,7 +99,7 @@ class ImportanceSampler:
         before, after = same.tril(-1).sum(1), same.triu(1).sum(1)
         finite = losses.isfinite().all()
         kept = (after < self.KEPT) & finite
-        places = torch.where(kept, t, self.timesteps), (self.counts[t] + before) % self.KEPT
+        places = t.masked_fill(~kept, self.timesteps), (self.counts[t] + before) % self.KEPT
         self.squares[places] = losses.float().square().masked_fill(~finite, 0)
         self.counts += (t[:, None] == torch.arange(self.timesteps, device=t.device)).sum(0) * finite
 

@@ -45,7 +45,13 @@ class ManifoldReference:
 
 def _reach(bank: Tensor) -> Tensor:
     """The distance (m,) of each to its 3rd nearest other one."""
-    return torch.cat([torch.cdist(rows, bank).kthvalue(NEIGHBOURS + 1).values for rows in torch.split(bank, _CHUNK)])
+    return torch.cat([_rank(torch.cdist(rows, bank), NEIGHBOURS + 1) for rows in torch.split(bank, _CHUNK)])
+
+
+def _rank(distances: Tensor, rank: int) -> Tensor:
+    """The rank-th smallest number, counted from 1, in each row of distances (r, m)."""
+    # not kthvalue, which on a GPU has no deterministic algorithm
+    return distances.topk(rank, largest=False).values[:, -1]
 
 
 def _within(asked: Tensor, centres: Tensor, reach: Tensor) -> float:
@@ -91,4 +97,4 @@ def _nearest(asked: Tensor, reference: Tensor, neighbour: int) -> Tensor:
     # not by products of matrices, which round a small distance between large vectors away
     exact = "donot_use_mm_for_euclid_dist"
     distances = (torch.cdist(rows, reference, compute_mode=exact) for rows in torch.split(asked, 200))
-    return torch.cat([each.kthvalue(neighbour, dim=1).values for each in distances]).double()
+    return torch.cat([_rank(each, neighbour) for each in distances]).double()

@@ -52,13 +52,13 @@ def sample_features(
     gathering = Gathering(len(indices), extractor.dim, extractor.classes, extractor.device)
     mine = processes.share(len(indices))
     start = time.perf_counter()
-    problem: UserError | None = None
+    problem: Exception | None = None
     try:
         for first in range(mine.start, mine.stop, batch_size):
             chosen = indices[first : min(first + batch_size, mine.stop)]
             images = as_pixels(model.sample(variant, chosen, seed, on_call))
             gathering.add(extractor(images), first)
-    except UserError as error:  # told to the others before it ends this process: they would wait for ever
+    except (UserError, torch.OutOfMemoryError) as error:  # raised below, once the other processes know of it
         problem = error
     if processes.anywhere(problem is not None, extractor.device):
         raise problem or UserError("another process could not score its images")

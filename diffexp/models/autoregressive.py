@@ -13,7 +13,7 @@ from diffexp.config.families import PIXEL_NETWORKS, AncestralConfig, PixelNetwor
 from diffexp.data.images import to_float, to_uint8
 from diffexp.models.learner import Learner
 from diffexp.models.losses import MeanLosses
-from diffexp.networks.pixels import PixelNetwork
+from diffexp.networks.pixels import LEVELS, PixelNetwork
 from diffexp.randomness import PerSampleNoise
 
 
@@ -57,8 +57,10 @@ class AutoregressiveModule(Learner):
         with self.as_trained():
             steps = self.network.stepwise(len(indices))
             logits, levels = next(steps), []
+            below = torch.ones(LEVELS, LEVELS, dtype=torch.float64, device=self.device).triu()
             for quantile in quantiles.T:
-                chances = (logits.double() / variant.temperature).softmax(1).cumsum(1)
+                # not cumsum, which on a GPU has no deterministic algorithm
+                chances = (logits.double() / variant.temperature).softmax(1) @ below
                 levels.append((chances < quantile[:, None] * chances[:, -1:]).sum(1))
                 if on_call is not None:
                     on_call()

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import lightning as L
@@ -84,6 +84,22 @@ class GenerativeModel(L.LightningModule, ABC):
             UserError: if this model knows no way to.
         """
         raise UserError(f"compile: {type(self).__name__} cannot be compiled; leave it false")
+
+    def use_cuda_graphs(self) -> None:
+        """Sample by replaying CUDA graphs of the network, where the model is on a GPU.
+
+        Raises:
+            UserError: if this model knows no way to.
+        """
+        raise UserError(f"cuda_graphs: expected false for {type(self).__name__}, got true. Leave it out.")
+
+    def in_bfloat16(self) -> AbstractContextManager[None]:
+        """Within this context the model samples with weights in bfloat16.
+
+        Raises:
+            UserError: if this model cannot.
+        """
+        raise UserError(f"precision: expected bf16-mixed or 32-true for {type(self).__name__}, got bf16-true")
 
     def network_calls(self, variant: Any) -> int:
         """How many times `sample` calls the network for one batch: the usual measure of its cost."""

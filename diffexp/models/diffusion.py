@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from diffexp.diffusion.schedules import LITTLE_SIGNAL, MUCH_SIGNAL, Schedule
 from diffexp.diffusion.timesteps import ImportanceSampler, TimestepSampler, UniformSampler
 from diffexp.errors import UserError
 from diffexp.models.compiled import Compiled
+from diffexp.models.graphs import CUDAGraphs
 from diffexp.models.learner import Learner
 from diffexp.models.losses import LossByTime
 from diffexp.models.training_noise import TrainingNoise, TrainingNoiseSampler
@@ -77,6 +79,7 @@ class DiffusionModule(Learner):
         self.timesteps = timesteps or UniformSampler(schedule.timesteps)
         self.training_noise = TrainingNoiseSampler(self.timesteps, twice, classes, label_dropout)
         self._compiled: dict[str, Compiled] = {}
+        self.graphs: CUDAGraphs | None = None
         self._seen: list[Tensor] = []
         self._warned_of: set[str] = set()
 
@@ -86,6 +89,23 @@ class DiffusionModule(Learner):
             self._compiled["training"] = Compiled(self.network)
         if sampling:
             self._compiled["sampling"] = Compiled(self.network, graphs=True)
+
+    def use_cuda_graphs(self) -> None:
+        """See `GenerativeModel.use_cuda_graphs`; `graphs` holds them."""
+        self.graphs = CUDAGraphs(self.network)
+
+    @contextmanager
+    def in_bfloat16(self) -> Iterator[None]:
+        """See `GenerativeModel.in_bfloat16`; steps of samplers stay in float32, as do the network's buffers."""
+        parameters = list(self.network.parameters())
+        full = [parameter.data for parameter in parameters]
+        for parameter in parameters:
+            parameter.data = parameter.data.bfloat16()
+        try:
+            yield
+        finally:
+            for parameter, weights in zip(parameters, full, strict=True):
+                parameter.data = weights
 
     # --- training
 
@@ -134,6 +154,11 @@ class DiffusionModule(Learner):
         if isinstance(self.timesteps, ImportanceSampler):
             self.timesteps.load(checkpoint["timesteps"])
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Give the memory of recorded samplings back to training."""
+        if self.graphs is not None:
+            self.graphs.release()
+
     # --- sampling
 
     @torch.no_grad()
@@ -143,7 +168,10 @@ class DiffusionModule(Learner):
         """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.Sampler.walk`."""
         schedule, path = self.schedule, self._path(sampler)
         self._warn_of_the_start(sampler, path[0][0])
-        network: Any = self._compiled.get("sampling", self.network)
+        network: Any = self._compiled.get("sampling") or self.graphs or self.network
+        weights = next(self.network.parameters(), None)
+        if weights is not None and weights.dtype == torch.bfloat16:
+            network = _in_bfloat16(network)
         if on_call is not None:
             network = _telling(network, on_call)
         if self.classes is None:
@@ -279,6 +307,11 @@ class DiffusionModule(Learner):
     def label(self, variant: SamplerConfig) -> str:
         """The sampler's name, steps and keys."""
         return variant.label(variant.steps or self.schedule.timesteps)
+
+
+def _in_bfloat16(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The network for images x_t of any type, given to it in bfloat16."""
+    return lambda x, *others: network(x.bfloat16(), *others)
 
 
 def _telling(network: Callable[..., Tensor], on_call: Callable[[], object]) -> Callable[..., Tensor]:

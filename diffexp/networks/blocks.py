@@ -8,9 +8,28 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 
-def group_norm(groups: int, channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm that keeps the type of its input; statistics are computed in float32 in any case.
+
+    On a GPU, autocast would convert the input to float32: normalisation and activation would then move three times as
+    many bytes, and are limited by that. On a CPU autocast leaves the type as it is.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (B, C, H, W)."""
+        if not x.is_cuda or x.dtype == self.weight.dtype:
+            return super().forward(x)
+        return self.in_type_of(x)
+
+    def in_type_of(self, x: Tensor) -> Tensor:
+        """Normalise with weights of x's type, also under autocast."""
+        with torch.autocast(x.device.type, enabled=False):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+def group_norm(groups: int, channels: int) -> GroupNorm:
     """GroupNorm with the ε of the authors' code."""
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return GroupNorm(groups, channels, eps=1e-6)
 
 
 def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
@@ -40,7 +59,9 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """Embed the indices."""
         angles = t[:, None].float() * self.rates
-        embedding: Tensor = self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+        weights = next(self.layers.parameters())  # bfloat16 where all weights are
+        embedding: Tensor = self.layers(waves.to(weights.dtype))
         return embedding
 
 
@@ -109,7 +130,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
         b, c, h, w = x.shape
-        query, key, value = self.query_key_value(self.norm(x)).view(b, 3, c, h * w).transpose(2, 3).unbind(1)
+        query, key, value = self.query_key_value(self.norm(x)).reshape(b, 3, c, h * w).transpose(2, 3).unbind(1)
         out: Tensor = x + self.out(attend(query, key, value).transpose(1, 2).reshape(b, c, h, w))
         return out
 
@@ -123,7 +144,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Written out for few pixels on a CPU, where torch's fused kernel takes twice as long in bfloat16.
     """
     if query.device.type != "cpu" or query.shape[1] > _FEW_PIXELS:
-        query, key, value = (each.unsqueeze(1) for each in (query, key, value))  # torch 2.9 fuses four axes only
+        # the fused kernels take four axes (in torch 2.9) whose last is contiguous; for others torch computes all pairs
+        query, key, value = (each.contiguous().unsqueeze(1) for each in (query, key, value))
         return F.scaled_dot_product_attention(query, key, value).squeeze(1)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(1, 2)
     attended: Tensor = scores.softmax(dim=-1) @ value
@@ -152,11 +174,17 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Double the image."""
-        b, c, h, w = x.shape
-        # not F.interpolate, which autocast runs in float32
-        doubled = x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w)
-        out: Tensor = self.conv(doubled)
+        out: Tensor = self.conv(double(x))
         return out
+
+
+def double(x: Tensor) -> Tensor:
+    """Repeat every pixel: (B, C, H, W) → (B, C, 2H, 2W)."""
+    if x.device.type != "cpu":
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")  # keeps the memory format
+    b, c, h, w = x.shape
+    # not F.interpolate, which autocast runs in float32 on a CPU
+    return x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w)
 
 
 class Stage(nn.ModuleList):

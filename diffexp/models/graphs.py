@@ -1,0 +1,96 @@
+"""A network whose calls replay CUDA graphs."""
+
+import logging
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+_WARM_UP_CALLS = 2
+Key = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """A recorded call: copy the inputs in, replay, read the output."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+
+class CUDAGraphs:
+    """(x_t, t, …) → output by replaying a CUDA graph: one launch for all kernels of a network call.
+
+    A small batch keeps a GPU waiting for the launches of single kernels. The first call with new shapes, another
+    precision or weights at other addresses records; later ones replay. A replay reads the weights where they lie, so
+    an update in place counts. Calls on a CPU, and calls that need gradients, run the network itself; so do all calls
+    after diffexp has failed to record one, which it warns about once.
+
+    Args:
+        network: (x_t (B, C, H, W), indices t (B,), maybe classes (B,)) → (B, C, H, W); it must not wait for the GPU.
+
+    Attributes:
+        replays: how many calls replayed a graph.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.replays = 0
+        self._network = network
+        self._weights = list(chain(network.parameters(), network.buffers()))
+        self._recordings: dict[Key, _Recording] = {}
+        self._failed = False
+
+    def __call__(self, x: Tensor, *others: Tensor) -> Tensor:
+        """Apply the network to inputs without gradients."""
+        if not x.is_cuda or torch.is_grad_enabled() or self._failed:
+            out: Tensor = self._network(x, *others)
+            return out
+        inputs = (x, *others)
+        key = self._key(inputs)
+        recording = self._recordings.get(key)
+        if recording is None:
+            try:
+                recording = self._recordings[key] = self._record(inputs)
+            except RuntimeError as error:
+                self._failed = True
+                log.warning("cuda_graphs: expected a network that can be recorded, got: %s. It runs as it is.", error)
+                return self(x, *others)
+        for static, given in zip(recording.inputs, inputs, strict=True):
+            static.copy_(given)
+        recording.graph.replay()
+        self.replays += 1
+        return recording.output.clone()  # the next replay overwrites it
+
+    def release(self) -> None:
+        """Free the memory of all recordings."""
+        self._recordings.clear()
+
+    def _key(self, inputs: tuple[Tensor, ...]) -> Key:
+        """What a recording holds for: inputs, precision, mode, and where the weights are."""
+        shapes = tuple((each.shape, each.dtype, each.device) for each in inputs)
+        autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
+        return shapes, autocast, self._network.training, tuple(weight.data_ptr() for weight in self._weights)
+
+    def _record(self, inputs: tuple[Tensor, ...]) -> _Recording:
+        static = tuple(each.clone() for each in inputs)
+        device = static[0].device
+        # Autocast's cache would hand later calls tensors that lie in the graph's memory.
+        precision = torch.autocast(
+            "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
+        )
+        with torch.cuda.device(device), precision:
+            side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(side):  # libraries choose their algorithms and get their workspaces first
+                for _ in range(_WARM_UP_CALLS):
+                    self._network(*static)
+            torch.cuda.current_stream(device).wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            # other threads, such as one that pins batches, may use the GPU meanwhile
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                output = self._network(*static)
+        return _Recording(graph, static, output)
