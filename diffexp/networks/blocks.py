@@ -58,11 +58,14 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Embed the indices."""
-        angles = t[:, None].float() * self.rates
-        waves = torch.cat([angles.sin(), angles.cos()], dim=1)
         weights = next(self.layers.parameters())  # bfloat16 where all weights are
-        embedding: Tensor = self.layers(waves.to(weights.dtype))
+        embedding: Tensor = self.layers(self.waves(t).to(weights.dtype))
         return embedding
+
+    def waves(self, t: Tensor) -> Tensor:
+        """The sines, then the cosines: float32 (B, frequencies)."""
+        angles = t[:, None].float() * self.rates
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class Dropout(nn.Module):

@@ -97,6 +97,30 @@ def test_images_that_lie_on_the_device_make_the_same_batches(workers: int, monke
     assert torch.equal(torch.cat(watcher.seen), expected(7))
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_what_goes_to_the_device_is_what_it_lacks(flip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffexp.data.datamodule.resides", lambda images, device: True)
+    images = MemoryImages(numbered(20).images, torch.arange(20) % 3, ["a", "b", "c"])
+    module = ImageDataModule(images, 12, seed=5, flip=flip)
+    there: list[set[str]] = []
+    labels: list[Tensor] = []
+
+    class Labels(Watcher):
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+            labels.append((batch["labels"] == batch["index"] % 3).all())
+            return super().training_step(batch, batch_idx)
+
+        def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+            there.append(set(batch))
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    watcher = Labels()
+    trainer(3).fit(watcher, module)
+    assert there == [{"index", "mirrored"} if flip else {"index"}] * 3
+    assert all(labels)
+    assert len(labels) == 3
+
+
 def test_images_lie_on_no_cpu() -> None:
     assert not resides(numbered(3), torch.device("cpu"))
 
