@@ -1,4 +1,8 @@
-"""Tests run on the CPU, one thread a process: two run at a time, and what a test trains is small."""
+"""Tests run on the CPU, one thread a process: two run at a time, and what a test trains is small.
+
+Those marked gpu run if `-m gpu` asks for them and there is a GPU. With `--rehearse` they run on the CPU, as far as they
+can, to test the tests.
+"""
 
 import os
 import shutil
@@ -9,7 +13,6 @@ import pytest
 
 # before torch is imported, and for the processes that tests start
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("WANDB_MODE", "offline")
 
 
@@ -33,8 +36,22 @@ def compiler():
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="all repetitions of the endurance tests, not a share of them")
+    parser.addoption("--rehearse", action="store_true", help="run tests marked gpu on the CPU")
 
 
 def pytest_configure(config):
+    if config.getoption("-m") != "gpu" or config.getoption("--rehearse"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for GPUs
     if config.getoption("--full"):
         os.environ["FULL"] = "1"  # for what is read while tests are collected
+
+
+def pytest_collection_modifyitems(config, items):
+    import torch  # after pytest_configure
+
+    if torch.cuda.is_available() or config.getoption("--rehearse"):
+        return
+    of_gpus = [item for item in items if item.get_closest_marker("gpu")]
+    if of_gpus:
+        config.hook.pytest_deselected(items=of_gpus)
+        items[:] = [item for item in items if item not in set(of_gpus)]
