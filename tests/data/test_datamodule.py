@@ -48,12 +48,13 @@ class Watcher(L.LightningModule):
 
 def trainer(max_steps: int, **options: Any) -> L.Trainer:
     quiet = {
+        "accelerator": "cpu",
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    return L.Trainer(max_steps=max_steps, max_epochs=-1, accelerator="cpu", **quiet | options)
+    return L.Trainer(max_steps=max_steps, max_epochs=-1, **quiet | options)
 
 
 def expected(steps: int, **options: Any) -> Tensor:

@@ -29,7 +29,8 @@ PLAIN = [
     "training.steps=10",
     "checkpoint={'every': 1, 'keep': None}",
     "model.network.dropout=0",
-    "optim={'warmup_steps': 0, 'lr': 1e-3, 'eps': 1e-4, 'decay': 'none'}",  # so that rounding of tiny gradients does not turn Adam round
+    # a large ε: rounding of tiny gradients does not turn Adam round
+    "optim={'warmup_steps': 0, 'lr': 1e-3, 'eps': 1e-4, 'decay': 'none'}",
 ]
 
 
