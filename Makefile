@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-fast check format docs
+.PHONY: quickstart test test-fast check format docs gpu
 
 quickstart: $(VENV)/installed  ## train on handwritten digits, two to four minutes on two cores
 	$(BIN)/diffexp train digits
@@ -26,6 +26,11 @@ format: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev  ## write docs/config.md anew from the schemas
 	$(BIN)/python docs/write_reference.py
+
+OUT ?= benchmarks/results/gpu
+
+gpu:  ## on a machine with a CUDA device and the packages: test and measure into OUT; benchmarks/gpu/README.md
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu/kit.py --out $(OUT)
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -48,11 +48,15 @@ def seconds(function: Callable[[], object], device: torch.device | str = "cpu") 
 
 
 def alternate(
-    candidates: Mapping[str, Callable[[], object]], rounds: int, device: torch.device | str = "cpu"
+    candidates: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device | str = "cpu",
+    after_round: Callable[[dict[str, list[float]]], object] = lambda _: None,
 ) -> dict[str, list[float]]:
     """Seconds of every candidate in each round, after a round that does not count.
 
-    Each round begins with another candidate, so that none always runs behind the same one.
+    Each round begins with another candidate, so that none always runs behind the same one. `after_round` gets what has
+    been measured so far, to keep it.
     """
     names = list(candidates)
     measured: dict[str, list[float]] = {name: [] for name in names}
@@ -62,6 +66,8 @@ def alternate(
             took = seconds(candidates[name], device)
             if number:
                 measured[name].append(took)
+        if number:
+            after_round(measured)
         show(f"round {number} of {rounds}")
     show("")
     return measured

@@ -1,16 +1,18 @@
 """The networks that are compared: ours and the peers', of equal architecture as far as they can express it."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from denoising_diffusion_pytorch import Unet
-from diffusers import UNet2DModel
 from torch import nn
 
 from diffexp.diffusion.schedules import Schedule, linear
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.networks.unet import UNet
+
+if TYPE_CHECKING:  # a peer is imported where it is measured, so that the others run where it is not installed
+    from denoising_diffusion_pytorch import Unet
+    from diffusers import UNet2DModel
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,10 @@ class Size:
         """Our network with T = 1000, as a LightningModule."""
         return DiffusionModule(self.image_shape, self.ours(), Schedule(linear(1000)), prediction)
 
-    def diffusers(self) -> UNet2DModel:
+    def diffusers(self) -> "UNet2DModel":
         """The network of diffusers' DDPMs."""
+        from diffusers import UNet2DModel
+
         channels, side, _ = self.image_shape
         levels = range(len(self.multipliers))
         down = ["AttnDownBlock2D" if level == self.attention else "DownBlock2D" for level in levels]
@@ -75,8 +79,10 @@ class Size:
             dropout=self.dropout,
         )
 
-    def lucidrains(self) -> Unet:
+    def lucidrains(self) -> "Unet":
         """denoising-diffusion-pytorch's: linear attention on the other levels, two blocks on all."""
+        from denoising_diffusion_pytorch import Unet
+
         full = tuple(level == self.attention for level in range(len(self.multipliers)))
         return Unet(
             self.base_channels,

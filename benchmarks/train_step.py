@@ -2,8 +2,8 @@
 
     python benchmarks/train_step.py [--size fashion_mnist|cifar10|digits] [--compile] [--rounds 9]
 
-Every candidate gets the same images and draws its own t and ε. diffusers: UNet2DModel, DDPMScheduler, EMAModel and
-AdamW as its train_unconditional.py sets them up. denoising-diffusion-pytorch: Unet, GaussianDiffusion and EMA as its
+Every candidate gets the same images and draws its own t and ε, as its library does. diffusers: UNet2DModel,
+DDPMScheduler, EMAModel and AdamW as its train_unconditional.py sets them up. denoising-diffusion-pytorch: Unet, GaussianDiffusion and EMA as its
 Trainer does, with the average moved in every step as in the others. Ours: `DiffusionModule.loss`, fused AdamW,
 `FiniteSteps` and `EMA`; "default" is the precision that `auto` takes here.
 """
@@ -11,20 +11,17 @@ Trainer does, with the average moved in every step as in the others. Ours: `Diff
 import statistics
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 
-import ema_pytorch
 import networks
 import torch
-from denoising_diffusion_pytorch import GaussianDiffusion
-from diffusers import DDPMScheduler
-from diffusers.training_utils import EMAModel
 from measuring import alternate, arguments, flop_counter, matmul_peak, peak_memory, quotients, report, spread
 from networks import SIZES, Size
 from torch import Tensor, nn
 
 from diffexp.hardware import autocast, precision_for
 from diffexp.models.finite import FiniteSteps
-from diffexp.models.training_noise import TrainingNoise
+from diffexp.randomness import RandomNumbers, derive_seed
 
 Step = Callable[[Tensor], object]
 
@@ -39,14 +36,15 @@ def ours(size: Size, device: torch.device, precision: str, *, compiled: bool = F
     weights = [parameter.detach() for parameter in parameters]
     average = [weight.clone() for weight in weights]
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
-    finite = FiniteSteps(0)
+    finite, numbers = FiniteSteps(0), count()
 
     def step(x0: Tensor) -> None:
-        noise = torch.randn_like(x0)
-        t = torch.randint(module.schedule.timesteps, (len(x0),), device=device)
+        key = derive_seed("training", 0, next(numbers))
+        positions = torch.arange(len(x0), device=device)
+        noise = module.training_noise.sample(RandomNumbers(key, positions), len(x0), x0, None)
         with autocast(precision, device):
-            _, losses = module.loss(x0, TrainingNoise(t, noise))
-        finite.guarded(losses, t, None).backward()
+            _, losses = module.loss(x0, noise)
+        finite.guarded(losses, noise.t, None).backward()
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, norm)
@@ -60,6 +58,9 @@ def ours(size: Size, device: torch.device, precision: str, *, compiled: bool = F
 
 def diffusers(size: Size, device: torch.device, precision: str, *, compiled: bool = False) -> tuple[nn.Module, Step]:
     """The step of diffusers' examples/unconditional_image_generation/train_unconditional.py."""
+    from diffusers import DDPMScheduler  # here, so that the others run where it is not installed
+    from diffusers.training_utils import EMAModel
+
     network = networks.wake(size.diffusers().to(device))
     if compiled:
         network.compile()
@@ -83,6 +84,9 @@ def diffusers(size: Size, device: torch.device, precision: str, *, compiled: boo
 
 def lucidrains(size: Size, device: torch.device, precision: str, *, compiled: bool = False) -> tuple[nn.Module, Step]:
     """The step of denoising-diffusion-pytorch's Trainer."""
+    import ema_pytorch
+    from denoising_diffusion_pytorch import GaussianDiffusion
+
     network = networks.wake(size.lucidrains().to(device))
     if compiled:
         network.compile()
