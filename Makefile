@@ -11,6 +11,7 @@ quickstart: $(VENV)/installed  ## train on handwritten digits, two to four minut
 
 test: $(VENV)/installed-dev  ## the whole test suite
 	$(BIN)/pytest -n 3 --dist worksteal --durations 15
+	$(BIN)/pytest -n 3 --dist worksteal -m gpu --rehearse tests/gpu  # what of the tests on GPUs a CPU can run
 
 test-fast: $(VENV)/installed-dev  ## without the tests marked slow, under three minutes
 	$(BIN)/pytest -n 2 -m "not slow"

@@ -3,9 +3,9 @@
     python benchmarks/train_step.py [--size fashion_mnist|cifar10|digits] [--compile] [--rounds 9]
 
 Every candidate gets the same images and draws its own t and ε, as its library does. diffusers: UNet2DModel,
-DDPMScheduler, EMAModel and AdamW as its train_unconditional.py sets them up. denoising-diffusion-pytorch: Unet, GaussianDiffusion and EMA as its
-Trainer does, with the average moved in every step as in the others. Ours: `DiffusionModule.loss`, fused AdamW,
-`FiniteSteps` and `EMA`; "default" is the precision that `auto` takes here.
+DDPMScheduler, EMAModel and AdamW as its train_unconditional.py sets them up. denoising-diffusion-pytorch: Unet,
+GaussianDiffusion and EMA as its Trainer does, with the average moved in every step as in the others. Ours:
+`DiffusionModule.loss`, fused AdamW, `FiniteSteps` and `EMA`; "default" is the precision that `auto` takes here.
 """
 
 import statistics

@@ -121,7 +121,7 @@ def _philox(key: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[T
 
 
 _DRAWS_AT_ONCE = 16
-_NUMBERS_AT_ONCE = 2**20
+_IN_CACHE, _AT_ONCE = 2**18, 2**21  # numbers that a CPU and a GPU compute at once
 
 
 class PerSampleNoise:
@@ -149,7 +149,7 @@ class PerSampleNoise:
     def _infinite(self) -> Iterator[Tensor]:
         """Draws, several computed at once: a GPU, and a CPU with a small batch, wait for launches, not for numbers."""
         yield self._numbers.normal(0, self._shape)  # x_T, which may be all that is wanted
-        numbers = len(self.indices) * math.prod(self._shape)
-        draws = max(1, min(_DRAWS_AT_ONCE, _NUMBERS_AT_ONCE // numbers))
+        limit = _IN_CACHE if self._numbers.positions.device.type == "cpu" else _AT_ONCE
+        draws = max(1, min(_DRAWS_AT_ONCE, limit // (len(self.indices) * math.prod(self._shape))))
         for first in count(1, draws):
             yield from self._numbers.normals(first, draws, self._shape)

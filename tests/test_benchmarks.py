@@ -1,7 +1,9 @@
 """Every benchmark runs, and what it tells follows from what it has measured."""
 
+import argparse
 import importlib
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -17,6 +19,7 @@ QUICK = {
     "levers-digits": ["levers.py", "--size=digits", "--rounds=1"],
     "sampling_pipelines-digits": ["sampling.py", "--size=digits", "--images=2", "--steps=4", "--rounds=1"],
     "framework-digits-4": ["framework.py", "--size=digits", "--batch-size=4", "--rounds=4", "--steps=2"],
+    "noise": ["noise.py", "--images=2", "--rounds=1"],
     "data": ["data.py", "--batches=2", "--rounds=2", "--workers=1"],
     "scoring": ["scoring.py", "--images=300", "--probe=2", "--batch-size=4"],
 }
@@ -54,6 +57,124 @@ def benchmark(monkeypatch):
     """Imports a benchmark by its name."""
     monkeypatch.syspath_prepend(str(FOLDER))
     return importlib.import_module
+
+
+@pytest.mark.slow
+def test_the_gpu_kit_runs(tmp_path):
+    """On the CPU, with tiny sizes: each benchmark leaves its table, and the goals, which are for a GPU, stay open."""
+    command = [sys.executable, str(FOLDER / "gpu" / "kit.py"), "--device=cpu", "--quick", f"--out={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    summary = (tmp_path / "summary.md").read_text()
+    assert summary in done.stdout
+    content = json.loads((tmp_path / "summary.json").read_text())
+    assert content["tests"]["outcome"] == "ok"
+    assert (content["tests"]["passed"], content["tests"]["failed"]) == (2, 0)
+    names = [each["name"] for each in content["benchmarks"]]
+    assert names == ["train_step 4", "sampling 2", "scoring", "framework 4", "data 4"]
+    assert {each["outcome"] for each in content["benchmarks"]} == {"ok"}
+    tables = sorted(path.stem for path in tmp_path.glob("*-cpu.md"))
+    assert tables == sorted(path.stem for path in tmp_path.glob("*-cpu.json"))
+    assert len(tables) == 5
+    assert all((tmp_path / f"{name}.md").read_text() in summary for name in tables)
+    assert "failed:" not in summary
+    assert [row[-1] for row in content["goals"]] == ["not measured"] * 6
+
+
+def test_without_a_gpu_the_kit_says_so(tmp_path):
+    command = [sys.executable, str(FOLDER / "gpu" / "kit.py"), f"--out={tmp_path / 'out'}"]
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=hidden)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: --device: expected a CUDA device, found none.")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def gpu_benchmark(benchmark, monkeypatch):
+    """Imports a module of the GPU kit by its name."""
+    monkeypatch.syspath_prepend(str(FOLDER / "gpu"))
+    return benchmark
+
+
+def test_a_benchmark_that_fails_does_not_stop_the_next(gpu_benchmark, monkeypatch, tmp_path, capsys):
+    kit, ran = gpu_benchmark("kit"), []
+
+    def fail():
+        raise RuntimeError("CUDA error\nand more")
+
+    monkeypatch.setattr(kit, "benchmarks", lambda _: {"steps": {"one": fail, "two": lambda: ran.append("two")}})
+    kit.run_group("steps", argparse.Namespace(out=tmp_path))
+    assert ran == ["two"]
+    lines = [json.loads(line) for line in (tmp_path / "steps.status").read_text().splitlines()]
+    assert [line["outcome"] for line in lines] == ["failed: RuntimeError: CUDA error", "ok"]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_group_that_is_killed_keeps_what_it_has_done(gpu_benchmark, monkeypatch, tmp_path):
+    kit, status = gpu_benchmark("kit"), tmp_path / "steps.status"
+
+    def killed(command, log, limit):
+        assert "--group=steps" in command
+        status.write_text(json.dumps({"name": "one", "outcome": "ok", "seconds": 5.0}) + "\n")
+        return None, "\n## one\n\ntable\n\n## two\n", 140.0
+
+    monkeypatch.setattr(kit, "run", killed)
+    found = kit.fast(argparse.Namespace(out=tmp_path, only=["steps"], device="cuda", quick=False), tmp_path / "log")
+    assert [(each["name"], each["outcome"], each["seconds"]) for each in found] == [
+        ("one", "ok", 5.0),
+        ("two", "timed out after 140 s", 135.0),
+    ]
+    assert not status.exists()
+
+
+def test_a_command_that_takes_too_long_is_killed_with_all_it_started(gpu_benchmark, tmp_path):
+    kit = gpu_benchmark("kit")
+    script = "import subprocess, sys; print('begun', flush=True); subprocess.run(['sleep', '60'])"
+    code, output, seconds = kit.run([sys.executable, "-c", script], tmp_path / "log", 2.0)
+    assert (code, output) == (None, "begun\n")
+    assert 2 <= seconds < 20
+    assert (tmp_path / "log").read_text() == "begun\n"
+
+
+def test_what_cannot_be_built_becomes_a_row_and_the_rest_is_measured(gpu_benchmark):
+    candidates, kept = gpu_benchmark("candidates"), []
+
+    def missing():
+        raise ModuleNotFoundError("No module named 'nothing'", name="nothing")
+
+    def exhausted():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    makers = {"base": lambda: lambda: None, "peer": missing, "large": lambda: exhausted, "ours": lambda: lambda: None}
+    late = {"ours, compiled": lambda: lambda: None}
+    candidates.measure(makers, late, "base", 3, torch.device("cpu"), lambda measured, runs: kept.append(measured))
+    measured = kept[-1]
+    assert set(measured.seconds) == {"base", "ours", "ours, compiled"}
+    assert all(len(took) == 3 for took in measured.seconds.values())
+    assert measured.bases["ours"] == measured.seconds["base"] != measured.bases["ours, compiled"]
+    assert measured.missing_rows(3) == [["peer", "not installed: nothing", ""], ["large", "out of memory", ""]]
+
+
+def test_the_goals_follow_from_the_numbers(gpu_benchmark, tmp_path):
+    goals, steps, samples = (gpu_benchmark(name) for name in ("goals", "steps", "samples"))
+    seconds = {steps.DIFFUSERS: [4.0, 4.0], steps.DIFFUSERS_BF16: [2.2, 2.2], steps.OURS: [2.5, 2.5]}
+    seconds[f"{steps.OURS}, compiled"] = [1.0, 1.0]
+    bases = {name: [4.0, 4.0] for name in seconds} | {f"{steps.OURS}, compiled": [5.0, 5.0]}
+    (tmp_path / "train_step-cifar10-128-cuda.json").write_text(json.dumps({"seconds": seconds, "bases": bases}))
+    over = {"over_bare_calls": {"ours, bf16-true, CUDA graphs": 0.04, "ours, 32-true": 0.5}}
+    taken = {samples.DIFFUSERS: [3.0], "ours, bf16-mixed": [2.0]}
+    sampled = {"seconds": taken, "bases": {name: [3.0] for name in taken}, **over}
+    (tmp_path / "sampling-cifar10-64-cuda.json").write_text(json.dumps(sampled))
+    (tmp_path / "framework-cifar10-128-cuda.json").write_text(json.dumps({"added": 0.05}))
+    assert [row[2:] for row in goals.rows(tmp_path, "cuda")] == [
+        ["5.00", "yes"],
+        ["2.20", "yes"],
+        ["1.50", "MISSED"],
+        ["4.0%", "MISSED"],
+        ["5.0%", "yes"],
+        ["", "not measured"],
+    ]
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -8,16 +8,24 @@ import os
 # before cuBLAS is loaded: the workspace with which its results do not vary
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from diffexp.hardware import determinism_restored, full_float32
 
+FOLDER = Path(__file__).parent
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "tests/gpu/" in str(item.path):
-            item.add_marker(pytest.mark.gpu)
+
+def pytest_collection_modifyitems(config, items):
+    here = [item for item in items if item.path.is_relative_to(FOLDER)]
+    for item in here:
+        item.add_marker(pytest.mark.gpu)
+    if config.getoption("--rehearse"):
+        left_out = {item for item in here if "cuda" in item.fixturenames or "16-mixed" in item.nodeid}
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +36,7 @@ def device():
 
 @pytest.fixture
 def cuda(device):
-    """The GPU, for what a CPU cannot rehearse."""
-    if device.type != "cuda":
-        pytest.skip("a rehearsal: this needs the GPU itself")
+    """The GPU, for what a CPU cannot rehearse: with --rehearse these tests are deselected."""
     torch.cuda.empty_cache()
     return device
 

@@ -57,8 +57,6 @@ TOLERANCES = {"32-true": (1e-5, 1e-3), "bf16-mixed": (0.02, 0.2), "16-mixed": (0
 
 @pytest.mark.parametrize("precision", TOLERANCES)
 def test_steps_compute_what_the_cpus_do(on_cpu, device, tmp_path, precision):
-    if precision == "16-mixed" and device.type == "cpu":
-        pytest.skip("a rehearsal: no CPU trains in float16")
     fit(tmp_path / "run", device, *PLAIN, f"training.precision={precision}")
     of_loss, of_weights = TOLERANCES[precision]
     assert off(losses(tmp_path / "run"), losses(on_cpu)) < of_loss
@@ -109,8 +107,6 @@ def test_grids_by_cuda_graphs_are_those_without(device, tmp_path):
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_no_weight(device, tmp_path, broken, precision, what):  # noqa: F811
     """By the found_inf of the fused optimiser, or of fp16's scaler."""
-    if precision == "16-mixed" and device.type == "cpu":
-        pytest.skip("a rehearsal: no CPU trains in float16")
     broken([3, 4], what=what)
     fit(tmp_path / "run", device, *PLAIN, f"training.precision={precision}", "optim.skip_nonfinite=2")
     run = tmp_path / "run"
