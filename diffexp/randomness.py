@@ -120,7 +120,7 @@ def _philox(key: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[T
     return c0, c1 & _WORD, c2, c3 & _WORD
 
 
-_DRAWS_AT_ONCE = 16
+_DRAWS_AT_ONCE = 8
 _IN_CACHE, _AT_ONCE = 2**18, 2**21  # numbers that a CPU and a GPU compute at once
 
 

@@ -195,7 +195,7 @@ def test_memory_is_held(cuda, sampler):
     model.sample(sampler, range(count), 0)
     torch.cuda.synchronize()
     taken = torch.cuda.max_memory_allocated() - before
-    assert 0.5 * budget < taken <= budget
+    assert 0.4 * budget < taken <= budget
 
 
 def test_sampling_waits_for_nothing_between_its_steps(cuda):
