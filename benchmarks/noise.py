@@ -35,7 +35,7 @@ def candidates(images: int, device: torch.device) -> dict[str, Callable[[], Tens
     several = PerSampleNoise(0, range(images), SHAPE, device)
     found = {
         "numpy's Philox, image by image": by_numpy,
-        "ours, draw by draw": lambda: numbers.normal(1, SHAPE),
+        "ours, draw by draw": lambda: numbers.draws(1, 1, SHAPE)[0].normals,
         "ours, several draws at once": several.draw,
         "torch.randn, one stream": lambda: torch.randn(images, *SHAPE, device=device),
     }

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from diffexp.hardware import autocast, precision_for
 from diffexp.models.finite import FiniteSteps
-from diffexp.randomness import RandomNumbers, derive_seed
+from diffexp.models.training_noise import Place
+from diffexp.randomness import DrawsAhead, RandomNumbers
 
 Step = Callable[[Tensor], object]
 
@@ -37,11 +38,14 @@ def ours(size: Size, device: torch.device, precision: str, *, compiled: bool = F
     average = [weight.clone() for weight in weights]
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
     finite, numbers = FiniteSteps(0), count()
+    ahead: dict[int, DrawsAhead] = {}  # by the number of images
 
     def step(x0: Tensor) -> None:
-        key = derive_seed("training", 0, next(numbers))
-        positions = torch.arange(len(x0), device=device)
-        noise = module.training_noise.sample(RandomNumbers(key, positions), len(x0), x0, None)
+        draws = ahead.setdefault(
+            len(x0), DrawsAhead(RandomNumbers(0, torch.arange(len(x0), device=device)), x0.shape[1:])
+        )
+        place = Place(draws.numbers.positions, len(x0), 0)
+        noise = module.training_noise.sample(draws.at(next(numbers)), None, None, place)
         with autocast(precision, device):
             _, losses = module.loss(x0, noise)
         finite.guarded(losses, noise.t, None).backward()

@@ -8,6 +8,7 @@ no generator's state is ever saved.
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 
 import torch
@@ -50,6 +51,19 @@ _ROUNDS = 10
 _WORD = 0xFFFFFFFF  # the 32 bits of a word
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What one draw gives each of B images.
+
+    Attributes:
+        normals: N(0, 1), float32 (B, *shape).
+        uniforms: four numbers in [0, 1), multiples of 2⁻³²: float64 (4, B).
+    """
+
+    normals: Tensor
+    uniforms: Tensor
+
+
 class RandomNumbers:
     """Random numbers of the images of a batch: those of one image depend on (key, its position, draw) alone.
 
@@ -67,43 +81,30 @@ class RandomNumbers:
         self.key = key
         self.positions = positions
 
-    def at(self, positions: Tensor) -> "RandomNumbers":
-        """The numbers of the images at other positions, int64 (N,)."""
-        return RandomNumbers(self.key, positions)
-
-    def uniform(self, draw: int) -> Tensor:
-        """Uniform numbers in [0, 1), multiples of 2⁻³²: float64 (B,).
+    def draws(self, first: int, several: int, shape: Sequence[int]) -> list[Draw]:
+        """Several consecutive draws, computed at once.
 
         Args:
-            draw: which draw, in [0, 2³²); one draw gives either uniform numbers or normals.
+            first: number of the first, in [0, 2³²).
+            several: how many.
+            shape: of the normals of an image.
         """
-        return self._words(draw, 1, 1)[0].flatten() * 2.0**-32
-
-    def normal(self, draw: int, shape: Sequence[int]) -> Tensor:
-        """Normals N(0, 1): float32 (B, *shape)."""
-        return self.normals(draw, 1, shape)[0]
-
-    def normals(self, first: int, draws: int, shape: Sequence[int]) -> Tensor:
-        """Normals of several consecutive draws: float32 (draws, B, *shape)."""
-        size = math.prod(shape)
+        device, size = self.positions.device, math.prod(shape)
         blocks = -(-size // 4)
-        words = self._words(first, draws, blocks)
-        normals = torch.empty(draws, len(self.positions), 4, blocks, device=self.positions.device)
+        block = torch.arange(1 + blocks, device=device)  # the first gives the uniform numbers
+        draw = torch.arange(first, first + several, device=device)[:, None, None]
+        low, high = (self.positions & _WORD)[:, None], (self.positions >> 32)[:, None]
+        words = _philox(self.key, (block, draw, low, high))  # (several, B, 1 + blocks) each
+        uniforms = torch.stack([word[:, :, 0] for word in words], dim=1) * 2.0**-32
+        normals = torch.empty(several, len(self.positions), 4, blocks, device=device)
         for pair in (0, 2):
             # 1 - u is in (0, 1], whose logarithm is finite
-            radius = words[pair].double().add_(1).mul_(2.0**-32).log_().mul_(-2).sqrt_()
-            angle = words[pair + 1].double().mul_(2 * math.pi / 2**32)
+            radius = words[pair][:, :, 1:].double().add_(1).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+            angle = words[pair + 1][:, :, 1:].double().mul_(2 * math.pi / 2**32)
             normals[:, :, pair] = angle.cos().mul_(radius)
             normals[:, :, pair + 1] = angle.sin_().mul_(radius)
-        return normals.flatten(2)[:, :, :size].reshape(draws, -1, *shape)
-
-    def _words(self, first: int, draws: int, blocks: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Four words in [0, 2³²) of each counter (block, draw, position): int64 (draws, B, blocks) each."""
-        device = self.positions.device
-        block = torch.arange(blocks, device=device)
-        draw = torch.arange(first, first + draws, device=device)[:, None, None]
-        low, high = (self.positions & _WORD)[:, None], (self.positions >> 32)[:, None]
-        return _philox(self.key, (block, draw, low, high))
+        normals = normals.flatten(2)[:, :, :size].reshape(several, -1, *shape)
+        return [Draw(*each) for each in zip(normals, uniforms.double(), strict=True)]
 
 
 def _philox(key: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -124,6 +125,31 @@ _DRAWS_AT_ONCE = 8
 _IN_CACHE, _AT_ONCE = 2**18, 2**21  # numbers that a CPU and a GPU compute at once
 
 
+class DrawsAhead:
+    """Consecutive draws of `RandomNumbers`, of which several are computed ahead.
+
+    A draw is a hundred small operations. A GPU, and a CPU with a small batch, wait for their launches, not for numbers.
+
+    Args:
+        numbers: of the images.
+        shape: of the normals of an image.
+    """
+
+    def __init__(self, numbers: RandomNumbers, shape: Sequence[int]) -> None:
+        self.numbers = numbers
+        self._shape = tuple(shape)
+        limit = _IN_CACHE if numbers.positions.device.type == "cpu" else _AT_ONCE
+        each = max(1, len(numbers.positions) * math.prod(self._shape))
+        self._count = max(1, min(_DRAWS_AT_ONCE, limit // each))
+        self._ahead: dict[int, Draw] = {}
+
+    def at(self, number: int) -> Draw:
+        """The draw of a number, in [0, 2³²)."""
+        if number not in self._ahead:
+            self._ahead = dict(enumerate(self.numbers.draws(number, self._count, self._shape), number))
+        return self._ahead[number]
+
+
 class PerSampleNoise:
     """The noise that makes images: image i gets a stream of normals that depends on (seed, i) alone.
 
@@ -138,18 +164,16 @@ class PerSampleNoise:
 
     def __init__(self, seed: int, indices: Sequence[int], shape: Sequence[int], device: torch.device) -> None:
         self.indices = indices
-        self._numbers = RandomNumbers(derive_seed("image", seed), torch.tensor(list(indices), device=device))
-        self._shape = tuple(shape)
-        self._draws = self._infinite()
+        self._shape = shape
+        self._draws = self._infinite(seed, torch.tensor(list(indices), device=device))
 
     def draw(self) -> Tensor:
         """The next normals of every image: float32, shape (len(indices), C, H, W)."""
         return next(self._draws)
 
-    def _infinite(self) -> Iterator[Tensor]:
-        """Draws, several computed at once: a GPU, and a CPU with a small batch, wait for launches, not for numbers."""
-        yield self._numbers.normal(0, self._shape)  # x_T, which may be all that is wanted
-        limit = _IN_CACHE if self._numbers.positions.device.type == "cpu" else _AT_ONCE
-        draws = max(1, min(_DRAWS_AT_ONCE, limit // (len(self.indices) * math.prod(self._shape))))
-        for first in count(1, draws):
-            yield from self._numbers.normals(first, draws, self._shape)
+    def _infinite(self, seed: int, indices: Tensor) -> Iterator[Tensor]:
+        numbers = RandomNumbers(derive_seed("image", seed), indices)
+        yield numbers.draws(0, 1, self._shape)[0].normals  # x_T, which may be all that is wanted
+        ahead = DrawsAhead(numbers, self._shape)
+        for number in count(1):
+            yield ahead.at(number).normals

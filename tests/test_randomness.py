@@ -64,9 +64,10 @@ def test_the_words_are_those_that_the_authors_publish(counter, key, words):
 def test_normals_are_box_mullers_of_the_words():
     """In scalar arithmetic: the words of counter (block, draw, position), two normals of each pair."""
     key, position, draw = derive_seed("any"), 2**33 + 5, 7
-    drawn = RandomNumbers(key, torch.tensor([3, position])).normal(draw, (2, 5))[1].flatten().tolist()
+    found = RandomNumbers(key, torch.tensor([3, position])).draws(draw, 1, (2, 5))[0]
+    drawn = found.normals[1].flatten().tolist()
     planes = [[], [], [], []]
-    for block in range(3):
+    for block in range(1, 4):
         counter = (block, draw, position % 2**32, position >> 32)
         words = [int(word) for word in _philox(key, tuple(torch.tensor(each) for each in counter))]
         for pair in (0, 2):
@@ -82,18 +83,25 @@ def test_however_many_are_computed_at_once_a_draw_is_the_same(shape):
     noise = PerSampleNoise(3, [7, 2, 90], shape, CPU)
     numbers = RandomNumbers(derive_seed("image", 3), torch.tensor([7, 2, 90]))
     for draw in range(40):
-        assert torch.equal(noise.draw(), numbers.normal(draw, shape))
+        assert torch.equal(noise.draw(), numbers.draws(draw, 1, shape)[0].normals)
 
 
 def test_uniform_numbers_are_uniform_and_below_one():
-    numbers = RandomNumbers(1, torch.arange(100_000)).uniform(0)
-    assert 0 <= numbers.min() < 1e-4
-    assert 1 - 1e-4 < numbers.max() < 1
-    assert stats.kstest(numbers.numpy(), "uniform").pvalue > 1e-3
+    for numbers in RandomNumbers(1, torch.arange(100_000)).draws(0, 1, (1,))[0].uniforms:
+        assert 0 <= numbers.min() < 1e-4
+        assert 1 - 1e-4 < numbers.max() < 1
+        assert stats.kstest(numbers.numpy(), "uniform").pvalue > 1e-4
+
+
+def test_all_that_a_draw_gives_is_uncorrelated():
+    draws = RandomNumbers(4, torch.arange(50_000)).draws(0, 3, (3,))
+    columns = [column for draw in draws for column in (*draw.uniforms, *draw.normals.T.double())]
+    correlations = torch.corrcoef(torch.stack(columns)) - torch.eye(len(columns))
+    assert correlations.abs().max() < 5 / math.sqrt(50_000)
 
 
 def test_a_million_normals_have_the_moments_of_normals():
-    values = RandomNumbers(2, torch.arange(1000)).normal(0, (1000,)).double()
+    values = RandomNumbers(2, torch.arange(1000)).draws(0, 1, (1000,))[0].normals.double()
     for power, (moment, variance) in {1: (0, 1), 2: (1, 2), 3: (0, 15), 4: (3, 96)}.items():
         assert (values**power).mean().item() == pytest.approx(moment, abs=5 * math.sqrt(variance / 1e6))
 

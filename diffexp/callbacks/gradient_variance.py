@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from diffexp.data.images import to_float
-from diffexp.diffusion.timesteps import UniformSampler
 from diffexp.models.diffusion import DiffusionModule
-from diffexp.models.training_noise import NOISE, SECOND_NOISE, TIMESTEPS, TrainingNoise
+from diffexp.models.training_noise import TIMESTEPS, TrainingNoise
 from diffexp.randomness import RandomNumbers, derive_seed
 
 
@@ -59,8 +58,9 @@ class GradientVariance(L.Callback):
         for number in range(self.draws):
             key = derive_seed("gradient variance", model.seed, step, number)
             numbers = RandomNumbers(key, torch.arange(len(x0), device=x0.device))
-            t = UniformSampler(model.schedule.timesteps).sample(numbers, TIMESTEPS, len(x0))
-            noise, other = (numbers.normal(draw, x0.shape[1:]) for draw in (NOISE, SECOND_NOISE))
+            of_noise, of_other = numbers.draws(0, 2, x0.shape[1:])
+            t = (of_noise.uniforms[TIMESTEPS] * model.schedule.timesteps).long()
+            noise, other = of_noise.normals, of_other.normals
             for kind, omega in enumerate((torch.zeros_like(other), other)):
                 _, minimised = model.loss(x0, TrainingNoise(t, noise, omega, labels))
                 found = torch.autograd.grad(minimised.mean(), weights)

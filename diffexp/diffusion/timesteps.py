@@ -1,23 +1,25 @@
 """How training samples the timesteps of a batch."""
 
+import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from diffexp.randomness import RandomNumbers
+from diffexp.randomness import derive_seed
 
 
 class TimestepSampler(Protocol):
     """A distribution on 0 … T-1."""
 
-    def sample(self, numbers: RandomNumbers, draw: int, batch_size: int) -> Tensor:
-        """Sample indices (B,) for images at B positions of a batch.
+    def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:
+        """Sample indices (B,) for B images of a step.
 
         Args:
-            numbers: of the images; their positions are in [0, batch_size).
-            draw: the first draw whose uniform numbers this takes; it may take the ones after it.
+            uniform: a number in [0, 1) for each image, float64 (B,).
+            positions: of the images in the global batch, int64 (B,), in [0, batch_size).
             batch_size: images of the step over all processes.
+            seed: of the step, the same for all its images.
         """
 
     def weights(self, t: Tensor) -> Tensor | None:
@@ -34,25 +36,29 @@ class UniformSampler:
     def __init__(self, timesteps: int) -> None:
         self.timesteps = timesteps
 
-    def sample(self, numbers: RandomNumbers, draw: int, batch_size: int) -> Tensor:  # noqa: D102  # as in the protocol
-        return (numbers.uniform(draw) * self.timesteps).long()
+    def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:  # noqa: D102  # as in the protocol
+        return (uniform * self.timesteps).long()
 
     def weights(self, t: Tensor) -> None:  # noqa: D102
         return None
 
 
 class StratifiedSampler(UniformSampler):
-    """One from each of `batch_size` equal parts of [0, T), dealt to the images in random order; uniform for each image.
+    """One from each of `batch_size` equal parts of [0, T), dealt to the images anew in every step.
+
+    For each image it is uniform.
 
     The mean loss of a batch varies less than with `UniformSampler` (Kingma et al. 2021, appendix I.1, with one offset a
     part).
     """
 
-    def sample(self, numbers: RandomNumbers, draw: int, batch_size: int) -> Tensor:  # noqa: D102
-        everybody = numbers.at(torch.arange(batch_size, device=numbers.positions.device))
-        parts = everybody.uniform(draw).argsort(stable=True)[numbers.positions]
-        offsets = numbers.uniform(draw + 1)
-        return ((parts + offsets) * self.timesteps / batch_size).long().clamp_(max=self.timesteps - 1)
+    def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:  # noqa: D102
+        # a permutation that costs nothing: images come in random order themselves
+        shift, factor = derive_seed("shift", seed) % batch_size, derive_seed("factor", seed) % batch_size
+        while math.gcd(factor, batch_size) != 1:
+            factor += 1
+        parts = (positions * factor + shift) % batch_size
+        return ((parts + uniform) * self.timesteps / batch_size).long().clamp_(max=self.timesteps - 1)
 
 
 class ImportanceSampler:
@@ -81,11 +87,11 @@ class ImportanceSampler:
         ready = (self.counts >= self.KEPT).all() & (means.sum() > 0)
         return torch.where(ready, learned, even)
 
-    def sample(self, numbers: RandomNumbers, draw: int, batch_size: int) -> Tensor:  # noqa: D102  # as in the protocol
-        self._to(numbers.positions.device)
+    def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:  # noqa: D102  # as in the protocol
+        self._to(uniform.device)
         # sums of integers do not depend on their order, which on a GPU varies
         limits = (self.probabilities() * 2.0**40).long().cumsum(0)
-        chosen = (numbers.uniform(draw) * limits[-1]).long()
+        chosen = (uniform * limits[-1]).long()
         return torch.searchsorted(limits, chosen, right=True)
 
     def weights(self, t: Tensor) -> Tensor:  # noqa: D102

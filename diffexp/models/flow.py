@@ -152,7 +152,7 @@ class FlowModule(Learner):
 
     def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The bits per dimension of the dequantised images."""
-        uniform = torch.special.ndtr(self.numbers(len(images)).normal(0, self.image_shape))
+        uniform = torch.special.ndtr(self.draw(len(images), self.image_shape).normals)
         losses = self.bits(images, uniform)
         self.losses.add(losses.detach()[:, None])
         return losses, None

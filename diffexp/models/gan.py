@@ -112,7 +112,7 @@ class GANModule(Learner):
 
     def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Both losses and the penalty."""
-        made = self.generator(self.numbers(len(images)).normal(0, (self.latent_dim,)))
+        made = self.generator(self.draw(len(images), (self.latent_dim,)).normals)
         fixed = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
         convincing: Tensor = functional_call(self.discriminator, fixed, (made,)).float()
         real = images.detach().requires_grad_(self.r1 > 0)

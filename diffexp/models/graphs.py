@@ -1,6 +1,8 @@
 """A network whose calls replay CUDA graphs."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -9,7 +11,6 @@ from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
-_WARM_UP_CALLS = 2
 Key = tuple[object, ...]
 
 
@@ -25,10 +26,10 @@ class _Recording:
 class CUDAGraphs:
     """(x_t, t, …) → output by replaying a CUDA graph: one launch for all kernels of a network call.
 
-    A small batch keeps a GPU waiting for the launches of single kernels. The first call with new shapes, another
-    precision or weights at other addresses records; later ones replay. A replay reads the weights where they lie, so
-    an update in place counts. Calls on a CPU, and calls that need gradients, run the network itself; so do all calls
-    after diffexp has failed to record one, which it warns about once.
+    A small batch keeps a GPU waiting for the launches of single kernels. The first call with new shapes or another
+    precision records; later ones replay. A replay reads the weights where they lie, so an update in place counts; once
+    they lie elsewhere, all recordings are released. Calls on a CPU, and calls that need gradients, run the network
+    itself; so do all calls after diffexp has failed to record one, which it warns about once.
 
     Args:
         network: (x_t (B, C, H, W), indices t (B,), maybe classes (B,)) → (B, C, H, W); it must not wait for the GPU.
@@ -42,6 +43,7 @@ class CUDAGraphs:
         self._network = network
         self._weights = list(chain(network.parameters(), network.buffers()))
         self._recordings: dict[Key, _Recording] = {}
+        self._addresses: Key = ()
         self._failed = False
 
     def __call__(self, x: Tensor, *others: Tensor) -> Tensor:
@@ -49,6 +51,10 @@ class CUDAGraphs:
         if not x.is_cuda or torch.is_grad_enabled() or self._failed:
             out: Tensor = self._network(x, *others)
             return out
+        addresses = tuple(weight.data_ptr() for weight in self._weights)
+        if addresses != self._addresses:
+            self.release()
+            self._addresses = addresses
         inputs = (x, *others)
         key = self._key(inputs)
         recording = self._recordings.get(key)
@@ -70,10 +76,10 @@ class CUDAGraphs:
         self._recordings.clear()
 
     def _key(self, inputs: tuple[Tensor, ...]) -> Key:
-        """What a recording holds for: inputs, precision, mode, and where the weights are."""
+        """What a recording holds for: shapes and types of the inputs, precision, and the network's mode."""
         shapes = tuple((each.shape, each.dtype, each.device) for each in inputs)
         autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
-        return shapes, autocast, self._network.training, tuple(weight.data_ptr() for weight in self._weights)
+        return shapes, autocast, self._network.training
 
     def _record(self, inputs: tuple[Tensor, ...]) -> _Recording:
         static = tuple(each.clone() for each in inputs)
@@ -85,8 +91,9 @@ class CUDAGraphs:
         with torch.cuda.device(device), precision:
             side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(side):  # libraries choose their algorithms and get their workspaces first
-                for _ in range(_WARM_UP_CALLS):
+            with torch.cuda.stream(side):
+                self._network(*static)  # libraries choose their algorithms and get their workspaces first
+                with _no_waiting():  # an error here is harmless; one while recording leaves torch's generator in it
                     self._network(*static)
             torch.cuda.current_stream(device).wait_stream(side)
             graph = torch.cuda.CUDAGraph()
@@ -94,3 +101,14 @@ class CUDAGraphs:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 output = self._network(*static)
         return _Recording(graph, static, output)
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """Within this context an operation that waits for the GPU raises a RuntimeError."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

@@ -45,7 +45,7 @@ class LatentDiffusionModule(DiffusionModule):
 
     def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Those of the latents."""
-        z = self.encode(images, self.numbers(len(images), "latents").normal(0, self.x_shape))
+        z = self.encode(images, self.draw(len(images), self.x_shape, "latents").normals)
         if self.trainer.global_step == 0 and not self.latent_std:
             self._begin(images, z)
         return super().step_losses(z / self.latent_std, labels)

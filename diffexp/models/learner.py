@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from diffexp.data.images import to_float
 from diffexp.models.base import GenerativeModel, log_every
 from diffexp.models.finite import FiniteSteps
 from diffexp.models.losses import MeanLosses
-from diffexp.randomness import RandomNumbers, derive_seed, seed_drawing
+from diffexp.randomness import Draw, DrawsAhead, RandomNumbers, derive_seed, seed_drawing
 
 
 class Learner(GenerativeModel):
@@ -43,6 +44,7 @@ class Learner(GenerativeModel):
         self.seed = seed
         self.losses = losses
         self.finite = FiniteSteps(self.optim.skip_nonfinite)
+        self._ahead: dict[tuple[object, ...], DrawsAhead] = {}
         self._step = -1
         self._micro_batch = 0
 
@@ -81,11 +83,27 @@ class Learner(GenerativeModel):
         self._log(step + 1)
         return self.finite.guarded(minimised, t, batch.get("index"))
 
-    def numbers(self, size: int, purpose: str = "training") -> RandomNumbers:
-        """The random numbers of this step for the `size` images here, by their positions in the global batch."""
+    def draw(self, size: int, shape: Sequence[int], purpose: str = "training") -> Draw:
+        """What this step draws for the `size` images here, by their positions in the global batch.
+
+        Args:
+            size: images.
+            shape: of the normals of an image.
+            purpose: draws for one purpose are independent of those for another.
+        """
+        return self._draws(size, tuple(shape), purpose).at(self._step)
+
+    def positions(self, size: int, shape: Sequence[int]) -> Tensor:
+        """Of the images here in the global batch, int64 (size,)."""
+        return self._draws(size, tuple(shape), "training").numbers.positions
+
+    def _draws(self, size: int, shape: tuple[int, ...], purpose: str) -> DrawsAhead:
         first = self.part * size
-        positions = torch.arange(first, first + size, device=self.device)
-        return RandomNumbers(derive_seed(purpose, self.seed, self._step), positions)
+        address = (purpose, first, size, shape, self.device)
+        if address not in self._ahead:
+            positions = torch.arange(first, first + size, device=self.device)
+            self._ahead[address] = DrawsAhead(RandomNumbers(derive_seed(purpose, self.seed), positions), shape)
+        return self._ahead[address]
 
     @property
     def parts(self) -> int:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from diffexp.diffusion.timesteps import TimestepSampler
-from diffexp.randomness import RandomNumbers
+from diffexp.randomness import Draw
 
-# Draws of `RandomNumbers`, from which each of these takes its numbers.
-NOISE, SECOND_NOISE, CLASS_DROPOUT, TIMESTEPS = 0, 1, 2, 3
+# Which of a draw's uniform numbers each of these takes.
+TIMESTEPS, CLASS_DROPOUT = 0, 1
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,21 @@ class TrainingNoise:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the images of a process are in their step.
+
+    Attributes:
+        positions: in the global batch, int64 (B,).
+        batch_size: images of the step over all processes and accumulated batches.
+        seed: of the step, the same for all its images.
+    """
+
+    positions: Tensor
+    batch_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class TrainingNoiseSampler:
     """Samples the training noise of a step; that of an image depends on its position in the global batch alone.
 
@@ -48,24 +63,18 @@ class TrainingNoiseSampler:
     classes: int | None = None
     label_dropout: float = 0.0
 
-    def sample(self, numbers: RandomNumbers, batch_size: int, images: Tensor, labels: Tensor | None) -> TrainingNoise:
-        """Sample for images (B, C, H, W) with these labels (B,).
+    def sample(self, draw: Draw, other: Tensor | None, labels: Tensor | None, place: Place) -> TrainingNoise:
+        """Sample for images with these labels (B,).
 
         Args:
-            numbers: of the images, at their positions in the global batch of `batch_size` images.
-            batch_size: over all processes and accumulated batches.
-            images: what the noise is added to.
+            draw: of the images, with normals of their shape.
+            other: further normals of that shape, if `second_noise` wants them.
             labels: classes of the images, for a model that learns them.
+            place: of the images in their step.
         """
-        shape = images.shape[1:]
-        t = self.timesteps.sample(numbers, TIMESTEPS, batch_size)
+        t = self.timesteps.sample(draw.uniforms[TIMESTEPS], place.positions, place.batch_size, place.seed)
+        dropped = None
         if self.classes is not None:
             assert labels is not None
-            labels = labels.masked_fill(numbers.uniform(CLASS_DROPOUT) < self.label_dropout, self.classes)
-        return TrainingNoise(
-            t,
-            numbers.normal(NOISE, shape),
-            numbers.normal(SECOND_NOISE, shape) if self.second_noise else None,
-            labels if self.classes is not None else None,
-            self.timesteps.weights(t),
-        )
+            dropped = labels.masked_fill(draw.uniforms[CLASS_DROPOUT] < self.label_dropout, self.classes)
+        return TrainingNoise(t, draw.normals, other, dropped, self.timesteps.weights(t))

@@ -77,7 +77,7 @@ class VAEModule(Learner):
 
     def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The negative bound, with β."""
-        noise = self.numbers(len(images)).normal(0, self.latent_shape)
+        noise = self.draw(len(images), self.latent_shape).normals
         reconstruction, kl = self.terms(images, noise)
         losses = reconstruction + self.beta * kl
         self.losses.add(torch.stack([losses, reconstruction, kl], dim=1).detach())

@@ -135,21 +135,23 @@ def test_vlb_is_t_times_the_term_and_hybrid_moves_the_variance_alone_by_it():
     torch.testing.assert_close(gradient[:, 1:], of_vlb[:, 1:])
 
 
-def numbers(count, step=0):
-    """The random numbers of a step for all images of its batch."""
-    return RandomNumbers(step, torch.arange(count))
+def sampled(sampler, count, step=0, positions=None):
+    """The timesteps of a step for all images of its batch, or those at some positions."""
+    positions = torch.arange(count) if positions is None else positions
+    uniform = RandomNumbers(step, positions).draws(0, 1, (1,))[0].uniforms[0]
+    return sampler.sample(uniform, positions, count, step)
 
 
 @pytest.mark.parametrize("sampler", [UniformSampler(1000), StratifiedSampler(1000), ImportanceSampler(1000)])
 def test_timesteps_depend_on_the_position_alone(sampler):
-    everybody = sampler.sample(numbers(12), 0, 12)
+    everybody = sampled(sampler, 12)
     for some in ([5], [3, 4], [11, 0]):
         positions = torch.tensor(some)
-        assert torch.equal(sampler.sample(RandomNumbers(0, positions), 0, 12), everybody[positions])
+        assert torch.equal(sampled(sampler, 12, positions=positions), everybody[positions])
 
 
 def test_stratified_timesteps_hit_every_part_once_and_are_uniform():
-    drawn = torch.stack([StratifiedSampler(1000).sample(numbers(10, step), 0, 10) for step in range(2000)])
+    drawn = torch.stack([sampled(StratifiedSampler(1000), 10, step) for step in range(2000)])
     assert torch.equal((drawn // 100).sort(1).values, torch.arange(10).expand(2000, 10))
     counts = torch.bincount(drawn.flatten(), minlength=1000).double()
     assert ((counts - 20) ** 2 / 20).sum().item() < 999 + 4 * math.sqrt(2 * 999)
@@ -160,7 +162,7 @@ def test_stratified_timesteps_hit_every_part_once_and_are_uniform():
 
 def test_a_stratified_batch_varies_less():
     means = [
-        torch.stack([(kind(1000).sample(numbers(16, step), 0, 16) / 999.0) ** 2 for step in range(500)]).mean(1).var()
+        torch.stack([(sampled(kind(1000), 16, step) / 999.0) ** 2 for step in range(500)]).mean(1).var()
         for kind in (UniformSampler, StratifiedSampler)
     ]
     assert means[1] < means[0] / 20
@@ -176,7 +178,7 @@ def test_importance_draws_as_the_root_mean_square_of_the_last_ten_losses():
     roots = torch.tensor([1, 2, 12.5**0.5, 0], dtype=torch.float64)
     expected = 0.999 * roots / roots.sum() + 0.001 / 4
     torch.testing.assert_close(timesteps.probabilities(), expected)
-    drawn = timesteps.sample(numbers(40_000), 0, 40_000)
+    drawn = sampled(timesteps, 40_000)
     shares = torch.bincount(drawn, minlength=4) / 40_000
     assert ((shares - expected).abs() < 4 * (expected / 40_000).sqrt()).all()
     # weighed, the mean is that of evenly drawn timesteps

@@ -73,7 +73,7 @@ def losses_of(model, images):
     model._trainer = type("Alone", (), {"world_size": 1, "global_rank": 0, "accumulate_grad_batches": 1})()
     model._step = 0
     losses, _ = model.step_losses(images, None)
-    z = model.numbers(len(images)).normal(0, (model.latent_dim,))
+    z = model.draw(len(images), (model.latent_dim,)).normals
     return losses.mean(), z
 
 
