@@ -95,9 +95,19 @@ def test_grids_by_cuda_graphs_are_those_without(device, tmp_path):
     grids = ["training.steps=4", "training.log_every=2", "sample_grid.every=2"]
     for wanted in ("false", "true"):
         fit(tmp_path / wanted, device, *grids, "training.deterministic=true", f"training.cuda_graphs={wanted}")
-    names = sorted(file.name for file in (tmp_path / "true" / "samples").iterdir())
-    assert len(names) == 6
+    assert len(list((tmp_path / "true" / "samples").iterdir())) == 6
     assert losses(tmp_path / "true").equal(losses(tmp_path / "false"))
+
+
+def test_scores_while_training_have_deterministic_algorithms(device, tmp_path):
+    sampler = "'samplers': {'ddim-50': None, 'two': {'name': 'ddim', 'steps': 2}}"
+    score = f"score={{'every': 4, 'count': 100, 'extractor': {{'name': 'digits_v1'}}, {sampler}}}"
+    brief = ["training.steps=4", "training.log_every=2", "sample_grid=null", "training.deterministic=true", score]
+    for name in ("one", "two"):
+        fit(tmp_path / name, device, *brief)
+    one, two = (metrics(tmp_path / name)[-1] for name in ("one", "two"))
+    assert [name for name in one if "/fd_digits_v1" in name]
+    assert one == two
 
 
 # --- not finite
