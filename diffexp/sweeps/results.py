@@ -22,7 +22,8 @@ class Row:
     """A trial.
 
     Attributes:
-        value: the last one of the sweep's metric; None before it is logged.
+        value: the last one of the sweep's metric; None before it is logged, and of a trial that failed: what it logged
+            before is no result.
     """
 
     index: int
@@ -98,7 +99,9 @@ def _known(sweep: Sweep) -> list[Row]:
         if trial is None:
             continue
         parameters = {".".join(path): value for path, value in leaves(trial.parameters)}
-        found.append(Row(index, trial.name, parameters, read_record(sweep, index), _value(sweep, index)))
+        record = read_record(sweep, index)
+        value = None if record.state == "failed" else _value(sweep, index)
+        found.append(Row(index, trial.name, parameters, record, value))
     return found
 
 

@@ -92,7 +92,7 @@ def test_within_the_spread_of_seeds_or_not(folder):
     done = diffexp("reproduce", "run", "optim.eps=1.01e-8", "--seeds", "2", cwd=folder)
     assert "within the spread of 3 seeds" in done.stdout
     assert len(list(folder.glob("run-reproduced-*-seed[12]"))) == 2
-    far = diffexp("reproduce", "run", "optim.lr=0.5", cwd=folder, expect=1)
+    far = diffexp("reproduce", "run", "optim.lr=2", cwd=folder, expect=1)
     assert "outside the spread of the scores" in far.stdout
 
 

@@ -122,7 +122,7 @@ def test_cancelled_it_does_not_begin_again(sweep):
 
 
 def test_a_trial_is_run_by_one_process_at_a_time(sweep):
-    made = sweep("at(10)")
+    made = sweep("time.sleep(1); at(10)")  # not over before it is halted
     with locked(made, 0) as lock:
         assert lock is not None
         assert attempt(made)[0] == "taken"
@@ -130,7 +130,7 @@ def test_a_trial_is_run_by_one_process_at_a_time(sweep):
 
 
 def test_the_lock_outlives_a_killed_supervisor(sweep):
-    made = sweep("at(10)")
+    made = sweep("time.sleep(1); at(10)")  # not over before it is halted
     with locked(made, 0) as lock:
         child = trying.start(made, made.trial(0), made.run(0), made.log(0), "id", os.environ, lock)
         os.kill(child.pid, signal.SIGSTOP)
