@@ -104,7 +104,7 @@ def test_a_benchmark_that_fails_does_not_stop_the_next(gpu_benchmark, monkeypatc
         raise RuntimeError("CUDA error\nand more")
 
     monkeypatch.setattr(kit, "benchmarks", lambda _: {"steps": {"one": fail, "two": lambda: ran.append("two")}})
-    kit.run_group("steps", argparse.Namespace(out=tmp_path))
+    kit.run_group("steps", argparse.Namespace(out=tmp_path, device="cpu"))
     assert ran == ["two"]
     lines = [json.loads(line) for line in (tmp_path / "steps.status").read_text().splitlines()]
     assert [line["outcome"] for line in lines] == ["failed: RuntimeError: CUDA error", "ok"]
@@ -148,7 +148,7 @@ def test_what_cannot_be_built_becomes_a_row_and_the_rest_is_measured(gpu_benchma
 
     makers = {"base": lambda: lambda: None, "peer": missing, "large": lambda: exhausted, "ours": lambda: lambda: None}
     late = {"ours, compiled": lambda: lambda: None}
-    candidates.measure(makers, late, "base", 3, torch.device("cpu"), lambda measured, runs: kept.append(measured))
+    candidates.measure(makers, late, "base", 3, torch.device("cpu"), kept.append)
     measured = kept[-1]
     assert set(measured.seconds) == {"base", "ours", "ours, compiled"}
     assert all(len(took) == 3 for took in measured.seconds.values())

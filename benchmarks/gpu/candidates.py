@@ -18,11 +18,13 @@ class Measured:
         seconds: of each candidate in each round.
         bases: of each, those of the base in the same rounds.
         missing: why the rest could not be measured.
+        memory: bytes that each took at most in its first run, all that it keeps included; none on a CPU.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     bases: dict[str, list[float]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
 
     def missing_rows(self, columns: int) -> list[list[str]]:
         """The rows of what could not be measured."""
@@ -35,7 +37,7 @@ def measure(
     base: str,
     rounds: int,
     device: torch.device,
-    write: Callable[[Measured, Mapping[str, Run]], object],
+    write: Callable[[Measured], object],
 ) -> None:
     """Measure candidates in alternation, then those that take minutes to build in alternation with the base.
 
@@ -45,14 +47,14 @@ def measure(
         base: the name of the candidate that the others are compared with.
         rounds: measurements of each.
         device: where they run.
-        write: gets what has been measured so far after every round, to keep it, and what has been built.
+        write: gets what has been measured so far after every round, to keep it.
     """
     measured = Measured()
     runs: dict[str, Run] = {}
     for group in (makers, late):
         here = {name: run for name, run in runs.items() if name == base}
         for name, make in group.items():
-            run = _built(name, make, measured.missing)
+            run = _built(name, make, device, measured)
             if run is not None:
                 here[name] = runs[name] = run
 
@@ -61,19 +63,26 @@ def measure(
                 if name != base or base not in measured.seconds:
                     measured.seconds[name] = took
                     measured.bases[name] = seconds.get(base, [])
-            write(measured, runs)
+            write(measured)
 
         if set(here) - {base} or group is makers:
             alternate(here, rounds, device, keep)
         elif group is late and measured.missing:
-            write(measured, runs)  # with the reasons
+            write(measured)  # with the reasons
 
 
-def _built(name: str, make: Callable[[], Run], missing: dict[str, str]) -> Run | None:
+def _built(name: str, make: Callable[[], Run], device: torch.device, measured: Measured) -> Run | None:
     """The candidate, after a first run; None if there can be none."""
+    missing, on_gpu = measured.missing, device.type == "cuda"
+    before = torch.cuda.memory_allocated(device) if on_gpu else 0
     try:
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
         run = make()
         run()
+        if on_gpu:
+            torch.cuda.synchronize(device)
+            measured.memory[name] = torch.cuda.max_memory_allocated(device) - before
     except ImportError as error:
         missing[name] = f"not installed: {error.name}"
     except torch.OutOfMemoryError:

@@ -8,6 +8,7 @@ table and a JSON file of each benchmark, log.txt, summary.md and summary.json. -
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -85,6 +86,9 @@ def run_group(group: str, given: argparse.Namespace) -> None:
         except Exception as error:  # the others are to run
             traceback.print_exc()
             outcome = f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+        gc.collect()
+        if given.device == "cuda":
+            torch.cuda.empty_cache()
         line = {"name": name, "outcome": outcome, "seconds": time.monotonic() - start}
         with (given.out / f"{group}.status").open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -2,7 +2,7 @@
 
 import argparse
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
@@ -139,7 +139,7 @@ def main(given: argparse.Namespace, images: int, *, all_of_them: bool = True) ->
     draw = seconds(lambda: [noise.draw() for _ in range(draws)], device) / draws
     columns = ["sampling", "s", "images/s", "× diffusers", "over the bare calls"]
 
-    def write(measured: Measured, _: Mapping[str, Run]) -> None:
+    def write(measured: Measured) -> None:
         rows, over = [], {}
         for name, took in measured.seconds.items():
             floor = measured.seconds.get(BARE.get(name, ""), [])

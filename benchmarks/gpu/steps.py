@@ -2,14 +2,14 @@
 
 import argparse
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import networks
 import torch
 import train_step
 from candidates import Measured, Run, measure
-from measuring import flop_counter, matmul_peak, peak_memory, quotients, report, spread
+from measuring import flop_counter, matmul_peak, quotients, report, spread
 from networks import SIZES, Size
 from torch import Tensor, nn
 
@@ -60,17 +60,14 @@ def main(given: argparse.Namespace, batch_size: int, steps: int) -> None:
 
     torch._dynamo.reset()  # or it compiles for any batch size, once it has seen two
     peak = matmul_peak(torch.bfloat16, device)
-    memory: dict[str, int | None] = {}
     columns = ["step", "parameters", "ms", "images/s", "of bf16 peak", "MiB at most", "× diffusers"]
 
-    def write(measured: Measured, runs: Mapping[str, Run]) -> None:
+    def write(measured: Measured) -> None:
         rows = []
         for name, seconds in measured.seconds.items():
             took = [each / steps for each in seconds]
             rate = batch_size / statistics.median(took)
-            if name not in memory:
-                memory[name] = peak_memory(runs[name], device)
-            used = memory[name]
+            used = measured.memory.get(name)
             rows.append(
                 [
                     name,
@@ -83,7 +80,14 @@ def main(given: argparse.Namespace, batch_size: int, steps: int) -> None:
                 ]
             )
         rows += measured.missing_rows(len(columns))
-        facts = {"seconds": measured.seconds, "bases": measured.bases, "steps": steps, "flops": flops, "peak": peak}
+        facts = {
+            "seconds": measured.seconds,
+            "bases": measured.bases,
+            "memory": measured.memory,
+            "steps": steps,
+            "flops": flops,
+            "peak": peak,
+        }
         report(given, f"train_step-{given.size}-{batch_size}", columns, rows, **facts)
 
     every = {name: partial(make, name, maker) for name, maker in makers(size, device).items()}

@@ -63,7 +63,8 @@ class CUDAGraphs:
                 recording = self._recordings[key] = self._record(inputs)
             except RuntimeError as error:
                 self._failed = True
-                log.warning("cuda_graphs: expected a network that can be recorded, got: %s. It runs as it is.", error)
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                log.warning("cuda_graphs: expected a network that can be recorded, got: %s. It runs as it is.", reason)
                 return self(x, *others)
         for static, given in zip(recording.inputs, inputs, strict=True):
             static.copy_(given)
