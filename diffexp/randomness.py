@@ -95,7 +95,8 @@ class RandomNumbers:
         draw = torch.arange(first, first + several, device=device)[:, None, None]
         low, high = (self.positions & _WORD)[:, None], (self.positions >> 32)[:, None]
         words = _philox(self.key, (block, draw, low, high))  # (several, B, 1 + blocks) each
-        uniforms = torch.stack([word[:, :, 0] for word in words], dim=1) * 2.0**-32
+        # in float64: float32 would round the largest of them to 1
+        uniforms = torch.stack([word[:, :, 0] for word in words], dim=1).double().mul_(2.0**-32)
         normals = torch.empty(several, len(self.positions), 4, blocks, device=device)
         for pair in (0, 2):
             # 1 - u is in (0, 1], whose logarithm is finite
@@ -104,7 +105,7 @@ class RandomNumbers:
             normals[:, :, pair] = angle.cos().mul_(radius)
             normals[:, :, pair + 1] = angle.sin_().mul_(radius)
         normals = normals.flatten(2)[:, :, :size].reshape(several, -1, *shape)
-        return [Draw(*each) for each in zip(normals, uniforms.double(), strict=True)]
+        return [Draw(*each) for each in zip(normals, uniforms, strict=True)]
 
 
 def _philox(key: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

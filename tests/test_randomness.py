@@ -93,6 +93,13 @@ def test_uniform_numbers_are_uniform_and_below_one():
         assert stats.kstest(numbers.numpy(), "uniform").pvalue > 1e-4
 
 
+def test_uniform_numbers_are_the_words_of_the_first_block():
+    found = RandomNumbers(7, torch.tensor([3, 9])).draws(5, 1, (2,))[0].uniforms
+    for column, position in enumerate((3, 9)):
+        words = [int(word) for word in _philox(7, tuple(torch.tensor(each) for each in (0, 5, position, 0)))]
+        assert found[:, column].tolist() == [word / 2**32 for word in words]  # exactly, so below 1
+
+
 def test_all_that_a_draw_gives_is_uncorrelated():
     draws = RandomNumbers(4, torch.arange(50_000)).draws(0, 3, (3,))
     columns = [column for draw in draws for column in (*draw.uniforms, *draw.normals.T.double())]
