@@ -98,8 +98,10 @@ class CUDAGraphs:
                     self._network(*static)
             torch.cuda.current_stream(device).wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            # other threads, such as one that pins batches, may use the GPU meanwhile
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            # Other threads, such as one that pins batches, may use the GPU meanwhile. A recording that fails would
+            # leave its stream as the current one.
+            here = torch.cuda.stream(torch.cuda.current_stream(device))
+            with here, torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 output = self._network(*static)
         return _Recording(graph, static, output)
 
