@@ -9,6 +9,7 @@ table and a JSON file of each benchmark, log.txt, summary.md and summary.json. -
 
 import argparse
 import gc
+import importlib.util
 import json
 import os
 import platform
@@ -140,9 +141,7 @@ def correct(given: argparse.Namespace, log: Path) -> dict[str, Any]:
     options = ["-m", "gpu", "-v", "--tb=short", "-p", "no:cacheprovider", "--durations=8"]
     if given.device == "cpu":
         options.append("--rehearse")
-    with suppress(ImportError):
-        import xdist  # noqa: F401
-
+    elif importlib.util.find_spec("xdist") is not None:
         options += ["-n", "6", "--dist", "worksteal"]
     chosen = ["tests/gpu/test_data.py"] if given.quick else ["tests/gpu"]
     code, output, seconds = run([sys.executable, "-m", "pytest", *options, *chosen], log, TEST_SECONDS)

@@ -164,4 +164,5 @@ def main(given: argparse.Namespace, images: int, *, all_of_them: bool = True) ->
 
     every = makers(size, device, images, all_of_them=all_of_them)
     late = {name: every.pop(name) for name in list(every) if "compiled" in name}
+    late = {} if given.quick else late  # compiling takes a rehearsal longer than all else
     measure(every, late, DIFFUSERS, given.rounds, device, write)

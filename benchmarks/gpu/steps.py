@@ -92,6 +92,7 @@ def main(given: argparse.Namespace, batch_size: int, steps: int) -> None:
 
     every = {name: partial(make, name, maker) for name, maker in makers(size, device).items()}
     late = {name: every.pop(name) for name in list(every) if "compiled" in name}
+    late = {} if given.quick else late  # compiling takes a rehearsal longer than all else
     measure(every, late, DIFFUSERS, given.rounds, device, write)
 
 
