@@ -38,11 +38,13 @@ class StopOnSignal(L.Callback):
         if trainer.global_step == self._step:
             return  # an accumulated batch: its gradients would be lost
         self._step = trainer.global_step
-        if trainer.world_size > 1:  # a launcher may have told only one of them
-            mine = torch.tensor(float(self.received or 0), device=trainer.strategy.root_device)
+        number = int(self.received or 0)
+        if trainer.world_size > 1:  # a launcher may send it to one of them only
+            mine = torch.tensor(float(number), device=trainer.strategy.root_device)
             number = int(trainer.strategy.reduce(mine, reduce_op="max"))
-            self.received = signal.Signals(number) if number else None
-        trainer.should_stop = trainer.should_stop or self.received is not None
+        if number:  # one that comes in between counts at the next step: the others do not know of it
+            self.received = signal.Signals(number)
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the former handlers back."""

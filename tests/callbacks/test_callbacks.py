@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -163,3 +164,22 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_ends_as_finished(tmp_pa
     fit([status], 3, checkpoint=tmp_path / "step-00000003.ckpt")
     assert [each[:3] for each in told] == [("finished", 3, 3)]
     assert 7.0 <= told[0][3] < 60
+
+
+def test_a_signal_that_comes_while_the_processes_agree_counts_at_the_next_step():
+    stop = StopOnSignal()
+    of_others = iter([0, 0])
+
+    def reduce(mine, reduce_op):
+        together = max(float(mine), next(of_others))
+        stop._handle(signal.SIGUSR1, None)  # too late: the others have this process's 0
+        return torch.tensor(together)
+
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), reduce=reduce)
+    trainer = SimpleNamespace(world_size=2, global_step=1, should_stop=False, strategy=strategy)
+    stop.on_train_batch_end(trainer)
+    assert not trainer.should_stop
+    trainer.global_step = 2
+    stop.on_train_batch_end(trainer)
+    assert trainer.should_stop
+    assert stop.received is signal.SIGUSR1
