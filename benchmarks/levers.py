@@ -52,8 +52,7 @@ def usual_ways(size: Size, device: torch.device, precision: str) -> dict[str, Ca
         return build
 
     def channels_last() -> Callable[[Tensor], object]:
-        network, step = train_step.ours(size, device, precision)
-        network.to(memory_format=torch.channels_last)
+        _, step = train_step.ours(size, device, precision, channels_last=True)
         return lambda x0: step(x0.contiguous(memory_format=torch.channels_last))
 
     return {

@@ -27,10 +27,14 @@ from diffexp.randomness import DrawsAhead, RandomNumbers
 Step = Callable[[Tensor], object]
 
 
-def ours(size: Size, device: torch.device, precision: str, *, compiled: bool = False) -> tuple[nn.Module, Step]:
+def ours(
+    size: Size, device: torch.device, precision: str, *, compiled: bool = False, channels_last: bool = False
+) -> tuple[nn.Module, Step]:
     """Our step, without Lightning."""
     module = size.module().to(device)
     networks.wake(module.network)
+    if channels_last:
+        module.to(memory_format=torch.channels_last)
     if compiled:
         module.network.compile()
     parameters = list(module.parameters())

@@ -78,11 +78,11 @@ def full_float32() -> Iterator[None]:
 @contextmanager
 def determinism_restored() -> Iterator[None]:
     """After this context torch's choice of algorithms is what it was before, whatever a Trainer has set in it."""
-    algorithms, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(algorithms)
+        torch.set_deterministic_debug_mode(mode)
         torch.backends.cudnn.benchmark = benchmark
 
 

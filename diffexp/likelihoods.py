@@ -91,6 +91,10 @@ def evaluate_likelihood(trained: Trained, request: EvaluateRequest) -> tuple[Lik
     writable(folder, "out")
     # densities lose too much in bfloat16
     precision = "32-true" if request.precision == "auto" else request.precision
+    if precision == "bf16-true":
+        raise UserError(
+            "precision: expected 32-true, bf16-mixed or 16-mixed with metrics=bpd, got bf16-true. Use 32-true."
+        )
     with locked(folder, "out"):
         found = _begun(folder, about)
         starts = range(found.done, count, request.batch_size)

@@ -81,6 +81,25 @@ def test_the_gpu_kit_runs(tmp_path):
     assert [row[-1] for row in content["goals"]] == ["not measured"] * 6
 
 
+def test_failures_are_told_once_and_also_of_tests_that_were_killed(gpu_benchmark, monkeypatch, tmp_path):
+    kit = gpu_benchmark("kit")
+    output = """
+[gw0] [ 1%] PASSED tests/gpu/test_a.py::one
+[gw1] [ 2%] FAILED tests/gpu/test_a.py::two
+FAILED tests/gpu/test_a.py::two - E   assert 1 == 2
+[gw1] [ 3%] FAILED tests/gpu/test_b.py::three[x]
+FAILED tests/gpu/test_b.py::three[x] - RuntimeError: CUDA
+FAILED tests/gpu/test_a.py::two - assert 1 == 2
+"""
+    monkeypatch.setattr(kit, "run", lambda *_: (None, output, 180.0))
+    found = kit.correct(argparse.Namespace(device="cuda", quick=False), tmp_path / "log")
+    assert (found["outcome"], found["passed"], found["failed"]) == ("timed out", 1, 2)
+    assert found["failures"] == [
+        "tests/gpu/test_a.py::two - assert 1 == 2",
+        "tests/gpu/test_b.py::three[x] - RuntimeError: CUDA",
+    ]
+
+
 def test_without_a_gpu_the_kit_says_so(tmp_path):
     command = [sys.executable, str(FOLDER / "gpu" / "kit.py"), f"--out={tmp_path / 'out'}"]
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

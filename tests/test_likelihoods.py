@@ -109,3 +109,8 @@ def test_a_model_without_likelihood_and_another_evaluations_folder_are_refused(t
     monkeypatch.setattr(DiffusionModule, "bits_per_dim", GenerativeModel.bits_per_dim)
     with pytest.raises(UserError, match="DiffusionModule has no likelihood"):
         evaluate_likelihood(trained, request(trained, f"out={tmp_path / 'none'}"))
+
+
+def test_rounded_weights_are_refused(trained):
+    with pytest.raises(UserError, match=r"precision: expected 32-true, .* got bf16-true"):
+        evaluate_likelihood(trained, request(trained, "precision=bf16-true"))

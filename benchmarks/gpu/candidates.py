@@ -65,9 +65,9 @@ def measure(
                     measured.bases[name] = seconds.get(base, [])
             write(measured)
 
-        if set(here) - {base} or group is makers:
+        if set(here) - {base} or (here and group is makers):
             alternate(here, rounds, device, keep)
-        elif group is late and measured.missing:
+        elif measured.missing:
             write(measured)  # with the reasons
 
 

@@ -151,7 +151,9 @@ def correct(given: argparse.Namespace, log: Path) -> dict[str, Any]:
         name = outcomes.get(word[0] or word[1])
         if name is not None:
             counts[name] += 1
-    failures = re.findall(r"^(?:FAILED|ERROR) (tests/.*)$", output, re.MULTILINE)
+    # once when a test ends, by tests/gpu/conftest.py, and again in pytest's own summary if it gets there
+    told = re.findall(r"^(?:FAILED|ERROR) (tests/\S+)(.*)$", output, re.MULTILINE)
+    failures = [f"{test}{why}" for test, why in dict(told).items()]
     state = "timed out" if code is None else "ok" if code == 0 else f"failed: exit {code}"
     return {"outcome": state, "seconds": seconds, **counts, "failures": failures}
 
@@ -248,6 +250,9 @@ def main() -> None:
     if given.group:
         run_group(given.group, given)
         return
+    stale = [] if given.only else [*given.out.glob(f"*-{given.device}.md"), *given.out.glob(f"*-{given.device}.json")]
+    for path in [*given.out.glob("*.status"), *stale]:  # of an earlier run
+        path.unlink()
     log = given.out / "log.txt"
     log.write_text("")
     tests = correct(given, log) if not given.only or "tests" in given.only else None

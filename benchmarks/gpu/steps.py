@@ -20,17 +20,13 @@ OURS = "ours, bf16-mixed"
 def makers(size: Size, device: torch.device) -> dict[str, Callable[[], tuple[nn.Module, train_step.Step]]]:
     """What makes each step, and the network in it."""
 
-    def channels_last() -> tuple[nn.Module, train_step.Step]:
-        network, step = train_step.ours(size, device, "bf16-mixed")
-        return network.to(memory_format=torch.channels_last), step
-
     return {
         DIFFUSERS: partial(train_step.diffusers, size, device, "32-true"),
         DIFFUSERS_BF16: partial(train_step.diffusers, size, device, "bf16-mixed"),
         "denoising-diffusion-pytorch, its default": partial(train_step.lucidrains, size, device, "32-true"),
         "ours, 32-true": partial(train_step.ours, size, device, "32-true"),
         OURS: partial(train_step.ours, size, device, "bf16-mixed"),
-        f"{OURS}, channels_last": channels_last,
+        f"{OURS}, channels_last": partial(train_step.ours, size, device, "bf16-mixed", channels_last=True),
         f"{OURS}, compiled": partial(train_step.ours, size, device, "bf16-mixed", compiled=True),
     }
 

@@ -148,7 +148,9 @@ class Score(Periodic):
     def _tell_cost(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Time a few network calls of each variant, tell what a scoring will cost, and apply limit_seconds."""
         assert isinstance(pl_module, GenerativeModel)
-        with trainer.precision_plugin.forward_context():
+        batch = min(self.batch_size, -(-self.count // trainer.world_size))
+        explained = out_of_memory_explained("score.batch_size", batch, "Set a smaller score.batch_size.")
+        with explained, trainer.precision_plugin.forward_context():
             seconds = {
                 name: expected_seconds(pl_module, variant, self.count, self.batch_size)
                 for name, variant in self.variants.items()

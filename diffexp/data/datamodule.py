@@ -140,7 +140,7 @@ class ImageDataModule(L.LightningDataModule):
 
 
 def resides(images: ImageSet, device: torch.device) -> TypeGuard[MemoryImages]:
-    """Whether the images shall lie on the device as a whole: on a GPU of which they take a tenth at most.
+    """Whether all images are kept on the device: on a GPU of which they take a tenth at most.
 
     Then all that goes there for a batch is the images' numbers, and which are mirrored.
     """

@@ -44,7 +44,7 @@ class UniformSampler:
 
 
 class StratifiedSampler(UniformSampler):
-    """One from each of `batch_size` equal parts of [0, T), dealt to the images anew in every step.
+    """One from each of `batch_size` equal parts of [0, T), dealt to the images in another order in every step.
 
     For each image t is uniform. The mean loss of a batch varies less than with `UniformSampler` (Kingma et al. 2021,
     appendix I.1, with one offset a part).

@@ -99,7 +99,9 @@ class GenerativeModel(L.LightningModule, ABC):
         Raises:
             UserError: if this model cannot.
         """
-        raise UserError(f"precision: expected bf16-mixed or 32-true for {type(self).__name__}, got bf16-true")
+        raise UserError(
+            f"precision: expected bf16-mixed or 32-true for {type(self).__name__}, got bf16-true. Use bf16-mixed."
+        )
 
     def network_calls(self, variant: Any) -> int:
         """How many times `sample` calls the network for one batch: the usual measure of its cost."""

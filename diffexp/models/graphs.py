@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ class CUDAGraphs:
     """(x_t, t, …) → output by replaying a CUDA graph: one launch for all kernels of a network call.
 
     A small batch keeps a GPU waiting for the launches of single kernels. The first call with new shapes or another
-    precision records; later ones replay. A replay reads the weights where they lie, so an update in place counts; once
-    they lie elsewhere, all recordings are released. Calls on a CPU, and calls that need gradients, run the network
+    precision records; later ones replay. A replay reads the weights in place, so an update in place counts; once
+    they have moved, all recordings are released. Calls on a CPU, and calls that need gradients, run the network
     itself; so do all calls after diffexp has failed to record one, which it warns about once.
 
     Args:
@@ -41,8 +41,9 @@ class CUDAGraphs:
     def __init__(self, network: nn.Module) -> None:
         self.replays = 0
         self._network = network
-        self._weights = list(chain(network.parameters(), network.buffers()))
+        self._weights = list(network.parameters())
         self._recordings: dict[Key, _Recording] = {}
+        self._pool: Any = None  # of memory, which all recordings share: each output is copied before the next replay
         self._addresses: Key = ()
         self._failed = False
 
@@ -75,6 +76,7 @@ class CUDAGraphs:
     def release(self) -> None:
         """Free the memory of all recordings."""
         self._recordings.clear()
+        self._pool = None
 
     def _key(self, inputs: tuple[Tensor, ...]) -> Key:
         """What a recording holds for: shapes and types of the inputs, precision, and the network's mode."""
@@ -85,7 +87,7 @@ class CUDAGraphs:
     def _record(self, inputs: tuple[Tensor, ...]) -> _Recording:
         static = tuple(each.clone() for each in inputs)
         device = static[0].device
-        # Autocast's cache would hand later calls tensors that lie in the graph's memory.
+        # Autocast's cache would hand later calls tensors in the graph's memory.
         precision = torch.autocast(
             "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
         )
@@ -98,10 +100,11 @@ class CUDAGraphs:
                     self._network(*static)
             torch.cuda.current_stream(device).wait_stream(side)
             graph = torch.cuda.CUDAGraph()
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
             # Other threads, such as one that pins batches, may use the GPU meanwhile. A recording that fails would
             # leave its stream as the current one.
             here = torch.cuda.stream(torch.cuda.current_stream(device))
-            with here, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with here, torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 output = self._network(*static)
         return _Recording(graph, static, output)
 

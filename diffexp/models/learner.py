@@ -133,7 +133,9 @@ class Learner(GenerativeModel):
         metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         for logger in self.loggers:  # not self.log, whose steps are counted from 0 and differ from the checkpoints'
             logger.log_metrics(metrics, step=step)
-        self.log("loss", means.get("loss", math.nan), prog_bar=True, logger=False, batch_size=1)
+        # on the host: Lightning reads what a bar shows after every step, and would wait for a GPU's
+        shown = torch.tensor(means.get("loss", math.nan))
+        self.log("loss", shown, prog_bar=True, logger=False, batch_size=1)
 
     # --- the optimiser
 

@@ -42,7 +42,11 @@ def images_at_once(model: GenerativeModel, variant: Any, limit: int, memory_gb: 
     fitting = int((memory_gb * 2**30 - fixed) / an_image)
     if fitting < 1:
         raise UserError(f"memory_gb: {memory_gb:g}, but sampling one image takes {(fixed + an_image) / 2**30:.2g} GiB")
-    return min(limit, fitting)
+    count = min(limit, fitting)
+    if model.device.type == "cuda":  # whose libraries take other algorithms, and memory, for larger batches
+        while count > 1 and (taken := peak(count)) > memory_gb * 2**30:
+            count = max(1, min(count - 1, int(0.95 * count * memory_gb * 2**30 / taken)))
+    return count
 
 
 def peak_bytes(function: Callable[[], object], device: torch.device) -> int:

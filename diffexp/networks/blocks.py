@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm that keeps the type of its input; statistics are computed in float32 in any case.
+    """GroupNorm that keeps the type of its input, in which its mean and standard deviation are rounded, too.
 
     On a GPU, autocast would convert the input to float32: normalisation and activation would then move three times as
     many bytes, and are limited by that. On a CPU autocast leaves the type as it is.

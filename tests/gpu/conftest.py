@@ -18,6 +18,24 @@ from diffexp.hardware import determinism_restored, full_float32
 FOLDER = Path(__file__).parent
 
 
+class TellAtOnce:
+    """Reports a failure when it happens: the kit may kill pytest before its summary."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def pytest_runtest_logreport(self, report):
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and reporter is not None and report.nodeid.startswith("tests/gpu/"):
+            lines = report.longreprtext.splitlines() or [""]
+            reporter.write_line("\n".join(["", *lines[-40:], f"FAILED {report.nodeid} - {lines[-1]}"]))
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # the process that reports
+        config.pluginmanager.register(TellAtOnce(config))
+
+
 def pytest_collection_modifyitems(config, items):
     here = [item for item in items if item.path.is_relative_to(FOLDER)]
     for item in here:

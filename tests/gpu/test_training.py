@@ -69,7 +69,7 @@ def test_steps_compute_what_the_cpus_do(on_cpu, device, tmp_path, precision):
     "overrides",
     [
         ["model.timesteps_drawn=stratified", "model.loss=hybrid"],
-        ["model.timesteps_drawn=importance", "training.accumulate=2"],
+        ["model.timesteps_drawn=importance", "training.accumulate=2", "training.steps=30"],
         ["model.classes=10", "data.flip=true"],
         ["training.channels_last=true"],
     ],
@@ -91,12 +91,13 @@ def test_compiled_steps_compute_what_eager_ones_do(on_cpu, cuda, tmp_path, caplo
     assert moved_alike(weights(tmp_path / "run"), weights(on_cpu), weights(on_cpu, step=1)) < 0.01
 
 
-def test_grids_by_cuda_graphs_are_those_without(device, tmp_path):
+def test_grids_by_cuda_graphs_are_those_without(device, tmp_path, caplog):
     grids = ["training.steps=4", "training.log_every=2", "sample_grid.every=2"]
     for wanted in ("false", "true"):
         fit(tmp_path / wanted, device, *grids, "training.deterministic=true", f"training.cuda_graphs={wanted}")
     assert len(list((tmp_path / "true" / "samples").iterdir())) == 6
     assert losses(tmp_path / "true").equal(losses(tmp_path / "false"))
+    assert "cuda_graphs: expected" not in caplog.text
 
 
 def test_scores_while_training_have_deterministic_algorithms(device, tmp_path):
@@ -146,15 +147,17 @@ class Between(L.Callback):
 
     def __init__(self, first, last, context):
         self.first, self.last, self.context = first, last, context
+        self.entered = None
 
     def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step == self.first:
+        if trainer.global_step == self.first and self.entered is None:
             self.entered = self.context()
             self.entered.__enter__()
 
     def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.last:
+        if trainer.global_step == self.last and self.entered is not None:
             self.entered.__exit__(None, None, None)
+            self.entered = None
 
 
 @contextmanager
@@ -244,7 +247,8 @@ def test_a_resumed_run_is_the_same_to_a_percent_without(device, tmp_path):
 def test_a_killed_run_resumes_as_if_it_had_not_been(device, tmp_path):
     undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
     longer = [*RESUMED, "training.steps=300", "training.deterministic=true", "checkpoint={'every': 20, 'keep': 3}"]
-    longer.append("sample_grid=null")
+    # float32 convolutions would be TF32 in the process that is killed, and are not here
+    longer += ["sample_grid=null", "training.precision=bf16-mixed"]
     fit(undisturbed, device, *longer)
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     command = [sys.executable, "-m", "diffexp", "train", "digits", *longer, f"run_dir={run}"]

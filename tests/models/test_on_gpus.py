@@ -156,9 +156,12 @@ def test_deterministic_algorithms_hold_during_a_training_and_not_after_it(tmp_pa
         fit(tmp_path / wanted, "training.steps=2", f"training.deterministic={wanted}", "sample_grid=null")
         assert not torch.are_deterministic_algorithms_enabled()
     assert seen == [True] * 2 + [False] * 2
-    with determinism_restored():
-        torch.use_deterministic_algorithms(True)
-    assert not torch.are_deterministic_algorithms_enabled()
+    for mode in ("warn", "default"):
+        torch.set_deterministic_debug_mode(mode)
+        before = torch.get_deterministic_debug_mode()
+        with determinism_restored():
+            torch.use_deterministic_algorithms(True)
+        assert torch.get_deterministic_debug_mode() == before
 
 
 def test_a_layout_changes_rounding_alone(tmp_path):
@@ -170,6 +173,21 @@ def test_a_layout_changes_rounding_alone(tmp_path):
     assert any(value.ndim == 4 and not value.is_contiguous() for value in states[1].values())
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_bar_shows_is_on_the_host(tmp_path, monkeypatch):
+    """Lightning makes a number a tensor on the model's device, which it then reads after every step."""
+    shown = []
+    original = DiffusionModule.log
+
+    def log(self, name, value, **settings):
+        shown.append(value)
+        return original(self, name, value, **settings)
+
+    monkeypatch.setattr(DiffusionModule, "log", log)
+    fit(tmp_path / "run", "training.steps=4", "sample_grid=null")
+    assert len(shown) == 2
+    assert all(isinstance(each, torch.Tensor) and each.device.type == "cpu" for each in shown)
 
 
 def out_of_memory(*_, **__):
