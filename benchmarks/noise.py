@@ -1,4 +1,4 @@
-"""Addressed normals beside other ways to draw them: milliseconds for the noise of one sampling step.
+"""Addressed normals against other ways to draw them: milliseconds for the noise of one sampling step.
 
     python benchmarks/noise.py [--images 64] [--rounds 30]
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from diffexp.hardware import autocast, precision_for
 from diffexp.models.finite import FiniteSteps
-from diffexp.models.training_noise import Place
 from diffexp.randomness import DrawsAhead, RandomNumbers
 
 Step = Callable[[Tensor], object]
@@ -48,8 +47,7 @@ def ours(
         draws = ahead.setdefault(
             len(x0), DrawsAhead(RandomNumbers(0, torch.arange(len(x0), device=device)), x0.shape[1:])
         )
-        place = Place(draws.numbers.positions, len(x0), 0)
-        noise = module.training_noise.sample(draws.at(next(numbers)), None, None, place)
+        noise = module.training_noise.sample(draws.at(next(numbers)), None, None, len(x0), 0)
         with autocast(precision, device):
             _, losses = module.loss(x0, noise)
         finite.guarded(losses, noise.t, None).backward()

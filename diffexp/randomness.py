@@ -58,10 +58,12 @@ class Draw:
     Attributes:
         normals: N(0, 1), float32 (B, *shape).
         uniforms: four numbers in [0, 1), multiples of 2⁻³²: float64 (4, B).
+        positions: of the images, int64 (B,).
     """
 
     normals: Tensor
     uniforms: Tensor
+    positions: Tensor
 
 
 class RandomNumbers:
@@ -105,7 +107,7 @@ class RandomNumbers:
             normals[:, :, pair] = angle.cos().mul_(radius)
             normals[:, :, pair + 1] = angle.sin_().mul_(radius)
         normals = normals.flatten(2)[:, :, :size].reshape(several, -1, *shape)
-        return [Draw(*each) for each in zip(normals, uniforms, strict=True)]
+        return [Draw(*each, self.positions) for each in zip(normals, uniforms, strict=True)]
 
 
 def _philox(key: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -137,7 +139,7 @@ class DrawsAhead:
     """
 
     def __init__(self, numbers: RandomNumbers, shape: Sequence[int]) -> None:
-        self.numbers = numbers
+        self._numbers = numbers
         self._shape = tuple(shape)
         limit = _IN_CACHE if numbers.positions.device.type == "cpu" else _AT_ONCE
         each = max(1, len(numbers.positions) * math.prod(self._shape))
@@ -147,7 +149,7 @@ class DrawsAhead:
     def at(self, number: int) -> Draw:
         """The draw of a number, in [0, 2³²)."""
         if number not in self._ahead:
-            self._ahead = dict(enumerate(self.numbers.draws(number, self._count, self._shape), number))
+            self._ahead = dict(enumerate(self._numbers.draws(number, self._count, self._shape), number))
         return self._ahead[number]
 
 

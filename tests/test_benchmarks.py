@@ -149,11 +149,11 @@ def test_a_group_that_is_killed_keeps_what_it_has_done(gpu_benchmark, monkeypatc
 
 def test_a_command_that_takes_too_long_is_killed_with_all_it_started(gpu_benchmark, tmp_path):
     kit = gpu_benchmark("kit")
-    script = "import subprocess, sys; print('begun', flush=True); subprocess.run(['sleep', '60'])"
+    script = "import subprocess, sys; print('started', flush=True); subprocess.run(['sleep', '60'])"
     code, output, seconds = kit.run([sys.executable, "-c", script], tmp_path / "log", 2.0)
-    assert (code, output) == (None, "begun\n")
+    assert (code, output) == (None, "started\n")
     assert 2 <= seconds < 20
-    assert (tmp_path / "log").read_text() == "begun\n"
+    assert (tmp_path / "log").read_text() == "started\n"
 
 
 def test_what_cannot_be_built_becomes_a_row_and_the_rest_is_measured(gpu_benchmark):

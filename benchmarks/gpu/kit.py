@@ -152,8 +152,8 @@ def correct(given: argparse.Namespace, log: Path) -> dict[str, Any]:
         if name is not None:
             counts[name] += 1
     # once when a test ends, by tests/gpu/conftest.py, and again in pytest's own summary if it gets there
-    told = re.findall(r"^(?:FAILED|ERROR) (tests/\S+)(.*)$", output, re.MULTILINE)
-    failures = [f"{test}{why}" for test, why in dict(told).items()]
+    reported = re.findall(r"^(?:FAILED|ERROR) (tests/\S+)(.*)$", output, re.MULTILINE)
+    failures = [f"{test}{why}" for test, why in dict(reported).items()]
     state = "timed out" if code is None else "ok" if code == 0 else f"failed: exit {code}"
     return {"outcome": state, "seconds": seconds, **counts, "failures": failures}
 
@@ -171,9 +171,9 @@ def fast(given: argparse.Namespace, log: Path) -> list[dict[str, Any]]:
         done = [json.loads(line) for line in status.read_text().splitlines()] if status.is_file() else []
         status.unlink(missing_ok=True)
         found += [{"group": group, **each} for each in done]
-        begun = re.findall(r"^## (.+)$", output, re.MULTILINE)
+        started = re.findall(r"^## (.+)$", output, re.MULTILINE)
         if code != 0:
-            name = begun[-1] if len(begun) > len(done) else group
+            name = started[-1] if len(started) > len(done) else group
             outcome = f"timed out after {limit} s" if code is None else f"failed: exit {code}"
             took = seconds - sum(each["seconds"] for each in done)
             found.append({"group": group, "name": name, "outcome": outcome, "seconds": took})

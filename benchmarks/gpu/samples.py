@@ -1,4 +1,4 @@
-"""DDIM-50 and DDPM-1000 of the CIFAR-10 network beside the bare network calls and diffusers' pipeline."""
+"""DDIM-50 and DDPM-1000 of the CIFAR-10 network against the bare network calls and diffusers' pipeline."""
 
 import argparse
 import statistics

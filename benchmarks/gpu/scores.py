@@ -33,7 +33,7 @@ def main(given: argparse.Namespace, images: int, batch_size: int) -> None:
     Args:
         given: device, out and size.
         images: scored.
-        batch_size: images at once; sampling is measured on one batch, features on four, both told for all.
+        batch_size: images at once; sampling is measured on one batch, features on four, and both are extrapolated.
     """
     size, device = SIZES[given.size], torch.device(given.device)
     sampling = {}

@@ -1,4 +1,4 @@
-"""A training step of the CIFAR-10 network, images a second beside the peers'."""
+"""A training step of the CIFAR-10 network, in images a second, against the peers'."""
 
 import argparse
 import statistics

@@ -1,4 +1,4 @@
-"""The Trainer with all default callbacks beside the bare loop, on the CIFAR-10 network and random images."""
+"""The Trainer with all default callbacks against the bare loop, on the CIFAR-10 network and random images."""
 
 import argparse
 import statistics

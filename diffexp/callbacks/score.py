@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,9 +148,7 @@ class Score(Periodic):
     def _tell_cost(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Time a few network calls of each variant, tell what a scoring will cost, and apply limit_seconds."""
         assert isinstance(pl_module, GenerativeModel)
-        batch = min(self.batch_size, -(-self.count // trainer.world_size))
-        explained = out_of_memory_explained("score.batch_size", batch, "Set a smaller score.batch_size.")
-        with explained, trainer.precision_plugin.forward_context():
+        with self._out_of_memory_explained(trainer), trainer.precision_plugin.forward_context():
             seconds = {
                 name: expected_seconds(pl_module, variant, self.count, self.batch_size)
                 for name, variant in self.variants.items()
@@ -209,9 +207,8 @@ class Score(Periodic):
         share = -(-self.count // trainer.world_size)
         calls = model.network_calls(variant) * -(-share // self.batch_size)
         quiet = not trainer.is_global_zero
-        batch = min(self.batch_size, share)
         with (
-            out_of_memory_explained("score.batch_size", batch, "Set a smaller score.batch_size."),
+            self._out_of_memory_explained(trainer),
             calls_bar(f"score {name}", calls, disable=quiet) as bar,
         ):
             sampled = sample_features(
@@ -225,6 +222,10 @@ class Score(Periodic):
             )
         scores = measure(sampled.gathered, self._reference)
         return Scored(model.label(variant), sampled.network_calls, sampled.seconds, scores)
+
+    def _out_of_memory_explained(self, trainer: L.Trainer) -> AbstractContextManager[None]:
+        images = min(self.batch_size, -(-self.count // trainer.world_size))
+        return out_of_memory_explained("score.batch_size", images, "Set a smaller score.batch_size.")
 
     def _publish(self, trainer: L.Trainer) -> None:
         rules, step = self.protocol(), trainer.global_step

@@ -112,6 +112,7 @@ class ImageDataModule(L.LightningDataModule):
                 f"and {accumulate} accumulated batches: choose a multiple of {world_size * accumulate}."
             )
         images = self.images("train")
+        self._resident = self._resident_labels = None
         if resides(images, device):
             self._resident = images.images.to(device)
             self._resident_labels = None if images.labels is None else images.labels.to(device)

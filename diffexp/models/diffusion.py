@@ -28,7 +28,7 @@ from diffexp.models.compiled import Compiled
 from diffexp.models.graphs import CUDAGraphs
 from diffexp.models.learner import Learner
 from diffexp.models.losses import LossByTime
-from diffexp.models.training_noise import Place, TrainingNoise, TrainingNoiseSampler
+from diffexp.models.training_noise import TrainingNoise, TrainingNoiseSampler
 from diffexp.randomness import PerSampleNoise, derive_seed
 
 log = logging.getLogger(__name__)
@@ -130,10 +130,10 @@ class DiffusionModule(Learner):
     def sample_training_noise(self, images: Tensor, labels: Tensor | None = None) -> TrainingNoise:
         """Sample what this step draws for the images (B, C, H, W) of this process and their labels (B,)."""
         size, shape = len(images), images.shape[1:]
-        place = Place(self.positions(size, shape), self.parts * size, derive_seed("timesteps", self.seed, self._step))
         twice = self.training_noise.second_noise
         other = self.draw(size, shape, "second noise").normals if twice else None
-        return self.training_noise.sample(self.draw(size, shape), other, labels, place)
+        seed = derive_seed("timesteps", self.seed, self._step)
+        return self.training_noise.sample(self.draw(size, shape), other, labels, self.parts * size, seed)
 
     def _learn(self, timesteps: ImportanceSampler, t: Tensor, losses: Tensor) -> None:
         """At the end of a step, remember the losses of all its parts, in the order of its images."""

@@ -91,19 +91,12 @@ class Learner(GenerativeModel):
             shape: of the normals of an image.
             purpose: draws for one purpose are independent of those for another.
         """
-        return self._draws(size, tuple(shape), purpose).at(self._step)
-
-    def positions(self, size: int, shape: Sequence[int]) -> Tensor:
-        """Of the images here in the global batch, int64 (size,)."""
-        return self._draws(size, tuple(shape), "training").numbers.positions
-
-    def _draws(self, size: int, shape: tuple[int, ...], purpose: str) -> DrawsAhead:
         first = self.part * size
-        address = (purpose, first, size, shape, self.device)
+        address = (purpose, first, size, tuple(shape), self.device)
         if address not in self._ahead:
             positions = torch.arange(first, first + size, device=self.device)
             self._ahead[address] = DrawsAhead(RandomNumbers(derive_seed(purpose, self.seed), positions), shape)
-        return self._ahead[address]
+        return self._ahead[address].at(self._step)
 
     @property
     def parts(self) -> int:

@@ -31,21 +31,6 @@ class TrainingNoise:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the images of a process are in their step.
-
-    Attributes:
-        positions: in the global batch, int64 (B,).
-        batch_size: images of the step over all processes and accumulated batches.
-        seed: of the step, the same for all its images.
-    """
-
-    positions: Tensor
-    batch_size: int
-    seed: int
-
-
-@dataclass(frozen=True)
 class TrainingNoiseSampler:
     """Samples the training noise of a step; that of an image depends on its position in the global batch alone.
 
@@ -63,16 +48,19 @@ class TrainingNoiseSampler:
     classes: int | None = None
     label_dropout: float = 0.0
 
-    def sample(self, draw: Draw, other: Tensor | None, labels: Tensor | None, place: Place) -> TrainingNoise:
+    def sample(
+        self, draw: Draw, other: Tensor | None, labels: Tensor | None, batch_size: int, seed: int
+    ) -> TrainingNoise:
         """Sample for images with these labels (B,).
 
         Args:
-            draw: of the images, with normals of their shape.
+            draw: of the images at their positions in the global batch, with normals of their shape.
             other: further normals of that shape, if `second_noise` wants them.
             labels: classes of the images, for a model that learns them.
-            place: of the images in their step.
+            batch_size: images of the step over all processes and accumulated batches.
+            seed: of the step, the same for all its images.
         """
-        t = self.timesteps.sample(draw.uniforms[TIMESTEPS], place.positions, place.batch_size, place.seed)
+        t = self.timesteps.sample(draw.uniforms[TIMESTEPS], draw.positions, batch_size, seed)
         dropped = None
         if self.classes is not None:
             assert labels is not None

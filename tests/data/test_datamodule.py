@@ -122,6 +122,20 @@ def test_what_goes_to_the_device_is_what_it_lacks(flip: bool, monkeypatch: pytes
     assert len(labels) == 3
 
 
+def test_a_second_trainer_elsewhere_fetches_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = data()
+    monkeypatch.setattr("diffexp.data.datamodule.resides", lambda images, device: True)
+    trainer(2).fit(Watcher(), images)
+    monkeypatch.undo()
+    watcher = Watcher()
+    fetched: list[Tensor] = []
+    fetch = MemoryImages.fetch
+    monkeypatch.setattr(MemoryImages, "fetch", lambda self, indices: fetched.append(indices) or fetch(self, indices))
+    trainer(3).fit(watcher, images)
+    assert len(fetched) >= 3
+    assert torch.equal(torch.cat(watcher.seen), expected(3))
+
+
 def test_images_lie_on_no_cpu() -> None:
     assert not resides(numbered(3), torch.device("cpu"))
 

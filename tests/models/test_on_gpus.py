@@ -198,9 +198,9 @@ def test_a_batch_that_does_not_fit_names_the_key_to_change(tmp_path, monkeypatch
     monkeypatch.setattr(DiffusionModule, "loss", out_of_memory)
     with pytest.raises(
         UserError, match=r"^training.batch_size: expected images that .* got 8 at once. Set training"
-    ) as told:
+    ) as raised:
         fit(tmp_path / "run", "training.accumulate=2")
-    assert "training.accumulate=4" in str(told.value)
+    assert "training.accumulate=4" in str(raised.value)
     monkeypatch.undo()
     monkeypatch.setattr(DiffusionModule, "sample", out_of_memory)
     with pytest.raises(
