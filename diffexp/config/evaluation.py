@@ -265,7 +265,8 @@ class EvaluateRequest:
         memory_gb: GiB that sampling may take beside the model; fewer images are sampled at once if need be.
         precision: in which the network samples; the extractor always computes in float32.
         compile: have torch compile the network first: half a minute or more, won back in some hundred network calls.
-        cuda_graphs: on a GPU, replay a CUDA graph of the network instead of launching its kernels one by one.
+        cuda_graphs: on a GPU, replay a CUDA graph of the network instead of launching its kernels one by one; compile
+            does so, too.
         out: folder of the table (or of the run that a single `sampler` makes); null is evaluations/ in the run's
             directory. What was interrupted is continued there.
         wandb: null is as the training has it.

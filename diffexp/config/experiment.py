@@ -181,7 +181,8 @@ class SampleRequest:
         memory_gb: GiB that sampling may take beside the model; fewer images are sampled at once if need be.
         precision: in which the network runs; as in training, or bf16-true, which rounds its weights to bfloat16.
         compile: have torch compile the network first: half a minute or more, won back in some hundred network calls.
-        cuda_graphs: on a GPU, replay a CUDA graph of the network instead of launching its kernels one by one.
+        cuda_graphs: on a GPU, replay a CUDA graph of the network instead of launching its kernels one by one; compile
+            does so, too.
         out: NAME.png (a grid), NAME.npz (an array `images`, uint8, N×H×W×C) or a folder of PNGs;
             null makes a grid in the run's drawings/.
         overwrite: replace the file `out`, or all numbered PNGs of the folder `out`; false refuses what exists.
