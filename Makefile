@@ -25,8 +25,9 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/installed-dev  ## write docs/config.md anew from the schemas
+docs: $(VENV)/installed-dev  ## write docs/config.md from the schemas and docs/api.md from the docstrings
 	$(BIN)/python docs/write_reference.py
+	$(BIN)/python docs/write_api.py
 
 OUT ?= benchmarks/results/gpu
 

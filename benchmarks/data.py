@@ -4,7 +4,7 @@
 
 50,000 images of 3×32×32 (CIFAR-10's size), shuffled, mirrored at random, as floats in [-1, 1]. The usual: a dataset
 that makes a PIL image and applies RandomHorizontalFlip, ToTensor and Normalize, as torchvision's CIFAR10 and most
-diffusion code do. Ours: `EndlessBatches` behind its DataLoader, and `to_float`.
+diffusion code do. Ours: `InfiniteBatches` behind its DataLoader, and `to_float`.
 """
 
 import statistics
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from diffexp.data.batches import EndlessBatches
+from diffexp.data.batches import InfiniteBatches
 from diffexp.data.images import MemoryImages, to_float
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     given = parser.parse_args()
     given.device = "cpu"
     pixels = torch.randint(256, (50_000, 3, 32, 32), dtype=torch.uint8)
-    ours = EndlessBatches(MemoryImages(pixels), given.batch_size, seed=0, flip=True)
+    ours = InfiniteBatches(MemoryImages(pixels), given.batch_size, seed=0, random_flip=True)
     usual = Usual(pixels.permute(0, 2, 3, 1).contiguous().numpy())
 
     streams: dict[str, Iterator[Tensor]] = {}

@@ -21,10 +21,10 @@ from typing import Any
 import lightning as L
 from measuring import flop_counter
 
-from diffexp.config import load_experiment
+from diffexp.config.load import load_experiment
 from diffexp.data.datamodule import ImageDataModule
-from diffexp.hardware import device_for, precision_for
-from diffexp.models.building import build_model
+from diffexp.models.build import build_model
+from diffexp.system.devices import device_for, precision_for
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "families"
 
@@ -60,14 +60,14 @@ class Watch(L.Callback):
 def measure(config: Path, steps: int) -> tuple[float, float]:
     """(seconds, FLOPs) of a step."""
     overrides = ["model.autoencoder=none"] if "latent_diffusion" in config.stem else []
-    experiment = load_experiment(str(config), [*overrides, f"training.steps={steps}"])
+    experiment = load_experiment(str(config), [*overrides, f"training.max_steps={steps}"])
     settings = experiment.training
     watch = Watch()
     trainer = L.Trainer(
         max_steps=steps,
         max_epochs=-1,
         precision=precision_for(settings.precision, device_for(settings.accelerator)),  # type: ignore[arg-type]
-        gradient_clip_val=settings.gradient_clip,
+        gradient_clip_val=settings.gradient_clip_val,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -95,7 +95,7 @@ def main() -> None:
     for config in sorted(CONFIGS.glob(f"{wanted.data}_*.yaml")):
         seconds, flops = measure(config, wanted.steps)
         overrides = ["model.autoencoder=none"] if "latent_diffusion" in config.stem else []
-        own = load_experiment(str(config), overrides).training.steps
+        own = load_experiment(str(config), overrides).training.max_steps
         print(
             f"| {config.stem} | {1000 * seconds:.1f} | {flops / 1e9:.2f} | {wanted.seconds / seconds:.0f} "
             f"| {own} | {own * seconds:.0f} | {own * flops / 1e12:.1f} |",

@@ -1,4 +1,4 @@
-"""What the Trainer and all default callbacks add to a step: `diffexp.training.train` beside a bare loop.
+"""What the Trainer and all default callbacks add to a step: `diffexp.commands.train.train` beside a bare loop.
 
     python benchmarks/framework.py [--size digits|fashion_mnist] [--batch-size B] [--rounds 30] [--steps 10]
 
@@ -19,10 +19,10 @@ import train_step
 from measuring import arguments, quotients, report, spread, synchronize
 from networks import SIZES
 
-from diffexp.config import load_experiment
-from diffexp.hardware import precision_for
-from diffexp.starting import start_run
-from diffexp.training import train
+from diffexp.commands.locate import start_run
+from diffexp.commands.train import train_run
+from diffexp.config.load import load_experiment
+from diffexp.system.devices import precision_for
 
 
 class TakeTurns(L.Callback):
@@ -87,7 +87,7 @@ def main() -> None:
             given.size,
             [
                 f"model.network={size.config()}",
-                f"training.steps={given.rounds * given.steps}",
+                f"training.max_steps={given.rounds * given.steps}",
                 f"training.batch_size={given.batch_size}",
                 f"training.accelerator={'gpu' if device.type == 'cuda' else 'cpu'}",
                 f"sample_grid.every={10**9}",
@@ -97,7 +97,7 @@ def main() -> None:
                 f"run_dir={folder}/run",
             ],
         )
-        train(experiment, start_run(experiment), [], [turns])
+        train_run(experiment, start_run(experiment), [], [turns])
     ours, loop = (
         [1000 * each / given.steps for each in seconds[1:]] for seconds in (turns.trainer_seconds, turns.bare_seconds)
     )

@@ -18,8 +18,8 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from diffexp.evaluation.frechet import FrechetReference
-from diffexp.evaluation.gathering import Gaussian
+from diffexp.evaluation.feature_statistics import Gaussian
+from diffexp.evaluation.metrics.frechet import FrechetReference
 
 
 def features(count: int, dim: int, seed: int) -> torch.Tensor:

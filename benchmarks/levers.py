@@ -19,8 +19,8 @@ from networks import SIZES, Size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffexp.hardware import precision_for
 from diffexp.networks import blocks, unet
+from diffexp.system.devices import precision_for
 
 
 class Interpolated(blocks.Upsample):
@@ -64,7 +64,7 @@ def usual_ways(size: Size, device: torch.device, precision: str) -> dict[str, Ca
         "AdamW by torch's default": patched(torch.optim, "AdamW", partial(_unfused, torch.optim.AdamW)),
         "average weight by weight": patched(torch, "_foreach_lerp_", _one_by_one),
         "(no dropout)": partial(make, replace(size, dropout=0.0)),
-        "(recompute)": partial(make, replace(size, recompute=True)),
+        "(gradient_checkpointing)": partial(make, replace(size, gradient_checkpointing=True)),
         "(channels_last)": channels_last,
     }
 

@@ -32,18 +32,18 @@ class Size:
     attention: int
     blocks: int = 2
     dropout: float = 0.1
-    recompute: bool = False
+    gradient_checkpointing: bool = False
 
     def config(self) -> dict[str, Any]:
         """The keys of our network."""
         return {
             "base_channels": self.base_channels,
             "channel_multipliers": list(self.multipliers),
-            "blocks_per_level": self.blocks,
+            "num_res_blocks": self.blocks,
             "attention_resolutions": [self.image_shape[1] >> self.attention],
             "dropout": self.dropout,
-            "groups": 32,
-            "recompute": self.recompute,
+            "norm_num_groups": 32,
+            "gradient_checkpointing": self.gradient_checkpointing,
         }
 
     def ours(self) -> UNet:

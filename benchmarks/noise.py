@@ -15,7 +15,7 @@ import torch
 from measuring import alternate, arguments, quotients, report, spread
 from torch import Tensor
 
-from diffexp.randomness import PerSampleNoise, RandomNumbers, derive_seed
+from diffexp.rng import PerSampleNoise, RandomNumbers, derive_seed
 
 SHAPE = (3, 32, 32)
 DRAWS = 10  # in each measurement

@@ -22,22 +22,22 @@ from diffusers import DDIMPipeline, DDIMScheduler
 from measuring import alternate, arguments, quotients, report, spread, synchronize
 from networks import SIZES, Size
 
-from diffexp.config.samplers import DDIMConfig, DDPMConfig, DPMSolverConfig, SamplerConfig
-from diffexp.hardware import autocast, precision_for
+from diffexp.config.schemas.samplers import DDIMConfig, DDPMConfig, DiffusionSamplerConfig, DPMSolverConfig
 from diffexp.models.diffusion import DiffusionModule
-from diffexp.randomness import PerSampleNoise
+from diffexp.rng import PerSampleNoise
+from diffexp.system.devices import autocast, precision_for
 
 STEPS = 50
 
 
 def overhead(
-    module: DiffusionModule, sampler: SamplerConfig, images: int, steps: int, precision: str
+    module: DiffusionModule, sampler: DiffusionSamplerConfig, images: int, steps: int, precision: str
 ) -> tuple[list[float], list[float]]:
     """Seconds of each step of a sampler, and of the bare network call before it."""
     device = module.device
     x = torch.randn(images, *module.image_shape, device=device)
     t = torch.full((images,), 500, device=device)
-    walk = module.states(sampler, PerSampleNoise(0, range(images), module.image_shape, device))
+    walk = module.trajectory(sampler, PerSampleNoise(0, range(images), module.image_shape, device))
     taken: list[float] = []
     bare: list[float] = []
 

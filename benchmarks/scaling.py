@@ -36,14 +36,14 @@ def step_seconds(ranks: int, accelerator: str) -> float:
     options = [*PLAIN, f"training.devices={ranks}", f"training.accelerator={accelerator}"]
     with tempfile.TemporaryDirectory() as folder:
         short, long = (
-            diffexp("train", "digits", *options, f"training.steps={steps}", cwd=folder) for steps in (SHORT, LONG)
+            diffexp("train", "digits", *options, f"training.max_steps={steps}", cwd=folder) for steps in (SHORT, LONG)
         )
     return (long - short) / (LONG - SHORT)
 
 
 def sweep_seconds(workers: int, accelerator: str) -> float:
     """Seconds of a sweep of four trials by so many workers."""
-    options = [*PLAIN, "training.steps=100", "training.batch_size=32", f"training.accelerator={accelerator}"]
+    options = [*PLAIN, "training.max_steps=100", "training.batch_size=32", f"training.accelerator={accelerator}"]
     content = {
         "method": "grid",
         "command": ["diffexp", "train", "digits", *options, "--trial", "scaling", "${args_json}"],

@@ -10,24 +10,25 @@ Statistics: sums and single features of all images, then distance, kernel distan
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from measuring import arguments, report, synchronize
 from networks import SIZES, wake
 
-from diffexp.config.evaluation import DigitsExtractorConfig, ExtractorConfig, InceptionConfig
-from diffexp.config.samplers import DDIMConfig
+from diffexp.config.schemas.extractors import DigitsExtractorConfig, ExtractorConfig, InceptionConfig
+from diffexp.config.schemas.samplers import DDIMConfig
 from diffexp.evaluation.extractors import build_extractor
 from diffexp.evaluation.extractors.base import Features
-from diffexp.evaluation.gathering import Gathered, Gathering
-from diffexp.evaluation.references import Reference
-from diffexp.evaluation.sampling import seconds_a_call
-from diffexp.evaluation.scores import measure
-from diffexp.hardware import autocast, precision_for
+from diffexp.evaluation.feature_statistics import FeatureStatistics
+from diffexp.evaluation.metrics.metric_set import MetricSet
+from diffexp.evaluation.reference import Reference
+from diffexp.evaluation.sample_scores import seconds_a_call
+from diffexp.system.devices import autocast, precision_for
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.inception import write_random_inception
+from tests.helpers.inception import write_random_inception
 
 STEPS = 50
 
@@ -51,20 +52,22 @@ def stages(
     synchronize(device)
     features = (time.perf_counter() - start) * images / probe
 
-    def gather(seed: int) -> Gathered:
+    def add(seed: int, add_features: Callable[[Features, int], object]) -> None:
         source = torch.Generator().manual_seed(seed)
-        gathering = Gathering(images, extractor.dim, extractor.classes, extractor.device)
         logits = None if extractor.classes is None else torch.zeros(batch, extractor.classes, device=device)
         for first in range(0, images, batch):
             count = min(batch, images - first)
             rows = torch.randn(count, extractor.dim, generator=source).abs().to(device)
-            gathering.add(Features(rows, None if logits is None else logits[:count]), first)
-        return gathering.result()
+            add_features(Features(rows, None if logits is None else logits[:count]), first)
 
-    real = gather(1)
-    compared = Reference(real.gaussian, real.bank, None, {}, "random numbers")
+    statistics_of_real = FeatureStatistics(extractor.dim, images).to(device)
+    add(1, lambda features, first: statistics_of_real.update(features.values, first))
+    real = statistics_of_real.compute()
+    compared = Reference(real.gaussian, real.features, None, {}, "random numbers")
+    metrics = MetricSet.of(compared, extractor, images)
     start = time.perf_counter()
-    measure(gather(0), compared)
+    add(0, lambda features, first: metrics.add(pixels, features, first))
+    metrics.compute()
     synchronize(device)
     statistics = time.perf_counter() - start
     return {"sampling": call * STEPS * images / batch, "features": features, "statistics": statistics}

@@ -21,12 +21,14 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from diffexp.data.given import given_images
+from diffexp.data.load_images import load_images
 from diffexp.diffusion.paths import SPACINGS, timestep_path
 from diffexp.diffusion.predictions import Denoised, Denoiser
-from diffexp.diffusion.samplers import DDIM, Sampler
+from diffexp.diffusion.samplers.base import Sampler
+from diffexp.diffusion.samplers.ddim import DDIM
+from diffexp.diffusion.samplers.dpmpp import DPMSolver
+from diffexp.diffusion.samplers.unipc import UniPC
 from diffexp.diffusion.schedules import Schedule, cosine, linear
-from diffexp.diffusion.solvers import DPMSolver, UniPC
 
 TIMESTEPS = 1000
 STEPS = (5, 10, 20, 50)
@@ -82,7 +84,7 @@ def w2(data: Components, schedule: Schedule, sampler: Sampler, steps: int, spaci
         unit[next(calls)] = 1
         return unit
 
-    *_, last = sampler.walk(data.denoiser(schedule), schedule, path, rows, noise)
+    *_, last = sampler.trajectory(data.denoiser(schedule), schedule, path, rows, noise)
     mean = last.x[0]
     std = (last.x[1:] - mean).square().sum(0).sqrt()
     return float((mean - data.mean).square().sum() + (std - data.std).square().sum())
@@ -107,7 +109,7 @@ def bright_share(schedule: Schedule, sampler: Sampler, steps: int, spacing: str,
     path = timestep_path(schedule.timesteps, steps, spacing, schedule.alphas_cumprod.tolist())
     source = torch.Generator().manual_seed(0)
     draw = lambda: torch.randn(images, generator=source, dtype=torch.float64)  # noqa: E731
-    *_, last = sampler.walk(denoise, schedule, path, draw(), draw)
+    *_, last = sampler.trajectory(denoise, schedule, path, draw(), draw)
     return float((last.x > 0).double().mean())
 
 
@@ -122,7 +124,7 @@ def gaussians(images: Path | None) -> dict[str, Components]:
         "bright axis, 32×32": Components(torch.where(axis == 12, -18.0, 0.0), axis),
     }
     if images is not None:
-        given = given_images(images)
+        given = load_images(images)
         pixels = given.fetch(torch.arange(0, len(given), max(1, len(given) // 4000)))
         found[images.stem] = Components.of(pixels.flatten(1).double() / 127.5 - 1)
     return found

@@ -22,8 +22,8 @@ import yaml
 FIXED = [
     "model.timesteps=20",
     "model.schedule={'name': 'linear', 'beta_start': 0.001, 'beta_end': 0.5}",
-    "model.network={'base_channels': 8, 'channel_multipliers': [1, 2], 'groups': 4}",
-    "training={'steps': 20, 'batch_size': 16, 'precision': '32-true'}",
+    "model.network={'base_channels': 8, 'channel_multipliers': [1, 2], 'norm_num_groups': 4}",
+    "training={'max_steps': 20, 'batch_size': 16, 'precision': '32-true'}",
     "sample_grid=null",
     "score=null",
     "loggers=[csv]",

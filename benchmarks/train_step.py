@@ -5,7 +5,7 @@
 Every candidate gets the same images and draws its own t and ε, as its library does. diffusers: UNet2DModel,
 DDPMScheduler, EMAModel and AdamW as its train_unconditional.py sets them up. denoising-diffusion-pytorch: Unet,
 GaussianDiffusion and EMA as its Trainer does, with the average moved in every step as in the others. Ours:
-`DiffusionModule.loss`, fused AdamW, `FiniteSteps` and `EMA`; "default" is the precision that `auto` takes here.
+`DiffusionModule.loss`, fused AdamW, `NonFiniteGuard` and `EMA`; "default" is the precision that `auto` takes here.
 """
 
 import statistics
@@ -19,9 +19,9 @@ from measuring import alternate, arguments, flop_counter, matmul_peak, peak_memo
 from networks import SIZES, Size
 from torch import Tensor, nn
 
-from diffexp.hardware import autocast, precision_for
-from diffexp.models.finite import FiniteSteps
-from diffexp.randomness import DrawsAhead, RandomNumbers
+from diffexp.models.nonfinite import NonFiniteGuard
+from diffexp.rng import DrawsAhead, RandomNumbers
+from diffexp.system.devices import autocast, precision_for
 
 Step = Callable[[Tensor], object]
 
@@ -40,7 +40,7 @@ def ours(
     weights = [parameter.detach() for parameter in parameters]
     average = [weight.clone() for weight in weights]
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
-    finite, numbers = FiniteSteps(0), count()
+    finite, numbers = NonFiniteGuard(0), count()
     ahead: dict[int, DrawsAhead] = {}  # by the number of images
 
     def step(x0: Tensor) -> None:

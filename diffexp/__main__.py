@@ -1,6 +1,6 @@
 """``python -m diffexp``."""
 
-from diffexp.cli import main
+from diffexp.cli.main import main
 
 if __name__ == "__main__":
     main()

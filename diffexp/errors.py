@@ -2,10 +2,11 @@
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 # What a disk says that is full or in trouble.
-PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+TRANSIENT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 
 
 class UserError(Exception):
@@ -16,7 +17,7 @@ class UserError(Exception):
     """
 
 
-class OutsideError(Exception):
+class EnvironmentFailure(Exception):  # noqa: N818  # a failure, not a mistake
     """What failed outside of what the user gave, and of our own code: a full disk, a directory that vanished.
 
     The message says what, where, what is safe, and what to do. The command line prints it without a traceback and
@@ -24,10 +25,22 @@ class OutsideError(Exception):
     """
 
 
-def cannot_write(message: str, error: OSError) -> Exception:
-    """The exception for a place that cannot be written: `OutsideError` if that may pass, else `UserError`."""
-    kind = OutsideError if error.errno in PASSING else UserError
-    return kind(f"{message}: {error.strerror}")
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """A context in which something is written.
+
+    Args:
+        what: the key or option that names the place, and the place: "out: samples.png".
+
+    Raises:
+        EnvironmentFailure: if it cannot be written, and that may pass: the disk is full.
+        UserError: if it cannot be written for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        kind = EnvironmentFailure if error.errno in TRANSIENT_ERRNOS else UserError
+        raise kind(f"{what} cannot be written: {error.strerror}") from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -7,18 +7,26 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from diffexp.config.arranging import without_none
-from diffexp.config.data import DATA
-from diffexp.config.diffusion import SCHEDULES
-from diffexp.config.evaluation import EXTRACTORS, EvaluateRequest, ExtractorTraining, ScoreRequest
-from diffexp.config.experiment import Experiment, ExportRequest, ImportRequest, SampleRequest
-from diffexp.config.merging import describe
-from diffexp.config.models import MODELS
-from diffexp.config.networks import NETWORKS
-from diffexp.config.objectives import WEIGHTINGS
-from diffexp.config.registry import Choice
-from diffexp.config.variants import SAMPLERS
-from diffexp.sweeps.slurm_script import SlurmRequest
+from diffexp.config.merge import describe
+from diffexp.config.registry import Component
+from diffexp.config.schemas.data import DATA
+from diffexp.config.schemas.engines import SlurmEngineConfig
+from diffexp.config.schemas.experiment import Experiment
+from diffexp.config.schemas.extractors import EXTRACTORS
+from diffexp.config.schemas.models.base import MODELS
+from diffexp.config.schemas.networks import NETWORKS
+from diffexp.config.schemas.requests import (
+    EvaluateRequest,
+    ExportRequest,
+    ExtractorRequest,
+    ImportRequest,
+    SampleRequest,
+    ScoreRequest,
+)
+from diffexp.config.schemas.samplers import SAMPLERS
+from diffexp.config.schemas.schedules import SCHEDULES
+from diffexp.config.schemas.weightings import WEIGHTINGS
+from diffexp.config.select import without_none
 
 HEAD = """# Every key of a config
 
@@ -41,8 +49,8 @@ def reference() -> str:
         "import": ImportRequest,
         "evaluate": EvaluateRequest,
         "score": ScoreRequest,
-        "extractor": ExtractorTraining,
-        "sweep submit": SlurmRequest,
+        "extractor": ExtractorRequest,
+        "sweep submit": SlurmEngineConfig,
     }
     for command, schema in commands.items():
         parts += [f"\n## What `diffexp {command}` takes\n", *_section(schema, "")]
@@ -57,12 +65,12 @@ def _section(schema: type, prefix: str, *, recurse: bool = True) -> Iterator[str
     yield "|---|---|---|"
     below = []
     for each in fields(schema):
-        if each.name == "name" and issubclass(schema, Choice):
+        if each.name == "name" and issubclass(schema, Component):
             continue
         hint = get_type_hints(schema)[each.name]
         inner = without_none(hint)
         if is_dataclass(inner):
-            if issubclass(inner, Choice):
+            if issubclass(inner, Component):
                 group = inner.registry.group
                 article = "an" if group[0] in "aeiou" else "a"
                 yield f"| `{prefix}{each.name}` | {article} {group}, see below | {_default_name(each)} |"

@@ -19,7 +19,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 @pytest.fixture(scope="session")
 def real_fashion_mnist():
     """The images of Debian's package, where diffexp finds them."""
-    from tests.needs import require_fashion_mnist  # imports torch
+    from tests.helpers.needs import require_fashion_mnist  # imports torch
 
     require_fashion_mnist()
 
@@ -27,7 +27,7 @@ def real_fashion_mnist():
 @pytest.fixture(scope="session")
 def compiler():
     """What torch.compile calls on a CPU."""
-    from tests.needs import require
+    from tests.helpers.needs import require
 
     require(shutil.which(os.environ.get("CXX", "g++")), "`apt install g++`")
     headers = Path(sysconfig.get_path("include"), "Python.h").is_file()

@@ -45,8 +45,8 @@ def test_a_benchmark_runs(name, tmp_path):
     assert table.count("\n|") == len(rows) + 1
     assert all(list(row) == list(rows[0]) for row in rows)
     if name == "train_step-digits":
-        base, ours = (content["seconds"][each] for each in ("diffusers, 32-true", "ours, 32-true"))
-        (told,) = [row for row in rows if row["step"].startswith("ours, 32-true")]
+        (told,) = [row for row in rows if row["step"].startswith("ours, 32-true")]  # the default on some CPUs
+        base, ours = (content["seconds"][each] for each in ("diffusers, 32-true", told["step"]))
         ratio = statistics.median(one / other for one, other in zip(base, ours, strict=True))
         assert re.match(rf"{ratio:.2f} \[", told["× diffusers, 32-true"])
         assert len({row["parameters"] for row in rows if "denoising" not in row["step"]}) == 1

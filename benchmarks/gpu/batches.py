@@ -9,7 +9,7 @@ from measuring import alternate, quotients, report, spread
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from diffexp.data.batches import EndlessBatches, mirror
+from diffexp.data.batches import InfiniteBatches, flip
 from diffexp.data.images import MemoryImages, to_float
 
 IMAGES = 50_000
@@ -19,12 +19,12 @@ AHEAD = 2  # batches that the loader keeps ready for each worker
 def stream(images: MemoryImages, batch_size: int, device: torch.device, workers: int | None) -> Iterator[Tensor]:
     """Float batches on the device; from images that reside there where workers is None."""
     resident = images.images.to(device) if workers is None else None
-    batches = EndlessBatches(images, batch_size, seed=0, flip=True, pixels=resident is None)
+    batches = InfiniteBatches(images, batch_size, seed=0, random_flip=True, pixels=resident is None)
     pinned = device.type == "cuda"
     for batch in DataLoader(batches, batch_size=None, num_workers=workers or 0, pin_memory=pinned):
         there = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
         if resident is not None:
-            there["images"] = mirror(resident.index_select(0, there["index"]), there["mirrored"])
+            there["images"] = flip(resident.index_select(0, there["index"]), there["mirrored"])
         yield to_float(there["images"])
 
 

@@ -13,10 +13,10 @@ from candidates import Measured, Run, measure
 from measuring import quotients, report, seconds, spread
 from networks import SIZES, Size
 
-from diffexp.config.samplers import DDIMConfig, DDPMConfig
+from diffexp.config.schemas.samplers import DDIMConfig, DDPMConfig
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.models.precision import sampling_precision
-from diffexp.randomness import PerSampleNoise
+from diffexp.rng import PerSampleNoise
 
 STEPS, DDPM_STEPS = 50, 100
 _FOR_GOOD = ExitStack()
@@ -74,7 +74,7 @@ def ddpm(size: Size, device: torch.device, images: int, precision: str) -> Run:
     def run() -> None:
         noise = PerSampleNoise(0, range(images), module.x_shape, device)
         with sampling_precision(module, precision):
-            for _ in islice(module.states(DDPMConfig(), noise), DDPM_STEPS):
+            for _ in islice(module.trajectory(DDPMConfig(), noise), DDPM_STEPS):
                 pass
 
     return run

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import networks
@@ -10,19 +11,19 @@ import torch
 from measuring import report, seconds
 from networks import SIZES
 
-from diffexp.config.evaluation import InceptionConfig
-from diffexp.config.samplers import DDIMConfig
+from diffexp.config.schemas.extractors import InceptionConfig
+from diffexp.config.schemas.samplers import DDIMConfig
 from diffexp.evaluation.extractors import build_extractor
 from diffexp.evaluation.extractors.base import Features
-from diffexp.evaluation.gathering import Gathered, Gathering
-from diffexp.evaluation.references import Reference
-from diffexp.evaluation.scores import measure
+from diffexp.evaluation.feature_statistics import FeatureStatistics
+from diffexp.evaluation.metrics.metric_set import MetricSet
+from diffexp.evaluation.reference import Reference
 from diffexp.models.base import as_pixels
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.models.precision import sampling_precision
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.inception import write_random_inception
+from tests.helpers.inception import write_random_inception
 
 STEPS, MANY = 50, 50_000
 
@@ -59,19 +60,29 @@ def main(given: argparse.Namespace, images: int, batch_size: int) -> None:
     extractor(pixels[:batch_size])
     features = seconds(lambda: [extractor(some) for some in pixels.split(batch_size)], device) / len(pixels)
 
-    def gather(seed: int) -> Gathered:
+    def add(seed: int, add_features: Callable[[Features, int], object]) -> None:
         source = torch.Generator(device).manual_seed(seed)
-        gathering = Gathering(images, extractor.dim, None, extractor.device)
+        logits = torch.zeros(batch_size, extractor.classes or 0, device=device)
         for first in range(0, images, batch_size):
             count = min(batch_size, images - first)
             rows = torch.randn(count, extractor.dim, generator=source, device=device).abs()
-            gathering.add(Features(rows, None), first)
-        return gathering.result()
+            add_features(Features(rows, logits[:count]), first)
 
-    real = gather(1)
-    compared = Reference(real.gaussian, real.bank, None, {}, "random numbers")
-    gathering = seconds(lambda: gather(0), device)
-    statistics = seconds(lambda: measure(gather(0), compared), device)
+    statistics_of_real = FeatureStatistics(extractor.dim, images).to(device)
+    add(1, lambda features, first: statistics_of_real.update(features.values, first))
+    real = statistics_of_real.compute()
+    metrics = MetricSet.of(Reference(real.gaussian, real.features, None, {}, "random numbers"), extractor, images)
+
+    def gather() -> None:
+        metrics.reset()
+        add(0, lambda some, first: metrics.add(pixels, some, first))
+
+    def score() -> None:
+        gather()
+        metrics.compute()
+
+    gathering = seconds(gather, device)
+    statistics = seconds(score, device)
     rows, all_50k = [], {}
     for name, each in sampling.items():
         total = images * (each + features) + statistics

@@ -13,10 +13,10 @@ from measuring import quotients, report, spread
 from networks import SIZES
 from PIL import Image
 
-from diffexp.config import load_experiment
-from diffexp.hardware import precision_for
-from diffexp.starting import start_run
-from diffexp.training import train
+from diffexp.commands.locate import start_run
+from diffexp.commands.train import train_run
+from diffexp.config.load import load_experiment
+from diffexp.system.devices import precision_for
 
 IMAGES = 512
 
@@ -58,14 +58,14 @@ def main(given: argparse.Namespace, batch_size: int, steps: int) -> None:
             "image_folder",
             [
                 *(f"data.path={folder}/images", f"data.image_size={side}", f"data.channels={channels}"),
-                *("data.flip=false", f"model.network={size.config()}"),
-                *(f"training.steps={(given.rounds + 1) * steps}", f"training.batch_size={batch_size}"),
+                *("data.random_flip=false", f"model.network={size.config()}"),
+                *(f"training.max_steps={(given.rounds + 1) * steps}", f"training.batch_size={batch_size}"),
                 f"training.accelerator={'gpu' if device.type == 'cuda' else 'cpu'}",
                 *(f"sample_grid.every={10**9}", f"checkpoint.every={10**9}", f"run_dir={folder}/run"),
                 "sample_grid.samplers={'ddpm': None, 'ddim-50': {'name': 'ddim', 'steps': 1}}",
             ],
         )
-        train(experiment, start_run(experiment), [], [turns])
+        train_run(experiment, start_run(experiment), [], [turns])
     ours, loop = (
         [1000 * each / steps for each in seconds[1:]] for seconds in (turns.trainer_seconds, turns.bare_seconds)
     )

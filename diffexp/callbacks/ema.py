@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
 from torch import Tensor
 
-STATE_KEY = "EMA"
+from diffexp.checkpoints.file import STATE_KEY
+from diffexp.config.schemas.experiment import Experiment
 
 
 class EMA(L.Callback):
@@ -34,6 +35,12 @@ class EMA(L.Callback):
         self._step = 0
         self._average: dict[str, Tensor] = {}
         self._parameters: list[Tensor] = []
+
+    @classmethod
+    def from_config(cls, experiment: Experiment) -> Self | None:
+        """The average that a config asks for, or None."""
+        wanted = experiment.ema
+        return None if wanted is None else cls(wanted.half_life, experiment.training.batch_size, wanted.rampup)
 
     @property
     def state_key(self) -> str:
@@ -84,9 +91,3 @@ class EMA(L.Callback):
         """Take up the average of a checkpoint."""
         self._step = state_dict["step"]
         self._average = state_dict["average"]
-
-
-def averaged(checkpoint: dict[str, Any]) -> dict[str, Tensor] | None:
-    """The averaged parameters in a checkpoint by name, or None if it has none."""
-    state = checkpoint.get("callbacks", {}).get(STATE_KEY)
-    return None if state is None else state["average"]

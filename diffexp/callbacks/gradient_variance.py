@@ -6,10 +6,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from diffexp.data.images import to_float
+from diffexp.models.batch import as_batch
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.models.training_noise import TIMESTEPS, TrainingNoise
-from diffexp.randomness import RandomNumbers, derive_seed
+from diffexp.rng import RandomNumbers, derive_seed
 
 
 class GradientVariance(L.Callback):
@@ -44,7 +44,8 @@ class GradientVariance(L.Callback):
         assert isinstance(pl_module, DiffusionModule)
         pl_module.network.eval()  # without dropout, whose random numbers are the training's
         with trainer.precision_plugin.forward_context():
-            merged, unmerged = self.measure(pl_module, to_float(batch["images"]), batch.get("labels"), step)
+            given = as_batch(batch)
+            merged, unmerged = self.measure(pl_module, given.images, given.labels, step)
         pl_module.network.train()
         metrics = {"train/gradient_variance_merged": merged, "train/gradient_variance_unmerged": unmerged}
         for logger in trainer.loggers:

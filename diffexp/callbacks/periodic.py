@@ -7,23 +7,23 @@ from typing import Any
 import lightning as L
 
 
-class GivenUpError(Exception):
-    """What was being done was given up because the run is to stop."""
+class StoppedError(Exception):
+    """What was being done was stopped because the run is to stop."""
 
 
 class Periodic(L.Callback, ABC):
     """Acts every so many optimiser steps and after the last one.
 
-    A resumed run first makes up for what was given up at the step it starts from.
+    A resumed run first makes up for what was stopped at the step it starts from.
 
     Args:
         every: steps between two times.
-        give_up: asked after every network call whether to leave it undone, because the run is to stop.
+        should_stop: asked after every network call whether to leave it undone, because the run is to stop.
     """
 
-    def __init__(self, every: int, give_up: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, every: int, should_stop: Callable[[], bool] = lambda: False) -> None:
         self.every = every
-        self.give_up = give_up
+        self.should_stop = should_stop
         self._step = 0
         self._tried = -1
 
@@ -36,9 +36,9 @@ class Periodic(L.Callback, ABC):
         """Whether it has been done at a step."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Make up for what was given up."""
+        """Make up for what was stopped."""
         self._step = self._tried = trainer.global_step
-        self._make_up(trainer, pl_module)
+        self._catch_up(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Act, if this batch ended a step that is due."""
@@ -51,14 +51,14 @@ class Periodic(L.Callback, ABC):
         """Make up for what is missing in a run that is resumed after its last step, where training does not start."""
         if self._tried != trainer.global_step:
             pl_module.to(trainer.strategy.root_device)  # Lightning has taken it back to the CPU
-            self._make_up(trainer, pl_module)
+            self._catch_up(trainer, pl_module)
 
     def _due(self, trainer: L.Trainer) -> bool:
         step = trainer.global_step
         return step > 0 and (step % self.every == 0 or step == trainer.max_steps)
 
-    def _make_up(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        missing = self._due(trainer) and not self.finished(trainer.global_step) and not self.give_up()
+    def _catch_up(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        missing = self._due(trainer) and not self.finished(trainer.global_step) and not self.should_stop()
         if trainer.strategy.broadcast(missing):
             self.act(trainer, pl_module)
 
@@ -67,8 +67,8 @@ class Periodic(L.Callback, ABC):
 
         def after_call() -> None:
             tell()
-            # alone only: processes that give up at different calls would wait for each other for ever
-            if trainer.world_size == 1 and self.give_up():
-                raise GivenUpError
+            # alone only: processes that stop at different calls would wait for each other for ever
+            if trainer.world_size == 1 and self.should_stop():
+                raise StoppedError
 
         return after_call

@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from diffexp.models.base import log_every
+from diffexp.models.base import log_every_n_steps
 
 # Lightning's bar counts the batches of an epoch; an endless stream has none, so it could not tell the time left.
 
@@ -88,7 +88,7 @@ class StepProgress(ProgressBar):
         """Advance to the trainer's step."""
         assert self._bar is not None
         self._bar.update(trainer.global_step - self._bar.n)
-        if trainer.global_step % log_every(trainer) == 0:
+        if trainer.global_step % log_every_n_steps(trainer) == 0:
             metrics = {name: f"{float(value):.4f}" for name, value in trainer.progress_bar_metrics.items()}
             self._bar.set_postfix(metrics, refresh=False)
 

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 
-from diffexp.tolerance import Tolerance
+from diffexp.runs.directory import Run
+from diffexp.system.best_effort import BestEffort
 
 _INTERVAL = 5.0  # seconds between two writes while training
 
@@ -26,7 +27,12 @@ class StatusFile(L.Callback):
         self._began = time.monotonic()
         self._written = 0.0
         self._trained = False
-        self._tolerance = Tolerance("the run's status cannot be written")
+        self._best_effort = BestEffort("the run's status cannot be written")
+
+    @classmethod
+    def from_run(cls, run: Run, *, resumed: bool) -> Self:
+        """status.json of a run; of a resumed one, with the seconds that it was trained for before."""
+        return cls(run.write_status, run.seconds() if resumed else 0.0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the start."""
@@ -56,6 +62,6 @@ class StatusFile(L.Callback):
     def _report(self, trainer: L.Trainer, state: str, **more: Any) -> None:
         self._written = time.monotonic()
         if trainer.is_global_zero:
-            with self._tolerance:
+            with self._best_effort:
                 seconds = round(self.seconds + self._written - self._began, 1)
                 self.write(state, trainer.global_step, trainer.max_steps, seconds=seconds, **more)

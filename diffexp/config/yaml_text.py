@@ -4,12 +4,14 @@ The numbers are those of YAML 1.2 and Python: 1e-3, 0x1f, 0o17 and 1_000. YAML 1
 write without a word: 010 is 8 there, 12:30:00 is 45000 and 2024-01-01 is a date. Here these are texts.
 """
 
+import copy
 import re
+from functools import lru_cache
 from typing import Any
 
 import yaml
 
-from diffexp.signals import ending_waits
+from diffexp.system.signals import defer_exit
 
 # Where a value is: the keys of mappings and the indices of lists.
 Place = tuple[str | int, ...]
@@ -25,7 +27,7 @@ _FLOAT = re.compile(rf"[-+]?(({_DIGITS})?\.{_DIGITS}|{_DIGITS}\.|{_DIGITS}(?=[eE
 _SPECIAL = {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
 
 
-@ending_waits()
+@defer_exit()
 def read(text: str) -> tuple[Any, Texts]:
     """What a YAML text holds as plain data, and how its plain scalars were written.
 
@@ -33,6 +35,12 @@ def read(text: str) -> tuple[Any, Texts]:
         yaml.YAMLError: if it is no YAML, has a key twice, or has tags or aliases that data does not need.
         RecursionError: if it is nested too deeply.
     """
+    value, texts = _read(text)
+    return copy.deepcopy(value), dict(texts)
+
+
+@lru_cache(maxsize=64)  # every trial of a sweep reads the same files
+def _read(text: str) -> tuple[Any, Texts]:
     node = yaml.compose(text, yaml.SafeLoader)
     reader = _Reader()
     value = None if node is None else reader.value(node, ())

@@ -10,20 +10,20 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from diffexp.data.images import ImageSet
-from diffexp.randomness import derive_seed
+from diffexp.rng import derive_seed
 
 Indices = NDArray[np.int64]
 Flips = NDArray[np.bool_]
 Pass = tuple[Indices, Flips]
 
 
-def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+def flip(images: Tensor, mirrored: Tensor) -> Tensor:
     """The images (B, C, H, W), those of them left to right that `mirrored` (bool, (B,)) says."""
     both = torch.cat([images, images.flip(-1)])
     return both.index_select(0, torch.arange(len(images), device=images.device) + len(images) * mirrored)
 
 
-class EndlessBatches(IterableDataset[dict[str, Tensor]]):
+class InfiniteBatches(IterableDataset[dict[str, Tensor]]):
     """Batches for ever, starting at any optimiser step.
 
     The images form one endless stream: pass p over them is a permutation that depends on (seed, p) alone.
@@ -44,7 +44,7 @@ class EndlessBatches(IterableDataset[dict[str, Tensor]]):
         world_size: processes that train together.
         accumulate: batches per optimiser step on each process.
         seed: of the order and the mirroring.
-        flip: mirror half of the images left to right.
+        random_flip: mirror half of the images left to right.
         start_step: optimiser steps already done.
         pixels: whether to fetch the images.
 
@@ -61,7 +61,7 @@ class EndlessBatches(IterableDataset[dict[str, Tensor]]):
         world_size: int = 1,
         accumulate: int = 1,
         seed: int = 0,
-        flip: bool = False,
+        random_flip: bool = False,
         start_step: int = 0,
         pixels: bool = True,
     ) -> None:
@@ -75,7 +75,7 @@ class EndlessBatches(IterableDataset[dict[str, Tensor]]):
         self.world_size = world_size
         self.accumulate = accumulate
         self.seed = seed
-        self.flip = flip
+        self.random_flip = random_flip
         self.start_step = start_step
         self.pixels = pixels
 
@@ -96,8 +96,8 @@ class EndlessBatches(IterableDataset[dict[str, Tensor]]):
         indices, flips = map(torch.from_numpy, self._positions(start, start + size, passes))
         item = {"index": indices}
         if not self.pixels:
-            return {**item, "mirrored": flips} if self.flip else item
-        item["images"] = mirror(self.images.fetch(indices), flips) if self.flip else self.images.fetch(indices)
+            return {**item, "mirrored": flips} if self.random_flip else item
+        item["images"] = flip(self.images.fetch(indices), flips) if self.random_flip else self.images.fetch(indices)
         if self.images.labels is not None:
             item["labels"] = self.images.labels[indices]
         return item

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from diffexp.config.data import DATA, DataConfig
-from diffexp.data.batches import EndlessBatches, mirror
+from diffexp.config.schemas.data import DATA, DataConfig
+from diffexp.data.batches import InfiniteBatches, flip
 from diffexp.data.images import ImageSet, MemoryImages, without_held_out
 from diffexp.errors import UserError
 
@@ -18,7 +18,7 @@ Images = ImageSet | Callable[[], ImageSet]
 
 
 class ImageDataModule(L.LightningDataModule):
-    """Endless batches of images, positioned by the trainer's global step; see `EndlessBatches`.
+    """Endless batches of images, positioned by the trainer's global step; see `InfiniteBatches`.
 
     Training ends by ``Trainer(max_steps=…, max_epochs=-1)``, never at the end of the data. The position counts
     optimiser steps, as ``trainer.global_step`` does with one optimiser; checkpoints belong at the end of a
@@ -29,8 +29,8 @@ class ImageDataModule(L.LightningDataModule):
             download), then by the others.
         batch_size: images per optimiser step, over all devices, nodes and accumulated batches.
         seed: of the order and the mirroring.
-        flip: mirror half of the images left to right.
-        workers: processes that fetch batches beside the training process; 0 fetches in it.
+        random_flip: mirror half of the images left to right.
+        num_workers: processes that fetch batches beside the training process; 0 fetches in it.
         test: the test images or what loads them, for `images`; None if there are none.
         held_out: images like the training ones that are not trained on, or what loads them, for `images`.
     """
@@ -41,16 +41,16 @@ class ImageDataModule(L.LightningDataModule):
         batch_size: int,
         *,
         seed: int = 0,
-        flip: bool = False,
-        workers: int = 0,
+        random_flip: bool = False,
+        num_workers: int = 0,
         test: Images | None = None,
         held_out: Images | None = None,
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
         self.seed = seed
-        self.flip = flip
-        self.workers = workers
+        self.random_flip = random_flip
+        self.num_workers = num_workers
         self._resident: Tensor | None = None
         self._resident_labels: Tensor | None = None
         self._splits: dict[str, Images | None] = {"train": train, "held_out": held_out, "test": test}
@@ -73,7 +73,15 @@ class ImageDataModule(L.LightningDataModule):
             parts = cache(lambda: without_held_out(source("train")(), data.held_out))
             train, held_out = (lambda: parts()[0]), (lambda: parts()[1])
         test = source("test")
-        return cls(train, batch_size, seed=seed, flip=data.flip, workers=data.workers, test=test, held_out=held_out)
+        return cls(
+            train,
+            batch_size,
+            seed=seed,
+            random_flip=data.random_flip,
+            num_workers=data.num_workers,
+            test=test,
+            held_out=held_out,
+        )
 
     def images(self, split: str) -> ImageSet:
         """The images of "train", "held_out" or "test", loaded at the first call.
@@ -116,17 +124,17 @@ class ImageDataModule(L.LightningDataModule):
         if resides(images, device):
             self._resident = images.images.to(device)
             self._resident_labels = None if images.labels is None else images.labels.to(device)
-        batches = EndlessBatches(
+        batches = InfiniteBatches(
             images,
             self.batch_size,
             rank=trainer.global_rank,
             world_size=world_size,
             accumulate=accumulate,
             seed=self.seed,
-            flip=self.flip,
+            random_flip=self.random_flip,
             pixels=self._resident is None,
         )
-        return _FromNextStep(trainer, batches, self.workers)
+        return _FromNextStep(trainer, batches, self.num_workers)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Take the images from those that are on the device, where they are."""
@@ -134,7 +142,7 @@ class ImageDataModule(L.LightningDataModule):
             return batch
         index = batch["index"]
         images = self._resident.index_select(0, index)
-        item = {"index": index, "images": mirror(images, batch["mirrored"]) if self.flip else images}
+        item = {"index": index, "images": flip(images, batch["mirrored"]) if self.random_flip else images}
         if self._resident_labels is not None:
             item["labels"] = self._resident_labels.index_select(0, index)
         return item
@@ -154,10 +162,10 @@ def resides(images: ImageSet, device: torch.device) -> TypeGuard[MemoryImages]:
 class _FromNextStep(DataLoader[dict[str, Tensor]]):
     """Starts at the trainer's next step whenever it is iterated: a Trainer may cut training into epochs."""
 
-    def __init__(self, trainer: L.Trainer, batches: EndlessBatches, workers: int) -> None:
+    def __init__(self, trainer: L.Trainer, batches: InfiniteBatches, num_workers: int) -> None:
         # Workers are not persistent, because those would keep the position of the first iteration.
         on_gpu = trainer.strategy.root_device.type == "cuda"
-        super().__init__(batches, batch_size=None, num_workers=workers, pin_memory=on_gpu)
+        super().__init__(batches, batch_size=None, num_workers=num_workers, pin_memory=on_gpu)
         self._trainer = trainer
         self._batches = batches
 

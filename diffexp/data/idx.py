@@ -15,13 +15,12 @@ from diffexp.data.download import download
 from diffexp.data.images import ImageSet, MemoryImages, pad_to_square
 from diffexp.errors import UserError
 
-DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 SIDE = 28
 PREFIX = {"train": "train", "test": "t10k"}
 
 
 @dataclass(frozen=True)
-class _Collection:
+class Collection:
     """A data set of idx files: its classes, torchvision's name for it and where its files may lie."""
 
     torchvision_name: str
@@ -31,47 +30,12 @@ class _Collection:
     hint: str = ""
 
 
-_MNIST = _Collection(
-    "MNIST",
-    class_names=[str(digit) for digit in range(10)],
-    folders=["MNIST/raw", "MNIST", "mnist/raw", "mnist", "."],
-)
-_FASHION_MNIST = _Collection(
-    "FashionMNIST",
-    class_names=(
-        ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-    ),
-    folders=["FashionMNIST/raw", "FashionMNIST", "fashion_mnist", "fashion-mnist", "."],
-    elsewhere=[DEBIAN_FASHION_MNIST],
-    hint=" On Debian and Ubuntu `apt install dataset-fashion-mnist` brings them too.",
-)
-
-
-def mnist(split: str, image_size: int, channels: int, memory_gb: float, root: str) -> ImageSet:
-    """MNIST: 60,000 training and 10,000 test images of 28×28 pixels, padded evenly with black.
-
-    Args:
-        split: "train" or "test".
-        image_size: 28 or more.
-        channels: 1.
-        memory_gb: not needed; the training split takes 60 MB at 32×32.
-        root: the idx files, gzipped or not, are looked for in root/MNIST/raw, root/MNIST, root/mnist/raw,
-            root/mnist and root, and else downloaded to root/MNIST/raw.
+def load_idx(collection: Collection, split: str, image_size: int, root: Path) -> ImageSet:
+    """Read a split of a collection from below `root`; download it to there if it is not found.
 
     Raises:
         UserError: if the files are damaged, or neither found nor downloaded.
     """
-    return _load(_MNIST, split, image_size, Path(root).expanduser())
-
-
-def fashion_mnist(split: str, image_size: int, channels: int, memory_gb: float, root: str) -> ImageSet:
-    """Fashion-MNIST: as `mnist`, found in root/FashionMNIST/raw, root/FashionMNIST, root/fashion_mnist,
-    root/fashion-mnist, root or Debian's package dataset-fashion-mnist, and else downloaded to root/FashionMNIST/raw.
-    """
-    return _load(_FASHION_MNIST, split, image_size, Path(root).expanduser())
-
-
-def _load(collection: _Collection, split: str, image_size: int, root: Path) -> ImageSet:
     files = _find(collection, split, root)
     if files is None:
         _download(collection, root)
@@ -117,7 +81,7 @@ def read_idx(path: Path) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape).copy())
 
 
-def _find(collection: _Collection, split: str, root: Path) -> tuple[Path, Path] | None:
+def _find(collection: Collection, split: str, root: Path) -> tuple[Path, Path] | None:
     """The images file and the labels file of a split, from the first folder that has both."""
     for folder in [*(root / name for name in collection.folders), *collection.elsewhere]:
         images = _idx_file(folder, f"{PREFIX[split]}-images", "idx3-ubyte")
@@ -132,7 +96,7 @@ def _idx_file(folder: Path, stem: str, kind: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _download(collection: _Collection, root: Path) -> None:
+def _download(collection: Collection, root: Path) -> None:
     import torchvision  # slow to import, and needed only here
 
     dataset = getattr(torchvision.datasets, collection.torchvision_name)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from diffexp.data.files import DATASET_JSON, ImageFiles
+from diffexp.data.archives import DATASET_JSON, ImageFiles
 from diffexp.data.notices import notice
 from diffexp.errors import UserError
 

@@ -3,7 +3,7 @@
 import logging
 from functools import cache
 
-from diffexp.hardware import is_main_process
+from diffexp.system.distributed import is_main_process
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import PIL
 from PIL import features
 
-from diffexp.data import depth, pixels
-from diffexp.data.files import State
+from diffexp.data import decode, depth
+from diffexp.data.archives import State
 from diffexp.data.notices import notice
-from diffexp.files import cache_folder, sha256, whole_file
+from diffexp.system.files import atomic_write, cache_folder, sha256
 
 # Seconds within which a file may change twice without its times showing it, on the coarsest file systems.
 SETTLING = 2.0
@@ -39,7 +39,7 @@ class Record:
     lasting: bool = True
 
 
-def recorded(
+def cached_record(
     states: Callable[[], list[State]], image_shape: tuple[int, int, int], examine: Callable[[], Record]
 ) -> Record:
     """The record of a set: from the cache if every file is as it was, otherwise from `examine`.
@@ -70,7 +70,7 @@ def recorded(
 
 def _rules() -> tuple[str, ...]:
     """What turns bytes into pixels: our rules, and PIL with its decoders."""
-    ours = [sha256(Path(str(module.__file__))) for module in (pixels, depth)]
+    ours = [sha256(Path(str(module.__file__))) for module in (decode, depth)]
     decoders = [*features.get_supported_codecs(), *(name for name in ("webp", "avif") if name in features.modules)]
     return (*ours, PIL.__version__, *(f"{name} {features.version(name)}" for name in decoders))
 
@@ -88,7 +88,7 @@ def _read(path: Path, key: str) -> Record | None:
 def _write(path: Path, key: str, record: Record) -> None:
     found = asdict(record)
     try:
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             file.write(json.dumps({"check": _check(key, found), "found": found}).encode())
     except OSError as error:
         notice(f"{path}: cannot be written ({error.strerror}), so diffexp decodes all images at each start")

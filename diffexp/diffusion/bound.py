@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr
 
-from diffexp.diffusion.schedules import Schedule, Table
+from diffexp.diffusion.schedules import Schedule, TimestepTable
 
 Variance = Literal["fixed_small", "fixed_large", "learned"]
 
@@ -39,12 +39,12 @@ class Bound:
         before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
         small = beta * (1 - before) / (1 - alpha_bar)
         small[0] = small[1] if len(small) > 1 else beta[0]
-        self._of_x0 = Table(before.sqrt() * beta / (1 - alpha_bar))
-        self._of_x = Table(alpha.sqrt() * (1 - before) / (1 - alpha_bar))
-        self._log_small = Table(small.log())
+        self._coef_x0 = TimestepTable(before.sqrt() * beta / (1 - alpha_bar))
+        self._coef_x = TimestepTable(alpha.sqrt() * (1 - before) / (1 - alpha_bar))
+        self._log_small = TimestepTable(small.log())
         large = beta.clone()
         large[0] = small[0]
-        self._log_large = Table((beta if variance == "learned" else large).log())
+        self._log_large = TimestepTable((beta if variance == "learned" else large).log())
 
     def term(self, x0: Tensor, x_t: Tensor, t: Tensor, estimate: Tensor, share: Tensor | None = None) -> Tensor:
         """The term of each image at its index t: (B,), bits per dimension.
@@ -56,9 +56,9 @@ class Bound:
             estimate: x̂_0, of x0's shape.
             share: v in [0, 1] of x0's shape, of a learned variance.
         """
-        mean = self._of_x0.at(t, x0) * estimate + self._of_x.at(t, x0) * x_t
+        mean = self._coef_x0.at(t, x0) * estimate + self._coef_x.at(t, x0) * x_t
         log_variance = self.log_variance(t, x0, share)
-        true_mean = self._of_x0.at(t, x0) * x0 + self._of_x.at(t, x0) * x_t
+        true_mean = self._coef_x0.at(t, x0) * x0 + self._coef_x.at(t, x0) * x_t
         apart = _gaussian_kl(true_mean, self._log_small.at(t, x0), mean, log_variance)
         decoded = -log_probability_of_levels(x0, mean, (0.5 * log_variance).exp())
         nats = torch.where((t == 0).view(-1, *[1] * (x0.ndim - 1)), decoded, apart)

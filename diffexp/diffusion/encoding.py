@@ -4,7 +4,7 @@ from torch import Tensor
 
 from diffexp.diffusion.paths import Path
 from diffexp.diffusion.predictions import Denoiser
-from diffexp.diffusion.samplers import combine
+from diffexp.diffusion.samplers.base import combine
 from diffexp.diffusion.schedules import Schedule
 
 
@@ -13,7 +13,7 @@ def encode(denoiser: Denoiser, schedule: Schedule, path: Path, x0: Tensor) -> Te
 
         x_t = √ᾱ_t x̂_0(x_prev, t_prev) + √(1-ᾱ_t) ε̂(x_prev, t_prev);
 
-    the first, from the data, asks the denoiser at the lowest t. Decode with `DDIM().walk` on the same path.
+    the first, from the data, asks the denoiser at the lowest t. Decode with `DDIM().trajectory` on the same path.
 
     Args:
         denoiser: without clipping, which cannot be run backwards.

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diffexp.diffusion.bound import Bound
 from diffexp.diffusion.predictions import Network, Prediction
-from diffexp.diffusion.schedules import Table
+from diffexp.diffusion.schedules import TimestepTable
 
 LossName = Literal["simple", "hybrid", "vlb"]
 
@@ -30,7 +30,7 @@ class Objective:
         self.prediction = prediction
         self.loss = loss
         self._bound = Bound(prediction.schedule, "learned") if loss != "simple" else None
-        self._weights = None if weights is None else Table(weights)
+        self._weights = None if weights is None else TimestepTable(weights)
 
     def losses(
         self, network: Network, x0: Tensor, noise: Tensor, t: Tensor, other: Tensor | None = None

@@ -22,7 +22,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diffexp.diffusion.schedules import Schedule, Table
+from diffexp.diffusion.schedules import Schedule, TimestepTable
 
 PREDICTIONS = ("epsilon", "x0", "v", "scaled_epsilon", "step_epsilon")
 
@@ -76,10 +76,10 @@ class Prediction:
         self.divides = divides
         self.schedule = schedule
         self.learned_variance = learned_variance
-        self._output_scale = Table(((1 - schedule.alphas_cumprod) / schedule.betas).sqrt())
+        self._output_scale = TimestepTable(((1 - schedule.alphas_cumprod) / schedule.betas).sqrt())
         noise = 1 - schedule.alphas_cumprod
-        self._of_step = Table((schedule.betas / noise).sqrt())
-        self._of_others = Table((1 - schedule.betas / noise).clamp(min=0).sqrt())
+        self._of_step = TimestepTable((schedule.betas / noise).sqrt())
+        self._of_others = TimestepTable((1 - schedule.betas / noise).clamp(min=0).sqrt())
 
     def error_of_x0(self) -> Tensor:
         """‖target - estimate‖² as a multiple of ‖x_0 - x̂_0‖², float64 (T,): SNR for ε, SNR + 1 for v."""

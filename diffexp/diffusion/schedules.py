@@ -47,8 +47,8 @@ class Schedule:
         self.alphas = 1 - betas
         self.alphas_cumprod = torch.cumprod(self.alphas, dim=0)
         self._alpha_bars: list[float] = self.alphas_cumprod.tolist()
-        self._signal = Table(self.alphas_cumprod.sqrt())
-        self._sigma = Table((1 - self.alphas_cumprod).sqrt())
+        self._signal = TimestepTable(self.alphas_cumprod.sqrt())
+        self._sigma = TimestepTable((1 - self.alphas_cumprod).sqrt())
 
     @property
     def timesteps(self) -> int:
@@ -74,7 +74,7 @@ class Schedule:
         return self._signal.at(t, like), self._sigma.at(t, like)
 
 
-class Table:
+class TimestepTable:
     """Numbers by timestep, kept on each device that asked: a copy in every step would make it wait.
 
     Args:

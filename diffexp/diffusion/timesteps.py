@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diffexp.randomness import derive_seed
+from diffexp.rng import derive_seed
 
 
 class TimestepSampler(Protocol):

@@ -5,10 +5,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from diffexp.config.evaluation import metric_name
+from diffexp.config.schemas.metrics import metric_name
 from diffexp.evaluation.extractors.base import Extractor
-from diffexp.evaluation.neighbours import NEIGHBOURS
-from diffexp.evaluation.references import Reference
+from diffexp.evaluation.metrics.precision_recall import NEIGHBORS
+from diffexp.evaluation.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,6 @@ def protocol(count: int, extractor: Extractor, reference: Reference) -> Protocol
         "features": "float32",
         "fd": "float64, covariance with n - 1, symmetric eigenvalues",
         "kd": "cubic polynomial kernel, all pairs of at most 10,000 images a side",
-        "precision_recall": f"k = {NEIGHBOURS}, at most 10,000 images a side",
+        "precision_recall": f"k = {NEIGHBORS}, at most 10,000 images a side",
     }
     return Protocol(count, extractor.name, extractor.is_inception, details)

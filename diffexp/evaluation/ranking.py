@@ -9,7 +9,7 @@ INCONCLUSIVE = 0.013
 
 
 @dataclass(frozen=True)
-class Entry:
+class ScoreEstimate:
     """A score that is to be compared: lower is better.
 
     Attributes:
@@ -23,7 +23,7 @@ class Entry:
     protocol: str
 
 
-def best_and_ties(entries: Sequence[Entry]) -> tuple[int, set[int]]:
+def best_and_ties(entries: Sequence[ScoreEstimate]) -> tuple[int, set[int]]:
     """The index of the lowest score, and those of the others that differ from it by less than the noise.
 
     Two scores tie if they differ by less than 2 √(sd₁² + sd₂²), or by less than 1.3 %.
@@ -37,7 +37,7 @@ def best_and_ties(entries: Sequence[Entry]) -> tuple[int, set[int]]:
     return best, {index for index in range(len(entries)) if index != best and tie(entries[best], entries[index])}
 
 
-def tie(one: Entry, other: Entry) -> bool:
+def tie(one: ScoreEstimate, other: ScoreEstimate) -> bool:
     """Whether two scores of one protocol cannot be told apart."""
     difference = abs(one.value - other.value)
     noise = 2 * math.hypot(one.spread, other.spread)

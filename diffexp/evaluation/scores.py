@@ -1,118 +1,101 @@
-"""All scores of one set of images, from one pass of features, with what is needed to read them."""
+"""All scores of one set of images, with what is needed to read them."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from diffexp.evaluation.gathering import Estimate, Gathered
+from diffexp.config.renamed import RENAMED_SCORES
+from diffexp.config.schemas.metrics import METRICS, metrics
+from diffexp.evaluation.metrics.base import Estimate
 from diffexp.evaluation.protocol import Protocol
-from diffexp.evaluation.references import Reference
-from diffexp.hardware import full_float32
 
-MEMORISED = 0.05  # share of suspiciously near images above which a warning is due; .01 is as it should be
+MEMORIZED = 0.05  # share of suspiciously near images above which a warning is due; .01 is as it should be
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What was measured on a set of images.
+class Scores(Mapping[str, Estimate]):
+    """What was measured on a set of images: estimates by the name of their metric, of those that could be.
 
     Attributes:
         count: images.
-        fd: squared Fréchet distance, with its standard error. FID if the extractor is Inception-v3.
-        floor: the distance that a perfect generator would have at this count.
-        kd: kernel distance; None where the reference is statistics only.
-        precision, recall: None where the reference is statistics only.
-        nearest: distance to the nearest training image, as a multiple of that between training images: 1 is as it
-            should be. None unless the reference is the whole training split.
-        copies: share of the images that are nearer to a training image than all but 1 % of those are to each other;
-            None as `nearest`.
-        inception_score: mean over the splits, and the standard deviation over them; None unless the extractor is
-            Inception-v3.
+        estimates: by name of the metric.
     """
 
     count: int
-    fd: Estimate
-    floor: float
-    kd: Estimate | None
-    precision: float | None
-    recall: float | None
-    nearest: float | None
-    copies: float | None
-    inception_score: Estimate | None
+    estimates: dict[str, Estimate]
+
+    def __getitem__(self, metric: str) -> Estimate:
+        return self.estimates[metric]
+
+    def __iter__(self) -> Any:
+        return iter(self.estimates)
+
+    def __len__(self) -> int:
+        return len(self.estimates)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
-        return asdict(self)
+        return {"count": self.count, **{name: estimate._asdict() for name, estimate in self.items()}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Scores":
-        """From what `as_dict` gave."""
-        estimates = {
-            name: Estimate(**values[name]) if values[name] is not None else None
-            for name in ("fd", "kd", "inception_score")
-        }
-        return cls(**{**values, **estimates})
+        """From what `as_dict` gave, also in diffexp 0.1."""
+        estimates = {}
+        for name, value in values.items():
+            if value is None or name in ("count", "floor"):
+                continue
+            estimate = Estimate(**value) if isinstance(value, dict) else Estimate(value)
+            if name == "fd" and "floor" in values:
+                estimate = estimate._replace(expected=values["floor"])
+            estimates[RENAMED_SCORES.get(name, name)] = estimate
+        return cls(values["count"], estimates)
 
     def scalars(self) -> dict[str, float]:
-        """The numbers for loggers, by metric."""
-        found: dict[str, float | None] = {
-            "fd": self.fd.value,
-            "fd_error": self.fd.error,
-            "fd_floor": self.floor,
-            "kd": self.kd.value if self.kd else None,
-            "kd_error": self.kd.error if self.kd else None,
-            "precision": self.precision,
-            "recall": self.recall,
-            "nearest": self.nearest,
-            "copies": self.copies,
-            "inception_score": self.inception_score.value if self.inception_score else None,
-        }
-        return {name: value for name, value in found.items() if value is not None}
+        """The numbers for loggers: NAME, NAME_error and, where it depends on the number of images, expected_NAME."""
+        found: dict[str, float] = {}
+        for name, estimate in self.items():
+            found[name] = estimate.value
+            if estimate.error is not None:
+                found[f"{name}_error"] = estimate.error
+            if name == "fd" and estimate.expected is not None:
+                found[f"expected_{name}"] = estimate.expected
+        return found
 
     def warnings(self) -> list[str]:
         """What should be said beside the numbers."""
-        if self.copies is not None and self.copies > MEMORISED:
+        memorized = self.get("memorized_fraction")
+        if memorized is not None and memorized.value > MEMORIZED:
             return [
-                f"{self.copies:.0%} of the images are nearer to a training image than all but 1 % of those are to each "
-                "other: are they copies?"
+                f"{memorized.value:.0%} of the images are nearer to a training image than all but 1 % of those are to "
+                "each other: are they copies?"
             ]
         return []
 
+    def one_line(self, name: str, rules: Protocol) -> str:
+        """The scores of a sampler, or another set of this name, with all that is needed to read them."""
+        fd = self["fd"]
+        text = (
+            f"{name} {rules.metric('fd')} {fd.value:.4g} ± {fd.error:.2g} "
+            f"(perfect: {fd.expected:.3g}; {self.count} images; protocol {rules.id})"
+        )
+        if "precision" in self:
+            text += f", precision {self['precision'].value:.3f}, recall {self['recall'].value:.3f}"
+        return "; ".join([text, *self.warnings()])
 
-def told(name: str, scores: Scores, rules: Protocol) -> str:
-    """Scores with all that is needed to read them, on one line."""
-    text = (
-        f"{name} {rules.metric('fd')} {scores.fd.value:.4g} ± {scores.fd.error:.2g} "
-        f"(perfect: {scores.floor:.3g}; {scores.count} images; protocol {rules.id})"
-    )
-    if scores.precision is not None and scores.recall is not None:
-        text += f", precision {scores.precision:.3f}, recall {scores.recall:.3f}"
-    return "; ".join([text, *scores.warnings()])
+    def text(self, rules: Protocol) -> str:
+        """The scores, one metric a line, each with what is needed to read it."""
+        lines = []
+        for schema in metrics():
+            if schema.name not in self:
+                continue
+            estimate = self[schema.name]
+            line = f"{rules.metric(schema.name)}: {estimate.value:{schema.format}}"
+            line += "" if estimate.error is None else f" ± {estimate.error:.2g}"
+            line += "" if estimate.expected is None else f" (a perfect generator: {estimate.expected:.3g})"
+            lines.append(line)
+        return "\n".join([*lines, *(f"warning: {each}" for each in self.warnings())])
 
 
-def measure(gathered: Gathered, reference: Reference) -> Scores:
-    """Score what was gathered.
-
-    Args:
-        gathered: features of at least 40 images.
-        reference: of the same extractor.
-    """
-    with full_float32():
-        return _measure(gathered, reference)
-
-
-def _measure(gathered: Gathered, reference: Reference) -> Scores:
-    count = gathered.gaussian.count
-    assert count is not None
-    fd = Estimate(
-        reference.frechet.distance(gathered.gaussian), reference.frechet.error(gathered.gaussian, gathered.bank)
-    )
-    kd = precision = recall = near = copies = None
-    if reference.kernel is not None:
-        kd = reference.kernel.distance(gathered.bank)
-    if reference.manifold is not None:
-        precision, recall = reference.manifold.precision_recall(gathered.bank)
-    if reference.nearest is not None:
-        near, copies = reference.nearest.ratio_and_copies(gathered.bank)
-    inception = Estimate(*gathered.inception_score) if gathered.inception_score is not None else None
-    floor = reference.frechet.floor(count).value
-    return Scores(count, fd, floor, kd, precision, recall, near, copies, inception)
+def known_metrics() -> list[str]:
+    """The names of all registered metrics."""
+    return [schema.name for schema in METRICS.schemas]

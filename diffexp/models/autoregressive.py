@@ -2,22 +2,24 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffexp.config.evaluation import LikelihoodConfig
-from diffexp.config.experiment import Optim
-from diffexp.config.families import PIXEL_NETWORKS, AncestralConfig, PixelNetworkConfig
+from diffexp.config.schemas.networks import AUTOREGRESSIVE_NETWORKS, AutoregressiveNetworkConfig
+from diffexp.config.schemas.requests import LikelihoodConfig
+from diffexp.config.schemas.samplers import AncestralConfig
 from diffexp.data.images import to_float, to_uint8
-from diffexp.models.learner import Learner
-from diffexp.models.losses import MeanLosses
-from diffexp.networks.pixels import LEVELS, PixelNetwork
-from diffexp.randomness import PerSampleNoise
+from diffexp.models.batch import Batch
+from diffexp.models.loss_meter import LossMeter, PerSampleLoss
+from diffexp.models.training_module import TrainingModule
+from diffexp.networks.autoregressive import LEVELS, AutoregressiveNetwork
+from diffexp.rng import PerSampleNoise
 
 
-class AutoregressiveModule(Learner):
+class AutoregressiveModule(TrainingModule):
     """Learns p(x) = ∏_i p(x_i | x_1 … x_{i-1}), x_i one of 256 levels, by its exact negative log-likelihood.
 
     The order is that of reading, row by row, and of each pixel channel by channel.
@@ -25,21 +27,22 @@ class AutoregressiveModule(Learner):
     Args:
         image_shape: (C, H, W).
         network: (B, H, W·C) levels → their logits.
-        optim: the optimiser's settings.
-        seed: of dropout in training.
     """
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], network: PixelNetwork, optim: Optim | None = None, seed: int = 0
-    ) -> None:
-        super().__init__(image_shape, optim, seed, MeanLosses(["loss"]))
+    def __init__(self, image_shape: tuple[int, int, int], network: AutoregressiveNetwork) -> None:
+        super().__init__(image_shape, LossMeter(["loss"]))
         self.network = network
 
-    def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Bits per dimension of the images."""
-        bits = self.bits(to_uint8(images))
-        self.losses.add(bits.detach()[:, None])
-        return bits, None
+    @classmethod
+    def from_config(cls, image_shape: tuple[int, int, int], *, network: AutoregressiveNetworkConfig) -> Self:
+        """Build the module that a config describes, its weights drawn from torch's generator."""
+        channels, height, width = image_shape
+        return cls(image_shape, AUTOREGRESSIVE_NETWORKS.build(network, (height, width * channels)))
+
+    def per_sample_loss(self, batch: Batch) -> PerSampleLoss:
+        """Compute bits per dimension."""
+        bits = self.bits(to_uint8(batch.images))
+        return PerSampleLoss(bits, {"loss": bits})
 
     def bits(self, images: Tensor) -> Tensor:
         """Exact bits per dimension, (B,), of uint8 images (B, C, H, W): the mean of -log2 p(x_i | x_1 … x_{i-1})."""
@@ -49,7 +52,7 @@ class AutoregressiveModule(Learner):
         return nats.view(len(images), -1).mean(1) / math.log(2)
 
     def sample(
-        self, variant: AncestralConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
+        self, sampler: AncestralConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
         """Level after level. That of image i is where its distribution function passes Φ(ε), ε of (seed, i)."""
         noise = PerSampleNoise(seed, indices, self.image_shape, self.device)
@@ -60,7 +63,7 @@ class AutoregressiveModule(Learner):
             below = torch.ones(LEVELS, LEVELS, dtype=torch.float64, device=self.device).triu()
             for quantile in quantiles.T:
                 # not cumsum, which on a GPU has no deterministic algorithm
-                chances = (logits.double() / variant.temperature).softmax(1) @ below
+                chances = (logits.double() / sampler.temperature).softmax(1) @ below
                 levels.append((chances < quantile[:, None] * chances[:, -1:]).sum(1))
                 if on_call is not None:
                     on_call()
@@ -89,7 +92,7 @@ class AutoregressiveModule(Learner):
         """One."""
         return {"exact": 1}
 
-    def network_calls(self, variant: AncestralConfig) -> int:
+    def network_calls(self, sampler: AncestralConfig) -> int:
         """One a level."""
         return math.prod(self.image_shape)
 
@@ -102,11 +105,3 @@ def as_rows(images: Tensor) -> Tensor:
 def as_images(rows: Tensor, channels: int) -> Tensor:
     """The inverse of `as_rows`."""
     return rows.view(*rows.shape[:2], -1, channels).permute(0, 3, 1, 2)
-
-
-def from_config(
-    image_shape: tuple[int, int, int], optim: Optim, seed: int, *, network: PixelNetworkConfig
-) -> AutoregressiveModule:
-    """The module that a config describes, its weights drawn from torch's generator."""
-    channels, height, width = image_shape
-    return AutoregressiveModule(image_shape, PIXEL_NETWORKS.build(network, (height, width * channels)), optim, seed)

@@ -9,10 +9,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from diffexp.config.evaluation import LikelihoodConfig
+from diffexp.config.schemas.experiment import OptimConfig
+from diffexp.config.schemas.requests import LikelihoodConfig
 from diffexp.data.images import to_uint8
 from diffexp.errors import UserError
-from diffexp.models.finite import REMEDY
+from diffexp.models.nonfinite import REMEDY
 
 
 class GenerativeModel(L.LightningModule, ABC):
@@ -21,24 +22,30 @@ class GenerativeModel(L.LightningModule, ABC):
     Args:
         image_shape: (C, H, W) of the images it learns and makes.
         classes: of the images, if it learns them; else None.
+
+    Attributes:
+        optim: the optimiser's settings, which whoever builds the model sets before it is trained.
+        seed: of everything that training draws, set likewise.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int | None = None) -> None:
         super().__init__()
         self.image_shape = image_shape
         self.classes = classes
+        self.optim = OptimConfig()
+        self.seed = 0
 
     @abstractmethod
     def sample(
-        self, variant: Any, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
+        self, sampler: Any, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
         """Draw images with the current weights.
 
         Args:
-            variant: how to sample: a config of the kind that the model's schema names as its `variants`.
+            sampler: how to sample: a config of the kind that the model's schema names as its `sampler_base`.
             indices: which images; image i depends on (seed, i) and the weights, not on the rest of the batch.
             seed: of the whole set of images.
-            on_call: called after every network call, for progress; may raise to give up.
+            on_call: called after every network call, for progress; may raise to stop.
 
         Returns:
             float32 (len(indices), C, H, W) on the model's device, in [-1, 1] up to what the model overshoots.
@@ -103,13 +110,13 @@ class GenerativeModel(L.LightningModule, ABC):
             f"precision: expected bf16-mixed or 32-true for {type(self).__name__}, got bf16-true. Use bf16-mixed."
         )
 
-    def network_calls(self, variant: Any) -> int:
+    def network_calls(self, sampler: Any) -> int:
         """How many times `sample` calls the network for one batch: the usual measure of its cost."""
         return 1
 
-    def label(self, variant: Any) -> str:
-        """A short text that tells everything about a variant, for the names of metrics: "ddim-50-eta0"."""
-        label: str = variant.label()
+    def label(self, sampler: Any) -> str:
+        """A short text that tells everything about a sampler, for the names of metrics: "ddim-50-eta0"."""
+        label: str = sampler.label()
         return label
 
     @contextmanager
@@ -136,7 +143,7 @@ def as_pixels(images: Tensor) -> Tensor:
         raise UserError(f"the model makes images with NaN: its training has diverged; {REMEDY}") from error
 
 
-def log_every(trainer: L.Trainer) -> int:
+def log_every_n_steps(trainer: L.Trainer) -> int:
     """Steps between two logged points: the Trainer's ``log_every_n_steps``."""
     steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it without declaring it
     return steps

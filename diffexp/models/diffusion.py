@@ -4,15 +4,16 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from diffexp.config.evaluation import LikelihoodConfig
-from diffexp.config.experiment import Optim
-from diffexp.config.samplers import DDPMConfig, SamplerConfig
-from diffexp.config.variants import DEFAULT_SPACING, SAMPLERS
+from diffexp.config.schemas.networks import NETWORKS, NetworkConfig
+from diffexp.config.schemas.requests import LikelihoodConfig
+from diffexp.config.schemas.samplers import DEFAULT_SPACING, SAMPLERS, DDPMConfig, DiffusionSamplerConfig
+from diffexp.config.schemas.schedules import ScheduleConfig
+from diffexp.config.schemas.weightings import WEIGHTINGS, WeightingConfig
 from diffexp.data.images import to_float
 from diffexp.diffusion.bound import Bound
 from diffexp.diffusion.guidance import LabelledNetwork, guided, labelled
@@ -20,21 +21,30 @@ from diffexp.diffusion.likelihood import bound, dequantised, ode
 from diffexp.diffusion.objectives import LossName, Objective
 from diffexp.diffusion.paths import Path, timestep_path
 from diffexp.diffusion.predictions import Denoiser, Prediction, clipped
-from diffexp.diffusion.samplers import State
+from diffexp.diffusion.samplers.base import SamplerState
 from diffexp.diffusion.schedules import LITTLE_SIGNAL, MUCH_SIGNAL, Schedule
-from diffexp.diffusion.timesteps import ImportanceSampler, TimestepSampler, UniformSampler
+from diffexp.diffusion.timesteps import ImportanceSampler, StratifiedSampler, TimestepSampler, UniformSampler
 from diffexp.errors import UserError
-from diffexp.models.compiled import Compiled
-from diffexp.models.graphs import CUDAGraphs
-from diffexp.models.learner import Learner
-from diffexp.models.losses import LossByTime
+from diffexp.models.batch import Batch
+from diffexp.models.build import build_schedule
+from diffexp.models.compile import Compiled
+from diffexp.models.cuda_graphs import CUDAGraphs
+from diffexp.models.loss_meter import LossByTimestep, PerSampleLoss
+from diffexp.models.training_module import TrainingModule
 from diffexp.models.training_noise import TrainingNoise, TrainingNoiseSampler
-from diffexp.randomness import PerSampleNoise, derive_seed
+from diffexp.rng import PerSampleNoise, derive_seed
 
 log = logging.getLogger(__name__)
 
+_TIMESTEPS: dict[str, Callable[[int], TimestepSampler]] = {
+    "uniform": UniformSampler,
+    "stratified": StratifiedSampler,
+    "importance": ImportanceSampler,
+}
+_SMALLEST = 1e-12  # an SNR, against a division by 0
 
-class DiffusionModule(Learner):
+
+class DiffusionModule(TrainingModule):
     """Learns to predict, from x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε at random t, the target of its prediction.
 
     What is minimised is an `Objective`; what is logged, its unweighted error.
@@ -44,13 +54,11 @@ class DiffusionModule(Learner):
         network: (x_t (B, C, H, W), indices t (B,)) → (B, C, H, W).
         schedule: the noise schedule.
         prediction: what the network predicts, one of `diffexp.diffusion.predictions.PREDICTIONS`.
-        optim: the optimiser's settings.
-        seed: of t, ε and dropout in training.
         loss: see `Objective`; with another than "simple", the network has twice the images' channels.
         weights: of the simple loss by timestep, (T,); None is 1.
         timesteps: how a step samples them; None is `UniformSampler`.
         classes: of the images; then the network is a `LabelledNetwork`. None learns without labels.
-        label_dropout: probability in training that an image counts as of no class.
+        class_dropout_prob: probability in training that an image counts as of no class.
     """
 
     def __init__(
@@ -59,29 +67,78 @@ class DiffusionModule(Learner):
         network: nn.Module,
         schedule: Schedule,
         prediction: str = "epsilon",
-        optim: Optim | None = None,
-        seed: int = 0,
         *,
         loss: LossName = "simple",
         weights: Tensor | None = None,
         timesteps: TimestepSampler | None = None,
         classes: int | None = None,
-        label_dropout: float = 0.1,
+        class_dropout_prob: float = 0.1,
     ) -> None:
-        super().__init__(image_shape, optim, seed, LossByTime(schedule.timesteps), classes)
+        super().__init__(image_shape, LossByTimestep(schedule.timesteps), classes)
         self.x_shape = image_shape
         self.network = network
         self.schedule = schedule
         self.prediction = Prediction(prediction, schedule, learned_variance=loss != "simple")
-        self.losses: LossByTime
+        self.losses: LossByTimestep
         self.objective = Objective(self.prediction, loss, weights)
         twice = prediction == "step_epsilon"
         self.timesteps = timesteps or UniformSampler(schedule.timesteps)
-        self.training_noise = TrainingNoiseSampler(self.timesteps, twice, classes, label_dropout)
+        self.training_noise = TrainingNoiseSampler(self.timesteps, twice, classes, class_dropout_prob)
         self._compiled: dict[str, Compiled] = {}
         self.graphs: CUDAGraphs | None = None
         self._seen: list[Tensor] = []
         self._warned_of: set[str] = set()
+
+    @classmethod
+    def from_config(
+        cls,
+        image_shape: tuple[int, int, int],
+        *,
+        timesteps: int,
+        schedule: ScheduleConfig,
+        prediction: str,
+        loss: LossName,
+        weighting: WeightingConfig,
+        timestep_sampling: str,
+        classes: int | None,
+        class_dropout_prob: float,
+        network: NetworkConfig,
+        gradient_variance: object = None,
+        **more: Any,
+    ) -> Self:
+        """Build the module that a config describes, its weights drawn from torch's generator.
+
+        Args:
+            image_shape: (C, H, W) of what the network gets.
+            more: further arguments of a derived class.
+
+        The other arguments are the keys of `diffexp.config.schemas.models.diffusion.DiffusionConfig`.
+
+        Raises:
+            UserError: if the schedule is invalid at this T.
+        """
+        built = build_schedule(schedule, timesteps)
+        of_network = {} if loss == "simple" else {"out_channels": 2 * image_shape[0]}
+        of_network |= {} if classes is None else {"classes": classes}
+        built_network = NETWORKS.build(network, image_shape, **of_network)
+        try:
+            weights = WEIGHTINGS.build(weighting, built.alphas_cumprod / (1 - built.alphas_cumprod))
+            if weights is not None:
+                weights = weights / Prediction(prediction, built).error_of_x0().clamp(min=_SMALLEST)
+            return cls(
+                image_shape,
+                built_network,
+                built,
+                prediction,
+                loss=loss,
+                weights=weights,
+                timesteps=_TIMESTEPS[timestep_sampling](timesteps),
+                classes=classes,
+                class_dropout_prob=class_dropout_prob,
+                **more,
+            )
+        except ValueError as error:
+            raise UserError(f"model.prediction: {error}") from error
 
     def compile_network(self, *, training: bool = False, sampling: bool = False) -> None:
         """Have the network compiled at its next call; see `Compiled`."""
@@ -116,16 +173,17 @@ class DiffusionModule(Learner):
             network = labelled(network, noise.labels)
         return self.objective.losses(network, x0, noise.noise, noise.t, noise.other)
 
-    def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """See `Learner.step_losses`."""
-        noise = self.sample_training_noise(images, labels)
-        error, minimised = self.loss(images, noise)
-        self.losses.add_at(error.detach(), noise.t, noise.weights)
+    def per_sample_loss(self, batch: Batch) -> PerSampleLoss:
+        """Compute the objective of each image at a timestep of its own; the prediction's error is logged."""
+        noise = self.sample_training_noise(batch.images, batch.labels)
+        error, minimized = self.loss(batch.images, noise)
+        return PerSampleLoss(minimized, {"loss": error}, noise.t, noise.weights)
+
+    def after_loss(self, loss: PerSampleLoss) -> None:
+        """Have the importance sampler learn from the losses of all parts of a step."""
         if isinstance(self.timesteps, ImportanceSampler):
-            self._learn(self.timesteps, noise.t, minimised.detach())
-        if noise.weights is not None:
-            minimised = minimised * noise.weights
-        return minimised, noise.t
+            assert loss.t is not None
+            self._learn(self.timesteps, loss.t, loss.minimized.detach())
 
     def sample_training_noise(self, images: Tensor, labels: Tensor | None = None) -> TrainingNoise:
         """Sample what this step draws for the images (B, C, H, W) of this process and their labels (B,)."""
@@ -165,10 +223,10 @@ class DiffusionModule(Learner):
     # --- sampling
 
     @torch.no_grad()
-    def states(
-        self, sampler: SamplerConfig, noise: PerSampleNoise, on_call: Callable[[], object] | None = None
-    ) -> Iterator[State]:
-        """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.Sampler.walk`."""
+    def trajectory(
+        self, sampler: DiffusionSamplerConfig, noise: PerSampleNoise, on_call: Callable[[], object] | None = None
+    ) -> Iterator[SamplerState]:
+        """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.base`."""
         schedule, path = self.schedule, self._path(sampler)
         self._warn_of_the_start(sampler, path[0][0])
         network: Any = self._compiled.get("sampling") or self.graphs or self.network
@@ -181,11 +239,11 @@ class DiffusionModule(Learner):
             denoiser = self.prediction.denoiser(network)
         else:
             denoiser = self._of_classes(network, self.classes, sampler, path, noise.indices)
-        if sampler.clip:
-            denoiser = clipped(denoiser, schedule, sampler.clip_quantile)
-        yield from SAMPLERS.build(sampler).walk(denoiser, schedule, path, noise.draw(), noise.draw)
+        if sampler.clip_sample:
+            denoiser = clipped(denoiser, schedule, sampler.dynamic_thresholding_ratio)
+        yield from SAMPLERS.build(sampler).trajectory(denoiser, schedule, path, noise.draw(), noise.draw)
 
-    def _path(self, sampler: SamplerConfig) -> Path:
+    def _path(self, sampler: DiffusionSamplerConfig) -> Path:
         """The timesteps to visit, up to T-1, or up to nearly no signal where errors count 1/√ᾱ times."""
         alphas = self.schedule.alphas_cumprod.tolist()
         if sampler.spacing == DEFAULT_SPACING and sampler.steps is not None and self._multiplies_errors(sampler):
@@ -193,12 +251,12 @@ class DiffusionModule(Learner):
             alphas = alphas[: max(noise_alone + 1, sampler.steps)]
         return timestep_path(len(alphas), sampler.steps, sampler.spacing, alphas)
 
-    def _multiplies_errors(self, sampler: SamplerConfig) -> bool:
+    def _multiplies_errors(self, sampler: DiffusionSamplerConfig) -> bool:
         """Whether the first step of a path multiplies an error of the network by 1/√ᾱ."""
-        unbounded = self.prediction.divides and not sampler.clip
+        unbounded = self.prediction.divides and not sampler.clip_sample
         return self.schedule.terminal_signal > 0 and (unbounded or sampler.integrates_over_noise_to_signal)
 
-    def _warn_of_the_start(self, sampler: SamplerConfig, start: int) -> None:
+    def _warn_of_the_start(self, sampler: DiffusionSamplerConfig, start: int) -> None:
         """Warn once for each sampler whose path starts with too much signal, or with too little for it."""
         signal, label = self.schedule.alpha_bar(start) ** 0.5, self.label(sampler)
         if signal > MUCH_SIGNAL:
@@ -217,11 +275,16 @@ class DiffusionModule(Learner):
             )
 
     def _of_classes(
-        self, network: LabelledNetwork, classes: int, sampler: SamplerConfig, path: Path, indices: Sequence[int]
+        self,
+        network: LabelledNetwork,
+        classes: int,
+        sampler: DiffusionSamplerConfig,
+        path: Path,
+        indices: Sequence[int],
     ) -> Denoiser:
         """The denoiser for the classes of these images, guided as the sampler says."""
-        if sampler.guidance != 1:
-            self._require_no_class(f"guidance: expected 1, got {sampler.guidance:g}")
+        if sampler.guidance_scale != 1:
+            self._require_no_class(f"guidance_scale: expected 1, got {sampler.guidance_scale:g}")
         wanted = [index % classes if sampler.class_label is None else sampler.class_label for index in indices]
         labels = torch.tensor(wanted, device=self.device)
         twice = sampler.guided_steps(self.schedule.timesteps)
@@ -229,7 +292,7 @@ class DiffusionModule(Learner):
         of_class, of_none = (
             self.prediction.denoiser(labelled(network, each)) for each in (labels, torch.full_like(labels, classes))
         )
-        return guided(of_class, of_none, sampler.guidance, active.__contains__)
+        return guided(of_class, of_none, sampler.guidance_scale, active.__contains__)
 
     def _require_no_class(self, problem: str) -> None:
         """Refuse what asks the network for no class where no step of the training does.
@@ -237,16 +300,20 @@ class DiffusionModule(Learner):
         Raises:
             UserError: that begins with the problem.
         """
-        if self.training_noise.label_dropout == 0:
-            raise UserError(f"{problem}: label_dropout is 0, so that no step trains the network without a class")
+        if self.training_noise.class_dropout_prob == 0:
+            raise UserError(f"{problem}: class_dropout_prob is 0, so that no step trains the network without a class")
 
     def sample(
-        self, variant: SamplerConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
+        self,
+        sampler: DiffusionSamplerConfig,
+        indices: Sequence[int],
+        seed: int,
+        on_call: Callable[[], object] | None = None,
     ) -> Tensor:
         """Draw images with a sampler; see `GenerativeModel.sample`."""
         noise = PerSampleNoise(seed, indices, self.x_shape, self.device)
         with self.as_trained():
-            for state in self.states(variant, noise, on_call):
+            for state in self.trajectory(sampler, noise, on_call):
                 images = state.x
         return images
 
@@ -303,13 +370,13 @@ class DiffusionModule(Learner):
             calls["ode"] = 2 * (wanted.ode_steps - 1)
         return calls
 
-    def network_calls(self, variant: SamplerConfig) -> int:
+    def network_calls(self, sampler: DiffusionSamplerConfig) -> int:
         """One a step, of most samplers."""
-        return variant.network_calls(self.schedule.timesteps)
+        return sampler.network_calls(self.schedule.timesteps)
 
-    def label(self, variant: SamplerConfig) -> str:
+    def label(self, sampler: DiffusionSamplerConfig) -> str:
         """The sampler's name, steps and keys."""
-        return variant.label(variant.steps or self.schedule.timesteps)
+        return sampler.label(sampler.steps or self.schedule.timesteps)
 
 
 def _in_bfloat16(network: Callable[..., Tensor]) -> Callable[..., Tensor]:

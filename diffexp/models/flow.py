@@ -2,25 +2,26 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffexp.config.evaluation import LikelihoodConfig
-from diffexp.config.experiment import Optim
-from diffexp.config.families import PriorConfig
+from diffexp.config.schemas.requests import LikelihoodConfig
+from diffexp.config.schemas.samplers import PriorConfig
 from diffexp.data.images import to_float
-from diffexp.models.learner import Learner
-from diffexp.models.losses import MeanLosses
-from diffexp.randomness import PerSampleNoise
+from diffexp.models.batch import Batch
+from diffexp.models.loss_meter import LossMeter, PerSampleLoss
+from diffexp.models.training_module import TrainingModule
+from diffexp.rng import PerSampleNoise
 
 _LEVELS = 256
 _MARGIN = 0.05  # the logit's argument is kept this far from 0 and 1, as RealNVP's
 _LOG_SCALE = 2.0  # the largest |log s| of a coupling
 
 
-class Step(nn.Module):
+class FlowStep(nn.Module):
     """y = W (a ⊙ x + b), then an affine coupling: y_2 ← s(y_1) ⊙ (y_2 + t(y_1)).
 
     Args:
@@ -82,7 +83,7 @@ class Flow(nn.Module):
         self.shapes: list[tuple[int, int, int]] = []  # of what leaves at each level
         for level in range(levels):
             channels, height, breadth = 4 * channels, height // 2, breadth // 2
-            self.levels.append(nn.ModuleList(Step(channels, width) for _ in range(steps)))
+            self.levels.append(nn.ModuleList(FlowStep(channels, width) for _ in range(steps)))
             channels = channels if level == levels - 1 else channels // 2
             self.shapes.append((channels, height, breadth))
 
@@ -108,13 +109,13 @@ class Flow(nn.Module):
             leaving = part.view(-1, *shape)
             x = torch.cat([leaving, x], dim=1) if x.numel() else leaving
             for step in reversed(level):
-                assert isinstance(step, Step)
+                assert isinstance(step, FlowStep)
                 x = step.inverse(x)
             x = F.pixel_shuffle(x, 2)
         return x
 
 
-class FlowModule(Learner):
+class FlowModule(TrainingModule):
     """log p(x) = log N(f(x); 0, I) + log |det ∂f/∂x|, of images whose levels are spread evenly over their width.
 
     p(level) = ∫ p(level + u) du ≥ exp E_u log p(level + u) (Theis et al. 2016): what is minimised bounds the bits per
@@ -123,15 +124,16 @@ class FlowModule(Learner):
     Args:
         image_shape: (C, H, W).
         flow: f.
-        optim: the optimiser's settings.
-        seed: of u in training.
     """
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], flow: Flow, optim: Optim | None = None, seed: int = 0
-    ) -> None:
-        super().__init__(image_shape, optim, seed, MeanLosses(["loss"]))
+    def __init__(self, image_shape: tuple[int, int, int], flow: Flow) -> None:
+        super().__init__(image_shape, LossMeter(["loss"]))
         self.flow = flow
+
+    @classmethod
+    def from_config(cls, image_shape: tuple[int, int, int], *, levels: int, steps_per_level: int, width: int) -> Self:
+        """Build the module that a config describes, its weights drawn from torch's generator."""
+        return cls(image_shape, Flow(image_shape, levels, steps_per_level, width))
 
     def bits(self, images: Tensor, uniform: Tensor) -> Tensor:
         """-log2 p of level + u per dimension, (B,).
@@ -150,20 +152,19 @@ class FlowModule(Learner):
         bits: Tensor = -log_p / (images[0].numel() * math.log(2))
         return bits
 
-    def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The bits per dimension of the dequantised images."""
-        uniform = torch.special.ndtr(self.draw(len(images), self.image_shape).normals)
-        losses = self.bits(images, uniform)
-        self.losses.add(losses.detach()[:, None])
-        return losses, None
+    def per_sample_loss(self, batch: Batch) -> PerSampleLoss:
+        """Compute bits per dimension of the dequantised images."""
+        uniform = torch.special.ndtr(self.draw(len(batch.images), self.image_shape).normals)
+        bits = self.bits(batch.images, uniform)
+        return PerSampleLoss(bits, {"loss": bits})
 
     def sample(
-        self, variant: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
+        self, sampler: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
         """f⁻¹(z) of z from the prior, cut to a level; see `GenerativeModel.sample`."""
         noise = PerSampleNoise(seed, indices, self.image_shape, self.device)
         with self.as_trained(), torch.autocast(self.device.type, enabled=False):
-            inside = self.flow.inverse(variant.temperature * noise.draw().flatten(1)).sigmoid()
+            inside = self.flow.inverse(sampler.temperature * noise.draw().flatten(1)).sigmoid()
             share = (inside - _MARGIN) / (1 - 2 * _MARGIN)
             images = (share * _LEVELS).floor().clamp(0, _LEVELS - 1) / 127.5 - 1
         if on_call is not None:
@@ -189,10 +190,3 @@ class FlowModule(Learner):
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
         """One."""
         return {"dequantised": 1}
-
-
-def from_config(
-    image_shape: tuple[int, int, int], optim: Optim, seed: int, *, levels: int, steps_per_level: int, width: int
-) -> FlowModule:
-    """The module that a config describes, its weights drawn from torch's generator."""
-    return FlowModule(image_shape, Flow(image_shape, levels, steps_per_level, width), optim, seed)

@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from diffexp.config.experiment import Optim
-from diffexp.config.families import PriorConfig
-from diffexp.models.learner import Learner
-from diffexp.models.losses import MeanLosses
-from diffexp.networks.pyramids import down, up
-from diffexp.randomness import PerSampleNoise
+from diffexp.config.schemas.samplers import PriorConfig
+from diffexp.models.batch import Batch
+from diffexp.models.loss_meter import LossMeter, PerSampleLoss
+from diffexp.models.training_module import TrainingModule
+from diffexp.networks.conv import down, up
+from diffexp.rng import PerSampleNoise
 
 GanLoss = Literal["non_saturating", "hinge"]
 
@@ -25,7 +25,7 @@ class Generator(nn.Module):
     Args:
         image_shape: (C, H, W).
         latent_dim: of z.
-        widths: of the levels, see `diffexp.networks.pyramids.up`.
+        widths: of the levels, see `diffexp.networks.conv.up`.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, widths: Sequence[int]) -> None:
@@ -47,7 +47,7 @@ class Discriminator(nn.Module):
 
     Args:
         image_shape: (C, H, W).
-        widths: of the levels, see `diffexp.networks.pyramids.down`; without normalisation, which R1 does without.
+        widths: of the levels, see `diffexp.networks.conv.down`; without normalisation, which R1 does without.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], widths: Sequence[int]) -> None:
@@ -63,7 +63,7 @@ class Discriminator(nn.Module):
         return logits
 
 
-class GANModule(Learner):
+class GANModule(TrainingModule):
     """Both networks take each step at once, by one loss of which each gets the gradient of its own part (simultaneous
     gradient descent, which R1 makes converge: Mescheder et al. 2018):
 
@@ -81,8 +81,6 @@ class GANModule(Learner):
         loss: non_saturating or hinge.
         r1: γ.
         discriminator_lr: its learning rate as a multiple of the generator's.
-        optim: the optimiser's settings.
-        seed: of z in training.
     """
 
     def __init__(
@@ -94,10 +92,8 @@ class GANModule(Learner):
         loss: GanLoss = "non_saturating",
         r1: float = 1.0,
         discriminator_lr: float = 1.0,
-        optim: Optim | None = None,
-        seed: int = 0,
     ) -> None:
-        super().__init__(image_shape, optim, seed, MeanLosses(["loss", "generator", "discriminator", "penalty"]))
+        super().__init__(image_shape, LossMeter(["loss", "generator", "discriminator", "penalty"]))
         self.generator = generator
         self.discriminator = discriminator
         self.latent_dim = latent_dim
@@ -105,13 +101,31 @@ class GANModule(Learner):
         self.r1 = r1
         self.discriminator_lr = discriminator_lr
 
+    @classmethod
+    def from_config(
+        cls,
+        image_shape: tuple[int, int, int],
+        *,
+        loss: GanLoss,
+        latent_dim: int,
+        widths: Sequence[int],
+        discriminator_widths: Sequence[int],
+        r1: float,
+        discriminator_lr: float,
+    ) -> Self:
+        """Build the module that a config describes, its weights drawn from torch's generator."""
+        generator = Generator(image_shape, latent_dim, widths)
+        discriminator = Discriminator(image_shape, discriminator_widths)
+        return cls(image_shape, generator, discriminator, latent_dim, loss, r1, discriminator_lr)
+
     def learned(self) -> list[dict[str, Any]]:
         """The generator's parameters, and the discriminator's with a learning rate of their own."""
         generator, discriminator = list(self.generator.parameters()), list(self.discriminator.parameters())
         return [{"params": generator}, {"params": discriminator, "lr": self.optim.lr * self.discriminator_lr}]
 
-    def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Both losses and the penalty."""
+    def per_sample_loss(self, batch: Batch) -> PerSampleLoss:
+        """Compute both losses and the penalty."""
+        images = batch.images
         made = self.generator(self.draw(len(images), (self.latent_dim,)).normals)
         fixed = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
         convincing: Tensor = functional_call(self.discriminator, fixed, (made,)).float()
@@ -126,34 +140,16 @@ class GANModule(Learner):
         else:
             generator, discriminator = F.softplus(-convincing), F.softplus(-on_real) + F.softplus(on_made)
         losses = generator + discriminator + penalty
-        self.losses.add(torch.stack([losses, generator, discriminator, penalty], dim=1).detach())
-        return losses, None
+        logged = {"loss": losses, "generator": generator, "discriminator": discriminator, "penalty": penalty}
+        return PerSampleLoss(losses, logged)
 
     def sample(
-        self, variant: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
+        self, sampler: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
         """G(z) of z from the prior; see `GenerativeModel.sample`."""
         noise = PerSampleNoise(seed, indices, (self.latent_dim,), self.device)
         with self.as_trained():
-            images: Tensor = self.generator(variant.temperature * noise.draw()).float()
+            images: Tensor = self.generator(sampler.temperature * noise.draw()).float()
         if on_call is not None:
             on_call()
         return images
-
-
-def from_config(
-    image_shape: tuple[int, int, int],
-    optim: Optim,
-    seed: int,
-    *,
-    loss: GanLoss,
-    latent_dim: int,
-    widths: Sequence[int],
-    discriminator_widths: Sequence[int],
-    r1: float,
-    discriminator_lr: float,
-) -> GANModule:
-    """The module that a config describes, its weights drawn from torch's generator."""
-    generator = Generator(image_shape, latent_dim, widths)
-    discriminator = Discriminator(image_shape, discriminator_widths)
-    return GANModule(image_shape, generator, discriminator, latent_dim, loss, r1, discriminator_lr, optim, seed)

@@ -1,20 +1,20 @@
 """Diffusion in the latent space of a variational autoencoder (Rombach et al. 2022)."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from diffexp.config.evaluation import LikelihoodConfig
-from diffexp.config.experiment import Optim
-from diffexp.config.families import VaeConfig
-from diffexp.config.models import MODELS
-from diffexp.config.samplers import SamplerConfig
-from diffexp.models import described
+from diffexp.config.schemas.models.base import MODELS
+from diffexp.config.schemas.models.vae import VAEConfig
+from diffexp.config.schemas.requests import LikelihoodConfig
+from diffexp.config.schemas.samplers import DiffusionSamplerConfig
 from diffexp.models.base import GenerativeModel
+from diffexp.models.batch import Batch
 from diffexp.models.diffusion import DiffusionModule
+from diffexp.models.loss_meter import PerSampleLoss
 from diffexp.models.vae import VAEModule
 
 
@@ -25,17 +25,37 @@ class LatentDiffusionModule(DiffusionModule):
     noise schedules are made for. The autoencoder does not learn.
 
     Args:
-        image_shape: (C, H, W) of the images.
+        diffusion: what `DiffusionModule` takes, for the latents.
+        images: (C, H, W) of the images.
         autoencoder: a trained one.
-        diffusion, more: what `DiffusionModule` takes, for the latents.
+        more: what else `DiffusionModule` takes.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], autoencoder: VAEModule, *diffusion: Any, **more: Any) -> None:
+    def __init__(self, *diffusion: Any, images: tuple[int, int, int], autoencoder: VAEModule, **more: Any) -> None:
         super().__init__(*diffusion, **more)
-        self.image_shape = image_shape
+        self.image_shape = images
         self.autoencoder = autoencoder.requires_grad_(False)
         self.latent_std: Tensor
         self.register_buffer("latent_std", torch.zeros(()))
+
+    @classmethod
+    def from_config(  # type: ignore[override]  # of other keys
+        cls, image_shape: tuple[int, int, int], *, autoencoder: str, vae: VAEConfig, **of_latents: Any
+    ) -> Self:
+        """Build the module that a config describes; training takes the autoencoder's weights from `autoencoder`.
+
+        Args:
+            image_shape: (C, H, W) of the images.
+            autoencoder: the run, checkpoint or exported file of a trained one.
+            vae: keys of its model.
+            of_latents: what `DiffusionModule.from_config` takes.
+
+        Raises:
+            UserError: if the schedule is invalid at this T.
+        """
+        first = MODELS.build(vae, image_shape)
+        assert isinstance(first, VAEModule)
+        return super().from_config(first.latent_shape, images=image_shape, autoencoder=first, **of_latents)
 
     def encode(self, images: Tensor, noise: Tensor) -> Tensor:
         """z of images (B, C, H, W) in [-1, 1], drawn from the encoder's distribution with `noise` of z's shape."""
@@ -43,12 +63,12 @@ class LatentDiffusionModule(DiffusionModule):
             mean, log_std = self.autoencoder.encode(images)
             return mean + log_std.exp() * noise
 
-    def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Those of the latents."""
-        z = self.encode(images, self.draw(len(images), self.x_shape, "latents").normals)
+    def per_sample_loss(self, batch: Batch) -> PerSampleLoss:
+        """Compute those of the latents."""
+        z = self.encode(batch.images, self.draw(len(batch.images), self.x_shape, "latents").normals)
         if self.trainer.global_step == 0 and not self.latent_std:
-            self._begin(images, z)
-        return super().step_losses(z / self.latent_std, labels)
+            self._begin(batch.images, z)
+        return super().per_sample_loss(replace(batch, images=z / self.latent_std))
 
     def _begin(self, images: Tensor, z: Tensor) -> None:
         """Take s from the first batch, and log what the autoencoder loses."""
@@ -62,10 +82,14 @@ class LatentDiffusionModule(DiffusionModule):
             logger.log_metrics({"train/autoencoder_rmse": float(lost) ** 0.5}, step=0)
 
     def sample(
-        self, variant: SamplerConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
+        self,
+        sampler: DiffusionSamplerConfig,
+        indices: Sequence[int],
+        seed: int,
+        on_call: Callable[[], object] | None = None,
     ) -> Tensor:
         """Latents, drawn as `DiffusionModule` draws images, decoded."""
-        z = super().sample(variant, indices, seed, on_call)
+        z = super().sample(sampler, indices, seed, on_call)
         with self.as_trained():
             return self.autoencoder.decode(z * self.latent_std)
 
@@ -83,25 +107,3 @@ class LatentDiffusionModule(DiffusionModule):
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
         """None."""
         return {}
-
-
-def from_config(
-    image_shape: tuple[int, int, int],
-    optim: Optim,
-    seed: int,
-    *,
-    autoencoder: str,
-    vae: VaeConfig,
-    **of_latents: Any,
-) -> LatentDiffusionModule:
-    """The module that a config describes; the autoencoder's weights at `autoencoder` are for the training to take.
-
-    Raises:
-        UserError: if the schedule is invalid at this T.
-    """
-    first = MODELS.build(vae, image_shape, optim, seed)
-    assert isinstance(first, VAEModule)
-    module = partial(LatentDiffusionModule, image_shape, first)
-    built = described.from_config(first.latent_shape, optim, seed, module=module, **of_latents)
-    assert isinstance(built, LatentDiffusionModule)
-    return built

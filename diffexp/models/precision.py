@@ -2,12 +2,12 @@
 
 from contextlib import AbstractContextManager
 
-from diffexp.hardware import autocast
 from diffexp.models.base import GenerativeModel
+from diffexp.system.devices import autocast
 
 
 def sampling_precision(model: GenerativeModel, precision: str) -> AbstractContextManager[object]:
-    """The context in which a model samples in a precision of `diffexp.hardware.precision_for`.
+    """The context in which a model samples in a precision of `diffexp.system.devices.precision_for`.
 
     Args:
         model: on its device.

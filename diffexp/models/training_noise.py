@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from diffexp.diffusion.timesteps import TimestepSampler
-from diffexp.randomness import Draw
+from diffexp.rng import Draw
 
 # Which of a draw's uniform numbers each of these takes.
 TIMESTEPS, CLASS_DROPOUT = 0, 1
@@ -40,13 +40,13 @@ class TrainingNoiseSampler:
         timesteps: their distribution.
         second_noise: for the prediction that takes one.
         classes: of the images; None of a model without classes.
-        label_dropout: probability that an image's class is dropped.
+        class_dropout_prob: probability that an image's class is dropped.
     """
 
     timesteps: TimestepSampler
     second_noise: bool = False
     classes: int | None = None
-    label_dropout: float = 0.0
+    class_dropout_prob: float = 0.0
 
     def sample(
         self, draw: Draw, other: Tensor | None, labels: Tensor | None, batch_size: int, seed: int
@@ -64,5 +64,5 @@ class TrainingNoiseSampler:
         dropped = None
         if self.classes is not None:
             assert labels is not None
-            dropped = labels.masked_fill(draw.uniforms[CLASS_DROPOUT] < self.label_dropout, self.classes)
+            dropped = labels.masked_fill(draw.uniforms[CLASS_DROPOUT] < self.class_dropout_prob, self.classes)
         return TrainingNoise(t, draw.normals, other, dropped, self.timesteps.weights(t))

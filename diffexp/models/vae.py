@@ -2,24 +2,25 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from diffexp.config.evaluation import LikelihoodConfig
-from diffexp.config.experiment import Optim
-from diffexp.config.families import PriorConfig
+from diffexp.config.schemas.requests import LikelihoodConfig
+from diffexp.config.schemas.samplers import PriorConfig
 from diffexp.data.images import to_float
 from diffexp.diffusion.bound import log_probability_of_levels
-from diffexp.models.learner import Learner
-from diffexp.models.losses import MeanLosses
-from diffexp.networks.pyramids import down, up
-from diffexp.randomness import PerSampleNoise
+from diffexp.models.batch import Batch
+from diffexp.models.loss_meter import LossMeter, PerSampleLoss
+from diffexp.models.training_module import TrainingModule
+from diffexp.networks.conv import down, up
+from diffexp.rng import PerSampleNoise
 
 _LOG_STD = (-7.0, 2.0)  # the encoder's log σ is kept within
 
 
-class VAEModule(Learner):
+class VAEModule(TrainingModule):
     """q(z|x) = N(μ(x), σ(x)²), p(z) = N(0, I), p(x|z) = N(m(z), s²) over the 256 levels.
 
     s is learned (Rybkin et al. 2021). Minimised are, in bits per dimension, -E_q log p(x|z) + β KL(q(z|x) ‖ p(z)); with
@@ -27,11 +28,9 @@ class VAEModule(Learner):
 
     Args:
         image_shape: (C, H, W).
-        widths: of the levels, see `diffexp.networks.pyramids.down`.
+        widths: of the levels, see `diffexp.networks.conv.down`.
         latent_channels: of z, (latent_channels, H/2^(levels-1), W/2^(levels-1)).
         beta: β.
-        optim: the optimiser's settings.
-        seed: of ε in training.
     """
 
     def __init__(
@@ -40,10 +39,8 @@ class VAEModule(Learner):
         widths: Sequence[int],
         latent_channels: int,
         beta: float = 1.0,
-        optim: Optim | None = None,
-        seed: int = 0,
     ) -> None:
-        super().__init__(image_shape, optim, seed, MeanLosses(["loss", "reconstruction", "kl"]))
+        super().__init__(image_shape, LossMeter(["loss", "reconstruction", "kl"]))
         channels, height, width = image_shape
         factor = 2 ** (len(widths) - 1)
         self.latent_shape = (latent_channels, height // factor, width // factor)
@@ -51,6 +48,13 @@ class VAEModule(Learner):
         self.encoder = nn.Sequential(down(channels, widths, norm=True), nn.Conv2d(widths[-1], 2 * latent_channels, 1))
         self.decoder = nn.Sequential(nn.Conv2d(latent_channels, widths[-1], 1), up(channels, widths, norm=True))
         self.log_std = nn.Parameter(torch.tensor(-1.0))
+
+    @classmethod
+    def from_config(
+        cls, image_shape: tuple[int, int, int], *, widths: Sequence[int], latent_channels: int, beta: float
+    ) -> Self:
+        """Build the module that a config describes, its weights drawn from torch's generator."""
+        return cls(image_shape, widths, latent_channels, beta)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(μ, log σ) of q(z|x), for images (B, C, H, W) in [-1, 1]."""
@@ -75,21 +79,20 @@ class VAEModule(Learner):
         reconstruction = -log_probability_of_levels(images, decoded, self.log_std.exp()).flatten(1).sum(1)
         return reconstruction / unit, kl_to_prior(mean, log_std) / unit
 
-    def step_losses(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The negative bound, with β."""
-        noise = self.draw(len(images), self.latent_shape).normals
-        reconstruction, kl = self.terms(images, noise)
+    def per_sample_loss(self, batch: Batch) -> PerSampleLoss:
+        """Compute the negative bound, with β."""
+        noise = self.draw(len(batch.images), self.latent_shape).normals
+        reconstruction, kl = self.terms(batch.images, noise)
         losses = reconstruction + self.beta * kl
-        self.losses.add(torch.stack([losses, reconstruction, kl], dim=1).detach())
-        return losses, None
+        return PerSampleLoss(losses, {"loss": losses, "reconstruction": reconstruction, "kl": kl})
 
     def sample(
-        self, variant: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
+        self, sampler: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
         """m(z) of z from the prior; see `GenerativeModel.sample`."""
         noise = PerSampleNoise(seed, indices, self.latent_shape, self.device)
         with self.as_trained():
-            images = self.decode(variant.temperature * noise.draw())
+            images = self.decode(sampler.temperature * noise.draw())
         if on_call is not None:
             on_call()
         return images
@@ -118,16 +121,3 @@ class VAEModule(Learner):
 def kl_to_prior(mean: Tensor, log_std: Tensor) -> Tensor:
     """KL(N(μ, σ²) ‖ N(0, I)) = ½ Σ (μ² + σ² - 1 - log σ²), in nats, (B,)."""
     return 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).flatten(1).sum(1)
-
-
-def from_config(
-    image_shape: tuple[int, int, int],
-    optim: Optim,
-    seed: int,
-    *,
-    widths: Sequence[int],
-    latent_channels: int,
-    beta: float,
-) -> VAEModule:
-    """The module that a config describes, its weights drawn from torch's generator."""
-    return VAEModule(image_shape, widths, latent_channels, beta, optim, seed)

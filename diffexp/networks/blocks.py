@@ -196,19 +196,19 @@ class Stage(nn.ModuleList):
     Args:
         blocks: the blocks; only residual ones see t.
         skip: whether the input is first joined with the feature map kept on the way down.
-        recompute: keep only each block's input for the gradient, and apply the block again when it is needed
-            (Chen et al. 2016); dropout draws the same again.
+        gradient_checkpointing: keep only each block's input for the gradient, and apply the block again when it is
+            needed (Chen et al. 2016); dropout draws the same again.
     """
 
-    def __init__(self, *blocks: nn.Module, skip: bool = False, recompute: bool = False) -> None:
+    def __init__(self, *blocks: nn.Module, skip: bool = False, gradient_checkpointing: bool = False) -> None:
         super().__init__(blocks)
         self.skip = skip
-        self.recompute = recompute
+        self.gradient_checkpointing = gradient_checkpointing
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Apply the blocks."""
-        recompute = self.recompute and torch.is_grad_enabled()
+        gradient_checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self:
             inputs = (x, time) if isinstance(block, ResidualBlock) else (x,)
-            x = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
+            x = checkpoint(block, *inputs, use_reentrant=False) if gradient_checkpointing else block(*inputs)
         return x

@@ -30,11 +30,11 @@ class UNet(nn.Module):
         image_shape: (C, H, W); H and W must be divisible by 2 once for each level after the first.
         base_channels: width of the first level; even.
         channel_multipliers: width of each level, in base_channels.
-        blocks_per_level: residual blocks of each level on the way down; one more on the way up.
+        num_res_blocks: residual blocks of each level on the way down; one more on the way up.
         attention_resolutions: heights of feature maps that get self-attention, in pixels.
         dropout: probability inside each residual block.
-        groups: groups of every GroupNorm.
-        recompute: trade time for memory in training, see `Stage`.
+        norm_num_groups: groups of every GroupNorm.
+        gradient_checkpointing: trade time for memory in training, see `Stage`.
         out_channels: of the output; None is those of the images.
         classes: how many there are; each, and none, has an embedding that is added to that of t.
         initialization: how torch's generator draws the first weights. "torch": layers keep torch's defaults, except
@@ -50,11 +50,11 @@ class UNet(nn.Module):
         *,
         base_channels: int = 128,
         channel_multipliers: Sequence[int] = (1, 2, 2, 2),
-        blocks_per_level: int = 2,
+        num_res_blocks: int = 2,
         attention_resolutions: Sequence[int] = (16,),
         dropout: float = 0.1,
-        groups: int = 32,
-        recompute: bool = False,
+        norm_num_groups: int = 32,
+        gradient_checkpointing: bool = False,
         out_channels: int | None = None,
         classes: int | None = None,
         initialization: Literal["torch", "ddpm"] = "torch",
@@ -72,13 +72,13 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(image_channels, base_channels, 3, padding=1)
 
         def residual(channels_in: int, channels_out: int) -> ResidualBlock:
-            return ResidualBlock(channels_in, channels_out, time_features, groups, dropout)
+            return ResidualBlock(channels_in, channels_out, time_features, norm_num_groups, dropout)
 
         def stage(*blocks: nn.Module, skip: bool = False) -> Stage:
-            return Stage(*blocks, skip=skip, recompute=recompute)
+            return Stage(*blocks, skip=skip, gradient_checkpointing=gradient_checkpointing)
 
         def attention(channels: int, resolution: int) -> list[SelfAttention]:
-            return [SelfAttention(channels, groups)] if resolution in attention_resolutions else []
+            return [SelfAttention(channels, norm_num_groups)] if resolution in attention_resolutions else []
 
         channels, resolution = base_channels, height
         skips = [channels]
@@ -89,17 +89,19 @@ class UNet(nn.Module):
                 resolution //= 2
                 skips.append(channels)
             width_here = base_channels * multiplier
-            for _ in range(blocks_per_level):
+            for _ in range(num_res_blocks):
                 self.down.append(stage(residual(channels, width_here), *attention(width_here, resolution)))
                 channels = width_here
                 skips.append(channels)
 
-        self.middle = stage(residual(channels, channels), SelfAttention(channels, groups), residual(channels, channels))
+        self.middle = stage(
+            residual(channels, channels), SelfAttention(channels, norm_num_groups), residual(channels, channels)
+        )
 
         self.up = nn.ModuleList()
         for level, multiplier in reversed(list(enumerate(channel_multipliers))):
             width_here = base_channels * multiplier
-            for _ in range(blocks_per_level + 1):
+            for _ in range(num_res_blocks + 1):
                 joined = residual(channels + skips.pop(), width_here)
                 self.up.append(stage(joined, *attention(width_here, resolution), skip=True))
                 channels = width_here
@@ -107,7 +109,7 @@ class UNet(nn.Module):
                 self.up.append(stage(Upsample(channels)))
                 resolution *= 2
 
-        self.norm_out = group_norm(groups, channels)
+        self.norm_out = group_norm(norm_num_groups, channels)
         self.conv_out = zero_init(nn.Conv2d(channels, out_channels or image_channels, 3, padding=1))
         if initialization == "ddpm":
             self._initialize_as_ddpm()

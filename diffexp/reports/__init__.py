@@ -2,7 +2,7 @@
 
 recorded.py   what a run's directory tells
 facts.py      what several runs tell together
-sheets.py     tables as Markdown and LaTeX
+tables.py     tables as Markdown and LaTeX
 schedules.py  their noise schedules
 plots.py      which plots there are, drawn by drawing.py
 pictures.py   which sample grids fit

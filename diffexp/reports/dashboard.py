@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import wandb
 
-from diffexp.config.trials import is_seed
-from diffexp.errors import OutsideError, UserError
-from diffexp.mirrors import STEP_IN_WANDB
-from diffexp.reports.facts import differing_keys
-from diffexp.reports.recorded import Recorded
+from diffexp.config.trial import is_seed
+from diffexp.errors import EnvironmentFailure, UserError
+from diffexp.loggers.wandb import STEP_IN_WANDB
+from diffexp.reports.tables import differing_keys
+from diffexp.runs.reader import RunReader
 
 
-def push_view(runs: Sequence[Recorded], name: str, entity: str | None, project: str | None) -> str:
+def push_view(runs: Sequence[RunReader], name: str, entity: str | None, project: str | None) -> str:
     """Save a view with sections for loss, scores, swept keys, samples and configs, and return its address.
 
     Args:
@@ -21,7 +21,7 @@ def push_view(runs: Sequence[Recorded], name: str, entity: str | None, project: 
 
     Raises:
         UserError: if the extra is not installed, or the runs are of several projects.
-        OutsideError: if W&B does not take it.
+        EnvironmentFailure: if W&B does not take it.
     """
     try:
         import wandb_workspaces.reports.v2 as panels
@@ -68,16 +68,16 @@ def push_view(runs: Sequence[Recorded], name: str, entity: str | None, project: 
         view.save()
         return str(view.url)
     except Exception as error:  # of its client, the network, the server
-        raise OutsideError(f"dashboard: W&B does not take the view: {error}") from error
+        raise EnvironmentFailure(f"dashboard: W&B does not take the view: {error}") from error
 
 
-def _project(runs: Sequence[Recorded]) -> str:
+def _project(runs: Sequence[RunReader]) -> str:
     found = {(run.config.get("wandb") or {}).get("project") for run in runs} - {None}
     if len(found) != 1:
         raise UserError(f"dashboard: the runs are of {len(found)} W&B projects; give --project")
     return str(found.pop())
 
 
-def _entity(runs: Sequence[Recorded]) -> str | None:
+def _entity(runs: Sequence[RunReader]) -> str | None:
     found = {(run.config.get("wandb") or {}).get("entity") for run in runs} - {None}
     return str(found.pop()) if len(found) == 1 else None

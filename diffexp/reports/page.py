@@ -10,15 +10,15 @@ import jinja2
 from markupsafe import Markup
 
 import diffexp
-from diffexp.errors import cannot_write
-from diffexp.files import refuse_existing, whole_file, write_text
-from diffexp.reports.drawing import Plot, slug
-from diffexp.reports.facts import comparable, cost, differing_keys, environments, likelihoods, overview
-from diffexp.reports.pictures import strips
+from diffexp.errors import writing
+from diffexp.formatting import Table
+from diffexp.reports.figure import Plot, slug
+from diffexp.reports.images import strips
 from diffexp.reports.plots import noise_schedules, score_plots, training_curves
-from diffexp.reports.recorded import Recorded
 from diffexp.reports.schedules import schedules, terminal_signals
-from diffexp.reports.sheets import Sheet
+from diffexp.reports.tables import comparable, cost, differing_keys, environments, likelihoods, overview
+from diffexp.runs.reader import RunReader
+from diffexp.system.files import atomic_write, atomic_write_text, refuse_existing
 
 
 @dataclass(frozen=True)
@@ -27,30 +27,30 @@ class Section:
 
     title: str
     plots: Sequence[Plot] = ()
-    sheets: Sequence[Sheet] = ()
+    tables: Sequence[Table] = ()
 
 
-def sections(runs: Sequence[Recorded]) -> list[Section]:
+def sections(runs: Sequence[RunReader]) -> list[Section]:
     """What there is to say of these runs; a part of which nothing is recorded is left out."""
     groups, curves = comparable(runs), schedules(runs)
     bits = likelihoods(runs)
     found = [
         Section("What differs" if len(runs) > 1 else "The run", (), [overview(runs)]),
-        *(Section(f"Scores, {group.title}", score_plots(group, runs), [group.sheet(runs)]) for group in groups),
+        *(Section(f"Scores, {group.title}", score_plots(group, runs), [group.table(runs)]) for group in groups),
         Section("Curves", training_curves(runs)),
         *([Section("Likelihood", (), [bits])] if bits else []),
         *([Section("Noise schedules", [noise_schedules(curves)], [terminal_signals(curves)])] if curves else []),
         Section("Cost", (), [cost(runs)]),
         Section("Versions and machines", (), [environments(runs)]),
     ]
-    return [each for each in found if each.plots or each.sheets]
+    return [each for each in found if each.plots or each.tables]
 
 
-def write_page(runs: Sequence[Recorded], out: Path) -> None:
+def write_page(runs: Sequence[RunReader], out: Path) -> None:
     """Write the page.
 
     Raises:
-        OutsideError: if it cannot be written.
+        EnvironmentFailure: if it cannot be written.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     here = files("diffexp.reports")
@@ -70,37 +70,33 @@ def write_page(runs: Sequence[Recorded], out: Path) -> None:
         svg=lambda plot: Markup(plot.svg()),
         slug=slug,
     )
-    try:
+    with writing(f"out: {out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, text)
-    except OSError as error:
-        raise cannot_write(f"out: {out} cannot be written", error) from error
+        atomic_write_text(out, text)
 
 
-def write_figures(runs: Sequence[Recorded], folder: Path, *, overwrite: bool = False) -> list[Path]:
+def write_figures(runs: Sequence[RunReader], folder: Path, *, overwrite: bool = False) -> list[Path]:
     """Write every plot as SVG and PNG and every table as Markdown and LaTeX; the files.
 
     Raises:
         UserError: if one exists and must stay; then none is written.
-        OutsideError: if one cannot be written.
+        EnvironmentFailure: if one cannot be written.
     """
     contents: dict[Path, bytes] = {}
     for section in sections(runs):
         for plot in section.plots:
             contents |= {folder / f"{slug(plot.title)}.{suffix}": content for suffix, content in plot.files().items()}
-        for sheet in section.sheets:
-            name = slug(sheet.title)
+        for table in section.tables:
+            name = slug(table.title)
             contents |= {
-                folder / f"{name}.md": sheet.markdown().encode(),
-                folder / f"{name}.tex": sheet.latex().encode(),
+                folder / f"{name}.md": table.markdown().encode(),
+                folder / f"{name}.tex": table.latex().encode(),
             }
     for path in contents:
         refuse_existing(path, "--figures", overwrite=overwrite)
-    try:
+    with writing(f"figures: {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in contents.items():
-            with whole_file(path) as file:
+            with atomic_write(path) as file:
                 file.write(content)
-    except OSError as error:
-        raise cannot_write(f"figures: {folder} cannot be written", error) from error
     return list(contents)

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 
-from diffexp.config.trials import is_seed, short_labels
-from diffexp.reports.drawing import COLOURS, Line, Plot
-from diffexp.reports.facts import Comparable, differing_keys, losses_compare
-from diffexp.reports.recorded import Recorded, Score
+from diffexp.config.trial import is_seed, short_labels
+from diffexp.reports.figure import COLOURS, Line, Plot
 from diffexp.reports.schedules import Curve
+from diffexp.reports.tables import Comparable, differing_keys, losses_compare
+from diffexp.runs.reader import RecordedScore, RunReader
 
 
-def training_curves(runs: Sequence[Recorded]) -> list[Plot]:
+def training_curves(runs: Sequence[RunReader]) -> list[Plot]:
     """The loss, and the distance of each sampler, against the step."""
     plots = []
     losses = [Line(index, run.label, *_columns(run.series("train/loss"))) for index, run in enumerate(runs)]
@@ -21,7 +21,7 @@ def training_curves(runs: Sequence[Recorded]) -> list[Plot]:
     return plots + _scores_while_training(runs)
 
 
-def _scores_while_training(runs: Sequence[Recorded]) -> list[Plot]:
+def _scores_while_training(runs: Sequence[RunReader]) -> list[Plot]:
     lines: dict[tuple[str, str], list[Line]] = {}
     kinds: list[str] = []
     for index, run in enumerate(runs):
@@ -50,7 +50,7 @@ def _scores_while_training(runs: Sequence[Recorded]) -> list[Plot]:
     ]
 
 
-def score_plots(group: Comparable, runs: Sequence[Recorded]) -> list[Plot]:
+def score_plots(group: Comparable, runs: Sequence[RunReader]) -> list[Plot]:
     """Against the network calls, and against each numeric config key of which the runs have several values.
 
     Runs of several models differ in more than a key tells: for them there is the first plot alone. A seed is no
@@ -72,7 +72,7 @@ def score_plots(group: Comparable, runs: Sequence[Recorded]) -> list[Plot]:
 def _against_key(group: Comparable, key: str, values: dict[int, float], others: dict[str, dict[int, str]]) -> Plot:
     """A series for each sampler and each value of the other keys that differ; the runs are its points."""
     labels = short_labels([tuple(other.split(".")) for other in others])
-    points: dict[str, list[tuple[float, Score]]] = {}
+    points: dict[str, list[tuple[float, RecordedScore]]] = {}
     for index, each in group.scores:
         told = [f"{label} = {by_run[index]}" for label, by_run in zip(labels, others.values(), strict=True)]
         name = ", ".join([f"{each.sampler} ({each.network_calls} calls)", *told])
@@ -96,7 +96,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _against_calls(group: Comparable, runs: Sequence[Recorded]) -> Plot:
+def _against_calls(group: Comparable, runs: Sequence[RunReader]) -> Plot:
     """A line a sampler of a run."""
     samplers = list(dict.fromkeys(sampler for _, sampler, _, _ in group.rows()))
     alone = len(runs) == 1  # then colours tell samplers

@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diffexp.config import load_experiment
-from diffexp.config.diffusion import ScheduleConfig
+from diffexp.config.load import load_experiment
+from diffexp.config.schemas.schedules import ScheduleConfig
 from diffexp.errors import UserError
-from diffexp.models.described import build_schedule
-from diffexp.reports.facts import shown
-from diffexp.reports.recorded import Recorded
-from diffexp.reports.sheets import Sheet
+from diffexp.formatting import Table
+from diffexp.models.build import build_schedule
+from diffexp.reports.tables import shown
+from diffexp.runs.reader import RunReader
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Curve:
     runs: list[str]
 
 
-def schedules(runs: Sequence[Recorded]) -> list[Curve]:
+def schedules(runs: Sequence[RunReader]) -> list[Curve]:
     """The different schedules of these runs; those of plugins that are not loaded have none here."""
     found: dict[str, Curve] = {}
     noises: dict[str, tuple[ScheduleConfig, int] | None] = {}  # of equal models; a config takes its time to load
@@ -53,14 +53,14 @@ def schedules(runs: Sequence[Recorded]) -> list[Curve]:
     return list(found.values())
 
 
-def _noise(run: Recorded) -> tuple[ScheduleConfig, int] | None:
+def _noise(run: RunReader) -> tuple[ScheduleConfig, int] | None:
     try:
         return load_experiment(str(run.run.config)).model.noise()
     except UserError:
         return None
 
 
-def terminal_signals(curves: Sequence[Curve]) -> Sheet:
+def terminal_signals(curves: Sequence[Curve]) -> Table:
     """What each schedule leaves of the image at its end."""
     rows = [
         [curve.name, f"{curve.terminal_signal:.3g}", f"{curve.log_snr[0]:.3g}", f"{curve.log_snr[-1]:.3g}",
@@ -68,4 +68,4 @@ def terminal_signals(curves: Sequence[Curve]) -> Sheet:
         for curve in curves
     ]  # fmt: skip
     head = ["schedule", "terminal signal √ᾱ_T", "log SNR at t = 1", "log SNR at T", "runs"]
-    return Sheet("Schedules", head, rows, "Computed from config.yaml of each run.")
+    return Table("Schedules", head, rows, "Computed from config.yaml of each run.")

@@ -13,24 +13,51 @@ import os
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import chdir
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from diffexp.config.plugins import load_plugins
-from diffexp.config.trials import Trial
-from diffexp.errors import UserError, did_you_mean
-from diffexp.files import write_new, write_text
-from diffexp.runs import Run
-from diffexp.sweeps.bayes import check_space
-from diffexp.sweeps.checking import check_sweep, on_other, typical
-from diffexp.sweeps.file import SweepFile, parse_sweep, read_sweep
-from diffexp.sweeps.resolving import Resolved, resolve
-from diffexp.sweeps.search import known_trials
-from diffexp.sweeps.work import work_of
+from diffexp.config.trial import Trial
+from diffexp.errors import UserError, did_you_mean, writing
+from diffexp.runs.directory import Run
+from diffexp.sweeps.cost import cost_of
+from diffexp.sweeps.resolve import Resolved, resolve
+from diffexp.sweeps.search.grid_random import known_trials
+from diffexp.sweeps.search.tpe import check_space
+from diffexp.sweeps.spec.file import SweepFile, parse_sweep, read_sweep
+from diffexp.sweeps.validate import check_sweep, on_other, typical
+from diffexp.system.files import atomic_write_text, write_new
 
 _PLAN = "plan.json"
+_FORMAT = 2  # of plan.json; diffexp 0.1 wrote none, and its keys had other names
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial of a planned sweep, and where everything of it is.
+
+    Attributes:
+        index: its number.
+        trial: its parameters and name; None if bayes has not been asked for it yet.
+        run: its run directory; None as `trial`.
+        log: what it has printed.
+        state_file: how it stands.
+        lock: held by whoever runs it.
+        asked: what bayes was asked for.
+        run_id: its id in W&B; the same however often it is tried.
+    """
+
+    index: int
+    trial: Trial | None
+    run: Run | None
+    log: Path
+    state_file: Path
+    lock: Path
+    asked: Path
+    run_id: str
 
 
 class Sweep:
@@ -55,7 +82,6 @@ class Sweep:
             raise UserError(f"{path}: is no sweep's directory: it has no {_PLAN}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path / _PLAN}: is damaged ({type(error).__name__})") from error
-        self.records = path / "records"
         self.logs = path / "logs"
 
     def __len__(self) -> int:
@@ -67,15 +93,32 @@ class Sweep:
         """The trials' numbers."""
         return range(len(self))
 
-    def trial(self, index: int) -> Trial | None:
-        """A trial; None if bayes has not been asked for it yet."""
+    def trial(self, index: int) -> PlannedTrial:
+        """A trial by its number."""
+        asked = self.path / "asked" / f"{index:04d}.json"
+        trial = self._parameters(index, asked)
+        return PlannedTrial(
+            index,
+            trial,
+            None if trial is None else Run(self.path / "trials" / f"{index:04d}-{trial.name}"),
+            self.path / "logs" / f"{index:04d}.log",
+            self.path / "records" / f"{index:04d}.json",
+            self.path / "records" / f"{index:04d}.lock",
+            asked,
+            f"{self.id}{index:04d}",
+        )
+
+    def trials(self) -> list[PlannedTrial]:
+        """All trials."""
+        return [self.trial(index) for index in range(len(self))]
+
+    def _parameters(self, index: int, asked: Path) -> Trial | None:
         if self.plan["trials"]:
             return Trial(self.file.name, self.plan["trials"][index]["parameters"])
         try:
-            asked = json.loads(self.asked(index).read_text())
+            return Trial(self.file.name, json.loads(asked.read_text()))
         except FileNotFoundError:
             return None
-        return Trial(self.file.name, asked)
 
     def typical(self) -> Resolved:
         """The configs of the first trial, or of one that bayes may choose.
@@ -83,7 +126,7 @@ class Sweep:
         Raises:
             UserError: if they have become wrong since they were planned.
         """
-        known = self.trial(0)
+        known = self.trial(0).trial
         return self._resolve([known or next(typical(self.file))])[0]
 
     def check_unchanged(self, indices: Iterable[int]) -> None:
@@ -92,6 +135,11 @@ class Sweep:
         Raises:
             UserError: if a config that they are made of has changed.
         """
+        if self.plan.get("format", 1) < _FORMAT:
+            raise UserError(
+                f"{self.path}: was planned by diffexp 0.1, whose config keys have other names now; diffexp sweep "
+                "results and status still read it. Plan the sweep file anew with --out DIR."
+            )
         trials = [self.plan["trials"][index] for index in indices if self.plan["trials"]]
         resolved = self._resolve([Trial(self.file.name, each["parameters"]) for each in trials])
         for each, now in zip(trials, resolved, strict=True):
@@ -114,24 +162,6 @@ class Sweep:
         """How many devices a trial takes on each node, at most."""
         devices: list[int] = self.plan["devices"]
         return max(devices)
-
-    def asked(self, index: int) -> Path:
-        """Where what bayes was asked for stands."""
-        return self.path / "asked" / f"{index:04d}.json"
-
-    def run(self, index: int) -> Run:
-        """The run directory of a trial that is known."""
-        trial = self.trial(index)
-        assert trial is not None
-        return Run(self.path / "trials" / f"{index:04d}-{trial.name}")
-
-    def run_id(self, index: int) -> str:
-        """The trial's id in W&B; the same however often it is tried."""
-        return f"{self.id}{index:04d}"
-
-    def log(self, index: int) -> Path:
-        """What the trial has printed."""
-        return self.logs / f"{index:04d}.log"
 
     def check_index(self, index: int) -> None:
         """Refuse a number that no trial has.
@@ -172,13 +202,14 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
                 "give --out DIR for this one, or the directory to go on with it"
             )
         if not (path / "sweep.yaml").exists():  # whoever planned it was cut off there
-            write_text(path / "sweep.yaml", sweep.text())
+            atomic_write_text(path / "sweep.yaml", sweep.text())
         return before
     trials = planned(sweep, seed)
     resolved = [each for _, each in trials] or check_sweep(sweep, list(typical(sweep)))[:1]
-    works = [work_of(each) for each in resolved] * (1 if trials else sweep.run_cap or 1)
+    works = [cost_of(each) for each in resolved] * (1 if trials else sweep.run_cap or 1)
     sweep_id = secrets.token_hex(4)
     plan = {
+        "format": _FORMAT,
         "id": sweep_id,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
@@ -203,12 +234,10 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
             for index, (trial, configs) in enumerate(trials)
         ],
     }
-    try:
+    with writing(f"{path}"):
         if not write_new(path / _PLAN, json.dumps(plan, indent=1) + "\n"):
             return make_plan(sweep, seed, path)  # another process was faster
-        write_text(path / "sweep.yaml", sweep.text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        atomic_write_text(path / "sweep.yaml", sweep.text())
     return Sweep(path)
 
 

@@ -6,15 +6,21 @@ import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from diffexp.config import load_experiment
-from diffexp.config.trials import is_seed, leaves, short_labels, trial_name
+import yaml
+
+from diffexp.config.load import load_experiment
+from diffexp.config.renamed import with_current_names
+from diffexp.config.sources import parse_yaml
+from diffexp.config.trial import is_seed, leaves, short_labels, trial_name
 from diffexp.errors import UserError
-from diffexp.runs import config_text
-from diffexp.sweeps.plan import Sweep
-from diffexp.sweeps.records import Record, history, read_record
+from diffexp.formatting import markdown_table
+from diffexp.runs.directory import config_text
+from diffexp.sweeps.plan import PlannedTrial, Sweep
+from diffexp.sweeps.state import TrialState, history, read_state
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Row:
     index: int
     name: str
     parameters: dict[str, Any]
-    record: Record
+    record: TrialState
     value: float | None
 
 
@@ -94,14 +100,14 @@ def rows(sweep: Sweep) -> list[Row]:
 
 def _known(sweep: Sweep) -> list[Row]:
     found = []
-    for index in sweep.indices:
-        trial = sweep.trial(index)
+    for planned in sweep.trials():
+        trial = planned.trial
         if trial is None:
             continue
         parameters = {".".join(path): value for path, value in leaves(trial.parameters)}
-        record = read_record(sweep, index)
-        value = None if record.state == "failed" else _value(sweep, index)
-        found.append(Row(index, trial.name, parameters, record, value))
+        record = read_state(planned)
+        value = None if record.state == "failed" else _value(sweep, planned)
+        found.append(Row(planned.index, trial.name, parameters, record, value))
     return found
 
 
@@ -116,9 +122,9 @@ def _name(parameters: dict[str, Any]) -> str:
     return trial_name(nested)
 
 
-def _value(sweep: Sweep, index: int) -> float | None:
+def _value(sweep: Sweep, planned: PlannedTrial) -> float | None:
     metric = sweep.file.metric
-    values = history(sweep, index, metric.name) if metric is not None else []
+    values = history(planned, metric) if metric is not None else []
     return values[-1] if values and math.isfinite(values[-1]) else None
 
 
@@ -127,6 +133,14 @@ def best_value(sweep: Sweep) -> float | None:
     metric = sweep.file.metric
     values = [row.value for row in _known(sweep) if row.value is not None]
     return None if metric is None or not values else min(values, key=metric.better)
+
+
+def is_target_reached(sweep: Sweep) -> bool:
+    """Whether a trial has reached metric.target: W&B begins no further trials then."""
+    metric, best = sweep.file.metric, best_value(sweep)
+    if metric is None or metric.target is None or best is None:
+        return False
+    return metric.better(best) <= metric.better(metric.target)
 
 
 def best_setting(sweep: Sweep) -> Setting | None:
@@ -170,18 +184,23 @@ def best_config(sweep: Sweep) -> str:
 
 def _config_that_ran(sweep: Sweep, index: int) -> str:
     """The config in the trial's run directory, no longer that of a trial: without a comment, and with other names."""
+    run = sweep.trial(index).run
+    assert run is not None
     if sweep.file.command.kind == "train":
         names = [f"name={sweep.file.name}-best", "runs_dir=runs", "wandb.name=null", "wandb.group=null"]
-        return config_text(
-            load_experiment(str(sweep.run(index).config), [*names, "wandb.job_type=null", "wandb.tags=[]"])
-        )
-    lines = sweep.run(index).config.read_text().splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("#"))
+        return config_text(load_experiment(str(run.config), [*names, "wandb.job_type=null", "wandb.tags=[]"]))
+    values, _ = parse_yaml(run.config.read_text(), str(run.config))
+    return yaml.safe_dump(with_current_names(values), sort_keys=False, allow_unicode=True)
 
 
 def told_value(row: Row) -> str:
     """``", 0.536"``, or nothing."""
     return "" if row.value is None else f", {row.value:.4g}"
+
+
+def _path(sweep: Sweep, index: int) -> Path | None:
+    run = sweep.trial(index).run
+    return None if run is None else run.path
 
 
 def as_records(sweep: Sweep) -> list[dict[str, Any]]:
@@ -197,7 +216,7 @@ def as_records(sweep: Sweep) -> list[dict[str, Any]]:
             "step": row.record.step,
             "seconds": round(row.record.seconds, 1),
             "tries": row.record.tries,
-            "run": str(sweep.run(row.index).path),
+            "run": str(_path(sweep, row.index)),
         }
         for row in rows(sweep)
     ]
@@ -231,14 +250,14 @@ def as_table(sweep: Sweep) -> str:
     labels = short_labels([tuple(key.split(".")) for key in keys])
     over_seeds = ["mean over seeds"] if metric is not None and means else []
     head = ["", *labels, *([metric.name] if metric is not None else []), *over_seeds, "state", "step", "seconds"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = []
     for row in found:
         values = [_shown(row.parameters.get(key)) for key in keys]
         value = [] if metric is None else ["" if row.value is None else f"{row.value:.4g}"]
         value += [means.get(row.index, "")] if over_seeds else []
-        cells = [str(row.index), *values, *value, row.record.state, str(row.record.step), f"{row.record.seconds:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        record = row.record
+        lines.append([str(row.index), *values, *value, record.state, str(record.step), f"{record.seconds:.0f}"])
+    return markdown_table(head, lines)
 
 
 def _shown(value: Any) -> str:
@@ -271,7 +290,7 @@ def status_text(sweep: Sweep, gone: Collection[int] = ()) -> str:
         if record.state in ("running", "interrupted", "lost", "failed", "cancelled"):
             where = f" on {record.host}" if record.state == "running" else ""
             where += f" (Slurm job {record.job})" if record.job and record.state == "running" else ""
-            log = f"; see {sweep.log(row.index)}" if record.state in ("failed", "lost") else ""
+            log = f"; see {sweep.trial(row.index).log}" if record.state in ("failed", "lost") else ""
             tries = f", {record.tries} tries" if record.tries > 1 else ""
             step = f"step {record.step} of {record.steps or '?'}"
             lines.append(f"  {row.index:04d} {row.name}: {record.state}{where}, {step}{tries}{log}")

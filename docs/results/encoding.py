@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
+from diffexp.checkpoints.load import build_trained, load_trained
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import to_float
 from diffexp.diffusion.encoding import encode
 from diffexp.diffusion.paths import timestep_path
-from diffexp.diffusion.samplers import DDIM
+from diffexp.diffusion.samplers.ddim import DDIM
 from diffexp.models.diffusion import DiffusionModule
-from diffexp.trained import build_trained, load_trained
 
 STEPS = (10, 20, 50, 100, 200, 500, 1000)
 
@@ -24,7 +24,7 @@ def error(model: DiffusionModule, images: torch.Tensor, steps: int) -> float:
     """Mean squared error of a pixel in [0, 1], as in Table 2 of Song et al. 2021."""
     denoiser, path = model.prediction.denoiser(model.network), timestep_path(model.schedule.timesteps, steps, "leading")
     x_T = encode(denoiser, model.schedule, path, images)  # noqa: N806
-    *_, last = DDIM().walk(denoiser, model.schedule, path, x_T, lambda: x_T)
+    *_, last = DDIM().trajectory(denoiser, model.schedule, path, x_T, lambda: x_T)
     return (last.x - images).div(2).square().mean().item()
 
 

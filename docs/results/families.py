@@ -16,20 +16,19 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from diffexp.callbacks.grids import grid
-from diffexp.config import load_evaluate_request, load_experiment
-from diffexp.config.variants import VariantConfig
+from diffexp.checkpoints.load import TrainedModel, build_trained, load_trained
+from diffexp.commands.likelihood import evaluate_likelihood
+from diffexp.commands.locate import resume_run
+from diffexp.commands.train import train_run
+from diffexp.config.load import load_evaluate_request, load_experiment
+from diffexp.config.schemas.samplers import SamplerConfig
 from diffexp.data.datamodule import ImageDataModule
-from diffexp.evaluating import prepare
-from diffexp.evaluation.sampling import sample_features
-from diffexp.evaluation.scores import measure
-from diffexp.hardware import autocast
-from diffexp.likelihoods import evaluate_likelihood
+from diffexp.data.grids import grid
+from diffexp.evaluation.evaluator import Evaluator
+from diffexp.evaluation.sample_scores import score_samples
 from diffexp.models.base import as_pixels
-from diffexp.runs import Run
-from diffexp.starting import resume_run
-from diffexp.trained import Trained, build_trained, load_trained
-from diffexp.training import train
+from diffexp.runs.directory import Run
+from diffexp.system.devices import autocast
 
 STEPS = {
     "digits": (100, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200),
@@ -47,11 +46,11 @@ def trained_to_the_end(config: str, folder: Path, overrides: Sequence[str]) -> t
     keep = ["checkpoint.every=100", "checkpoint.keep=null", "loggers=[csv]", "sample_grid=null", "score=null"]
     experiment = load_experiment(f"families/{config}", [*keep, f"run_dir={folder / config}", *overrides])
     run = resume_run(Path(f"families/{config}"), experiment)
-    train(experiment, run, [])
+    train_run(experiment, run, [])
     return run.path, json.loads(run.status.read_text())["seconds"]
 
 
-def bits(trained: Trained, split: str) -> dict[str, float] | None:
+def bits(trained: TrainedModel, split: str) -> dict[str, float] | None:
     """Bits per dimension with their standard error, or None of a model without a likelihood."""
     if trained.experiment.model.name in NO_LIKELIHOOD:
         return None
@@ -62,21 +61,20 @@ def bits(trained: Trained, split: str) -> dict[str, float] | None:
     return {"mean": fmean(values), "error": stdev(values) / len(values) ** 0.5}
 
 
-def usual_sampler(trained: Trained) -> VariantConfig:
+def usual_sampler(trained: TrainedModel) -> SamplerConfig:
     """What the family is sampled by: DDIM-50 where it is a diffusion."""
-    return next(iter(trained.experiment.model.usual_variants().values()))
+    return next(iter(trained.experiment.model.default_samplers().values()))
 
 
-def scores(trained: Trained, split: str, count: int) -> dict[str, Any]:
+def scores(trained: TrainedModel, split: str, count: int) -> dict[str, Any]:
     """Scores of the usual sampler's first images against all images of a split, and what they cost."""
     extractor = "digits_v1" if trained.experiment.data.name == "digits" else "fashion_mnist_v1"
     keys = [f"reference.split={split}", f"count={count}", f"extractor.name={extractor}"]
-    bench = prepare(trained, load_evaluate_request(None, keys, trained.experiment))
-    with autocast(bench.precision, bench.model.device):
-        sampled = sample_features(bench.model, usual_sampler(trained), bench.extractor, range(count), 0, 256)
-    found = measure(sampled.gathered, bench.compared)
+    evaluator = Evaluator.prepare(trained, load_evaluate_request(None, keys, trained.experiment))
+    with autocast(evaluator.precision, evaluator.model.device):
+        sampled = score_samples(evaluator.model, usual_sampler(trained), evaluator.metrics, range(count), 0, 256)
     milliseconds = 1000 * sampled.seconds / count
-    return {**found.as_dict(), "milliseconds": milliseconds, "network_calls": sampled.network_calls}
+    return {**sampled.scores.as_dict(), "milliseconds": milliseconds, "network_calls": sampled.network_calls}
 
 
 def study(config: str, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -88,12 +86,12 @@ def study(config: str, folder: Path, overrides: Sequence[str]) -> dict[str, Any]
         first = [f"model.autoencoder={path}"]
     run, seconds = trained_to_the_end(config, folder, [*overrides, *first])
 
-    def at(step: int) -> Trained:
+    def at(step: int) -> TrainedModel:
         return load_trained(Run(run).checkpoints / f"step-{step:08d}.ckpt")
 
     start = time.perf_counter()
     experiment = load_trained(run).experiment
-    last = experiment.training.steps
+    last = experiment.training.max_steps
     tried = []
     for step in [*(step for step in STEPS[experiment.data.name] if step < last), last]:
         held_out = bits(at(step), "held_out")
@@ -118,12 +116,12 @@ def study(config: str, folder: Path, overrides: Sequence[str]) -> dict[str, Any]
     return found
 
 
-def images_of(trained: Trained) -> Any:
+def images_of(trained: TrainedModel) -> Any:
     """The images that it was trained on."""
     return ImageDataModule.from_config(trained.experiment.data, 1, 0).images("train")
 
 
-def draw(trained: Trained, file: Path) -> None:
+def draw(trained: TrainedModel, file: Path) -> None:
     """Images 0, 1, … of the averaged weights in a row."""
     model = build_trained(trained, "ema", trained.experiment.training.accelerator)
     grid(as_pixels(model.sample(usual_sampler(trained), range(PICTURE), 0)).cpu(), columns=PICTURE).save(file)

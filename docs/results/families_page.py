@@ -58,14 +58,14 @@ def print_samples(families: dict[str, Any], baselines: dict[str, Any]) -> None:
         cells = [
             name,
             f"{scores['fd']['value']:.3g} ± {scores['fd']['error']:.2g}",
-            f"{scores['precision']:.2f} / {scores['recall']:.2f}",
+            f"{scores['precision']['value']:.2f} / {scores['recall']['value']:.2f}",
             f"{scores['step']:,} of {each['steps']:,}" if is_family else "–",
             f"{scores['milliseconds']:.2g}" if is_family else "–",
             f"{scores['network_calls']}" if is_family else "–",
         ]
         rows.append((scores["fd"]["value"], cells))
     print_table(["model", "distance", "precision / recall", "at step", "ms a sample", "network calls"], rows)
-    print(f"A perfect generator would have about {scores['floor']:.2g}.\n")
+    print(f"A perfect generator would have about {scores['fd']['expected']:.2g}.\n")
 
 
 def print_choices(families: dict[str, Any], baselines: dict[str, Any]) -> None:

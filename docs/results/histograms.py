@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, one_hot
 
-from diffexp.callbacks.grids import grid
-from diffexp.config import load_experiment
+from diffexp.commands.score import score
+from diffexp.config.load import load_experiment
 from diffexp.data.datamodule import ImageDataModule
-from diffexp.scoring import score
+from diffexp.data.grids import grid
 
 COMPONENTS = {"digits": (2, 4, 8, 16, 32, 64), "fashion_mnist": (8, 32)}
 SMOOTHINGS = (0.1, 0.3, 1, 3, 10, 30)

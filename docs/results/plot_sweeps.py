@@ -16,7 +16,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from diffexp.runs import read_metrics
+from diffexp.runs.metrics import read_metrics
 from diffexp.sweeps.plan import Sweep
 from diffexp.sweeps.results import Row, rows
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from diffexp.callbacks.checkpoints import Checkpoints, WholeFileCheckpointIO
-from diffexp.callbacks.ema import EMA, averaged
+from diffexp.callbacks.checkpoint import AtomicCheckpointIO, StepCheckpoint
+from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.status import StatusFile
-from diffexp.callbacks.stop import StopOnSignal
-from diffexp.runs import checkpoints, step_of
+from diffexp.callbacks.stop_on_signal import StopOnSignal
+from diffexp.checkpoints.file import averaged
+from diffexp.checkpoints.paths import list_checkpoints, step_of
 
 
 class Walk(L.LightningModule):
@@ -42,7 +43,7 @@ def fit(callbacks, steps, module=None, checkpoint=None, **settings):
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        plugins=[WholeFileCheckpointIO()],
+        plugins=[AtomicCheckpointIO()],
         **settings,
     )
     module = module or Walk()
@@ -82,37 +83,37 @@ def test_the_average_counts_optimiser_steps(accumulate):
 
 def test_the_average_goes_on_from_a_checkpoint(tmp_path):
     def callbacks():
-        return [EMA(half_life=30, batch_size=10), Checkpoints(tmp_path, every=3)]
+        return [EMA(half_life=30, batch_size=10), StepCheckpoint(tmp_path, every=3)]
 
     fit(callbacks(), 6)
     ema, saver = callbacks()
-    fit([ema, saver], 10, checkpoint=checkpoints(tmp_path)[-1])
+    fit([ema, saver], 10, checkpoint=list_checkpoints(tmp_path)[-1])
     assert ema.state_dict()["average"]["weight"].item() == pytest.approx(expected_average(ema, 10))
-    content = torch.load(checkpoints(tmp_path)[-1], weights_only=True)
+    content = torch.load(list_checkpoints(tmp_path)[-1], weights_only=True)
     assert averaged(content)["weight"].item() == pytest.approx(expected_average(ema, 10))
     assert content["state_dict"]["weight"].item() == 10
 
 
 def test_checkpoints_every_n_steps_and_at_the_end(tmp_path):
-    fit([Checkpoints(tmp_path, every=3, keep=None, extra=lambda: {"config": "text"})], 7)
-    assert [step_of(file) for file in checkpoints(tmp_path)] == [3, 6, 7]
-    for file in checkpoints(tmp_path):
+    fit([StepCheckpoint(tmp_path, every=3, keep=None, extra=lambda: {"config": "text"})], 7)
+    assert [step_of(file) for file in list_checkpoints(tmp_path)] == [3, 6, 7]
+    for file in list_checkpoints(tmp_path):
         content = torch.load(file, weights_only=True)
         assert content["global_step"] == content["state_dict"]["weight"].item() == step_of(file)
         assert content["config"] == "text"
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path):
-    fit([Checkpoints(tmp_path, every=2, keep=2)], 9)
-    assert [step_of(file) for file in checkpoints(tmp_path)] == [8, 9]
+    fit([StepCheckpoint(tmp_path, every=2, keep=2)], 9)
+    assert [step_of(file) for file in list_checkpoints(tmp_path)] == [8, 9]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["step-00000008.ckpt", "step-00000009.ckpt"]
 
 
 def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(tmp_path):
     path = tmp_path / "step-00000001.ckpt"
-    WholeFileCheckpointIO().save_checkpoint({"a": 1}, path)
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, path)
     with pytest.raises(Exception, match=r"pickle|local object"):
-        WholeFileCheckpointIO().save_checkpoint({"a": lambda: None}, path)
+        AtomicCheckpointIO().save_checkpoint({"a": lambda: None}, path)
     assert torch.load(path, weights_only=True) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -124,10 +125,10 @@ def test_a_signal_ends_training_after_the_step_with_a_checkpoint(tmp_path, numbe
             os.kill(os.getpid(), number)
 
     stop, before = StopOnSignal(), signal.getsignal(number)
-    trainer, module = fit([stop, Checkpoints(tmp_path, every=100)], 50, Walk(kill))
+    trainer, module = fit([stop, StepCheckpoint(tmp_path, every=100)], 50, Walk(kill))
     assert stop.received == number
     assert trainer.global_step == module.weight.item() == 5
-    assert [step_of(file) for file in checkpoints(tmp_path)] == [5]
+    assert [step_of(file) for file in list_checkpoints(tmp_path)] == [5]
     assert signal.getsignal(number) == before
 
 
@@ -138,8 +139,8 @@ def test_a_second_ctrl_c_interrupts_at_once(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(SystemExit):
-        fit([StopOnSignal(), Checkpoints(tmp_path, every=3)], 50, Walk(kill))
-    assert [step_of(file) for file in checkpoints(tmp_path)] == [3]
+        fit([StopOnSignal(), StepCheckpoint(tmp_path, every=3)], 50, Walk(kill))
+    assert [step_of(file) for file in list_checkpoints(tmp_path)] == [3]
 
 
 def test_status_tells_how_a_run_ended():
@@ -159,7 +160,7 @@ def test_status_tells_how_a_run_ended():
 def test_a_run_that_was_killed_after_its_last_checkpoint_ends_as_finished(tmp_path):
     """Resumed, it trains no step, and Lightning calls neither on_train_start nor on_train_end."""
     told = []
-    fit([Checkpoints(tmp_path, every=3)], 3)
+    fit([StepCheckpoint(tmp_path, every=3)], 3)
     status = StatusFile(lambda *args, **more: told.append((*args, more["seconds"])), seconds=7.0)
     fit([status], 3, checkpoint=tmp_path / "step-00000003.ckpt")
     assert [each[:3] for each in told] == [("finished", 3, 3)]

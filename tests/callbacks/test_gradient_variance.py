@@ -9,7 +9,7 @@ from diffexp.diffusion import schedules
 from diffexp.diffusion.schedules import Schedule
 from diffexp.errors import UserError
 from diffexp.models.diffusion import DiffusionModule
-from tests.small import experiment, fit, metrics
+from tests.helpers.small import experiment, fit, metrics
 
 
 class Constant(nn.Module):

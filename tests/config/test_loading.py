@@ -1,14 +1,13 @@
 import pytest
 import yaml
 
-from diffexp.config import load_evaluate_request, load_experiment, load_sample_request
-from diffexp.config.diffusion import CosineSchedule, LinearSchedule
-from diffexp.config.families import PriorConfig
-from diffexp.config.layers import shipped_configs
-from diffexp.config.merging import as_dict, as_yaml, differing
-from diffexp.config.networks import UNetConfig
-from diffexp.config.samplers import DDIMConfig, DDPMConfig
-from diffexp.config.trials import Trial
+from diffexp.config.load import load_evaluate_request, load_experiment, load_sample_request
+from diffexp.config.merge import as_dict, as_yaml, differing
+from diffexp.config.schemas.networks import UNetConfig
+from diffexp.config.schemas.samplers import DDIMConfig, DDPMConfig, PriorConfig
+from diffexp.config.schemas.schedules import CosineScheduleConfig, LinearScheduleConfig
+from diffexp.config.sources import shipped_configs
+from diffexp.config.trial import Trial
 from diffexp.errors import UserError
 
 
@@ -62,25 +61,29 @@ def test_keys_of_a_section_that_was_null_bring_its_defaults_back(tmp_path, secti
 def test_the_papers_recipe():
     """Ho et al. 2020, section 4 and appendix B."""
     paper = load_experiment("cifar10_ddpm")
-    assert (paper.training.steps, paper.training.batch_size, paper.training.gradient_clip) == (800_000, 128, 1.0)
+    assert (paper.training.max_steps, paper.training.batch_size, paper.training.gradient_clip_val) == (
+        800_000,
+        128,
+        1.0,
+    )
     assert (paper.optim.lr, paper.optim.warmup_steps, paper.optim.decay) == (2e-4, 5_000, "none")
     assert paper.model.timesteps == 1000
-    assert paper.model.schedule == LinearSchedule(beta_start=1e-4, beta_end=0.02)
+    assert paper.model.schedule == LinearScheduleConfig(beta_start=1e-4, beta_end=0.02)
     assert 0.5 ** (128 / paper.ema.half_life) == pytest.approx(0.9999, abs=1e-10)
     assert paper.ema.rampup is None
-    assert paper.data.flip
+    assert paper.data.random_flip
     assert paper.optim.weight_decay == 0
     assert paper.model.network == UNetConfig(
         base_channels=128,
         channel_multipliers=[1, 2, 2, 2],
-        blocks_per_level=2,
+        num_res_blocks=2,
         attention_resolutions=[16],
         dropout=0.1,
-        groups=32,
+        norm_num_groups=32,
         initialization="ddpm",
     )
     assert paper.sample_grid.samplers["ddpm"] == DDPMConfig(variance="fixed_large")
-    theirs = DDIMConfig(steps=50, spacing="quadratic-0.8", clip=False)  # the DDIM authors' code
+    theirs = DDIMConfig(steps=50, spacing="quadratic-0.8", clip_sample=False)  # the DDIM authors' code
     assert paper.sample_grid.samplers["ddim-50"] == paper.score.samplers["ddim-50"] == theirs
 
 
@@ -109,8 +112,8 @@ def test_a_ready_config_as_base(tmp_path):
 
 def test_a_choice_starts_from_its_own_defaults_and_keeps_what_was_given(tmp_path):
     path = small(tmp_path, "model: {schedule: {name: linear, beta_end: 0.03, beta_start: 0.001}}")
-    assert load_experiment(path).model.schedule == LinearSchedule(beta_start=0.001, beta_end=0.03)
-    assert load_experiment(path, ["model.schedule.name=cosine"]).model.schedule == CosineSchedule()
+    assert load_experiment(path).model.schedule == LinearScheduleConfig(beta_start=0.001, beta_end=0.03)
+    assert load_experiment(path, ["model.schedule.name=cosine"]).model.schedule == CosineScheduleConfig()
     kept = load_experiment(path, ["model.schedule.name=scaled_linear"]).model.schedule
     assert (kept.name, kept.beta_end) == ("scaled_linear", 0.03)
 
@@ -134,10 +137,10 @@ def test_named_samplers_are_added_changed_and_removed(tmp_path):
 def test_values_as_wandbs_agent_passes_them(tmp_path):
     experiment = load_experiment(
         small(tmp_path),
-        ["optim={'lr': 0.1, 'betas': [0.5, 0.9]}", "data.flip=True", "wandb.group=None", "training.steps=3"],
+        ["optim={'lr': 0.1, 'betas': [0.5, 0.9]}", "data.random_flip=True", "wandb.group=None", "training.max_steps=3"],
     )
     assert (experiment.optim.lr, experiment.optim.betas, experiment.optim.eps) == (0.1, [0.5, 0.9], 1e-8)
-    assert experiment.data.flip is True
+    assert experiment.data.random_flip is True
     assert experiment.wandb.group is None
 
 
@@ -175,7 +178,7 @@ BAD_OVERRIDES = [
     ("optim.betas=[0.9, 1]", r"optim\.betas: must be below 1, not 1"),
     ("optim=3", r"optim: must be a section of keys, not 3"),
     ("seed=1.5", r"seed: must be a whole number, not 1\.5"),
-    ("data.flip=maybe", r"data\.flip: must be true or false, not 'maybe'"),
+    ("data.random_flip=maybe", r"data\.random_flip: must be true or false, not 'maybe'"),
     ("data=5", r"data: must be a section of keys, not 5"),
     ("data.name=digit", r"data\.name: there is no dataset 'digit' .*Did you mean 'digits'\?"),
     ("data.name=[digits]", r"data\.name: there is no dataset \['digits'\]"),
@@ -195,8 +198,11 @@ BAD_OVERRIDES = [
     ("model.network.channel_multipliers=[1,1,1,1,1]", r"data\.image_size = 8 is not divisible by 16"),
     ("model.network.channel_multipliers=[1,2.5]", r"must be a list, each a whole number, not \[1, 2\.5\]"),
     ("model.network.attention_resolutions=[16]", r"16 is not the height of any level \(they are \[8, 4\]\)"),
-    ("model.network.groups=3", r"groups: 3 does not divide a level's width of 128 channels"),
-    ("training.batch_size=129 training.devices=2", r"batch_size: 129 is not divisible by devices · nodes · accumulate"),
+    ("model.network.norm_num_groups=3", r"norm_num_groups: 3 does not divide a level's width of 128 channels"),
+    (
+        "training.batch_size=129 training.devices=2",
+        r"batch_size: 129 is not divisible by devices · num_nodes · accumulate_grad_batches",
+    ),
     ("training.precision=fp8", r"training\.precision: must be one of auto, 32-true"),
     ("sample_grid.samplers.x.steps=3", r"sample_grid\.samplers\.x\.name: is required \(one of ancestral, ddim, ddpm, "),
     ("sample_grid.samplers.ddim-50.steps=2000", r"2000 steps cannot be taken out of model\.timesteps = 1000"),
@@ -204,7 +210,12 @@ BAD_OVERRIDES = [
     ("sample_grid.samplers.ddim-50.sigma_hat=true", r"eta: must be 1 with sigma_hat: true"),
     ("sample_grid.samplers={'a/b': {'name': 'ddim'}}", r"'a/b' names files"),
     ("ema=null", r"sample_grid\.weights: must be raw when ema is null"),
-    ("loggers=[csv,mlflow]", r"loggers: must be a list, each one of csv, tensorboard, wandb"),
+    ("loggers=[csv,comet]", r"loggers: there is no logger 'comet' \(known: csv, mlflow, tensorboard, trackio, wandb\)"),
+    ("training.steps=3", r"training\.steps: this key has another name now\. Write training\.max_steps\."),
+    (
+        "sample_grid.samplers.ddim-50.clip=false",
+        r"another name now\. Write sample_grid\.samplers\.ddim-50\.clip_sample\.",
+    ),
     ("name=a/b", r"name: 'a/b' names a directory"),
     ("name=${oc.env:HOME}", r"command line: name: a config holds values, not references"),
     ("name=\\${x}", r"not references"),
@@ -230,10 +241,10 @@ def test_the_order_of_overrides_means_nothing_to_a_choice(tmp_path, order):
 
 
 def test_texts_stay_as_written_and_whole_floats_are_whole_numbers(tmp_path):
-    overrides = ["name=2024-07-01", "wandb.project=007", "wandb.group=on", "training.steps=1e5"]
+    overrides = ["name=2024-07-01", "wandb.project=007", "wandb.group=on", "training.max_steps=1e5"]
     experiment = load_experiment(small(tmp_path), overrides)
     assert (experiment.name, experiment.wandb.project, experiment.wandb.group) == ("2024-07-01", "007", "on")
-    assert experiment.training.steps == 100_000
+    assert experiment.training.max_steps == 100_000
 
 
 def test_a_folder_does_not_hide_a_ready_config(tmp_path, monkeypatch):
@@ -251,8 +262,8 @@ def test_diff_of_a_section_that_one_lacks(tmp_path):
 
 def test_all_out_of_range_values_are_named_at_once(tmp_path):
     with pytest.raises(UserError) as error:
-        load_experiment(small(tmp_path, "training: {steps: 0}"), ["optim.lr=-1"])
-    assert f"{tmp_path / 'own.yaml'}: training.steps: must be at least 1" in str(error.value)
+        load_experiment(small(tmp_path, "training: {max_steps: 0}"), ["optim.lr=-1"])
+    assert f"{tmp_path / 'own.yaml'}: training.max_steps: must be at least 1" in str(error.value)
     assert "command line: optim.lr: must be above 0" in str(error.value)
 
 
@@ -321,8 +332,13 @@ def test_a_section_that_is_null_by_default_stays_so_until_a_key_of_it_is_given()
 
 def test_a_swept_base_is_laid_over_the_command_s_config():
     trial = Trial("families", {"base": "families/digits_gan", "optim": {"lr": 0.25}})
-    found = load_experiment("families/digits", ["training.steps=7"], trial)
-    assert (found.model.name, found.training.steps, found.optim.lr, found.optim.betas) == ("gan", 7, 0.25, [0.0, 0.99])
+    found = load_experiment("families/digits", ["training.max_steps=7"], trial)
+    assert (found.model.name, found.training.max_steps, found.optim.lr, found.optim.betas) == (
+        "gan",
+        7,
+        0.25,
+        [0.0, 0.99],
+    )
     assert found.name == trial.name == "base=families-digits_gan,lr=0.25"
     assert found.score.samplers == {"prior": PriorConfig()}
     for base, message in (("families/digits_gans", "families/digits_gans: no such config"), (3, "base: must name one")):

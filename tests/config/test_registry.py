@@ -9,15 +9,14 @@ from dataclasses import MISSING, fields
 import pytest
 import torch
 
-from diffexp.config import load_experiment
-from diffexp.config.data import DATA
-from diffexp.config.diffusion import SCHEDULES
-from diffexp.config.families import AncestralConfig, PriorConfig
-from diffexp.config.models import MODELS
-from diffexp.config.networks import NETWORKS
-from diffexp.config.objectives import WEIGHTINGS
+from diffexp.config.load import load_experiment
 from diffexp.config.plugins import load_plugins
-from diffexp.config.variants import SAMPLERS
+from diffexp.config.schemas.data import DATA
+from diffexp.config.schemas.models.base import MODELS
+from diffexp.config.schemas.networks import NETWORKS
+from diffexp.config.schemas.samplers import SAMPLERS, AncestralConfig, PriorConfig
+from diffexp.config.schemas.schedules import SCHEDULES
+from diffexp.config.schemas.weightings import WEIGHTINGS
 from diffexp.errors import UserError
 from tests.config.test_loading import small
 
@@ -50,7 +49,7 @@ def test_a_builder_takes_its_schemas_fields_with_the_same_defaults(registry, nam
 PLUGIN = """
 from dataclasses import dataclass
 import torch
-from diffexp.config.diffusion import SCHEDULES, ScheduleConfig
+from diffexp.config.schemas.schedules import SCHEDULES, ScheduleConfig
 
 def quartic(timesteps, *, power):
     return 0.02 * torch.linspace(0.1, 1, timesteps, dtype=torch.float64) ** power
@@ -67,7 +66,7 @@ def test_a_plugin_adds_a_choice(tmp_path, monkeypatch):
     (tmp_path / "my_schedules.py").write_text(PLUGIN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    with pytest.raises(UserError, match="A choice of your own needs --plugin"):
+    with pytest.raises(UserError, match="A component of your own needs --plugin"):
         load_experiment(small(tmp_path), ["model.schedule.name=quartic"])
     load_plugins(["my_schedules"])
     try:
@@ -104,7 +103,7 @@ def test_a_name_is_registered_once():
 
 def test_checking_a_config_imports_nothing_heavy():
     code = (
-        "import sys; from diffexp.config import load_experiment; load_experiment('digits');"
+        "import sys; from diffexp.config.load import load_experiment; load_experiment('digits');"
         "print([name for name in ('torch', 'lightning', 'wandb', 'numpy', 'PIL') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

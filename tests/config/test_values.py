@@ -3,10 +3,10 @@ import json
 import pytest
 import yaml
 
-from diffexp.config import load_experiment
-from diffexp.config.layers import override_layer, parse_value
-from diffexp.config.merging import as_yaml
-from diffexp.config.trials import Trial
+from diffexp.config.load import load_experiment
+from diffexp.config.merge import as_yaml
+from diffexp.config.sources import override_layer, parse_value
+from diffexp.config.trial import Trial
 from diffexp.config.yaml_text import read
 from diffexp.errors import UserError
 
@@ -116,7 +116,7 @@ def test_a_number_for_a_text_is_refused_where_nobody_knows_how_it_was_written(ke
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("seed", "12:30:00"), ("optim.lr", "1:30"), ("training.steps", "2024-01-01"), ("seed", "1.5")],
+    [("seed", "12:30:00"), ("optim.lr", "1:30"), ("training.max_steps", "2024-01-01"), ("seed", "1.5")],
 )
 def test_a_number_key_refuses_what_is_no_plain_number(tmp_path, key, value):
     nested = value

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diffexp.config.data import DigitsConfig, ImageFolderConfig
-from diffexp.data.batches import EndlessBatches
+from diffexp.config.schemas.data import DigitsConfig, ImageFolderConfig
+from diffexp.data.batches import InfiniteBatches
 from diffexp.data.datamodule import ImageDataModule, resides
 from diffexp.data.images import ImageSet, MemoryImages
 from diffexp.errors import UserError
@@ -59,19 +59,19 @@ def trainer(max_steps: int, **options: Any) -> L.Trainer:
 
 def expected(steps: int, **options: Any) -> Tensor:
     """The stream of 20 numbered images in batches of 12."""
-    batches = EndlessBatches(numbered(20), 12, seed=5, flip=True, **options)
+    batches = InfiniteBatches(numbered(20), 12, seed=5, random_flip=True, **options)
     return torch.cat([batch["images"] for batch in islice(batches, steps)])
 
 
 def data(**options: Any) -> ImageDataModule:
-    return ImageDataModule(numbered(20), 12, seed=5, flip=True, **options)
+    return ImageDataModule(numbered(20), 12, seed=5, random_flip=True, **options)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_trainer_sees_the_stream_in_order(workers: int, accumulate: int) -> None:
     watcher = Watcher()
-    trainer(7, accumulate_grad_batches=accumulate).fit(watcher, data(workers=workers))
+    trainer(7, accumulate_grad_batches=accumulate).fit(watcher, data(num_workers=workers))
     assert len(watcher.seen) == 7 * accumulate
     assert torch.equal(torch.cat(watcher.seen), expected(7))
 
@@ -80,10 +80,10 @@ def test_a_trainer_sees_the_stream_in_order(workers: int, accumulate: int) -> No
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_resumed_run_goes_on_with_the_next_images(tmp_path: Path, workers: int, accumulate: int) -> None:
     checkpoint = tmp_path / "step.ckpt"
-    trainer(5, accumulate_grad_batches=accumulate).fit(Watcher(4, checkpoint), data(workers=workers))
+    trainer(5, accumulate_grad_batches=accumulate).fit(Watcher(4, checkpoint), data(num_workers=workers))
     resumed = Watcher()
     resuming = trainer(9, accumulate_grad_batches=accumulate)
-    resuming.fit(resumed, data(workers=workers), ckpt_path=checkpoint)
+    resuming.fit(resumed, data(num_workers=workers), ckpt_path=checkpoint)
     assert resuming.global_step == 9
     assert torch.equal(torch.cat(resumed.seen), expected(9)[4 * 12 :])
 
@@ -91,7 +91,7 @@ def test_a_resumed_run_goes_on_with_the_next_images(tmp_path: Path, workers: int
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_that_lie_on_the_device_make_the_same_batches(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffexp.data.datamodule.resides", lambda images, device: True)
-    watcher, images = Watcher(), data(workers=workers)
+    watcher, images = Watcher(), data(num_workers=workers)
     monkeypatch.setattr(MemoryImages, "fetch", lambda *_: pytest.fail("pixels were fetched"))
     trainer(7, accumulate_grad_batches=3).fit(watcher, images)
     monkeypatch.undo()
@@ -102,7 +102,7 @@ def test_images_that_lie_on_the_device_make_the_same_batches(workers: int, monke
 def test_what_goes_to_the_device_is_what_it_lacks(flip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffexp.data.datamodule.resides", lambda images, device: True)
     images = MemoryImages(numbered(20).images, torch.arange(20) % 3, ["a", "b", "c"])
-    module = ImageDataModule(images, 12, seed=5, flip=flip)
+    module = ImageDataModule(images, 12, seed=5, random_flip=flip)
     there: list[set[str]] = []
     labels: list[Tensor] = []
 
@@ -194,8 +194,10 @@ def test_a_missing_test_split_is_an_error() -> None:
 
 
 def test_from_config() -> None:
-    images = ImageDataModule.from_config(DigitsConfig(image_size=16, flip=True, workers=1), batch_size=8, seed=3)
-    assert (images.batch_size, images.seed, images.flip, images.workers) == (8, 3, True, 1)
+    images = ImageDataModule.from_config(
+        DigitsConfig(image_size=16, random_flip=True, num_workers=1), batch_size=8, seed=3
+    )
+    assert (images.batch_size, images.seed, images.random_flip, images.num_workers) == (8, 3, True, 1)
     assert len(images.images("train")) == 1617
     assert len(images.images("test")) == 180
     assert images.images("test").image_shape == (1, 16, 16)

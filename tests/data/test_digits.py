@@ -1,7 +1,7 @@
 import torch
 from sklearn.datasets import load_digits
 
-from diffexp.config.data import DATA, DigitsConfig
+from diffexp.config.schemas.data import DATA, DigitsConfig
 from diffexp.data.digits import load
 
 

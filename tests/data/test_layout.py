@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from diffexp.data.folder import load
-from diffexp.data.given import given_images
+from diffexp.data.image_folder import load
+from diffexp.data.load_images import load_images
 from diffexp.errors import UserError
-from tests.data.test_folder import png, values, write_folder, write_zip
+from tests.data.test_image_folder import png, values, write_folder, write_zip
 
 
 @pytest.fixture(params=["folder", "zip"])
@@ -136,7 +136,7 @@ def test_unclear_splits_are_refused(pack, files, message):
 
 def test_images_to_score_are_one_set(pack):
     with pytest.raises(UserError, match="expected one set of images, got folders of splits"):
-        given_images(pack(SPLITS))
+        load_images(pack(SPLITS))
 
 
 # --- dataset.json

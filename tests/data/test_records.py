@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diffexp.data import decoding, records
-from diffexp.data.folder import load
-from tests.data.test_folder import BROKEN, write_zip
+from diffexp.data import image_files, records
+from diffexp.data.image_folder import load
+from tests.data.test_image_folder import BROKEN, write_zip
 
 COUNT = 70
 
@@ -39,13 +39,13 @@ def folder(tmp_path):
 def decoded(monkeypatch):
     """The names of the files decoded from now on."""
     names = []
-    image = decoding.StoredImages._image
+    image = image_files.StoredImages._image
 
     def noted(self, index):
         names.append(self.names[index])
         return image(self, index)
 
-    monkeypatch.setattr(decoding.StoredImages, "_image", noted)
+    monkeypatch.setattr(image_files.StoredImages, "_image", noted)
     return names
 
 
@@ -70,7 +70,7 @@ def test_the_fingerprint_is_of_all_pixels_however_they_are_held(folder, tmp_path
 
 
 def test_blocks_do_not_change_the_fingerprint(folder, monkeypatch):
-    monkeypatch.setattr(decoding, "images_in_a_block", lambda shape: 11)
+    monkeypatch.setattr(image_files, "images_in_a_block", lambda shape: 11)
     assert on_disk(folder).fingerprint() == expected(noise())
 
 
@@ -167,14 +167,14 @@ def test_files_that_have_just_changed_are_decoded_again(folder, own_cache, monke
 
 
 def test_files_that_change_meanwhile_leave_no_record(folder, own_cache, monkeypatch):
-    examine = decoding.StoredImages._examine
+    examine = image_files.StoredImages._examine
 
     def disturbed(self):
         found = examine(self)
         (folder / "00.bmp").touch()
         return found
 
-    monkeypatch.setattr(decoding.StoredImages, "_examine", disturbed)
+    monkeypatch.setattr(image_files.StoredImages, "_examine", disturbed)
     on_disk(folder)
     assert not list((own_cache / "images").iterdir())
 
@@ -185,8 +185,8 @@ def test_an_error_of_the_machine_is_not_remembered(folder, own_cache, monkeypatc
         def failing(self, index):
             raise OSError(5, "Input/output error")
 
-        patch.setattr(decoding.StoredImages, "_image", failing)
-        with pytest.raises(decoding.UserError, match="70 of 70 files cannot be decoded"):
+        patch.setattr(image_files.StoredImages, "_image", failing)
+        with pytest.raises(image_files.UserError, match="70 of 70 files cannot be decoded"):
             on_disk(folder)
     assert len(on_disk(folder)) == COUNT
 
@@ -196,12 +196,12 @@ def test_skipped_files_and_warnings_are_remembered(folder, decoded, caplog):
     Image.fromarray(np.full((4, 4), 7, np.int32)).save(folder / "c.tif")
     time.sleep(0.01)
     pixels = np.concatenate([noise(), np.full((1, 4, 4), 7, np.uint8)])
-    assert load("train", 4, 1, 1, path=str(folder), broken="skip").fingerprint() == expected(pixels)
+    assert load("train", 4, 1, 1, path=str(folder), on_decode_error="skip").fingerprint() == expected(pixels)
     for _ in range(2):
-        decoding.notice.cache_clear()
+        image_files.notice.cache_clear()
         caplog.clear()
         decoded.clear()
-        images = on_disk(folder, broken="skip")
+        images = on_disk(folder, on_decode_error="skip")
         assert images.fingerprint() == expected(pixels)
         assert "c.tif: its integers have no declared range" in caplog.text
         assert "1 of 72 files cannot be decoded: b.png" in caplog.text
@@ -216,7 +216,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(folder, own_cache, monke
 
 
 def _load(folder, start, counts):
-    examine = decoding.StoredImages._examine
+    examine = image_files.StoredImages._examine
 
     def counted(self):
         with counts.get_lock():
@@ -224,7 +224,7 @@ def _load(folder, start, counts):
         time.sleep(0.2)
         return examine(self)
 
-    decoding.StoredImages._examine = counted
+    image_files.StoredImages._examine = counted
     torch.set_num_threads(1)
     start.wait()
     assert on_disk(folder).fingerprint() == expected(noise())

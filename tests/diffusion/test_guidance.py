@@ -7,9 +7,9 @@ from diffexp.diffusion import schedules
 from diffexp.diffusion.guidance import guided
 from diffexp.diffusion.paths import timestep_path
 from diffexp.diffusion.predictions import Denoised
-from diffexp.diffusion.samplers import DDIM
+from diffexp.diffusion.samplers.ddim import DDIM
 from diffexp.diffusion.schedules import Schedule
-from tests.diffusion.mixture import MEANS, STDS, WEIGHTS, mixture_denoiser
+from tests.helpers.mixture import MEANS, STDS, WEIGHTS, mixture_denoiser
 
 SCHEDULE = Schedule(schedules.linear(1000))
 
@@ -29,7 +29,7 @@ def component(schedule, which):
 def samples(weight, active=lambda t: True):
     x = torch.randn(100_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     denoiser = guided(component(SCHEDULE, 1), mixture_denoiser(SCHEDULE), weight, active)
-    *_, state = DDIM().walk(denoiser, SCHEDULE, timestep_path(1000, 250, "leading"), x, None)
+    *_, state = DDIM().trajectory(denoiser, SCHEDULE, timestep_path(1000, 250, "leading"), x, None)
     return state.x
 
 

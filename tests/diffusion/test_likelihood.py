@@ -10,10 +10,10 @@ from diffexp.diffusion.encoding import encode
 from diffexp.diffusion.likelihood import bound, dequantised, ode, strata
 from diffexp.diffusion.paths import timestep_path
 from diffexp.diffusion.predictions import Denoised
-from diffexp.diffusion.samplers import DDIM
+from diffexp.diffusion.samplers.ddim import DDIM
 from diffexp.diffusion.schedules import Schedule
-from tests.diffusion.gaussian import MEAN, STD, gaussian_denoiser
-from tests.diffusion.mixture import mixture_denoiser
+from tests.helpers.gaussian import MEAN, STD, gaussian_denoiser
+from tests.helpers.mixture import mixture_denoiser
 
 SCHEDULE = Schedule(schedules.linear(1000))
 
@@ -164,7 +164,7 @@ def test_encoding_and_decoding_comes_back_the_closer_the_more_steps():
     errors = []
     for steps in (10, 20, 50, 100, 200, 500, 1000):
         path = timestep_path(1000, steps, "leading")
-        *_, state = DDIM().walk(denoiser, SCHEDULE, path, encode(denoiser, SCHEDULE, path, x0), None)
+        *_, state = DDIM().trajectory(denoiser, SCHEDULE, path, encode(denoiser, SCHEDULE, path, x0), None)
         errors.append((state.x - x0).square().mean().item())
     assert all(later < 0.5 * earlier for earlier, later in itertools.pairwise(errors))
     assert errors[-1] < 1e-5

@@ -10,7 +10,7 @@ from diffexp.diffusion.objectives import Objective
 from diffexp.diffusion.predictions import Prediction
 from diffexp.diffusion.schedules import Schedule
 from diffexp.diffusion.timesteps import ImportanceSampler, StratifiedSampler, UniformSampler
-from diffexp.randomness import RandomNumbers
+from diffexp.rng import RandomNumbers
 
 SCHEDULE = Schedule(schedules.linear(1000))
 SNR = SCHEDULE.alphas_cumprod / (1 - SCHEDULE.alphas_cumprod)
@@ -22,11 +22,11 @@ def test_the_weights_on_epsilon_are_the_papers():
 
     t = torch.tensor([0, 200, 400, 999])
     snr = compute_snr(Theirs, t).double()  # theirs is of float32
-    of_epsilon = Prediction("epsilon", SCHEDULE).error_of_x0()
+    coef_epsilon = Prediction("epsilon", SCHEDULE).error_of_x0()
     weights = {
-        "min_snr": weightings.min_snr(SNR, gamma=5) / of_epsilon,
-        "p2": weightings.p2(SNR, gamma=0.5, k=2) / of_epsilon,
-        "truncated": weightings.truncated_snr(SNR) / of_epsilon,
+        "min_snr": weightings.min_snr(SNR, gamma=5) / coef_epsilon,
+        "p2": weightings.p2(SNR, gamma=0.5, k=2) / coef_epsilon,
+        "truncated": weightings.truncated_snr(SNR) / coef_epsilon,
     }
     torch.testing.assert_close(weights["min_snr"][t], torch.clamp(snr, max=5) / snr, rtol=1e-5, atol=0)
     torch.testing.assert_close(weights["p2"][t], 1 / (2 + snr) ** 0.5, rtol=1e-5, atol=0)
@@ -71,12 +71,12 @@ def test_the_term_of_the_bound_is_the_divergence_of_two_normals():
         alpha_bar, before = SCHEDULE.alpha_bar(step), SCHEDULE.alpha_bar(step - 1)
         beta, alpha = SCHEDULE.betas[step].item(), SCHEDULE.alphas[step].item()
         small = beta * (1 - before) / (1 - alpha_bar)
-        of_x0 = math.sqrt(before) * beta / (1 - alpha_bar)
+        coef_x0 = math.sqrt(before) * beta / (1 - alpha_bar)
         rest = math.sqrt(alpha) * (1 - before) / (1 - alpha_bar) * x_t[index]
         variance = beta ** share[index] * small ** (1 - share[index])
         theirs = torch.distributions.kl_divergence(
-            torch.distributions.Normal(of_x0 * x0[index] + rest, math.sqrt(small)),
-            torch.distributions.Normal(of_x0 * guess[index] + rest, variance.sqrt()),
+            torch.distributions.Normal(coef_x0 * x0[index] + rest, math.sqrt(small)),
+            torch.distributions.Normal(coef_x0 * guess[index] + rest, variance.sqrt()),
         )
         assert ours[index].item() == pytest.approx(theirs.mean().item() / math.log(2), rel=1e-6)
 

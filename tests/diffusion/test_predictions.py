@@ -6,7 +6,8 @@ import torch
 from diffexp.diffusion import schedules
 from diffexp.diffusion.paths import timestep_path
 from diffexp.diffusion.predictions import PREDICTIONS, Prediction
-from diffexp.diffusion.samplers import DDIM, DDPM
+from diffexp.diffusion.samplers.ddim import DDIM
+from diffexp.diffusion.samplers.ddpm import DDPM
 from diffexp.diffusion.schedules import Schedule
 
 SCHEDULE = Schedule(schedules.linear(1000))
@@ -59,7 +60,7 @@ def test_the_notes_scaled_epsilon_samples_as_epsilon_does(rule):
         source = torch.Generator().manual_seed(0)
         noise = lambda source=source: torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=source)
         denoiser = Prediction(kind, SCHEDULE).denoiser(network)
-        *_, last = rule.walk(denoiser, SCHEDULE, timestep_path(1000, 50, "leading"), x, noise)
+        *_, last = rule.trajectory(denoiser, SCHEDULE, timestep_path(1000, 50, "leading"), x, noise)
         ends.append(last.x)
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-9)
 
@@ -68,7 +69,7 @@ def test_the_notes_reverse_step_is_hos_with_the_scaled_output():
     """x_{t-1} = (x_t - √β_t · output)/√α_t."""
     x, output = torch.randn(2, 3, 1, 2, 2, dtype=torch.float64)
     denoiser = Prediction("scaled_epsilon", SCHEDULE).denoiser(lambda x, t: output)
-    state = next(DDPM("none").walk(denoiser, SCHEDULE, [(700, 699)], x, torch.clone))
+    state = next(DDPM("none").trajectory(denoiser, SCHEDULE, [(700, 699)], x, torch.clone))
     expected = (x - SCHEDULE.betas[700].sqrt() * output) / SCHEDULE.alphas[700].sqrt()
     torch.testing.assert_close(state.x, expected, rtol=1e-9, atol=1e-9)
 

@@ -8,17 +8,18 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from diffexp.config.evaluation import EXTRACTORS, ExtractorTraining
-from diffexp.config.registry import Choice
+from diffexp.commands.train_extractor import accuracy, train_classifier
+from diffexp.config.registry import Component
+from diffexp.config.schemas.extractors import EXTRACTORS
+from diffexp.config.schemas.requests import ExtractorRequest
 from diffexp.data.digits import load as load_digits
 from diffexp.data.images import to_float
 from diffexp.errors import UserError
-from diffexp.evaluation.extractors import classifier, inception, large
+from diffexp.evaluation.extractors import classifier, clip, digits_v1, dinov2, inception
 from diffexp.evaluation.extractors.base import Extractor, Features
-from diffexp.evaluation.extractors.training import accuracy, train_classifier
-from diffexp.files import sha256
-from tests.inception import write_random_inception
-from tests.small import experiment
+from diffexp.system.files import sha256
+from tests.helpers.inception import write_random_inception
+from tests.helpers.small import experiment
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +28,14 @@ def inception_file(tmp_path_factory):
 
 
 def test_the_shipped_digits_extractor_knows_digits():
-    extractor = classifier.shipped_digits()
+    extractor = digits_v1.load()
     assert extractor.dim == 32
     assert accuracy(extractor.classifier, load_digits("test", 8, 1, 1.0), torch.device("cpu")) > 0.97
 
 
 @pytest.mark.parametrize("name", ["digits_v1", "fashion_mnist_v1"])
 def test_shipped_weights_are_small_and_have_their_digest(name):
-    file = classifier._SHIPPED / f"{name}.safetensors"
+    file = classifier.SHIPPED / f"{name}.safetensors"
     assert file.stat().st_size < 1_000_000
     assert file.with_name(f"{file.name}.sha256").read_text().split() == [sha256(file), file.name]
     extractor = EXTRACTORS.build(EXTRACTORS.schema(name)())
@@ -44,7 +45,7 @@ def test_shipped_weights_are_small_and_have_their_digest(name):
 
 
 def test_features_are_those_of_the_hidden_layer_in_float32_whatever_surrounds_them():
-    extractor = classifier.shipped_digits()
+    extractor = digits_v1.load()
     images = load_digits("test", 8, 1, 1.0).images[:20]
     expected = extractor.classifier.features(to_float(images))
     with torch.autocast("cpu", torch.bfloat16):
@@ -58,16 +59,16 @@ def test_features_are_those_of_the_hidden_layer_in_float32_whatever_surrounds_th
 
 def test_what_is_not_uint8_is_refused():
     with pytest.raises(TypeError, match="uint8"):
-        classifier.shipped_digits()(torch.zeros(2, 1, 8, 8))
+        digits_v1.load()(torch.zeros(2, 1, 8, 8))
 
 
 def test_other_images_than_the_classifiers_are_refused():
     with pytest.raises(UserError, match=r"digits_v1 was trained on images \(1, 8, 8\)"):
-        classifier.shipped_digits().check((3, 32, 32))
+        digits_v1.load().check((3, 32, 32))
 
 
 def test_a_damaged_file_is_told_by_its_digest(tmp_path):
-    shutil.copytree(classifier._SHIPPED, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(classifier.SHIPPED, tmp_path, dirs_exist_ok=True)
     file = tmp_path / "digits_v1.safetensors"
     content = bytearray(file.read_bytes())
     content[-1000] ^= 1
@@ -95,9 +96,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     ],
 )
 def test_a_file_that_describes_itself_wrongly_is_refused(tmp_path, changed, message):
-    with classifier.safe_open(classifier._SHIPPED / "digits_v1.safetensors", framework="pt") as file:
+    with classifier.safe_open(classifier.SHIPPED / "digits_v1.safetensors", framework="pt") as file:
         about = {**file.metadata(), "name": "mine", **changed}
-    tensors = load_file(classifier._SHIPPED / "digits_v1.safetensors")
+    tensors = load_file(classifier.SHIPPED / "digits_v1.safetensors")
     about = {key: value for key, value in about.items() if value is not None}
     (tmp_path / "x.safetensors").write_bytes(classifier.save(tensors, about))
     with pytest.raises(UserError, match=message):
@@ -106,7 +107,7 @@ def test_a_file_that_describes_itself_wrongly_is_refused(tmp_path, changed, mess
 
 def test_a_classifier_is_trained_once_and_the_same_each_time(tmp_path):
     def train(out):
-        wanted = ExtractorTraining(name="mine", features=8, steps=30, shift=1, out=str(tmp_path / out))
+        wanted = ExtractorRequest(name="mine", features=8, steps=30, shift=1, out=str(tmp_path / out))
         return train_classifier(experiment().data, wanted)
 
     first, second = train("a.safetensors"), train("b.safetensors")
@@ -180,11 +181,11 @@ class _Runs:
 def test_clip_takes_openais_file_only(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"there is no file .*clip-vit-b-32-40d3\S+\.pt; fetch it from https"):
-        large.load_clip()
+        clip.load()
     path = tmp_path / "clip.pt"
     path.write_bytes(b"other")
     with pytest.raises(UserError, match="damaged or not OpenAI's vit-b-32"):
-        large.load_clip(weights=str(path))
+        clip.load(weights=str(path))
 
 
 class _Block(nn.Module):
@@ -225,8 +226,8 @@ class _TinyClip(nn.Module):
 def test_clip_from_a_file_of_its_form(tmp_path, monkeypatch):
     path = tmp_path / "clip.pt"
     torch.jit.script(_TinyClip()).save(str(path))
-    monkeypatch.setitem(large.MODEL_METADATA["clip-vit-b-32"], "hash", sha256(path))
-    extractor = large.load_clip(weights=str(path))
+    monkeypatch.setitem(clip.MODEL_METADATA["clip-vit-b-32"], "hash", sha256(path))
+    extractor = clip.load(weights=str(path))
     images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
     assert (extractor.name, extractor.dim) == ("clip_vit_b_32", 16)
     assert torch.equal(extractor(images).values, extractor.network(images.repeat(1, 3, 1, 1))[0])
@@ -235,7 +236,7 @@ def test_clip_from_a_file_of_its_form(tmp_path, monkeypatch):
 def test_dinov2_says_what_it_needs_and_reads_it_from_torch_hubs_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"needs the code of .* as \S+facebookresearch_dinov2_main and https"):
-        large.load_dinov2()
+        dinov2.load()
     code = tmp_path / "hub" / "facebookresearch_dinov2_main"
     weights = tmp_path / "hub" / "checkpoints" / "dinov2_vitb14_pretrain.pth"
     for folder in (code, weights.parent):
@@ -246,7 +247,7 @@ def test_dinov2_says_what_it_needs_and_reads_it_from_torch_hubs_cache(tmp_path, 
         "def dinov2_vitb14():\n"
         "    return torch.nn.Sequential(torch.nn.AvgPool2d(112), torch.nn.Flatten())\n"
     )
-    extractor = large.load_dinov2()
+    extractor = dinov2.load()
     assert (extractor.name, extractor.dim) == ("dinov2_vit_b_14", 12)
     assert extractor.identity["sha256"] == sha256(weights)
 
@@ -271,7 +272,7 @@ def brightness():
     """The extractor registered as a plugin would."""
     from dataclasses import dataclass
 
-    from diffexp.config.evaluation import ExtractorConfig
+    from diffexp.config.schemas.extractors import ExtractorConfig
 
     @EXTRACTORS.register("brightness", lambda scale: Brightness(scale))
     @dataclass
@@ -279,7 +280,7 @@ def brightness():
         name: str = "brightness"
         scale: float = 1.0
 
-    assert issubclass(BrightnessConfig, Choice)
+    assert issubclass(BrightnessConfig, Component)
     yield
     EXTRACTORS._schemas.pop("brightness")
 
@@ -298,6 +299,6 @@ def test_features_that_are_not_finite_are_told(brightness):
 
 
 def test_shipped_files_say_how_they_were_made():
-    with_metadata = classifier.safe_open(classifier._SHIPPED / "digits_v1.safetensors", framework="pt")
+    with_metadata = classifier.safe_open(classifier.SHIPPED / "digits_v1.safetensors", framework="pt")
     training = json.loads(with_metadata.metadata()["training"])
     assert training["command"][:4] == ["diffexp", "extractor", "digits", "name=digits_v1"]

@@ -1,6 +1,7 @@
 """The same images and weights through torch-fidelity and torchmetrics."""
 
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,13 +16,12 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from diffexp.data.images import MemoryImages
 from diffexp.evaluation.extractors.base import Features
-from diffexp.evaluation.extractors.classifier import shipped_digits
+from diffexp.evaluation.extractors.digits_v1 import load as digits_extractor
 from diffexp.evaluation.extractors.inception import Inception
-from diffexp.evaluation.gathering import SPLITS, Gathering
-from diffexp.evaluation.references import gather, of_images
-from diffexp.evaluation.scores import measure
-from tests.evaluation.sets import against, digits, gathered, noisy
-from tests.inception import write_random_inception
+from diffexp.evaluation.metrics.inception_score import SPLITS, InceptionScore
+from diffexp.evaluation.reference import gather, of_images
+from tests.helpers.inception import write_random_inception
+from tests.helpers.sets import against, digits, noisy, scores_of
 
 QUIET = {"verbose": False, "cuda": False, "cache": False}
 
@@ -42,7 +42,7 @@ class FidelityDigits(FeatureExtractorBase):
 
     def __init__(self, name, features_list, **_):
         super().__init__(name, features_list)
-        self.extractor = shipped_digits()
+        self.extractor = digits_extractor()
 
     def forward(self, images):
         return (self.extractor(images).values.double(),)
@@ -62,7 +62,7 @@ class MetricsDigits(nn.Module):
     num_features = 32
 
     def forward(self, images):
-        return shipped_digits()(images).values.double()
+        return digits_extractor()(images).values.double()
 
 
 @pytest.fixture(scope="module")
@@ -91,43 +91,43 @@ def fidelity(two_sets):
 @pytest.fixture(scope="module")
 def ours(two_sets):
     first, second = two_sets
-    return measure(gathered(first), against(second))
+    return scores_of(first, against(second))
 
 
 def test_frechet_distance_equals_torch_fidelity(ours, fidelity):
-    assert ours.fd.value == pytest.approx(fidelity["frechet_inception_distance"], rel=1e-6)
+    assert ours["fd"].value == pytest.approx(fidelity["frechet_inception_distance"], rel=1e-6)
 
 
 def test_frechet_distance_equals_torchmetrics(ours, two_sets):
     metric = FrechetInceptionDistance(feature=MetricsDigits(), antialias=False)
     metric.update(two_sets[0], real=False)
     metric.update(two_sets[1], real=True)
-    assert ours.fd.value == pytest.approx(metric.compute().item(), rel=1e-6)
+    assert ours["fd"].value == pytest.approx(metric.compute().item(), rel=1e-6)
 
 
 def test_kernel_distance_equals_torch_fidelity(ours, fidelity):
-    assert ours.kd.value == pytest.approx(fidelity["kernel_inception_distance_mean"], rel=1e-6)
+    assert ours["kd"].value == pytest.approx(fidelity["kernel_inception_distance_mean"], rel=1e-6)
 
 
 def test_kernel_distance_equals_torchmetrics(ours, two_sets):
     metric = KernelInceptionDistance(feature=MetricsDigits(), subsets=1, subset_size=600)
     metric.update(two_sets[0], real=False)
     metric.update(two_sets[1], real=True)
-    assert ours.kd.value == pytest.approx(metric.compute()[0].item(), rel=1e-6)
+    assert ours["kd"].value == pytest.approx(metric.compute()[0].item(), rel=1e-6)
 
 
 def test_precision_and_recall_equal_torch_fidelity(ours, fidelity):
-    assert ours.precision == pytest.approx(fidelity["precision"])
-    assert ours.recall == pytest.approx(fidelity["recall"])
+    assert ours["precision"].value == pytest.approx(fidelity["precision"])
+    assert ours["recall"].value == pytest.approx(fidelity["recall"])
 
 
 def test_inception_score_equals_torch_fidelity_in_each_split():
     logits = 3 * torch.randn(95, 12, generator=torch.Generator().manual_seed(0))
-    gathering = Gathering(95, dim=4, classes=12, device=torch.device("cpu"))
+    metric = InceptionScore(None, SimpleNamespace(classes=12), 95)
     for first in range(0, 95, 20):
         some = logits[first : first + 20]
-        gathering.add(Features(torch.randn(len(some), 4), some), first)
-    mean, spread = gathering.result().inception_score
+        metric.update(None, Features(torch.randn(len(some), 4), some), first)
+    mean, spread, _ = metric.compute()
     splits = [isc_features_to_metric(logits[k::SPLITS], 1, shuffle=False) for k in range(SPLITS)]
     expected = torch.tensor([each["inception_score_mean"] for each in splits], dtype=torch.float64)
     assert mean == pytest.approx(expected.mean().item(), rel=1e-9)
@@ -148,7 +148,7 @@ def test_with_inception_all_scores_equal_the_libraries(inception_file):
     extractor = Inception(inception_file)
     reference = of_images(MemoryImages(real), extractor, 24, "real")
     found = gather(MemoryImages(fake), torch.arange(24), extractor, 24, "fake")
-    ours = measure(found, reference)
+    ours = scores_of(fake, reference, extractor, batch_size=24)
     fidelity = calculate_metrics(
         input1=Images(fake),
         input2=Images(real),
@@ -162,15 +162,15 @@ def test_with_inception_all_scores_equal_the_libraries(inception_file):
         batch_size=24,
         **QUIET,
     )
-    assert ours.fd.value == pytest.approx(fidelity["frechet_inception_distance"], rel=1e-6)
+    assert ours["fd"].value == pytest.approx(fidelity["frechet_inception_distance"], rel=1e-6)
     # torch-fidelity's kernel in the float32 of the features rounds by 1e-5; in float64 it agrees
-    assert ours.kd.value == pytest.approx(fidelity["kernel_inception_distance_mean"], rel=1e-4)
+    assert ours["kd"].value == pytest.approx(fidelity["kernel_inception_distance_mean"], rel=1e-4)
     in_double = kid_features_to_metric(
-        found.bank.double(), reference.bank.double(), kid_subsets=1, kid_subset_size=24, verbose=False
+        found.features.double(), reference.features.double(), kid_subsets=1, kid_subset_size=24, verbose=False
     )
-    assert ours.kd.value == pytest.approx(in_double["kernel_inception_distance_mean"], rel=1e-9)
-    assert (ours.precision, ours.recall) == pytest.approx((fidelity["precision"], fidelity["recall"]))
+    assert ours["kd"].value == pytest.approx(in_double["kernel_inception_distance_mean"], rel=1e-9)
+    assert (ours["precision"].value, ours["recall"].value) == pytest.approx((fidelity["precision"], fidelity["recall"]))
     metric = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(inception_file), antialias=False)
     metric.update(fake, real=False)
     metric.update(real, real=True)
-    assert ours.fd.value == pytest.approx(metric.compute().item(), rel=1e-6)
+    assert ours["fd"].value == pytest.approx(metric.compute().item(), rel=1e-6)

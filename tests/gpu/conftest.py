@@ -1,6 +1,6 @@
 """What the tests on a GPU share.
 
-They state their tolerances as relative norms: ‖ours - reference‖ / ‖reference‖, see `tests.gpu.comparing`.
+They state their tolerances as relative norms: ‖ours - reference‖ / ‖reference‖, see `tests.helpers.comparing`.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffexp.hardware import determinism_restored, full_float32
+from diffexp.system.devices import determinism_restored, full_float32
 
 FOLDER = Path(__file__).parent
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffexp.config import load_experiment
-from tests.small import diffexp, metrics
+from diffexp.config.load import load_experiment
+from tests.helpers.small import diffexp, metrics
 
 BRIEF = [
-    "training={'steps': 60, 'batch_size': 64, 'log_every': 20}",
+    "training={'max_steps': 60, 'batch_size': 64, 'log_every_n_steps': 20}",
     "score={'every': 60, 'count': 200}",
     "loggers=[csv]",
 ]
@@ -31,7 +31,7 @@ def last(run, name):
 def test_the_quickstart_learns_digits(cuda, tmp_path):
     diffexp("train", "digits", "loggers=[csv]", "run_dir=run", cwd=tmp_path)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert (status["state"], status["step"]) == ("finished", load_experiment("digits", []).training.steps)
+    assert (status["state"], status["step"]) == ("finished", load_experiment("digits", []).training.max_steps)
     assert last(tmp_path / "run", "train/loss") < 0.2
     distances = [value for row in metrics(tmp_path / "run") for name, value in row.items() if "/fd_digits" in name]
     assert min(distances) < 2  # the README's is below 1
@@ -62,7 +62,7 @@ def test_a_latent_diffusion_trains_on_its_autoencoder_and_samples(here):
 
 def test_an_export_comes_back(here):
     folder, training, accelerator = here
-    network = "model.network={'base_channels': 32, 'groups': 32}"
+    network = "model.network={'base_channels': 32, 'norm_num_groups': 32}"
     diffexp("train", "digits", *BRIEF, training, network, "score=null", "run_dir=run", cwd=folder)
     diffexp("export", "run", "format=diffusers", "out=pipeline", cwd=folder)
     diffexp("import", "pipeline", "data.name=digits", "out=back.safetensors", cwd=folder)

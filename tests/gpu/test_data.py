@@ -15,7 +15,7 @@ def batches(device, monkeypatch, *, resident, workers, flip):
     monkeypatch.setattr(datamodule, "resides", lambda images, device: resident)
     images = torch.randint(256, (100, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = ImageDataModule(
-        MemoryImages(images, torch.arange(100) % 7, list("abcdefg")), 48, seed=5, flip=flip, workers=workers
+        MemoryImages(images, torch.arange(100) % 7, list("abcdefg")), 48, seed=5, random_flip=flip, num_workers=workers
     )
     seen = []
 

@@ -6,15 +6,22 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from diffexp.config.samplers import DDIMConfig, DDPMConfig, DPMSolverConfig, HeunConfig, SamplerConfig, UniPCConfig
-from diffexp.config.variants import SAMPLERS
+from diffexp.config.schemas.samplers import (
+    SAMPLERS,
+    DDIMConfig,
+    DDPMConfig,
+    DiffusionSamplerConfig,
+    DPMSolverConfig,
+    HeunConfig,
+    UniPCConfig,
+)
 from diffexp.diffusion.schedules import Schedule, cosine, linear
+from diffexp.models.batch_size import images_at_once
 from diffexp.models.diffusion import DiffusionModule
-from diffexp.models.memory import images_at_once
 from diffexp.models.precision import sampling_precision
 from diffexp.networks.unet import UNet
-from diffexp.randomness import PerSampleNoise, RandomNumbers
-from tests.gpu.comparing import off
+from diffexp.rng import PerSampleNoise, RandomNumbers
+from tests.helpers.comparing import off
 
 CPU = torch.device("cpu")
 SAMPLERS_HERE = {
@@ -24,8 +31,8 @@ SAMPLERS_HERE = {
     "ddim": DDIMConfig(steps=10),
     "ddim, η = 1": DDIMConfig(steps=10, eta=1.0),
     "ddim, σ̂": DDIMConfig(steps=10, eta=1.0, sigma_hat=True),
-    "ddim, unclipped": DDIMConfig(steps=10, clip=False),
-    "ddim, dynamic": DDIMConfig(steps=10, clip_quantile=0.9),
+    "ddim, unclipped": DDIMConfig(steps=10, clip_sample=False),
+    "ddim, dynamic": DDIMConfig(steps=10, dynamic_thresholding_ratio=0.9),
     "dpmpp 1": DPMSolverConfig(steps=10, order=1),
     "dpmpp 2": DPMSolverConfig(steps=10, order=2),
     "dpmpp 3": DPMSolverConfig(steps=10, order=3),
@@ -43,9 +50,9 @@ def module(device, base_channels=32, prediction="v", schedule=None):
         (3, 16, 16),
         base_channels=base_channels,
         channel_multipliers=[1, 2],
-        blocks_per_level=1,
+        num_res_blocks=1,
         attention_resolutions=[8],
-        groups=8,
+        norm_num_groups=8,
     )
     for parameter in network.parameters():
         if not parameter.any():
@@ -58,7 +65,7 @@ def module(device, base_channels=32, prediction="v", schedule=None):
 
 
 def test_every_sampler_is_among_these():
-    known = {name for name in SAMPLERS.names if issubclass(SAMPLERS.schema(name), SamplerConfig)}
+    known = {name for name in SAMPLERS.names if issubclass(SAMPLERS.schema(name), DiffusionSamplerConfig)}
     assert {each.name for each in SAMPLERS_HERE.values()} == known
 
 
@@ -139,11 +146,13 @@ def test_cuda_graphs_read_the_weights_of_the_moment(cuda):
 
 def test_guided_classes_are_replayed_too(cuda):
     torch.manual_seed(0)
-    network = UNet((1, 8, 8), base_channels=8, channel_multipliers=[1], attention_resolutions=[], groups=4, classes=3)
+    network = UNet(
+        (1, 8, 8), base_channels=8, channel_multipliers=[1], attention_resolutions=[], norm_num_groups=4, classes=3
+    )
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     guided = DiffusionModule((1, 8, 8), network, Schedule(cosine(100)), "v", classes=3).to(cuda).eval()
-    sampler = DDIMConfig(steps=5, guidance=2.0)
+    sampler = DDIMConfig(steps=5, guidance_scale=2.0)
     plain = guided.sample(sampler, range(6), 0)
     guided.use_cuda_graphs()
     torch.testing.assert_close(guided.sample(sampler, range(6), 0), plain, rtol=0, atol=1e-3)
@@ -202,7 +211,7 @@ def test_sampling_waits_for_nothing_between_its_steps(cuda):
     model = module(cuda)
     for sampler in (DDPMConfig(steps=20), DPMSolverConfig(steps=20), replace(DDIMConfig(), steps=20)):
         noise = PerSampleNoise(0, range(8), model.x_shape, cuda)
-        steps = model.states(sampler, noise)
+        steps = model.trajectory(sampler, noise)
         next(steps)  # copies tables of the schedule there
         torch.cuda.set_sync_debug_mode("error")
         try:

@@ -5,19 +5,19 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from diffexp.config import load_experiment
+from diffexp.config.load import load_experiment
 from diffexp.data.images import MemoryImages
-from diffexp.evaluation.extractors.classifier import shipped_digits
+from diffexp.evaluation.extractors.digits_v1 import load as digits_extractor
 from diffexp.evaluation.extractors.inception import Inception
-from diffexp.evaluation.references import gather, of_images
-from diffexp.evaluation.sampling import sample_features
-from diffexp.evaluation.scores import measure
-from diffexp.hardware import full_float32
-from diffexp.models.building import build_model
-from tests.evaluation.sets import digits, noisy
-from tests.gpu.comparing import off
-from tests.inception import write_random_inception
-from tests.small import SMALL
+from diffexp.evaluation.metrics.metric_set import MetricSet
+from diffexp.evaluation.reference import of_images
+from diffexp.evaluation.sample_scores import score_samples
+from diffexp.models.build import build_model
+from diffexp.system.devices import full_float32
+from tests.helpers.comparing import off
+from tests.helpers.inception import write_random_inception
+from tests.helpers.sets import digits, noisy, scores_of
+from tests.helpers.small import SMALL
 
 CPU = torch.device("cpu")
 
@@ -26,15 +26,17 @@ def scored(extractor):
     """Scores of noisy digits against digits."""
     compared = of_images(MemoryImages(digits()), extractor, 256, "test")
     images = noisy(digits(), 40)
-    return measure(gather(MemoryImages(images), torch.arange(len(images)), extractor, 100, "test"), compared)
+    return scores_of(images, compared, extractor, 100)
 
 
 def test_scores_are_the_cpus(device):
-    there, here = (scored(shipped_digits().to(each)) for each in (CPU, device))
-    assert here.fd.value == pytest.approx(there.fd.value, rel=1e-5)
-    assert here.fd.error == pytest.approx(there.fd.error, rel=1e-3)
-    assert here.kd.value == pytest.approx(there.kd.value, rel=1e-4)
-    assert (here.precision, here.recall) == pytest.approx((there.precision, there.recall), abs=2e-3)
+    there, here = (scored(digits_extractor().to(each)) for each in (CPU, device))
+    assert here["fd"].value == pytest.approx(there["fd"].value, rel=1e-5)
+    assert here["fd"].error == pytest.approx(there["fd"].error, rel=1e-3)
+    assert here["kd"].value == pytest.approx(there["kd"].value, rel=1e-4)
+    assert (here["precision"].value, here["recall"].value) == pytest.approx(
+        (there["precision"].value, there["recall"].value), abs=2e-3
+    )
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])
@@ -56,18 +58,20 @@ def test_features_of_inception_are_the_cpus_whatever_a_program_allows(device, tm
 def of_samples(device):
     """Scores of an untrained model's samples, and their features."""
     experiment = load_experiment("digits", SMALL)
-    model, extractor = build_model(experiment).to(device), shipped_digits().to(device)
+    model, extractor = build_model(experiment).to(device), digits_extractor().to(device)
     sampler = experiment.sample_grid.samplers["ddim-5"]
-    sampled = sample_features(model, sampler, extractor, range(50, 151), seed=3, batch_size=20)
-    reference = of_images(MemoryImages(digits()), extractor, 256, "test")
-    return measure(sampled.gathered, reference), sampled.gathered.bank.cpu()
+    metrics = MetricSet.of(of_images(MemoryImages(digits()), extractor, 256, "test"), extractor, 101)
+    sampled = score_samples(model, sampler, metrics, range(50, 151), seed=3, batch_size=20)
+    leader = metrics.metrics["fd"]
+    with leader.sync_context():
+        return sampled.scores, leader.summary().features.cpu()
 
 
 def in_a_process(rank, folder, device):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     with full_float32():
         scores, bank = of_samples(device)
-    torch.save((scores.fd.value, bank), f"{folder}/{rank}.pt")
+    torch.save((scores["fd"].value, bank), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -76,11 +80,11 @@ def test_two_processes_on_one_gpu_agree_with_one(device, tmp_path):
     mp.spawn(in_a_process, (tmp_path, device), nprocs=2)
     for rank in range(2):
         value, theirs = torch.load(tmp_path / f"{rank}.pt")
-        assert value == pytest.approx(scores.fd.value, rel=1e-5)
+        assert value == pytest.approx(scores["fd"].value, rel=1e-5)
         torch.testing.assert_close(theirs, bank, rtol=1e-4, atol=1e-4)
 
 
 def test_samples_score_as_the_cpus(device):
     (there, _), (here, _) = of_samples(CPU), of_samples(device)
     # a pixel may be rounded to the next of 256 levels
-    assert here.fd.value == pytest.approx(there.fd.value, rel=1e-3)
+    assert here["fd"].value == pytest.approx(there["fd"].value, rel=1e-3)

@@ -11,22 +11,22 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from diffexp.checkpoints.paths import list_checkpoints
+from diffexp.commands.locate import start_run
+from diffexp.commands.train import train_run
 from diffexp.errors import UserError
 from diffexp.networks.unet import UNet
-from diffexp.runs import checkpoints
-from diffexp.starting import start_run
-from diffexp.training import train
-from tests.gpu.comparing import moved_alike, off, weights
-from tests.integration.resumes import resume
+from tests.helpers.comparing import moved_alike, off, weights
+from tests.helpers.resumes import resume
+from tests.helpers.small import SMALL, experiment, metrics
 from tests.integration.test_exact_resume import stopped
 from tests.integration.test_training import assert_same, state
-from tests.models.test_finite import broken  # noqa: F401  # a fixture
-from tests.small import SMALL, experiment, metrics
+from tests.models.test_nonfinite import broken  # noqa: F401  # a fixture
 
 PLAIN = [
     "sample_grid=null",
-    "training.log_every=1",
-    "training.steps=10",
+    "training.log_every_n_steps=1",
+    "training.max_steps=10",
     "checkpoint={'every': 1, 'keep': None}",
     "model.network.dropout=0",
     # a large ε: rounding of tiny gradients does not turn Adam round
@@ -37,7 +37,7 @@ PLAIN = [
 def fit(run_dir, device, *overrides, callbacks=()):
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     wanted = experiment(f"run_dir={run_dir}", f"training.accelerator={accelerator}", *overrides)
-    return train(wanted, start_run(wanted), [], callbacks)
+    return train_run(wanted, start_run(wanted), [], callbacks)
 
 
 def losses(run_dir):
@@ -68,9 +68,9 @@ def test_steps_compute_what_the_cpus_do(on_cpu, device, tmp_path, precision):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["model.timesteps_drawn=stratified", "model.loss=hybrid"],
-        ["model.timesteps_drawn=importance", "training.accumulate=2", "training.steps=30"],
-        ["model.classes=10", "data.flip=true"],
+        ["model.timestep_sampling=stratified", "model.loss=hybrid"],
+        ["model.timestep_sampling=importance", "training.accumulate_grad_batches=2", "training.max_steps=30"],
+        ["model.classes=10", "data.random_flip=true"],
         ["training.channels_last=true"],
     ],
     ids=["stratified, hybrid", "importance, accumulated", "classes, mirrored", "channels last"],
@@ -92,7 +92,7 @@ def test_compiled_steps_compute_what_eager_ones_do(on_cpu, cuda, tmp_path, caplo
 
 
 def test_grids_by_cuda_graphs_are_those_without(device, tmp_path, caplog):
-    grids = ["training.steps=4", "training.log_every=2", "sample_grid.every=2"]
+    grids = ["training.max_steps=4", "training.log_every_n_steps=2", "sample_grid.every=2"]
     for wanted in ("false", "true"):
         fit(tmp_path / wanted, device, *grids, "training.deterministic=true", f"training.cuda_graphs={wanted}")
     assert len(list((tmp_path / "true" / "samples").iterdir())) == 6
@@ -103,7 +103,13 @@ def test_grids_by_cuda_graphs_are_those_without(device, tmp_path, caplog):
 def test_scores_while_training_have_deterministic_algorithms(device, tmp_path):
     sampler = "'samplers': {'ddim-50': None, 'two': {'name': 'ddim', 'steps': 2}}"
     score = f"score={{'every': 4, 'count': 100, 'extractor': {{'name': 'digits_v1'}}, {sampler}}}"
-    brief = ["training.steps=4", "training.log_every=2", "sample_grid=null", "training.deterministic=true", score]
+    brief = [
+        "training.max_steps=4",
+        "training.log_every_n_steps=2",
+        "sample_grid=null",
+        "training.deterministic=true",
+        score,
+    ]
     for name in ("one", "two"):
         fit(tmp_path / name, device, *brief)
     one, two = (metrics(tmp_path / name)[-1] for name in ("one", "two"))
@@ -123,7 +129,7 @@ def test_a_step_that_is_not_finite_changes_no_weight(device, tmp_path, broken, p
     run = tmp_path / "run"
     for step, same in ((2, True), (3, True), (4, False)):
         assert torch.equal(weights(run, step=step), weights(run, step=step + 1)) is same
-    for file in checkpoints(run / "checkpoints"):
+    for file in list_checkpoints(run / "checkpoints"):
         assert all(value.isfinite().all() for value in state(file).values())
 
 
@@ -133,9 +139,9 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(device, tmp_path, broken, p
     with pytest.raises(UserError, match=r"^step 5: the loss is not finite .*step-00000004.ckpt$"):
         fit(tmp_path / "run", device, *PLAIN, f"training.precision={precision}")
     run = tmp_path / "run"
-    assert checkpoints(run / "checkpoints")[-1].name == "step-00000004.ckpt"
+    assert list_checkpoints(run / "checkpoints")[-1].name == "step-00000004.ckpt"
     assert weights(run, "ema").isfinite().all()
-    fit(tmp_path / "whole", device, *PLAIN, f"training.precision={precision}", "training.steps=4")
+    fit(tmp_path / "whole", device, *PLAIN, f"training.precision={precision}", "training.max_steps=4")
     assert off(weights(run, "ema"), weights(tmp_path / "whole", "ema")) < 1e-3
 
 
@@ -169,16 +175,16 @@ def no_waiting():
         torch.cuda.set_sync_debug_mode("default")
 
 
-LONGER = ["sample_grid=null", "training.steps=30", "training.log_every=15", "checkpoint.every=1000"]
+LONGER = ["sample_grid=null", "training.max_steps=30", "training.log_every_n_steps=15", "checkpoint.every=1000"]
 STEPS = {
     "defaults": [],
-    "bf16, mirrored": ["training.precision=bf16-mixed", "data.flip=true"],
-    "classes, workers": ["model.classes=10", "data.workers=2"],
-    "accumulated": ["training.accumulate=2"],
-    "importance": ["model.timesteps_drawn=importance"],
+    "bf16, mirrored": ["training.precision=bf16-mixed", "data.random_flip=true"],
+    "classes, workers": ["model.classes=10", "data.num_workers=2"],
+    "accumulated": ["training.accumulate_grad_batches=2"],
+    "importance": ["model.timestep_sampling=importance"],
     "deterministic": ["training.deterministic=true"],
-    "no clipping": ["training.gradient_clip=null"],
-    "class dropout, recompute": ["model.classes=10", "model.network.recompute=true"],
+    "no clipping": ["training.gradient_clip_val=null"],
+    "class dropout, recompute": ["model.classes=10", "model.network.gradient_checkpointing=true"],
 }
 
 
@@ -215,11 +221,11 @@ def test_nothing_goes_to_the_gpu_but_the_numbers_of_images(cuda, tmp_path):
 
 RESUMED = [
     *SMALL,
-    "training.steps=20",
-    "training.log_every=3",
+    "training.max_steps=20",
+    "training.log_every_n_steps=3",
     "checkpoint={'every': 1, 'keep': None}",
     "sample_grid.every=10",
-    "data.flip=true",
+    "data.random_flip=true",
     "model.network.dropout=0.2",
     "optim.decay=cosine",
 ]
@@ -246,7 +252,7 @@ def test_a_resumed_run_is_the_same_to_a_percent_without(device, tmp_path):
 
 def test_a_killed_run_resumes_as_if_it_had_not_been(device, tmp_path):
     undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
-    longer = [*RESUMED, "training.steps=300", "training.deterministic=true", "checkpoint={'every': 20, 'keep': 3}"]
+    longer = [*RESUMED, "training.max_steps=300", "training.deterministic=true", "checkpoint={'every': 20, 'keep': 3}"]
     # float32 convolutions would be TF32 in the process that is killed, and are not here
     longer += ["sample_grid=null", "training.precision=bf16-mixed"]
     fit(undisturbed, device, *longer)
@@ -254,7 +260,7 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(device, tmp_path):
     command = [sys.executable, "-m", "diffexp", "train", "digits", *longer, f"run_dir={run}"]
     process = subprocess.Popen([*command, f"training.accelerator={accelerator}"], cwd=tmp_path, stderr=subprocess.PIPE)
     limit = time.monotonic() + 100
-    while len(checkpoints(run / "checkpoints") if run.is_dir() else []) < 2:
+    while len(list_checkpoints(run / "checkpoints") if run.is_dir() else []) < 2:
         assert time.monotonic() < limit
         assert process.poll() is None, process.stderr.read()[-2000:]
         time.sleep(0.02)
@@ -275,7 +281,12 @@ def test_recomputing_changes_no_bit(device):
     for recompute in (False, True):
         torch.manual_seed(3)
         network = UNet(
-            (3, 16, 16), base_channels=32, channel_multipliers=[1, 2], dropout=0.3, groups=8, recompute=recompute
+            (3, 16, 16),
+            base_channels=32,
+            channel_multipliers=[1, 2],
+            dropout=0.3,
+            norm_num_groups=8,
+            gradient_checkpointing=recompute,
         ).to(device)
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.05)
@@ -290,12 +301,12 @@ def test_recomputing_changes_no_bit(device):
 
 
 def test_a_lack_of_memory_names_the_key_to_change(cuda, tmp_path):
-    network = "model.network={'base_channels': 128, 'channel_multipliers': [1, 2], 'groups': 32}"
+    network = "model.network={'base_channels': 128, 'channel_multipliers': [1, 2], 'norm_num_groups': 32}"
     total = torch.cuda.get_device_properties(cuda).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + 2**30) / total))
     try:
         with pytest.raises(
-            UserError, match=r"^training.batch_size: expected images that fit .* Set training.accumulate=2"
+            UserError, match=r"^training.batch_size: expected images that fit .* Set training.accumulate_grad_batches=2"
         ):
             fit(tmp_path / "run", cuda, *PLAIN, network, "training.batch_size=16384")
     finally:
@@ -305,6 +316,6 @@ def test_a_lack_of_memory_names_the_key_to_change(cuda, tmp_path):
 
 def test_a_training_step_moves_every_weight(device, tmp_path):
     """The check of the checks: what is compared above is not the initial state."""
-    fit(tmp_path / "run", device, *PLAIN, "training.steps=2")
+    fit(tmp_path / "run", device, *PLAIN, "training.max_steps=2")
     start, end = weights(tmp_path / "run", step=1), weights(tmp_path / "run", step=2)
     assert (start != end).double().mean() > 0.9

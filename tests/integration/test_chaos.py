@@ -1,11 +1,11 @@
-"""A small share of `python -m tests.chaos --kills 100`."""
+"""A small share of `python -m tests.helpers.chaos --kills 100`."""
 
 import random
 import time
 
 import pytest
 
-from tests import chaos
+from tests.helpers import chaos
 
 pytestmark = pytest.mark.slow
 

@@ -9,22 +9,21 @@ import pytest
 import torch
 from PIL import Image
 
-from diffexp.callbacks.ema import averaged
-from diffexp.checkpoint_files import read_checkpoint, write_checkpoint
-from diffexp.cli import main
-from diffexp.config import load_sample_request
-from diffexp.config.experiment import ExportRequest
-from diffexp.config.samplers import DDIMConfig
+from diffexp.checkpoints.file import averaged, read_checkpoint, write_checkpoint
+from diffexp.checkpoints.load import load_trained
+from diffexp.checkpoints.paths import list_checkpoints
+from diffexp.cli.main import main
+from diffexp.commands.export import export
+from diffexp.commands.sample import check_out, default_out, save
+from diffexp.commands.score import score
+from diffexp.config.load import load_sample_request
+from diffexp.config.schemas.requests import ExportRequest
+from diffexp.config.schemas.samplers import DDIMConfig
 from diffexp.data.images import to_uint8
 from diffexp.errors import UserError
-from diffexp.evaluation.table import Table
-from diffexp.exporting import export
-from diffexp.models.building import build_model
-from diffexp.runs import checkpoints
-from diffexp.sampling import check_out, default_out, save
-from diffexp.scoring import score
-from diffexp.trained import load_trained
-from tests.small import SMALL, diffexp, experiment, fit, metrics
+from diffexp.evaluation.table import ScoreTable
+from diffexp.models.build import build_model
+from tests.helpers.small import SMALL, diffexp, experiment, fit, metrics
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +37,8 @@ def run(tmp_path_factory):
 def test_help_is_quick_because_it_imports_nothing_heavy(command, tmp_path):
     code = (
         "import sys\nsys.argv = ['diffexp', *sys.argv[1:], '--help']\n"
-        "import diffexp.cli\n"
-        "try: diffexp.cli.main()\n"
+        "import diffexp.cli.main\n"
+        "try: diffexp.cli.main.main()\n"
         "finally: print([m for m in ('torch', 'lightning', 'wandb', 'numpy', 'omegaconf') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=tmp_path)
@@ -51,12 +50,14 @@ def test_help_is_quick_because_it_imports_nothing_heavy(command, tmp_path):
 @pytest.mark.slow
 def test_runs_are_numbered(tmp_path):
     for number in (1, 2):
-        done = diffexp("train", "digits", *SMALL, "training.steps=1", "sample_grid=null", "loggers=[]", cwd=tmp_path)
+        done = diffexp(
+            "train", "digits", *SMALL, "training.max_steps=1", "sample_grid=null", "loggers=[]", cwd=tmp_path
+        )
         assert f"1 of 1 steps done: runs/digits-{number}" in done.stdout
 
 
 def test_the_table_at_the_end(tmp_path):
-    out = diffexp("train", "digits", *SMALL, "training.steps=1", "loggers=[]", cwd=tmp_path).stdout
+    out = diffexp("train", "digits", *SMALL, "training.max_steps=1", "loggers=[]", cwd=tmp_path).stdout
     assert "sampler       calls  images  seconds\n" in out
     rows = [line.split() for line in out.splitlines() if line.startswith(("ddpm", "ddim-5"))]
     assert [row[:3] for row in rows] == [["ddpm", "20", "6"], ["ddim-5", "5", "6"]]
@@ -66,7 +67,7 @@ def test_the_table_at_the_end(tmp_path):
 def expected(run, weights, **settings):
     """The images that the checkpoint's weights make, built here."""
     model = build_model(experiment())
-    content = torch.load(checkpoints(run / "checkpoints")[-1], weights_only=True)
+    content = torch.load(list_checkpoints(run / "checkpoints")[-1], weights_only=True)
     model.load_state_dict(averaged(content) if weights == "ema" else content["state_dict"])
     return to_uint8(model.sample(DDIMConfig(steps=5, **settings), range(7), seed=3))
 
@@ -85,7 +86,7 @@ def test_sample_npz(run, tmp_path, weights):
 
 
 def test_sample_folder_and_grid_from_a_checkpoint_alone(run, tmp_path):
-    checkpoint = shutil.copy(checkpoints(run / "checkpoints")[-1], tmp_path / "alone.ckpt")
+    checkpoint = shutil.copy(list_checkpoints(run / "checkpoints")[-1], tmp_path / "alone.ckpt")
     diffexp("sample", str(checkpoint), *COMMON, "out=pngs", "sampler.eta=0.5", cwd=tmp_path)
     files = sorted((tmp_path / "pngs").iterdir())
     assert [file.name for file in files] == [f"{index:06d}.png" for index in range(7)]
@@ -162,7 +163,7 @@ def test_an_evaluation_writes_over_no_run_and_no_other_table(run, tmp_path):
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
     (tmp_path / "table.md").write_text("mine")
     with pytest.raises(UserError, match=r"without another table\.md"):
-        Table({}, "fd", "", []).take_up(tmp_path)
+        ScoreTable({}, "fd", "", []).resume(tmp_path)
     (tmp_path / "scores.json").write_text("mine")
     with pytest.raises(UserError, match=r"scores\.json, which exists"):
         score(tmp_path, experiment(), [f"out={tmp_path / 'scores.json'}"])
@@ -196,9 +197,9 @@ MISTAKES = [
     (["train", "digits", "training.precision=16-mixed"], "precision: 16-mixed needs a GPU"),
     (["train", "digits", "model.timesteps=10", "model.schedule={'name': 'linear', 'rescale': '1000/T'}",
       "sample_grid=null"], "makes the last β 2"),
-    (["train", "digits", *SMALL, "optim.lr=1e30", "training.gradient_clip=null", "run_dir=gone"], "diverged"),
-    (["train", "digits", *SMALL, "optim.lr=1e30", "training.gradient_clip=null", "sample_grid=null", "run_dir=gone"],
-     "diverged"),
+    (["train", "digits", *SMALL, "optim.lr=1e30", "training.gradient_clip_val=null", "run_dir=gone"], "diverged"),
+    (["train", "digits", *SMALL, "optim.lr=1e30", "training.gradient_clip_val=null", "sample_grid=null",
+      "run_dir=gone"], "diverged"),
     (["sample", "nowhere"], "nowhere: no such checkpoint or run directory"),
     (["sample", "full"], "has no checkpoints/step-*.ckpt"),
     (["sample", "file"], "is damaged or not a checkpoint of diffexp"),
@@ -218,18 +219,18 @@ MISTAKES = [
     (["report", "RUN", "--out=file"], "--out: expected a new file, got file, which exists. Give another --out"),
     (["train", "digits", "run_dir=" + "x" * 300], "File name too long"),
     (["train", "digits", "data.name=image_folder"], "data.path: "),
-    (["train", "digits", "training.batch_size=3", "training.accumulate=2"], "is not divisible"),
-    (["train", "digits", "training.steps=0"], "training.steps: must be at least 1"),
+    (["train", "digits", "training.batch_size=3", "training.accumulate_grad_batches=2"], "is not divisible"),
+    (["train", "digits", "training.max_steps=0"], "training.max_steps: must be at least 1"),
     (["train", "digits", "optim.lr=fast"], "optim.lr: must be a number, not 'fast'"),
     (["train", "digits", "optim.betas=[0.9]"], "Adam has two"),
     (["train", "digits", "optim.skip_nonfinite=-1"], "must be at least 0"),
     (["train", "digits", "sample_grid.samplers.a/b={}"], "samplers"),
-    (["train", "digits", "loggers=[csv,mlflow]"], "loggers"),
+    (["train", "digits", "loggers=[csv,mlflo]"], "loggers"),
     (["train", "digits", "name=../x"], "names a directory"),
     (["train", "digits", "=3"], "has an empty key"),
     (["train", "digits", "seed"], "is not of the form key=value"),
     (["train", "RUN", "--resume", "model.timesteps=30"], "computes something else"),
-    (["train", "RUN", "--resume", "training.steps=3"], "has done 8 steps already"),
+    (["train", "RUN", "--resume", "training.max_steps=3"], "has done 8 steps already"),
     (["train", "RUN", "--resume", "data.name=fashion_mnist"], ""),
     (["train", "mixed", "--resume"], "it computes something else:\n  optim.lr: "),
     (["train", "other_data", "--resume"], "data: the run was trained on 7 images, 0; there are "),
@@ -262,7 +263,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, command, messag
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").touch()
     (tmp_path / "file").write_text("text")
-    whole = checkpoints(run / "checkpoints")[-1].read_bytes()
+    whole = list_checkpoints(run / "checkpoints")[-1].read_bytes()
     (tmp_path / "truncated.ckpt").write_bytes(whole[: len(whole) // 2])
     torch.save({"config": Hostile(), "state_dict": {}}, tmp_path / "hostile.ckpt")
     for name, change in (
@@ -271,7 +272,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, command, messag
         ("no_tensors", {"state_dict": {"a": 1}}),
     ):
         shutil.copytree(run, tmp_path / name)
-        for file in checkpoints(tmp_path / name / "checkpoints"):
+        for file in list_checkpoints(tmp_path / name / "checkpoints"):
             write_checkpoint({**read_checkpoint(file), **change}, file)
     for name, environment in (("list", "[]"), ("bogus", '{"precision": "bogus"}')):
         shutil.copytree(run, tmp_path / name)
@@ -293,7 +294,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, command, messag
 def test_a_warning_for_a_schedule_that_leaves_signal(tmp_path):
     overrides = [
         *SMALL,
-        "training.steps=1",
+        "training.max_steps=1",
         "sample_grid=null",
         "model.schedule={'beta_start': 1e-4, 'beta_end': 0.02}",
     ]
@@ -304,7 +305,7 @@ def test_a_warning_for_a_schedule_that_leaves_signal(tmp_path):
 def test_wandb_is_offline_when_nobody_is_logged_in(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    overrides = [*SMALL, "training.steps=1", "sample_grid=null", "loggers=[wandb]", "run_dir=run"]
+    overrides = [*SMALL, "training.max_steps=1", "sample_grid=null", "loggers=[wandb]", "run_dir=run"]
     # that of another process would hold the ids of runs that were killed
     monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-/gone")
     done = diffexp("train", "digits", *overrides, cwd=tmp_path, HOME=str(tmp_path), NETRC=str(tmp_path / "none"))
@@ -315,7 +316,7 @@ def test_wandb_is_offline_when_nobody_is_logged_in(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_wandb_without_an_answer_is_recorded_offline(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    overrides = [*SMALL, "training.steps=2", "sample_grid=null", "loggers=[wandb]", "run_dir=run"]
+    overrides = [*SMALL, "training.max_steps=2", "sample_grid=null", "loggers=[wandb]", "run_dir=run"]
     # nothing listens on this port of this machine
     server = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     done = diffexp("train", "digits", *overrides, cwd=tmp_path, **server)

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from diffexp.runs import checkpoints
-from tests.integration.resumes import resume
+from diffexp.checkpoints.paths import list_checkpoints
+from tests.helpers.resumes import resume
+from tests.helpers.small import SMALL, diffexp, metrics
 from tests.integration.test_training import assert_same, state
-from tests.small import SMALL, diffexp, metrics
 
 STEPS = 40
 LONG = [
     *SMALL,
-    f"training.steps={STEPS}",
-    "training.log_every=3",
+    f"training.max_steps={STEPS}",
+    "training.log_every_n_steps=3",
     "training.accelerator=cpu",
     "checkpoint={'every': 1, 'keep': None}",
     "sample_grid.every=20",
-    "data.flip=true",
+    "data.random_flip=true",
     "model.network.dropout=0.2",
     "optim.decay=cosine",
 ]
@@ -41,7 +41,9 @@ def undisturbed(request, tmp_path_factory):
 def stopped(run: Path, step: int, copy: Path) -> Path:
     """A copy of a run as it is when it is killed after the checkpoint of a step, and before the next."""
     ignored = [file.name for file in run.rglob("step-*") if int(file.name[5:13]) > step]
-    ignored += [file.name for file in checkpoints(run / "checkpoints") if not file.name.startswith(f"step-{step:08d}")]
+    ignored += [
+        file.name for file in list_checkpoints(run / "checkpoints") if not file.name.startswith(f"step-{step:08d}")
+    ]
     shutil.copytree(run, copy, ignore=lambda _, names: [name for name in names if name in ignored])
     return copy
 
@@ -56,7 +58,7 @@ def resume_all(runs: list[Path], ranks: int) -> None:
         port = free.getsockname()[1]
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.resumes", *map(str, runs)],
+            [sys.executable, "-m", "tests.helpers.resumes", *map(str, runs)],
             env={**os.environ, "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
             stderr=subprocess.PIPE,
             text=True,
@@ -69,8 +71,8 @@ def resume_all(runs: list[Path], ranks: int) -> None:
 
 
 def assert_same_run(one: Path, two: Path) -> None:
-    kept = {file.name: file for file in checkpoints(two / "checkpoints")}
-    for mine in checkpoints(one / "checkpoints"):
+    kept = {file.name: file for file in list_checkpoints(two / "checkpoints")}
+    for mine in list_checkpoints(one / "checkpoints"):
         assert_same(state(mine), state(kept[mine.name]))
     assert metrics(one) == metrics(two)
     assert (one / "metrics.csv").read_text() == (two / "metrics.csv").read_text()
@@ -103,4 +105,4 @@ def test_one_and_two_resumes_from_any_step(undisturbed, workers, tmp_path, pytes
 
 def set_workers(run: Path, workers: int) -> None:
     config = run / "config.yaml"
-    config.write_text(config.read_text().replace("workers: 0", f"workers: {workers}"))
+    config.write_text(config.read_text().replace("num_workers: 0", f"num_workers: {workers}"))

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from tests.small import diffexp
+from tests.helpers.small import diffexp
 
 BRIEF = [
-    "training={'steps': 4, 'batch_size': 8, 'log_every': 2}",
+    "training={'max_steps': 4, 'batch_size': 8, 'log_every_n_steps': 2}",
     "score={'every': 4, 'count': 60}",
     "sample_grid={'count': 4}",
     "loggers=[csv]",
@@ -22,7 +22,7 @@ def here(tmp_path_factory):
     narrow = ["model.widths=[8, 8]"]
     diffexp("train", "families/digits_gan", *BRIEF, *narrow, "run_dir=gan", cwd=folder, **cache)
     diffexp("train", "families/digits_vae", *BRIEF, *narrow, "run_dir=vae", cwd=folder, **cache)
-    network = "model.network={'base_channels': 8, 'groups': 4}"
+    network = "model.network={'base_channels': 8, 'norm_num_groups': 4}"
     latent = ["model.autoencoder=vae", "model.vae.widths=[8, 8]", network]
     diffexp("train", "families/digits_latent_diffusion", *BRIEF, *latent, "run_dir=latent", cwd=folder, **cache)
     return folder, cache
@@ -33,7 +33,7 @@ def test_they_are_sampled_scored_and_exported(here):
     for run, words in (("gan", ["sampler.temperature=0.5"]), ("latent", ["sampler.steps=3"])):
         diffexp("sample", run, "count=4", *words, "memory_gb=2", cwd=folder)
         few = ["steps=[3]", "samplers.eta-1=null"] if run == "latent" else []
-        done = diffexp("evaluate", run, "count=60", "blocks=1", "batch_size=30", *few, cwd=folder, **cache)
+        done = diffexp("evaluate", run, "count=60", "repeats=1", "batch_size=30", *few, cwd=folder, **cache)
         assert {"gan": "prior-temperature1", "latent": "ddim-eta0-unclipped"}[run] in done.stdout
         exported = diffexp("export", run, cwd=folder).stdout.split(":")[0]
         diffexp("sample", exported, "count=2", f"out={run}.png", *words, cwd=folder)

@@ -11,11 +11,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffexp.runs import checkpoints
-from diffexp.starting import start_run
-from diffexp.training import train
+from diffexp.checkpoints.paths import list_checkpoints
+from diffexp.commands.locate import start_run
+from diffexp.commands.train import train_run
+from tests.helpers.small import SMALL, diffexp, experiment, fit
 from tests.integration.test_training import assert_same, state
-from tests.small import SMALL, diffexp, experiment, fit
 
 
 class Inside(TorchDispatchMode):
@@ -54,9 +54,9 @@ class CountReads(L.Callback):
 def test_between_two_logged_points_a_step_reads_nothing_from_the_device(tmp_path):
     watcher, wanted = (
         CountReads(),
-        experiment("training.log_every=4", "sample_grid=null", f"run_dir={tmp_path / 'run'}"),
+        experiment("training.log_every_n_steps=4", "sample_grid=null", f"run_dir={tmp_path / 'run'}"),
     )
-    train(wanted, start_run(wanted), [], [watcher])
+    train_run(wanted, start_run(wanted), [], [watcher])
     # one: on a CPU, which has nothing to wait for, the gradient's norm is looked at within the step
     assert {step: count for step, count in watcher.reads.items() if step % 4} == dict.fromkeys(
         (1, 2, 3, 5, 6, 7), (1, 0)
@@ -66,18 +66,18 @@ def test_between_two_logged_points_a_step_reads_nothing_from_the_device(tmp_path
 
 def test_recomputing_trains_the_same_weights(tmp_path):
     fit(tmp_path / "kept")
-    fit(tmp_path / "recomputed", "model.network.recompute=true")
+    fit(tmp_path / "recomputed", "model.network.gradient_checkpointing=true")
     assert_same(state(tmp_path / "kept"), state(tmp_path / "recomputed"))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_compiled_training_goes_on_where_it_stopped(tmp_path):
-    options = [*SMALL, "training.compile=true", "model.network.blocks_per_level=1", "checkpoint.keep=9"]
+    options = [*SMALL, "training.compile=true", "model.network.num_res_blocks=1", "checkpoint.keep=9"]
     options += ["model.network.attention_resolutions=[]", "sample_grid=null"]
     diffexp("train", "digits", *options, f"run_dir={tmp_path / 'whole'}", cwd=tmp_path)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    checkpoints(tmp_path / "cut" / "checkpoints")[-1].unlink()
+    list_checkpoints(tmp_path / "cut" / "checkpoints")[-1].unlink()
     done = diffexp("train", str(tmp_path / "cut"), "--resume", cwd=tmp_path)
     assert "on from" in done.stderr
     assert "uncompiled" not in done.stderr
@@ -118,7 +118,7 @@ def test_a_compiled_sample_is_the_same(trained, tmp_path):
 
 def test_a_score_within_a_budget_is_the_same(trained, tmp_path):
     """In batches of few images, one cell at a time and as a table."""
-    common = ["extractor.name=digits_v1", "count=130", "blocks=1", "precision=32-true"]
+    common = ["extractor.name=digits_v1", "count=130", "repeats=1", "precision=32-true"]
     values = {}
     for name, options in {"whole": [], "cut": ["memory_gb=0.002"]}.items():
         sampler = "sampler={'name': 'ddim', 'steps': 3}"

@@ -11,19 +11,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from diffexp.checkpoint_files import newest_whole, read_checkpoint
-from diffexp.runs import checkpoints, step_of
+from diffexp.checkpoints.file import latest_valid_checkpoint, read_checkpoint
+from diffexp.checkpoints.paths import list_checkpoints, step_of
+from tests.helpers.needs import require
+from tests.helpers.small import SMALL, diffexp, metrics
+from tests.helpers.wandb_server import WandbServer
 from tests.integration.test_training import assert_same, state
-from tests.needs import require
-from tests.small import SMALL, diffexp, metrics
-from tests.wandb_server import WandbServer
 
 pytestmark = pytest.mark.slow
 
 LONG = [
     *SMALL,
-    "training.steps=120",
-    "training.log_every=5",
+    "training.max_steps=120",
+    "training.log_every_n_steps=5",
     "checkpoint={'every': 20, 'keep': None}",
     "sample_grid={'every': 40, 'count': 4}",
 ]
@@ -65,7 +65,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint_whole(tmp_pa
     assert code == 1
     assert "could not be saved: " in told
     assert "MB are needed" in told or "No space left" in told
-    found = checkpoints(tmp_path / "kept" / "checkpoints")
+    found = list_checkpoints(tmp_path / "kept" / "checkpoints")
     assert f"the last good checkpoint is disk/run/checkpoints/{found[-1].name}" in told.splitlines()[-1]
     for file in found:
         read_checkpoint(file)
@@ -84,7 +84,7 @@ def test_a_disk_with_room_again_gets_everything(tmp_path, undisturbed):
     run = tmp_path / "kept"
     assert_same(state(run), state(undisturbed))
     assert metrics(run) == metrics(undisturbed)
-    assert len(checkpoints(run / "checkpoints")) < len(checkpoints(undisturbed / "checkpoints"))
+    assert len(list_checkpoints(run / "checkpoints")) < len(list_checkpoints(undisturbed / "checkpoints"))
     last = "step-00000120-ddim-5.png"
     assert (run / "samples" / last).read_bytes() == (undisturbed / "samples" / last).read_bytes()
 
@@ -94,7 +94,7 @@ def test_a_disk_that_becomes_read_only(tmp_path):
     assert code == 1
     assert "Read-only file system" in told
     assert "error: disk/run/checkpoints: " in told.splitlines()[-1]
-    found = newest_whole(tmp_path / "kept" / "checkpoints")
+    found = latest_valid_checkpoint(tmp_path / "kept" / "checkpoints")
     assert found is not None
     assert str(found[0].name) in told.splitlines()[-1]
 
@@ -103,7 +103,7 @@ def started(folder, *overrides, environment=None):
     command = [sys.executable, "-m", "diffexp", "train", "digits", *LONG, *overrides, "run_dir=run"]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 120
-    while not checkpoints(folder / "run" / "checkpoints"):
+    while not list_checkpoints(folder / "run" / "checkpoints"):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -111,7 +111,7 @@ def started(folder, *overrides, environment=None):
 
 
 def test_a_directory_that_is_taken_away(tmp_path):
-    process = started(tmp_path, "training.steps=100000")
+    process = started(tmp_path, "training.max_steps=100000")
     (tmp_path / "run").rename(tmp_path / "away")
     err = process.communicate(timeout=120)[1]
     assert process.returncode == 1, err
@@ -119,19 +119,19 @@ def test_a_directory_that_is_taken_away(tmp_path):
     assert "could not be saved: No such file or directory" in err
     assert "the last good checkpoint is run/checkpoints/step-" in err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
-    assert newest_whole(tmp_path / "away" / "checkpoints") is not None
+    assert latest_valid_checkpoint(tmp_path / "away" / "checkpoints") is not None
 
 
 def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
-    process = started(tmp_path, "training.steps=100000")
+    process = started(tmp_path, "training.max_steps=100000")
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("run/*.yaml")}
     refused = diffexp("train", "run", "--resume", cwd=tmp_path, expect=1).stderr
     assert f"run_dir: run is in use by process {process.pid} on " in refused
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("run/*.yaml")}
     process.send_signal(signal.SIGKILL)
     process.wait()
-    step = step_of(checkpoints(tmp_path / "run" / "checkpoints")[-1])
-    diffexp("train", "run", "--resume", f"training.steps={step + 40}", cwd=tmp_path)
+    step = step_of(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    diffexp("train", "run", "--resume", f"training.max_steps={step + 40}", cwd=tmp_path)
 
 
 # --- W&B
@@ -217,21 +217,21 @@ def test_a_log_on_the_full_disk_and_a_broken_pipe_end_nothing(tmp_path, undistur
         assert subprocess.run(command, cwd=tmp_path, stdout=full, stderr=full, timeout=200, check=False).returncode == 0
     assert_same(state(tmp_path / "run"), state(undisturbed))
     process = subprocess.Popen(
-        [*command[:-1], "run_dir=piped", "training.steps=100000"], cwd=tmp_path, stderr=subprocess.PIPE
+        [*command[:-1], "run_dir=piped", "training.max_steps=100000"], cwd=tmp_path, stderr=subprocess.PIPE
     )
-    while not checkpoints(tmp_path / "piped" / "checkpoints"):
+    while not list_checkpoints(tmp_path / "piped" / "checkpoints"):
         time.sleep(0.01)
     process.stderr.close()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=100) == 128 + signal.SIGTERM
     status = json.loads((tmp_path / "piped" / "status.json").read_text())
     assert status["state"] == "interrupted"
-    assert checkpoints(tmp_path / "piped" / "checkpoints")[-1].name == f"step-{status['step']:08d}.ckpt"
+    assert list_checkpoints(tmp_path / "piped" / "checkpoints")[-1].name == f"step-{status['step']:08d}.ckpt"
 
 
 def test_a_signal_to_any_of_several_processes_stops_all(tmp_path):
     """And the incomplete run does not end as if it were complete."""
-    process = started(tmp_path, "training.steps=100000", "training.devices=2", "training.accelerator=cpu")
+    process = started(tmp_path, "training.max_steps=100000", "training.devices=2", "training.accelerator=cpu")
     (child,) = subprocess.run(
         ["pgrep", "-P", str(process.pid), "-f", "diffexp"], capture_output=True, text=True, check=True
     ).stdout.split()[:1]
@@ -240,4 +240,4 @@ def test_a_signal_to_any_of_several_processes_stops_all(tmp_path):
     assert process.returncode == 128 + signal.SIGUSR1, err
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == "interrupted"
-    assert checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"step-{status['step']:08d}.ckpt"
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"step-{status['step']:08d}.ckpt"

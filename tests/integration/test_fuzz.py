@@ -10,12 +10,12 @@ import yaml
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from diffexp.cli import main
-from diffexp.config import load_experiment
-from diffexp.config.layers import shipped_configs
-from diffexp.config.merging import as_dict
-from diffexp.runs import checkpoints
-from tests.small import SMALL, fit
+from diffexp.checkpoints.paths import list_checkpoints
+from diffexp.cli.main import main
+from diffexp.config.load import load_experiment
+from diffexp.config.merge import as_dict
+from diffexp.config.sources import shipped_configs
+from tests.helpers.small import SMALL, fit
 
 pytestmark = pytest.mark.slow
 
@@ -174,7 +174,7 @@ def test_sweep_files(capsys, tmp_path, base, changes, parameters):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("trained") / "run"
-    fit(run_dir, *SMALL, "training.steps=1", "sample_grid=null")
+    fit(run_dir, *SMALL, "training.max_steps=1", "sample_grid=null")
     return run_dir
 
 
@@ -211,7 +211,7 @@ def test_requests(capsys, trained, command, overrides):
 @FUZZ
 @given(data=st.data())
 def test_checkpoints(capsys, trained, tmp_path, data):
-    content = bytearray(checkpoints(trained / "checkpoints")[-1].read_bytes())
+    content = bytearray(list_checkpoints(trained / "checkpoints")[-1].read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(content)))
         content[start : start + data.draw(st.integers(0, 300))] = data.draw(st.binary(max_size=20))

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffexp.checkpoint_files import read_checkpoint, write_checkpoint
-from diffexp.cli import main
-from diffexp.runs import checkpoints
-from diffexp.trained import load_trained
-from tests.small import diffexp, fit
+from diffexp.checkpoints.file import read_checkpoint, write_checkpoint
+from diffexp.checkpoints.load import load_trained
+from diffexp.checkpoints.paths import list_checkpoints
+from diffexp.cli.main import main
+from tests.helpers.small import diffexp, fit
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ class Hostile:
 @pytest.fixture
 def handed_over(run, tmp_path):
     """A folder with a hostile file for every command that reads one."""
-    content = read_checkpoint(checkpoints(run / "checkpoints")[-1])
+    content = read_checkpoint(list_checkpoints(run / "checkpoints")[-1])
     (tmp_path / "bad" / "checkpoints").mkdir(parents=True)
     (tmp_path / "bad" / "config.yaml").write_text((run / "config.yaml").read_text())
     (tmp_path / "bad" / "environment.json").write_text((run / "environment.json").read_text())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small import SMALL
+from tests.helpers.small import SMALL
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +21,7 @@ def test_the_wheel_finds_its_configs_outside_the_checkout(tmp_path):
     installed = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(installed)
     assert not (installed / "tests").exists()
-    code = "import diffexp; from diffexp.cli import main; main()"
+    code = "import diffexp; from diffexp.cli.main import main; main()"
 
     def run(*arguments):
         command = [sys.executable, "-c", f"{code}", *arguments]
@@ -34,8 +34,8 @@ def test_the_wheel_finds_its_configs_outside_the_checkout(tmp_path):
     assert found == f"{installed / 'diffexp' / '__init__.py'}\n"
     assert run("config", "check", "digits") == "digits: is right\n"
     assert run("sweep", "check", "timesteps") == "timesteps: is right: grid, 10 trials\n"
-    assert "1 of 1 steps done" in run("train", "digits", *SMALL, "training.steps=1", "run_dir=run")
+    assert "1 of 1 steps done" in run("train", "digits", *SMALL, "training.max_steps=1", "run_dir=run")
     assert "`fd_digits_v1_40`" in run(
-        "evaluate", "run", "steps=[5]", "count=40", "blocks=1", "extractor.name=digits_v1"
+        "evaluate", "run", "steps=[5]", "count=40", "repeats=1", "extractor.name=digits_v1"
     )
     assert "2 images: two.png" in run("sample", "run", "count=2", "out=two.png")

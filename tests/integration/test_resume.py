@@ -10,18 +10,18 @@ import time
 import pytest
 from PIL import Image
 
-from diffexp.runs import checkpoints, step_of
-from tests.integration.resumes import resume
+from diffexp.checkpoints.paths import list_checkpoints, step_of
+from tests.helpers.resumes import resume
+from tests.helpers.small import SMALL, diffexp, metrics
 from tests.integration.test_training import assert_same, state
-from tests.small import SMALL, diffexp, metrics
 
 LONG = [
     *SMALL,
-    "training.steps=40",
-    "training.log_every=3",
+    "training.max_steps=40",
+    "training.log_every_n_steps=3",
     "checkpoint={'every': 5, 'keep': None}",
     "sample_grid=null",
-    "data.flip=true",
+    "data.random_flip=true",
     "model.network.dropout=0.2",
     "optim.decay=cosine",
 ]
@@ -36,7 +36,7 @@ def undisturbed(tmp_path_factory):
 
 def forget(run_dir, step):
     """Leave a run as a crash right after the checkpoint of a step would: without later ones, with later metrics."""
-    for file in checkpoints(run_dir / "checkpoints"):
+    for file in list_checkpoints(run_dir / "checkpoints"):
         if step_of(file) > step:
             file.unlink()
 
@@ -44,7 +44,7 @@ def forget(run_dir, step):
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("step", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_resumed_run_equals_undisturbed_one(tmp_path, undisturbed, step, workers):
-    overrides = [f"data.workers={workers}"]
+    overrides = [f"data.num_workers={workers}"]
     diffexp("train", "digits", *LONG, *overrides, "run_dir=run", cwd=tmp_path)
     forget(tmp_path / "run", step)
     done = diffexp("train", "run", "--resume", cwd=tmp_path)
@@ -64,7 +64,7 @@ def interrupted(command, cwd, seconds=0.0):
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not checkpoints(cwd / "run" / "checkpoints") and time.monotonic() < deadline:
+    while not list_checkpoints(cwd / "run" / "checkpoints") and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
@@ -77,7 +77,7 @@ def test_ctrl_c_leaves_a_resumable_run(tmp_path, undisturbed):
     out, err = interrupted(["train", "digits", *LONG, "run_dir=run"], tmp_path)
     assert "go on with: diffexp train run --resume" in out
     assert "Traceback" not in err
-    stopped = step_of(checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    stopped = step_of(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
     assert 5 <= stopped < 40
     assert f'"state": "interrupted",\n  "step": {stopped}' in (tmp_path / "run" / "status.json").read_text()
     diffexp("train", "run", "--resume", cwd=tmp_path)
@@ -90,18 +90,18 @@ def test_what_may_and_what_may_not_change_on_resume(tmp_path, undisturbed):
     def resume(*overrides, expect=0):
         return diffexp("train", str(undisturbed), "--resume", *overrides, cwd=tmp_path, expect=expect)
 
-    refused = resume("optim.lr=1", "data.flip=false", expect=2).stderr
+    refused = resume("optim.lr=1", "data.random_flip=false", expect=2).stderr
     assert (
-        "computes something else:\n  data.flip: True in the run, False now\n  optim.lr: 0.001 in the run, 1.0 now"
-        in refused
+        "computes something else:\n  data.random_flip: True in the run, False now\n"
+        "  optim.lr: 0.001 in the run, 1.0 now" in refused
     )
-    assert "40 of 40 steps done" in resume("checkpoint.every=7", "loggers=[]", "data.workers=1").stdout
-    assert "has done 40 steps already, more than 30" in resume("training.steps=30", expect=2).stderr
+    assert "40 of 40 steps done" in resume("checkpoint.every=7", "loggers=[]", "data.num_workers=1").stdout
+    assert "has done 40 steps already, more than 30" in resume("training.max_steps=30", expect=2).stderr
 
 
 @pytest.mark.slow
 def test_resume_with_a_run_dir_that_is_not_there_yet_starts(tmp_path):
-    command = ["train", "digits", *SMALL, "training.steps=2", "sample_grid=null", "run_dir=run", "--resume"]
+    command = ["train", "digits", *SMALL, "training.max_steps=2", "sample_grid=null", "run_dir=run", "--resume"]
     assert "2 of 2 steps done" in diffexp(*command, cwd=tmp_path).stdout
     assert "2 of 2 steps done" in diffexp(*command, cwd=tmp_path).stdout
 
@@ -109,13 +109,13 @@ def test_resume_with_a_run_dir_that_is_not_there_yet_starts(tmp_path):
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, undisturbed):
     shutil.copytree(undisturbed, tmp_path / "run")
-    newest, before = checkpoints(tmp_path / "run" / "checkpoints")[:-3:-1]
+    newest, before = list_checkpoints(tmp_path / "run" / "checkpoints")[:-3:-1]
     newest.write_bytes(newest.read_bytes()[:1000])
     done = diffexp("train", "run", "--resume", cwd=tmp_path)
     assert f"WARNING: {newest.relative_to(tmp_path)}: is damaged" in done.stderr
     assert_same(state(tmp_path / "run"), state(undisturbed))
     assert step_of(before) == 35
-    for file in checkpoints(tmp_path / "run" / "checkpoints"):
+    for file in list_checkpoints(tmp_path / "run" / "checkpoints"):
         file.write_bytes(b"")
     refused = diffexp("train", "run", "--resume", cwd=tmp_path, expect=2).stderr
     assert "none of the checkpoints can be read" in refused
@@ -127,7 +127,7 @@ def test_ctrl_c_in_the_last_grid_leaves_it_to_resume(tmp_path):
         "train",
         "digits",
         *SMALL,
-        "training.steps=2",
+        "training.max_steps=2",
         "run_dir=run",
         "sample_grid.count=200",
         "model.timesteps=400",
@@ -147,7 +147,7 @@ def test_a_run_goes_on_from_another_folder_and_with_moved_data(tmp_path):
     for index in range(20):
         Image.new("L", (8, 8), index * 10).save(images / f"{index}.png")
     data = "data={'name': 'image_folder', 'path': 'images', 'image_size': 8, 'channels': 1}"
-    diffexp("train", "digits", *LONG, data, "training.steps=10", "run_dir=run", cwd=tmp_path / "here")
+    diffexp("train", "digits", *LONG, data, "training.max_steps=10", "run_dir=run", cwd=tmp_path / "here")
     forget(tmp_path / "here" / "run", 5)
     diffexp("train", "here/run", "--resume", cwd=tmp_path)
     images.rename(tmp_path / "moved")
@@ -160,12 +160,12 @@ def test_a_run_goes_on_from_another_folder_and_with_moved_data(tmp_path):
 @pytest.mark.slow
 def test_each_start_is_recorded(tmp_path):
     command = ["train", "digits", *SMALL, "sample_grid=null", "run_dir=run", "--resume"]
-    diffexp(*command, "training.steps=2", cwd=tmp_path)
-    diffexp(*command, "training.steps=4", cwd=tmp_path)
+    diffexp(*command, "training.max_steps=2", cwd=tmp_path)
+    diffexp(*command, "training.max_steps=4", cwd=tmp_path)
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert [entry["command"][-1] for entry in [*environment["earlier"], environment]] == [
-        "training.steps=2",
-        "training.steps=4",
+        "training.max_steps=2",
+        "training.max_steps=4",
     ]
     assert environment["run_id"] == environment["earlier"][0]["run_id"]
 
@@ -173,8 +173,8 @@ def test_each_start_is_recorded(tmp_path):
 @pytest.mark.slow
 def test_longer_training_under_a_cosine_is_warned_of(tmp_path):
     command = ["train", "digits", *SMALL, "sample_grid=null", "run_dir=run", "--resume", "optim.decay=cosine"]
-    diffexp(*command, "training.steps=2", cwd=tmp_path)
-    assert "the learning rate leaves its cosine" in diffexp(*command, "training.steps=4", cwd=tmp_path).stderr
+    diffexp(*command, "training.max_steps=2", cwd=tmp_path)
+    assert "the learning rate leaves its cosine" in diffexp(*command, "training.max_steps=4", cwd=tmp_path).stderr
 
 
 def test_resume_completes_the_records_of_a_run_killed_after_its_last_checkpoint(tmp_path, undisturbed):

@@ -14,16 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from diffexp import starting
+from diffexp.commands import locate
 from diffexp.data.digits import load
-from tests.evaluation.sets import digits, noisy
-from tests.small import SMALL, diffexp, experiment, fit, metrics
+from tests.helpers.sets import digits, noisy
+from tests.helpers.small import SMALL, diffexp, experiment, fit, metrics
 
 SCORE = (
     "score={'extractor': {'name': 'digits_v1'}, 'every': 4, 'count': 60, "
     "'samplers': {'ddim-50': None, 'ddpm': None, 'a': {'name': 'ddim', 'steps': 5}}}"
 )
-TABLE = ["steps=[5,null]", "count=50", "blocks=2", "samplers.eta-02=null", "samplers.eta-05=null"]
+TABLE = ["steps=[5,null]", "count=50", "repeats=2", "samplers.eta-02=null", "samplers.eta-05=null"]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_the_table_has_a_row_a_sampler_and_a_column_a_number_of_steps(table):
         assert float(record["fd"]) == pytest.approx(np.mean(values))
         assert float(record["fd_spread"]) == pytest.approx(np.std(values, ddof=1))
         assert record["protocol"] == content["protocol"]
-        for key in ("weights", "count", "reference", "extractor", "quantisation", "spacing", "clip"):
+        for key in ("weights", "count", "reference", "extractor", "quantisation", "spacing", "clip_sample"):
             assert record[key] != ""
 
 
@@ -147,13 +147,13 @@ def test_what_was_computed_stays_when_less_or_more_is_asked_for(table, run, cach
     import shutil
 
     shutil.copytree(table[1], run.parent / "more")
-    less = ["steps=[5]", "samplers={'eta-1': None}", "blocks=1", "count=50", "out=more"]
+    less = ["steps=[5]", "samplers={'eta-1': None}", "repeats=1", "count=50", "out=more"]
     diffexp("evaluate", "run", *less, cwd=run.parent, **cache)
     kept = json.loads((run.parent / "more" / "table.json").read_text())
     assert {(cell["row"], cell["network_calls"]): cell["blocks"] for cell in table[2]["cells"]}.items() <= {
         (cell["row"], cell["network_calls"]): cell["blocks"] for cell in kept["cells"]
     }.items()
-    diffexp("evaluate", "run", *TABLE, "steps=[5]", "blocks=3", "out=more", cwd=run.parent, **cache)
+    diffexp("evaluate", "run", *TABLE, "steps=[5]", "repeats=3", "out=more", cwd=run.parent, **cache)
     more = json.loads((run.parent / "more" / "table.json").read_text())
     assert sorted(len(cell["blocks"]) for cell in more["cells"]) == [1, 1, 2, 2, 2, 3, 3, 3][-len(more["cells"]) :]
 
@@ -170,7 +170,7 @@ def test_wandb_gets_the_table_and_the_curve(run, tmp_path, cache, monkeypatch):
         "evaluate",
         "run",
         *TABLE,
-        "blocks=1",
+        "repeats=1",
         "extractor.name=digits_v1",
         "out=table",
         cwd=tmp_path,
@@ -188,7 +188,7 @@ def test_wandb_gets_the_table_and_the_curve(run, tmp_path, cache, monkeypatch):
 def test_the_config_says_which_weights_and_these_are_used(run, cache):
     values = []
     for weights in ("ema", "raw"):
-        settings = ["steps=[5]", "count=50", "blocks=1", f"weights={weights}", f"out={weights}"]
+        settings = ["steps=[5]", "count=50", "repeats=1", f"weights={weights}", f"out={weights}"]
         diffexp("evaluate", "run", *settings, cwd=run.parent, **cache)
         content = json.loads((run.parent / weights / "table.json").read_text())
         assert content["about"]["weights"] == weights
@@ -212,7 +212,7 @@ def test_two_folders_can_be_compared_and_order_is_kept(tmp_path, cache):
         settings = ["extractor.name=digits_v1", f"out={name}.json"]
         done = diffexp("score", name, "real", *settings, cwd=tmp_path, **cache)
         assert "180 images against 300 images of real" in done.stdout
-        assert "nearest" not in done.stdout  # nobody was trained on these
+        assert "nn_distance_ratio" not in done.stdout  # nobody was trained on these
         values[name] = json.loads((tmp_path / f"{name}.json").read_text())["scores"]
     assert values["fresh"]["fd"]["value"] < values["noisy"]["fd"]["value"]
     assert values["fresh"]["kd"]["value"] < values["noisy"]["kd"]["value"]
@@ -304,7 +304,7 @@ def test_an_extractor_of_ones_own_is_trained_and_used(tmp_path, cache):
 
 
 def test_paths_of_scores_mean_the_same_from_any_folder(tmp_path):
-    wanted = starting.located(
+    wanted = locate.located(
         experiment(SCORE, "score.extractor={'name': 'classifier', 'weights': 'a/b'}", "score.reference.cache=~/c")
     )
     assert Path(wanted.score.extractor.weights) == Path("a/b").absolute()
@@ -312,12 +312,12 @@ def test_paths_of_scores_mean_the_same_from_any_folder(tmp_path):
 
 
 def test_steps_above_t_are_left_out_aloud(run, cache):
-    settings = ["steps=[5,2000]", "count=40", "blocks=1", "out=above", "samplers={'eta-02': None, 'eta-05': None}"]
+    settings = ["steps=[5,2000]", "count=40", "repeats=1", "out=above", "samplers={'eta-02': None, 'eta-05': None}"]
     done = diffexp("evaluate", "run", *settings, cwd=run.parent, **cache)
     assert "steps: 2000 left out, being more than T = 20" in done.stderr
 
 
 def test_a_config_with_scores_can_be_resumed_with_other_scores(run, cache):
     assert experiment(SCORE).score is not None
-    done = diffexp("train", "run", "training.steps=9", "score=null", "--resume", cwd=run.parent, **cache)
+    done = diffexp("train", "run", "training.max_steps=9", "score=null", "--resume", cwd=run.parent, **cache)
     assert "9 of 9 steps done" in done.stdout

@@ -10,16 +10,16 @@ import time
 
 import pytest
 
-from diffexp.runs import checkpoints
-from diffexp.signals import SIGNALS, end_on_signals, ending_waits
-from tests.integration.resumes import resume
+from diffexp.checkpoints.paths import list_checkpoints
+from diffexp.system.signals import SIGNALS, defer_exit, exit_on_signal
+from tests.helpers.resumes import resume
+from tests.helpers.small import SMALL, fit, metrics
 from tests.integration.test_training import assert_same, state
-from tests.small import SMALL, fit, metrics
 
 LONG = [
     *SMALL,
-    "training.steps=40",
-    "training.log_every=3",
+    "training.max_steps=40",
+    "training.log_every_n_steps=3",
     "checkpoint={'every': 7, 'keep': null}",
     "sample_grid.every=10",
     "model.network.dropout=0.2",
@@ -37,7 +37,7 @@ def undisturbed(tmp_path_factory):
 @pytest.fixture
 def handlers():
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    end_on_signals()
+    exit_on_signal()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -70,13 +70,13 @@ def signalled(run, seconds, dice):
 def test_signals_at_random_moments(tmp_path, undisturbed, handlers, pytestconfig):
     """While data are read, in steps, in grids, while saving: each checkpoint is that of the undisturbed run."""
     dice, received, runs, saved = random.Random(), 0, 0, 0
-    whole = {file.name: state(file) for file in checkpoints(undisturbed / "checkpoints")}
+    whole = {file.name: state(file) for file in list_checkpoints(undisturbed / "checkpoints")}
     while received < (150 if pytestconfig.getoption("--full") else 5):
         runs += 1
         run, done = tmp_path / f"{runs}", False
         while not done:
             received += signalled(run, 2.0, dice)
-            found = checkpoints(run / "checkpoints")
+            found = list_checkpoints(run / "checkpoints")
             if found:
                 assert_same(state(found[-1]), whole[found[-1].name])
                 saved += found[-1].name != "step-00000040.ckpt"
@@ -91,7 +91,7 @@ def test_an_ending_waits(handlers):
     """Where an exception out of nowhere would break what is done."""
     reached = []
 
-    @ending_waits()
+    @defer_exit()
     def work(depth):
         if depth:
             work(depth - 1)
@@ -102,7 +102,7 @@ def test_an_ending_waits(handlers):
     with pytest.raises(SystemExit) as ended:
         work(1)
     assert (reached, ended.value.code) == ([0, 1], 128 + signal.SIGTERM)
-    with ending_waits():
+    with defer_exit():
         pass  # it ends once
 
 

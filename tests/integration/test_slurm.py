@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.helpers.needs import require
+from tests.helpers.small import SMALL, diffexp, metrics
+from tests.helpers.wandb_server import ENTITY, PROJECT, SWEEP, WandbServer
 from tests.integration.test_training import assert_same, state
-from tests.needs import require
-from tests.small import SMALL, diffexp, metrics
-from tests.wandb_server import ENTITY, PROJECT, SWEEP, WandbServer
 
 pytestmark = pytest.mark.slow
 
 CLUSTER = Path(__file__).with_name("local-slurm")
 LONG = [
     *SMALL,
-    "training.steps=1000",
-    "training.log_every=50",
+    "training.max_steps=1000",
+    "training.log_every_n_steps=50",
     "checkpoint.every=100",
     "sample_grid=null",
     "model.network.dropout=0.2",
@@ -213,7 +213,7 @@ def test_cancelled_and_submitted_again(cluster, undisturbed, tmp_path):
 
 
 def test_time_limit(cluster, tmp_path):
-    steps = "training.steps=2000"  # longer than the 35 seconds to the signal
+    steps = "training.max_steps=2000"  # longer than the 35 seconds to the signal
     sweep = Faulty(cluster, tmp_path, steps, seeds=[0])
     sweep.submit("time=1", "grace=25")
     alone = tmp_path / "alone"
@@ -226,7 +226,7 @@ def test_time_limit(cluster, tmp_path):
 
 def test_trials_on_two_devices_each(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFEXP_RUN_DIR", str(tmp_path / "elsewhere"))  # of a training before, in the same process
-    two = ("training.devices=2", "training.accelerator=cpu", "training.steps=200")
+    two = ("training.devices=2", "training.accelerator=cpu", "training.max_steps=200")
     sweep = Faulty(cluster, tmp_path, *two)
     refused = sweep.submit("gpus=1", expect=2).stderr
     assert "gpus: 1, but a trial uses training.devices = 2" in refused
@@ -272,7 +272,7 @@ def test_a_start_that_would_train_on_fewer_devices_is_refused(cluster, tmp_path)
 
 
 def test_agents_of_a_sweep_on_the_server(cluster, tmp_path):
-    fixed = [*SMALL, "training.steps=4", "sample_grid=null", "loggers=[csv,wandb]"]
+    fixed = [*SMALL, "training.max_steps=4", "sample_grid=null", "loggers=[csv,wandb]"]
     content = {
         "method": "grid",
         "command": ["diffexp", "train", "digits", *fixed, "--trial", "served", "${args_json}"],

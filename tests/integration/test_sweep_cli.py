@@ -5,8 +5,8 @@ import sys
 import pytest
 import yaml
 
-from diffexp.cli import cli, main
-from tests.small import SMALL
+from diffexp.cli.main import cli, main
+from tests.helpers.small import SMALL
 
 SCORED = "score={'samplers': {'ddim-50': None, 'ddpm': {'name': 'ddpm'}}}"
 RATES = {"optim": {"parameters": {"lr": {"values": [1e-3]}}}}
@@ -88,7 +88,10 @@ MISTAKES = [
     (["run", "right.yaml", "--devices", "0,1", "--workers", "3"], "2 devices are enough for 2 trials of 1"),
     (["run", "right.yaml", "--config", "digitz"], "digitz: no such config file"),
     (["run", "empty", "optim.lr=1"], "empty: is planned, and a plan does not change"),
-    (["submit", "right.yaml"], "Missing option '--slurm'"),
+    (
+        ["submit", "right.yaml", "--engine", "slrm"],
+        "there is no engine 'slrm'",
+    ),
     (["submit", "a/b/c", "--slurm", "--agents", "2", "gpu=1"], "only what Slurm is asked for can be given here"),
     (["submit", "right.yaml", "--slurm", "--agents", "2"], "'right.yaml' is not ENTITY/PROJECT/ID"),
     (["run", "empty", "--seed", "3"], "a plan does not change"),
@@ -97,7 +100,7 @@ MISTAKES = [
     (["submit", "right.yaml", "--slurm", "max_parallel=0"], "max_parallel: must be at least 1"),
     (
         ["submit", "right.yaml", "--slurm", "partion=a"],
-        "partion: Slurm is not asked for that. Did you mean 'partition'?",
+        "partion: slurm is not asked for that. Did you mean 'partition'?",
     ),
     (["submit", "right.yaml", "--slurm", "gpu=1"], "Did you mean 'gpus'?"),
     (["submit", "right.yaml", "--slurm", "time=1 day"], "an option of sbatch has no spaces"),
@@ -125,7 +128,7 @@ def test_a_plan_needs_no_torch(tmp_path, monkeypatch, kind):
     more = {} if kind == "grid" else {"method": "random", "run_cap": 3}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(content(parameters, **more)))
     code = (
-        "import sys; from diffexp.cli import cli; cli(['sweep', 'plan', 's.yaml'], standalone_mode=False);"
+        "import sys; from diffexp.cli.main import cli; cli(['sweep', 'plan', 's.yaml'], standalone_mode=False);"
         "print([name for name in ('torch', 'lightning', 'wandb', 'optuna') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -13,12 +13,12 @@ import time
 import pytest
 import yaml
 
+from tests.helpers.small import SMALL, diffexp, metrics
 from tests.integration.test_training import assert_same, state
-from tests.small import SMALL, diffexp, metrics
 
 pytestmark = pytest.mark.slow
 
-QUICK = [*SMALL, "sample_grid=null", "training.steps=6"]
+QUICK = [*SMALL, "sample_grid=null", "training.max_steps=6"]
 
 
 def sweep_file(folder, parameters, *overrides, name="s", fixed=QUICK, **more):
@@ -48,7 +48,7 @@ def finished(tmp_path_factory):
     parameters = {
         "seed": {"values": [0, 1]},
         "optim": {"parameters": {"lr": {"values": [1e-3, 1e30]}}},
-        "training": {"parameters": {"gradient_clip": {"value": None}}},
+        "training": {"parameters": {"gradient_clip_val": {"value": None}}},
     }
     file = sweep_file(folder, parameters, "optim.warmup_steps=0", "checkpoint.every=2")
     done = sweep("run", file, "--workers", "2", cwd=folder, expect=1)
@@ -57,7 +57,7 @@ def finished(tmp_path_factory):
 
 def test_results_status_and_best(finished):
     folder, done = finished
-    assert "0001 lr=1e+30,seed=0,gradient_clip=null: failed" in done.stderr
+    assert "0001 lr=1e+30,seed=0,gradient_clip_val=null: failed" in done.stderr
     assert "diffexp sweep retry runs/s" in done.stderr
     rows = list(csv.DictReader(io.StringIO(sweep("results", "s.yaml", "--format", "csv", cwd=folder).stdout)))
     assert [row["state"] for row in rows] == ["done", "done", "failed", "failed"]
@@ -69,7 +69,7 @@ def test_results_status_and_best(finished):
     assert len(json.loads(sweep("results", "runs/s", "--format", "json", cwd=folder).stdout)) == 4
     status = sweep("status", "runs/s", cwd=folder).stdout
     assert status.startswith("s: 4 trials: 2 done, 2 failed\n")
-    assert "0001 lr=1e+30,seed=0,gradient_clip=null: failed" in status
+    assert "0001 lr=1e+30,seed=0,gradient_clip_val=null: failed" in status
     assert "see runs/s/logs/0001.log" in status
     assert "diverged" in (folder / "runs" / "s" / "logs" / "0001.log").read_text()
 
@@ -90,7 +90,9 @@ def test_a_finished_sweep_is_not_run_again_and_only_failed_trials_are_retried(fi
     sweep("run", "runs/s", cwd=folder, expect=1)
     assert [record["tries"] for record in records(folder / "runs" / "s")] == before
     assert "pending again: 0001, 0003" in sweep("retry", "runs/s", cwd=folder).stdout
-    sweep("run", "s.yaml", "--workers", "2", cwd=folder, expect=1)
+    done = sweep("submit", "s.yaml", "--engine", "local", "workers=2", cwd=folder, expect=1)  # what `run` does
+    assert sweep("results", "runs/s", cwd=folder).stdout in done.stdout
+    assert "diffexp sweep retry runs/s" in done.stderr
     after = [record["tries"] for record in records(folder / "runs" / "s")]
     assert [now - then for now, then in zip(after, before, strict=True)] == [0, 1, 0, 1]
 
@@ -116,7 +118,7 @@ def test_a_plan_does_not_change(finished):
 
 # --- interrupted and killed ----------------------------------------------------------------------
 
-LONG = [*SMALL, "training.steps=250", "training.log_every=25", "checkpoint.every=25", "sample_grid=null"]
+LONG = [*SMALL, "training.max_steps=250", "training.log_every_n_steps=25", "checkpoint.every=25", "sample_grid=null"]
 SEEDS = {"seed": {"values": [0, 1, 2, 3]}}
 FEWER = {"seed": {"values": [0, 1, 2]}}  # more than two workers start at once
 
@@ -220,8 +222,8 @@ def test_bayes_ends_poor_trials_early(tmp_path):
     file = sweep_file(
         tmp_path,
         rates,
-        "training.log_every=5",
-        "training.steps=400",
+        "training.log_every_n_steps=5",
+        "training.max_steps=400",
         fixed=LONG,
         method="bayes",
         run_cap=4,
@@ -245,7 +247,15 @@ def test_samplers_of_one_checkpoint_are_compared_without_training(finished, tmp_
     content = {
         "method": "grid",
         "command": [
-            *("diffexp", "evaluate", str(run), "sampler.name=ddim", "extractor.name=digits_v1", "count=40", "blocks=2"),
+            *(
+                "diffexp",
+                "evaluate",
+                str(run),
+                "sampler.name=ddim",
+                "extractor.name=digits_v1",
+                "count=40",
+                "repeats=2",
+            ),
             *("--trial", "samplers", "${args_json}"),
         ],
         "metric": {"name": "score/fd_digits_v1_40"},
@@ -263,6 +273,6 @@ def test_samplers_of_one_checkpoint_are_compared_without_training(finished, tmp_
     (tmp_path / "best.yaml").write_text(sweep("best", "samplers.yaml", cwd=tmp_path).stdout)
     again = diffexp("evaluate", str(run), "--table", "best.yaml", "out=again", cwd=tmp_path, OMP_NUM_THREADS="1").stdout
     assert f"fd {rows[0]['score/fd_digits_v1_40']:.4g}" in again
-    fewer = ["evaluate", str(run), "--table", "best.yaml", "blocks=1", "out=again"]
+    fewer = ["evaluate", str(run), "--table", "best.yaml", "repeats=1", "out=again"]
     diffexp(*fewer, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert [len(cell["blocks"]) for cell in json.loads((tmp_path / "again" / "table.json").read_text())["cells"]] == [2]

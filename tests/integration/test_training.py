@@ -8,16 +8,16 @@ import torch
 import yaml
 from PIL import Image
 
-from diffexp.config.data import DATA
+from diffexp.checkpoints.paths import list_checkpoints, step_of
+from diffexp.config.schemas.data import DATA
 from diffexp.data.images import MemoryImages
 from diffexp.errors import UserError
-from diffexp.runs import checkpoints, step_of
-from tests.small import diffexp, experiment, fit, metrics
+from tests.helpers.small import diffexp, experiment, fit, metrics
 
 
 def state(path):
     """Everything that a run has computed: weights, average, optimiser, counters; of its newest checkpoint, or one."""
-    path = checkpoints(path / "checkpoints")[-1] if path.is_dir() else path
+    path = list_checkpoints(path / "checkpoints")[-1] if path.is_dir() else path
     content = torch.load(path, weights_only=True)
     moments = content["optimizer_states"][0]["state"]
     return {
@@ -43,13 +43,13 @@ def reference(tmp_path_factory):
 
 def test_the_run_directory_describes_the_run(reference):
     wanted = experiment()
-    assert yaml.safe_load((reference / "config.yaml").read_text())["training"]["steps"] == wanted.training.steps
+    assert yaml.safe_load((reference / "config.yaml").read_text())["training"]["max_steps"] == wanted.training.max_steps
     environment = json.loads((reference / "environment.json").read_text())
     assert environment["packages"]["torch"].startswith(torch.__version__.split("+")[0])
     assert environment["precision"] == "32-true"
     status = json.loads((reference / "status.json").read_text())
     assert (status["state"], status["step"], status["steps"]) == ("finished", 8, 8)
-    assert [step_of(file) for file in checkpoints(reference / "checkpoints")] == [4, 8]
+    assert [step_of(file) for file in list_checkpoints(reference / "checkpoints")] == [4, 8]
     names = {f"step-0000000{step}{name}.png" for step in (4, 8) for name in ("", "-ddpm", "-ddim-5")}
     assert {file.name for file in (reference / "samples").iterdir()} == names
     assert not list(reference.rglob("*.tmp"))
@@ -91,8 +91,8 @@ def test_accumulated_batches_train_as_one_batch(tmp_path, dropout):
     for accumulate in (1, 2):
         fit(
             tmp_path / str(accumulate),
-            f"training.accumulate={accumulate}",
-            "data.flip=true",
+            f"training.accumulate_grad_batches={accumulate}",
+            "data.random_flip=true",
             f"model.network.dropout={dropout}",
         )
         weights.append(state(tmp_path / str(accumulate))["raw.network.conv_in.weight"])
@@ -105,12 +105,12 @@ def test_two_processes_train_as_one(tmp_path):
     """Two gloo processes, each with half of the global batch."""
     for devices in (1, 2):
         overrides = [
-            "data.flip=true",
+            "data.random_flip=true",
             f"training.devices={devices}",
             "training.accelerator=cpu",
             "model.network.dropout=0",
         ]
-        from tests.small import SMALL
+        from tests.helpers.small import SMALL
 
         diffexp("train", "digits", *SMALL, *overrides, f"run_dir=run-{devices}", cwd=tmp_path)
     one, two = (state(tmp_path / f"run-{devices}") for devices in (1, 2))
@@ -131,8 +131,8 @@ def test_training_beats_predicting_zero(tmp_path):
     """Zero predicts ε with a loss of E ε² = 1."""
     fit(
         tmp_path / "run",
-        "training.steps=150",
-        "training.log_every=50",
+        "training.max_steps=150",
+        "training.log_every_n_steps=50",
         "sample_grid=null",
         "optim.lr=3e-3",
         "model.timesteps=200",
@@ -149,8 +149,8 @@ def test_other_predictions_train(tmp_path, prediction):
     fit(
         tmp_path / "run",
         f"model.prediction={prediction}",
-        "training.steps=60",
-        "training.log_every=20",
+        "training.max_steps=60",
+        "training.log_every_n_steps=20",
         "sample_grid=null",
         "optim.lr=3e-3",
     )
@@ -162,7 +162,7 @@ def test_other_predictions_train(tmp_path, prediction):
 def test_bfloat16_trains_as_float32_does(tmp_path):
     losses = []
     for precision in ("32-true", "bf16-mixed"):
-        fit(tmp_path / precision, f"training.precision={precision}", "training.steps=20", "sample_grid=null")
+        fit(tmp_path / precision, f"training.precision={precision}", "training.max_steps=20", "sample_grid=null")
         losses.append([row["train/loss"] for row in metrics(tmp_path / precision)])
         weights = state(tmp_path / precision)
         assert all(value.dtype == torch.float32 for name, value in weights.items() if name.startswith(("raw", "ema")))
@@ -171,10 +171,10 @@ def test_bfloat16_trains_as_float32_does(tmp_path):
 
 
 def test_only_one_sampler_or_no_grid(tmp_path):
-    fit(tmp_path / "one", "sample_grid.samplers.ddpm=null", "training.steps=1")
+    fit(tmp_path / "one", "sample_grid.samplers.ddpm=null", "training.max_steps=1")
     names = {"step-00000001-ddim-5.png", "step-00000001.png"}
     assert {file.name for file in (tmp_path / "one" / "samples").iterdir()} == names
-    fit(tmp_path / "none", "sample_grid=null", "ema=null", "training.steps=1")
+    fit(tmp_path / "none", "sample_grid=null", "ema=null", "training.max_steps=1")
     assert not (tmp_path / "none" / "samples").exists()
 
 
@@ -197,11 +197,11 @@ def test_bad_data_leaves_nothing_behind(tmp_path):
         f"runs_dir={tmp_path / 'runs'}",
         "data={'name': 'image_folder', 'path': 'nowhere', 'image_size': 8, 'channels': 1}",
     )
-    from diffexp.starting import start_run
-    from diffexp.training import train
+    from diffexp.commands.locate import start_run
+    from diffexp.commands.train import train_run
 
     with pytest.raises(UserError, match="nowhere"):
-        train(wanted, start_run(wanted), [])
+        train_run(wanted, start_run(wanted), [])
     assert list(tmp_path.iterdir()) == []
 
 

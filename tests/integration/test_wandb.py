@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffexp.runs import checkpoints, step_of
-from tests.small import SMALL, diffexp, metrics
-from tests.wandb_server import ENTITY, PROJECT, SWEEP, WandbServer
+from diffexp.checkpoints.paths import list_checkpoints, step_of
+from tests.helpers.small import SMALL, diffexp, metrics
+from tests.helpers.wandb_server import ENTITY, PROJECT, SWEEP, WandbServer
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ CELLS = [
 
 
 def sweep_file(folder):
-    fixed = [*SMALL, "training.steps=4", "sample_grid.weights=raw", "loggers=[csv,wandb]"]
+    fixed = [*SMALL, "training.max_steps=4", "sample_grid.weights=raw", "loggers=[csv,wandb]"]
     content = {
         "method": "grid",
         "name": "rates",
@@ -136,7 +136,7 @@ def test_a_stopped_agent_lets_its_run_save_and_gives_it_back(tmp_path):
             {
                 "method": "grid",
                 "command": [
-                    *("diffexp", "train", "digits", *SMALL, "training.steps=100000", "sample_grid=null"),
+                    *("diffexp", "train", "digits", *SMALL, "training.max_steps=100000", "sample_grid=null"),
                     *("loggers=[csv,wandb]", "--trial", "s", "${args_json}"),
                 ],
                 "metric": {"name": "train/loss"},
@@ -175,7 +175,7 @@ def test_a_stopped_agent_lets_its_run_save_and_gives_it_back(tmp_path):
     (status,) = (json.loads(file.read_text()) for file in tmp_path.glob("runs/s/*/status.json"))
     assert status["state"] == "interrupted"
     (directory,) = (tmp_path / "runs" / "s").iterdir()
-    assert step_of(checkpoints(directory / "checkpoints")[-1]) == status["step"]
+    assert step_of(list_checkpoints(directory / "checkpoints")[-1]) == status["step"]
 
 
 def columns(config, prefix=""):

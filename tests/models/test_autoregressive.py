@@ -3,14 +3,15 @@ import math
 import pytest
 import torch
 
-from diffexp.config.evaluation import LikelihoodConfig
-from diffexp.config.families import AncestralConfig
+from diffexp.config.schemas.requests import LikelihoodConfig
+from diffexp.config.schemas.samplers import AncestralConfig
 from diffexp.data.images import to_uint8
 from diffexp.models.autoregressive import AutoregressiveModule, as_images, as_rows
-from diffexp.networks.pixels import LEVELS, PixelNetwork, RowLSTM
+from diffexp.networks.autoregressive import LEVELS, AutoregressiveNetwork
+from diffexp.networks.row_lstm import RowLSTM
 
 
-class Fair(PixelNetwork):
+class Fair(AutoregressiveNetwork):
     """Each level is 3 or the level before plus 1, at even odds; the first is 3."""
 
     def __init__(self):

@@ -8,22 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from diffexp.checkpoint_files import read_checkpoint
-from diffexp.config import load_evaluate_request
-from diffexp.config.diffusion import SCHEDULES
-from diffexp.config.experiment import Optim
-from diffexp.config.samplers import DDIMConfig, DDPMConfig, HeunConfig
+from diffexp.checkpoints.file import read_checkpoint
+from diffexp.checkpoints.paths import list_checkpoints
+from diffexp.commands.locate import resume_run
+from diffexp.commands.train import train_run
+from diffexp.config.load import load_evaluate_request
+from diffexp.config.schemas.experiment import OptimConfig
+from diffexp.config.schemas.samplers import DDIMConfig, DDPMConfig, HeunConfig
+from diffexp.config.schemas.schedules import SCHEDULES
 from diffexp.diffusion import schedules
 from diffexp.diffusion.schedules import Schedule
 from diffexp.errors import UserError
-from diffexp.models.building import build_model
+from diffexp.models.build import build_model
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.models.training_noise import TrainingNoise
-from diffexp.randomness import PerSampleNoise
-from diffexp.runs import checkpoints
-from diffexp.starting import resume_run
-from diffexp.training import train
-from tests.small import experiment, fit, metrics
+from diffexp.rng import PerSampleNoise
+from tests.helpers.small import experiment, fit, metrics
 
 
 class Echo(torch.nn.Module):
@@ -37,8 +37,10 @@ class Echo(torch.nn.Module):
         return self.weight * torch.tanh(x + t.view(-1, 1, 1, 1) / 100)
 
 
-def module(**settings):
-    return DiffusionModule((1, 4, 4), Echo(), Schedule(schedules.linear(100, rescale="1000/T")), **settings)
+def module(optim=None, seed=0):
+    model = DiffusionModule((1, 4, 4), Echo(), Schedule(schedules.linear(100, rescale="1000/T")))
+    model.optim, model.seed = optim or OptimConfig(), seed
+    return model
 
 
 def test_the_loss_is_the_squared_error_of_epsilon():
@@ -119,7 +121,9 @@ def test_t_is_uniform():
     assert chi_squared < 99 + 4 * math.sqrt(2 * 99)
 
 
-@pytest.mark.parametrize("sampler", [DDPMConfig(), DDIMConfig(steps=10, eta=0.5), DDIMConfig(steps=10, clip=False)])
+@pytest.mark.parametrize(
+    "sampler", [DDPMConfig(), DDIMConfig(steps=10, eta=0.5), DDIMConfig(steps=10, clip_sample=False)]
+)
 def test_image_i_does_not_depend_on_the_batch(sampler):
     torch.manual_seed(0)  # of the weights
     model = build_model(experiment("model.network.dropout=0.5"))
@@ -129,7 +133,7 @@ def test_image_i_does_not_depend_on_the_batch(sampler):
     whole = model.sample(sampler, range(10), seed=3)
     for start, stop in ((0, 1), (4, 10)):
         # kernels round otherwise in another batch, and x̂_0 without bounds lets that grow
-        close = {"rtol": 1e-5 if sampler.clip else 1e-4, "atol": 1e-5 if sampler.clip else 1e-3}
+        close = {"rtol": 1e-5 if sampler.clip_sample else 1e-4, "atol": 1e-5 if sampler.clip_sample else 1e-3}
         torch.testing.assert_close(model.sample(sampler, range(start, stop), seed=3), whole[start:stop], **close)
     assert (model.sample(sampler, range(10), seed=4) - whole).abs().max() > 0.01
     assert model.network.training  # as it was
@@ -147,7 +151,7 @@ class Copy(torch.nn.Module):
         return x
 
 
-@pytest.mark.parametrize("sampler", [DDPMConfig(clip=False), DDIMConfig(steps=5, clip=False)])
+@pytest.mark.parametrize("sampler", [DDPMConfig(clip_sample=False), DDIMConfig(steps=5, clip_sample=False)])
 def test_all_samplers_start_from_the_same_noise(sampler):
     """The first x̂_0 of a network that takes x_t for x_0 is x_T."""
     model = DiffusionModule((1, 4, 4), Copy(), module().schedule, "x0")
@@ -155,7 +159,7 @@ def test_all_samplers_start_from_the_same_noise(sampler):
     def noise():
         return PerSampleNoise(9, range(3), (1, 4, 4), torch.device("cpu"))
 
-    assert torch.equal(next(model.states(sampler, noise())).x0, noise().draw())
+    assert torch.equal(next(model.trajectory(sampler, noise())).x0, noise().draw())
 
 
 def test_initial_weights_come_from_the_seed_alone():
@@ -226,7 +230,9 @@ def erring(prediction="epsilon", betas=schedules.cosine):
 @pytest.mark.parametrize("steps", [5, 10, 50])
 def test_the_default_path_keeps_an_unclipped_error_of_the_network_small(steps, caplog):
     def error(model, spacing):
-        return model.sample(DDIMConfig(steps=steps, spacing=spacing, clip=False), range(16), 0).mean().abs().item()
+        return (
+            model.sample(DDIMConfig(steps=steps, spacing=spacing, clip_sample=False), range(16), 0).mean().abs().item()
+        )
 
     for betas in (schedules.cosine, schedules.linear):
         assert error(erring(betas=betas), "arctan") < 0.3
@@ -251,8 +257,12 @@ def test_the_default_path_keeps_an_unclipped_error_of_the_network_small(steps, c
 )
 def test_other_paths_start_at_the_end(prediction, clip, steps):
     model = erring(prediction)
-    assert model._path(DDIMConfig(steps=steps, clip=clip))[0][0] == 999
-    for sampler in (HeunConfig(steps=5), HeunConfig(steps=50, clip=False), DDIMConfig(steps=5, clip=prediction == "v")):
+    assert model._path(DDIMConfig(steps=steps, clip_sample=clip))[0][0] == 999
+    for sampler in (
+        HeunConfig(steps=5),
+        HeunConfig(steps=50, clip_sample=False),
+        DDIMConfig(steps=5, clip_sample=prediction == "v"),
+    ):
         start = model._path(sampler)[0][0]
         if prediction == "epsilon" or sampler.name == "heun":
             below, above = (model.schedule.alpha_bar(t) ** 0.5 for t in (start, start - 1))
@@ -281,9 +291,9 @@ def test_with_a_zero_terminal_snr_configs_start_their_paths_at_the_end():
 @pytest.mark.parametrize(
     ("optim", "factors"),
     [
-        (Optim(lr=2.0, warmup_steps=4), [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]),
-        (Optim(lr=2.0), [2.0] * 6),
-        (Optim(lr=2.0, decay="cosine"), [1 + math.cos(math.pi * step / 6) for step in range(6)]),
+        (OptimConfig(lr=2.0, warmup_steps=4), [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]),
+        (OptimConfig(lr=2.0), [2.0] * 6),
+        (OptimConfig(lr=2.0, decay="cosine"), [1 + math.cos(math.pi * step / 6) for step in range(6)]),
     ],
 )
 def test_learning_rate(optim, factors):
@@ -301,15 +311,19 @@ def test_learning_rate(optim, factors):
 
 def test_the_first_step_after_an_extension_has_the_rate_of_the_new_config(tmp_path):
     """Under a cosine a finished run's checkpoint holds the rate 0; AdamW's first step moves a weight by that rate."""
-    rates = ["optim={'lr': 1e-3, 'decay': 'cosine', 'warmup_steps': 1}", "training.log_every=1", "sample_grid=null"]
+    rates = [
+        "optim={'lr': 1e-3, 'decay': 'cosine', 'warmup_steps': 1}",
+        "training.log_every_n_steps=1",
+        "sample_grid=null",
+    ]
     rates.append("checkpoint={'every': 1, 'keep': null}")
-    fit(tmp_path / "run", *rates, "training.steps=3")
-    longer_run = experiment(*rates, f"run_dir={tmp_path / 'run'}", "training.steps=5")
-    train(longer_run, resume_run(tmp_path / "run" / "config.yaml", longer_run), [])
+    fit(tmp_path / "run", *rates, "training.max_steps=3")
+    longer_run = experiment(*rates, f"run_dir={tmp_path / 'run'}", "training.max_steps=5")
+    train_run(longer_run, resume_run(tmp_path / "run" / "config.yaml", longer_run), [])
     logged = [row["train/lr"] for row in metrics(tmp_path / "run")][3:]
     cosine = [5e-4 * (1 + math.cos(math.pi * (step - 1) / 4)) for step in (3, 4)]
     assert logged == pytest.approx(cosine)
-    saved = [read_checkpoint(file)["state_dict"] for file in checkpoints(tmp_path / "run" / "checkpoints")]
+    saved = [read_checkpoint(file)["state_dict"] for file in list_checkpoints(tmp_path / "run" / "checkpoints")]
     before, after = (next(iter(each.values())) for each in saved[2:4])
     assert 0.1 * cosine[0] < (after - before).abs().max().item() < 10 * cosine[0]
 
@@ -320,7 +334,7 @@ def test_each_parameter_group_resumes_with_its_own_rate(monkeypatch):
         {"params": [torch.nn.Parameter(torch.zeros(1))]},
         {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 6.0},
     ]
-    model = module(optim=Optim(lr=2.0, decay="cosine"))
+    model = module(optim=OptimConfig(lr=2.0, decay="cosine"))
     monkeypatch.setattr(model, "learned", lambda: two)
     model._trainer = trainer(max_steps=12, precision="32-true")
     settings = model.configure_optimizers()
@@ -338,8 +352,8 @@ def test_each_parameter_group_resumes_with_its_own_rate(monkeypatch):
     "keys",
     [
         ["model.loss=hybrid", "sample_grid.samplers.ddpm.variance=learned"],
-        ["model.loss=vlb", "model.timesteps_drawn=stratified"],
-        ["model.timesteps_drawn=importance", "training.accumulate=2", "model.timesteps=5"],
+        ["model.loss=vlb", "model.timestep_sampling=stratified"],
+        ["model.timestep_sampling=importance", "training.accumulate_grad_batches=2", "model.timesteps=5"],
         ["model.prediction=v", "model.weighting.name=min_snr", "model.schedule.zero_terminal_snr=true"],
         ["model.prediction=step_epsilon", "model.weighting={name: p2, k: 2}"],
     ],
@@ -348,9 +362,9 @@ def test_each_parameter_group_resumes_with_its_own_rate(monkeypatch):
 def test_every_objective_trains_and_resumes_bit_for_bit(tmp_path, keys):
     keys = [*keys, "optim.decay=none"]
     fit(tmp_path / "whole", *keys)
-    fit(tmp_path / "parts", *keys, "training.steps=4")
+    fit(tmp_path / "parts", *keys, "training.max_steps=4")
     again = experiment(f"run_dir={tmp_path / 'parts'}", *keys)
-    train(again, resume_run(tmp_path / "parts" / "config.yaml", again), [])
+    train_run(again, resume_run(tmp_path / "parts" / "config.yaml", again), [])
     whole, parts = (
         read_checkpoint(tmp_path / name / "checkpoints" / "step-00000008.ckpt") for name in ("whole", "parts")
     )

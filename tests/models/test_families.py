@@ -5,23 +5,22 @@ import functools
 import pytest
 import torch
 
-from diffexp.config import load_experiment
+from diffexp.checkpoints.load import build_trained, load_trained
+from diffexp.commands.locate import start_run
+from diffexp.commands.train import train_run
+from diffexp.config.load import load_experiment
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.errors import UserError
 from diffexp.evaluation.extractors import build_extractor
-from diffexp.evaluation.gathering import Gathering
-from diffexp.evaluation.references import of_images
-from diffexp.evaluation.scores import measure
+from diffexp.evaluation.reference import of_images
 from diffexp.models.base import as_pixels
-from diffexp.models.building import build_model
-from diffexp.starting import start_run
-from diffexp.trained import build_trained, load_trained
-from diffexp.training import train
-from tests.integration.resumes import resume
+from diffexp.models.build import build_model
+from tests.helpers.resumes import resume
+from tests.helpers.sets import scores_of
 from tests.integration.test_training import assert_same, state
 
 SMALL = {
-    "diffusion": ["model.network={'base_channels': 8, 'groups': 4}", "model.timesteps=60"],
+    "diffusion": ["model.network={'base_channels': 8, 'norm_num_groups': 4}", "model.timesteps=60"],
     "gan": ["model.widths=[8, 8]", "model.discriminator_widths=[8, 8]", "model.latent_dim=5"],
     "vae": ["model.widths=[8, 8]"],
     "flow": ["model.steps_per_level=1", "model.width=8"],
@@ -29,7 +28,7 @@ SMALL = {
     "transformer": ["model.network={'width': 8, 'layers': 1, 'heads': 2, 'dropout': 0}"],
     "latent_diffusion": [
         "model.vae.widths=[8, 8]",
-        "model.network={'base_channels': 8, 'groups': 4}",
+        "model.network={'base_channels': 8, 'norm_num_groups': 4}",
         "model.timesteps=60",
     ],
 }
@@ -38,20 +37,20 @@ ALL = pytest.mark.parametrize("family", SMALL)
 
 def wanted(family, *overrides):
     given = [f"model.autoencoder={overrides[0]}", *overrides[1:]] if family == "latent_diffusion" else overrides[1:]
-    plain = ["loggers=[csv]", "training.precision=32-true", "training.log_every=1", "sample_grid=null"]
+    plain = ["loggers=[csv]", "training.precision=32-true", "training.log_every_n_steps=1", "sample_grid=null"]
     return load_experiment(f"families/digits_{family}", [*plain, *given])
 
 
 def fit(family, *overrides):
     experiment = wanted(family, *overrides)
-    train(experiment, start_run(experiment), [])
+    train_run(experiment, start_run(experiment), [])
 
 
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory):
     """A small VAE, hardly trained."""
     folder = tmp_path_factory.mktemp("vae") / "run"
-    fit("vae", None, *SMALL["vae"], "score=null", "training.steps=3", f"run_dir={folder}")
+    fit("vae", None, *SMALL["vae"], "score=null", "training.max_steps=3", f"run_dir={folder}")
     return folder
 
 
@@ -66,7 +65,7 @@ def untrained(experiment):
 def test_an_image_does_not_depend_on_those_beside_it(family, autoencoder):
     experiment = wanted(family, autoencoder, *SMALL[family])
     model = untrained(experiment)
-    variant = next(iter(experiment.model.usual_variants().values()))
+    variant = next(iter(experiment.model.default_samplers().values()))
     told = []
     many = model.sample(variant, range(3, 9), 5, lambda: told.append(1))
     assert many.shape == (6, *model.image_shape)
@@ -80,13 +79,13 @@ def test_an_image_does_not_depend_on_those_beside_it(family, autoencoder):
 
 @ALL
 def test_it_resumes_bit_for_bit_and_accumulates(family, autoencoder, tmp_path):
-    short = [*SMALL[family], "score=null", "training={'steps': 4, 'batch_size': 8}", "checkpoint.every=2"]
+    short = [*SMALL[family], "score=null", "training={'max_steps': 4, 'batch_size': 8}", "checkpoint.every=2"]
     fit(family, autoencoder, *short, f"run_dir={tmp_path / 'whole'}")
-    fit(family, autoencoder, *short, "training.steps=2", "optim.decay=none", f"run_dir={tmp_path / 'parts'}")
+    fit(family, autoencoder, *short, "training.max_steps=2", "optim.decay=none", f"run_dir={tmp_path / 'parts'}")
     fit(family, autoencoder, *short, "optim.decay=none", f"run_dir={tmp_path / 'undecayed'}")
-    resume(tmp_path / "parts", "training.steps=4")
+    resume(tmp_path / "parts", "training.max_steps=4")
     assert_same(state(tmp_path / "parts"), state(tmp_path / "undecayed"))
-    fit(family, autoencoder, *short, "training.accumulate=2", f"run_dir={tmp_path / 'accumulated'}")
+    fit(family, autoencoder, *short, "training.accumulate_grad_batches=2", f"run_dir={tmp_path / 'accumulated'}")
     whole, parts = state(tmp_path / "whole"), state(tmp_path / "accumulated")
     if family == "latent_diffusion":  # whose scale is taken from the first batch
         return
@@ -105,7 +104,7 @@ def test_a_latent_diffusion_carries_its_autoencoder(autoencoder, tmp_path):
         if file.is_file():
             (copy / file.relative_to(autoencoder)).parent.mkdir(parents=True, exist_ok=True)
             (copy / file.relative_to(autoencoder)).write_bytes(file.read_bytes())
-    short = [*SMALL["latent_diffusion"], "score=null", "training={'steps': 2, 'batch_size': 64}"]
+    short = [*SMALL["latent_diffusion"], "score=null", "training={'max_steps': 2, 'batch_size': 64}"]
     fit("latent_diffusion", copy, *short, f"run_dir={tmp_path / 'run'}")
     for file in sorted(copy.rglob("*"), reverse=True):
         file.unlink() if file.is_file() else file.rmdir()
@@ -126,8 +125,8 @@ def test_an_autoencoder_that_does_not_fit_is_refused(autoencoder, tmp_path):
         load_experiment("families/digits", ["model.name=latent_diffusion", "model.network.attention_resolutions=[4]"])
     with pytest.raises(UserError, match=r"model\.autoencoder: .*nowhere: no such checkpoint or run"):
         fit("latent_diffusion", "nowhere", f"run_dir={tmp_path / 'run'}")
-    with pytest.raises(UserError, match=r"clip: must be false"):
-        fit("latent_diffusion", autoencoder, "score.samplers.ddim-50.clip=true")
+    with pytest.raises(UserError, match=r"clip_sample: must be false"):
+        fit("latent_diffusion", autoencoder, "score.samplers.ddim-50.clip_sample=true")
 
 
 @pytest.mark.parametrize(
@@ -168,9 +167,7 @@ def bench():
 def distance(images):
     """Fréchet distance of uint8 images to the digits."""
     _, extractor, reference = bench()
-    gathering = Gathering(len(images), extractor.dim, extractor.classes, extractor.device)
-    gathering.add(extractor(images), 0)
-    return measure(gathering.result(), reference).fd.value
+    return scores_of(images, reference, extractor)["fd"].value
 
 
 def gaussian_distance():
@@ -186,13 +183,13 @@ def drawn(model, variant):
 
 # Few steps, where need be of a smaller network.
 SHORT = {
-    "diffusion": ["training.steps=300", "score={'samplers': {'ddim-10': {'name': 'ddim', 'steps': 10}}}"],
-    "gan": ["training.steps=250"],
-    "vae": ["training.steps=200"],
-    "flow": ["training.steps=150"],
-    "pixel_rnn": ["training.steps=150", "model.network={'width': 32}"],
-    "transformer": ["training.steps=500", "model.network={'width': 48, 'layers': 2}"],
-    "latent_diffusion": ["training.steps=150", "model.network.base_channels=32"],
+    "diffusion": ["training.max_steps=300", "score={'samplers': {'ddim-10': {'name': 'ddim', 'steps': 10}}}"],
+    "gan": ["training.max_steps=250"],
+    "vae": ["training.max_steps=200"],
+    "flow": ["training.max_steps=150"],
+    "pixel_rnn": ["training.max_steps=150", "model.network={'width': 32}"],
+    "transformer": ["training.max_steps=500", "model.network={'width': 48, 'layers': 2}"],
+    "latent_diffusion": ["training.max_steps=150", "model.network.base_channels=32"],
 }
 
 
@@ -209,7 +206,7 @@ def test_it_learns_the_digits(family, tmp_path):
     variant = list(experiment.score.samplers.values())[-1]
     before = distance(drawn(untrained(experiment), variant))
     experiment.score = None
-    train(experiment, start_run(experiment), [])
+    train_run(experiment, start_run(experiment), [])
     model = build_trained(load_trained(tmp_path / "run"), "raw", "cpu")
     after = distance(drawn(model, variant))
     print(f"{family}: untrained {before:.3g}, trained {after:.3g}, a Gaussian for each pixel {gaussian_distance():.3g}")

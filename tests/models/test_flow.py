@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from diffexp.config.evaluation import LikelihoodConfig
-from diffexp.config.families import PriorConfig
+from diffexp.config.schemas.requests import LikelihoodConfig
+from diffexp.config.schemas.samplers import PriorConfig
 from diffexp.models.flow import Flow, FlowModule
 
 

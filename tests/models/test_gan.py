@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from diffexp.config.experiment import Optim
-from diffexp.config.families import PriorConfig
+from diffexp.config.schemas.experiment import OptimConfig
+from diffexp.config.schemas.samplers import PriorConfig
+from diffexp.models.batch import Batch
 from diffexp.models.gan import GANModule
 
 MODES = 8
@@ -40,7 +41,8 @@ def ring_model(loss="non_saturating", steps=0, r1=0.1):
     torch.manual_seed(0)
     generator = nn.Sequential(perceptron(2, 64, 64, 2), nn.Unflatten(1, (2, 1, 1)))
     discriminator = nn.Sequential(nn.Flatten(), perceptron(2, 64, 64, 1), nn.Flatten(0))
-    model = GANModule((2, 1, 1), generator, discriminator, 2, loss, r1, 1.0, Optim(lr=1e-3, betas=[0.0, 0.99]))
+    model = GANModule((2, 1, 1), generator, discriminator, 2, loss, r1, 1.0)
+    model.optim = OptimConfig(lr=1e-3, betas=[0.0, 0.99])
     if steps:
         trainer = L.Trainer(
             max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
@@ -72,17 +74,17 @@ def losses_of(model, images):
     """What a step computes, of the seed's first step."""
     model._trainer = type("Alone", (), {"world_size": 1, "global_rank": 0, "accumulate_grad_batches": 1})()
     model._step = 0
-    losses, _ = model.step_losses(images, None)
+    loss = model.per_sample_loss(Batch(images))
     z = model.draw(len(images), (model.latent_dim,)).normals
-    return losses.mean(), z
+    return loss, z
 
 
 @pytest.mark.parametrize("loss", ["non_saturating", "hinge"])
 def test_each_network_gets_the_gradient_of_its_own_loss(loss):
     model = ring_model(loss)
     images = torch.randn(16, 2, 1, 1)
-    total, z = losses_of(model, images)
-    found = torch.autograd.grad(total, list(model.parameters()))
+    loss_of_step, z = losses_of(model, images)
+    found = torch.autograd.grad(loss_of_step.minimized.mean(), list(model.parameters()))
     real = images.requires_grad_()
     d_real, made = model.discriminator(real), model.generator(z)
     slope = torch.autograd.grad(d_real.sum(), real, create_graph=True)[0].flatten(1)
@@ -110,6 +112,5 @@ def test_r1_is_half_gamma_times_the_squared_slope():
             return images.flatten(1) @ weight
 
     model.discriminator = Linear()
-    losses_of(model, torch.randn(5, 1, 1, 3))
-    penalty = model.losses.sums[0, 3] / model.losses.sums[1, 3]
-    assert penalty.item() == pytest.approx(0.5 * 4 * weight.square().sum().item())
+    loss, _ = losses_of(model, torch.randn(5, 1, 1, 3))
+    assert loss.logged["penalty"].mean().item() == pytest.approx(0.5 * 4 * weight.square().sum().item())

@@ -8,28 +8,27 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
-from diffexp.config import load_experiment
-from diffexp.config.families import PriorConfig
-from diffexp.config.samplers import DDIMConfig, DDPMConfig
-from diffexp.data.images import to_float
+from diffexp.config.load import load_experiment
+from diffexp.config.schemas.samplers import DDIMConfig, DDPMConfig, PriorConfig
 from diffexp.errors import UserError
-from diffexp.hardware import determinism_restored, out_of_memory_explained
-from diffexp.models.building import build_model
+from diffexp.models.batch import as_batch
+from diffexp.models.build import build_model
+from diffexp.models.cuda_graphs import CUDAGraphs
 from diffexp.models.diffusion import DiffusionModule
-from diffexp.models.graphs import CUDAGraphs
 from diffexp.models.precision import sampling_precision
-from diffexp.randomness import PerSampleNoise
-from tests.models.test_compiled import model
-from tests.small import diffexp, experiment, fit
+from diffexp.rng import PerSampleNoise
+from diffexp.system.devices import determinism_restored, out_of_memory_explained
+from tests.helpers.small import diffexp, experiment, fit
+from tests.models.test_compile import model
 
 GPU = torch.device("cuda", 0)
 CHOICES = {
     "defaults": [],
-    "importance": ["model.timesteps_drawn=importance"],
-    "stratified, hybrid": ["model.timesteps_drawn=stratified", "model.loss=hybrid"],
+    "importance": ["model.timestep_sampling=importance"],
+    "stratified, hybrid": ["model.timestep_sampling=stratified", "model.loss=hybrid"],
     "classes, min-SNR": ["model.classes=10", "model.weighting.name=min_snr"],
     "zero SNR, v": ["model.prediction=v", "model.schedule.zero_terminal_snr=true"],
-    "recompute": ["model.network.recompute=true"],
+    "gradient_checkpointing": ["model.network.gradient_checkpointing=true"],
 }
 
 
@@ -74,8 +73,10 @@ def test_a_loss_on_a_gpu_needs_no_number_on_the_host(overrides, autocast):
     with mode, gpu_autocast(enabled=autocast):
         images = torch.zeros(8, 1, 8, 8, dtype=torch.uint8, device=GPU)
         labels = torch.zeros(8, dtype=torch.long, device=GPU)
-        minimised, t = module.step_losses(to_float(images), labels)
-        loss = module.finite.guarded(minimised, t, labels)
+        computed = module.per_sample_loss(as_batch((images, labels)))
+        module.losses.update(computed)
+        module.after_loss(computed)
+        loss = module.finite.guarded(computed.minimized, computed.t, labels)
     assert (loss.device, loss.dtype, loss.shape) == (GPU, torch.float32, ())
     assert module.losses.sums.device == GPU
 
@@ -86,7 +87,7 @@ def test_such_a_pretence_notices_what_would_wait():
         bool(torch.zeros(3, device=GPU).any())
 
 
-@pytest.mark.parametrize("sampler", [DDPMConfig(steps=4), DDIMConfig(steps=4, guidance=2.0)])
+@pytest.mark.parametrize("sampler", [DDPMConfig(steps=4), DDIMConfig(steps=4, guidance_scale=2.0)])
 def test_sampling_on_a_gpu_draws_and_computes_there(sampler):
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     overrides = ["model.classes=10"]
@@ -94,7 +95,7 @@ def test_sampling_on_a_gpu_draws_and_computes_there(sampler):
     module._path, module._warn_of_the_start = lambda _: path, lambda *_: None  # of numbers on the host
     with mode:
         noise = PerSampleNoise(0, range(3), module.x_shape, GPU)
-        states = [state.x for state in module.states(sampler, noise)]
+        states = [state.x for state in module.trajectory(sampler, noise)]
     assert [(x.device, x.dtype, x.shape) for x in states] == [(GPU, torch.float32, (3, 1, 8, 8))] * 4
 
 
@@ -145,15 +146,15 @@ def test_models_without_these_switches_refuse_them():
 
 def test_deterministic_algorithms_hold_during_a_training_and_not_after_it(tmp_path, monkeypatch):
     seen = []
-    original = DiffusionModule.step_losses
+    original = DiffusionModule.per_sample_loss
 
     def watched(self, *arguments):
         seen.append(torch.are_deterministic_algorithms_enabled())
         return original(self, *arguments)
 
-    monkeypatch.setattr(DiffusionModule, "step_losses", watched)
+    monkeypatch.setattr(DiffusionModule, "per_sample_loss", watched)
     for wanted in ("true", "false"):
-        fit(tmp_path / wanted, "training.steps=2", f"training.deterministic={wanted}", "sample_grid=null")
+        fit(tmp_path / wanted, "training.max_steps=2", f"training.deterministic={wanted}", "sample_grid=null")
         assert not torch.are_deterministic_algorithms_enabled()
     assert seen == [True] * 2 + [False] * 2
     for mode in ("warn", "default"):
@@ -167,7 +168,7 @@ def test_deterministic_algorithms_hold_during_a_training_and_not_after_it(tmp_pa
 def test_a_layout_changes_rounding_alone(tmp_path):
     states = []
     for wanted in ("false", "true"):
-        fit(tmp_path / wanted, "training.steps=3", f"training.channels_last={wanted}", "sample_grid=null")
+        fit(tmp_path / wanted, "training.max_steps=3", f"training.channels_last={wanted}", "sample_grid=null")
         content = torch.load(tmp_path / wanted / "checkpoints" / "step-00000003.ckpt", weights_only=True)
         states.append(content["state_dict"])
     assert any(value.ndim == 4 and not value.is_contiguous() for value in states[1].values())
@@ -185,7 +186,7 @@ def test_what_a_bar_shows_is_on_the_host(tmp_path, monkeypatch):
         return original(self, name, value, **settings)
 
     monkeypatch.setattr(DiffusionModule, "log", log)
-    fit(tmp_path / "run", "training.steps=4", "sample_grid=null")
+    fit(tmp_path / "run", "training.max_steps=4", "sample_grid=null")
     assert len(shown) == 2
     assert all(isinstance(each, torch.Tensor) and each.device.type == "cpu" for each in shown)
 
@@ -199,8 +200,8 @@ def test_a_batch_that_does_not_fit_names_the_key_to_change(tmp_path, monkeypatch
     with pytest.raises(
         UserError, match=r"^training.batch_size: expected images that .* got 8 at once. Set training"
     ) as raised:
-        fit(tmp_path / "run", "training.accumulate=2")
-    assert "training.accumulate=4" in str(raised.value)
+        fit(tmp_path / "run", "training.accumulate_grad_batches=2")
+    assert "training.accumulate_grad_batches=4" in str(raised.value)
     monkeypatch.undo()
     monkeypatch.setattr(DiffusionModule, "sample", out_of_memory)
     with pytest.raises(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from diffexp.config.evaluation import LikelihoodConfig
+from diffexp.config.schemas.requests import LikelihoodConfig
 from diffexp.diffusion.bound import log_probability_of_levels
 from diffexp.models.vae import VAEModule, kl_to_prior
 

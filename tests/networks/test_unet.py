@@ -4,20 +4,20 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from diffexp.models.building import build_model
+from diffexp.models.build import build_model
 from diffexp.networks.blocks import Dropout, GroupNorm, SelfAttention, TimeEmbedding, Upsample, attend, double
 from diffexp.networks.unet import UNet
-from tests.small import experiment
+from tests.helpers.small import experiment
 
 
 def small(**changes):
     settings = {
         "base_channels": 16,
         "channel_multipliers": [1, 2],
-        "blocks_per_level": 1,
+        "num_res_blocks": 1,
         "attention_resolutions": [4],
         "dropout": 0.0,
-        "groups": 4,
+        "norm_num_groups": 4,
     }
     return UNet((1, 8, 8), **{**settings, **changes})
 
@@ -33,7 +33,12 @@ def test_starts_at_zero():
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12, 20), (2, 32, 32)])
 def test_any_divisible_size(shape):
     network = UNet(
-        shape, base_channels=8, channel_multipliers=[1, 1, 2], attention_resolutions=[], groups=4, blocks_per_level=1
+        shape,
+        base_channels=8,
+        channel_multipliers=[1, 1, 2],
+        attention_resolutions=[],
+        norm_num_groups=4,
+        num_res_blocks=1,
     )
     torch.nn.init.ones_(network.conv_out.weight)
     output = network(torch.randn(2, *shape), torch.tensor([1, 2]))
@@ -158,9 +163,9 @@ def loss_and_gradient(network, x, t, *, bf16=False):
 def test_recomputing_changes_nothing_but_memory():
     x, t = torch.randn(3, 1, 8, 8), torch.tensor([1, 20, 300])
     kept, results = [], []
-    for recompute in (False, True):
+    for gradient_checkpointing in (False, True):
         torch.manual_seed(3)
-        network = trained(small(dropout=0.3, recompute=recompute)).train()
+        network = trained(small(dropout=0.3, gradient_checkpointing=gradient_checkpointing)).train()
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x):
             results.append(loss_and_gradient(network, x, t))
@@ -191,7 +196,14 @@ def test_time_embedding_is_the_transformers():
 def test_equals_diffusers_unet_with_the_same_weights():
     """The same network built by diffusers, its weights copied in the order in which both define them."""
     ours = trained(
-        UNet((3, 16, 16), base_channels=8, channel_multipliers=[1, 2], attention_resolutions=[8], dropout=0, groups=4)
+        UNet(
+            (3, 16, 16),
+            base_channels=8,
+            channel_multipliers=[1, 2],
+            attention_resolutions=[8],
+            dropout=0,
+            norm_num_groups=4,
+        )
     )
     theirs = UNet2DModel(
         sample_size=16,

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from tests.needs import require
-from tests.small import diffexp, fit
+from tests.helpers.needs import require
+from tests.helpers.small import diffexp, fit
 
 SCORED = [
     "score={every: 4, count: 64, samplers: {ddim-50: null, ddpm: {name: ddpm}, ddim-5: {name: ddim, steps: 5}}}",
@@ -18,7 +18,7 @@ def runs(tmp_path_factory):
     fit(folder / "one", *SCORED)
     fit(folder / "two", *SCORED, "model.timesteps=30", "optim.lr=2e-3")
     cache = {"DIFFEXP_CACHE": str(folder / "cache")}
-    diffexp("evaluate", "one", "steps=[5,10]", "count=40", "blocks=2", "samplers.ddpm=null", cwd=folder, **cache)
+    diffexp("evaluate", "one", "steps=[5,10]", "count=40", "repeats=2", "samplers.ddpm=null", cwd=folder, **cache)
     return folder
 
 

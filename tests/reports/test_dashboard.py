@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from tests.small import SMALL, diffexp
-from tests.wandb_server import ENTITY, PROJECT, WandbServer
+from tests.helpers.small import SMALL, diffexp
+from tests.helpers.wandb_server import ENTITY, PROJECT, WandbServer
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ from statistics import fmean, stdev
 
 import pytest
 
-from diffexp.reports import pictures
+from diffexp.reports import images
 from diffexp.reports.page import write_page
-from diffexp.reports.recorded import read_runs
-from tests.small import diffexp
+from diffexp.runs.reader import read_runs
+from tests.helpers.small import diffexp
 
 pytestmark = pytest.mark.slow
 
@@ -182,7 +182,7 @@ def test_two_hundred_runs(opened, runs, tmp_path):
     started = time.monotonic()
     write_page(read_runs([tmp_path / "sweep"]), tmp_path / "many.html")
     assert time.monotonic() - started < 60
-    assert (tmp_path / "many.html").stat().st_size < 1.6 * pictures.BUDGET
+    assert (tmp_path / "many.html").stat().st_size < 1.6 * images.BUDGET
     shown = opened(tmp_path / "many.html")
     assert shown.said == []
     rows = table(shown.page, "what-differs")

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from diffexp.sweeps import results
-from diffexp.sweeps.file import Metric
 from diffexp.sweeps.results import Row, as_table, best_setting, settings
+from diffexp.sweeps.spec.file import SweepMetric
 
-SWEEP = SimpleNamespace(file=SimpleNamespace(metric=Metric("score/fd")), path="s.yaml")
+SWEEP = SimpleNamespace(file=SimpleNamespace(metric=SweepMetric("score/fd")), path="s.yaml")
 
 
 def trials(monkeypatch, values, goal="minimize"):
@@ -19,7 +19,7 @@ def trials(monkeypatch, values, goal="minimize"):
             record = SimpleNamespace(state="done", step=1, seconds=1.0)
             rows.append(Row(len(rows), f"lr={lr},seed={seed}", {"optim.lr": lr, "seed": seed}, record, value))
     monkeypatch.setattr(results, "_known", lambda sweep: rows)
-    SWEEP.file.metric = Metric("score/fd", goal)
+    SWEEP.file.metric = SweepMetric("score/fd", goal)
     return SWEEP
 
 

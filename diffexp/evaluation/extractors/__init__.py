@@ -1,6 +1,6 @@
 """Networks whose features images are compared by."""
 
-from diffexp.config.evaluation import EXTRACTORS, ExtractorConfig, InceptionConfig
+from diffexp.config.schemas.extractors import EXTRACTORS, ExtractorConfig, InceptionConfig
 from diffexp.evaluation.extractors.base import Extractor
 
 

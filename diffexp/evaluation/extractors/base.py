@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffexp.errors import UserError
-from diffexp.hardware import full_float32
+from diffexp.system.devices import full_float32
 
 _FEWEST_FOR_PAIRS = 40  # two in each block of the kernel distance's jackknife
 

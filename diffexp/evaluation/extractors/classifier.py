@@ -14,13 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from diffexp.config.evaluation import EXTRACTORS
+from diffexp.config.schemas.extractors import EXTRACTORS
 from diffexp.data.images import to_float
 from diffexp.errors import UserError
 from diffexp.evaluation.extractors.base import Extractor, Features
-from diffexp.files import sha256, whole_file, write_text
+from diffexp.system.files import atomic_write, atomic_write_text, sha256
 
-_SHIPPED = Path(__file__).parent / "weights"
+SHIPPED = Path(__file__).parent / "weights"
 _FORMAT = "diffexp classifier 1"
 
 
@@ -95,16 +95,6 @@ class ClassifierExtractor(Extractor):
             )
 
 
-def shipped_digits() -> ClassifierExtractor:
-    """The classifier of the digits that comes with diffexp."""
-    return load(str(_SHIPPED / "digits_v1.safetensors"))
-
-
-def shipped_fashion_mnist() -> ClassifierExtractor:
-    """The classifier of Fashion-MNIST that comes with diffexp."""
-    return load(str(_SHIPPED / "fashion_mnist_v1.safetensors"))
-
-
 def load(weights: str) -> ClassifierExtractor:
     """An extractor from a file that `write` made. Nothing in it is executed.
 
@@ -116,7 +106,7 @@ def load(weights: str) -> ClassifierExtractor:
         raise UserError(f"extractor.weights: there is no file {path}; make it with: diffexp extractor CONFIG name=…")
     digest = sha256(path)
     recorded = _digest_file(path)
-    shipped = path.parent == _SHIPPED
+    shipped = path.parent == SHIPPED
     if (recorded.is_file() or shipped) and (not recorded.is_file() or recorded.read_text().split()[:1] != [digest]):
         raise UserError(f"extractor.weights: {path} is damaged: its sha256 is {digest}, not that in {recorded}")
     try:
@@ -161,9 +151,9 @@ def write(
         "training": json.dumps(training),
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(save(tensors, about))
-    write_text(_digest_file(path), f"{sha256(path)}  {path.name}\n")
+    atomic_write_text(_digest_file(path), f"{sha256(path)}  {path.name}\n")
 
 
 def _digest_file(path: Path) -> Path:

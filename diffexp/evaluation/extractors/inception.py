@@ -10,7 +10,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from diffexp.data.download import impatient_sockets
 from diffexp.errors import UserError
 from diffexp.evaluation.extractors.base import Extractor, Features, as_rgb
-from diffexp.files import sha256
+from diffexp.system.files import sha256
 
 VARIABLE = "DIFFEXP_INCEPTION_WEIGHTS"
 # torch.hub's names carry the first digits of the file's SHA-256

@@ -1,0 +1,184 @@
+"""When checkpoints are saved, what must be safe before, and what happens if one cannot be."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import lightning as L
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.loggers import Logger
+
+from diffexp.checkpoints.file import prune, read_checkpoint, write_checkpoint
+from diffexp.checkpoints.paths import list_checkpoints
+from diffexp.config.schemas.experiment import Experiment
+from diffexp.errors import EnvironmentFailure, UserError
+from diffexp.loggers.jsonl import JSONLLogger
+from diffexp.models.nonfinite import REMEDY, DivergedError
+from diffexp.runs.directory import Run, config_text
+from diffexp.system.best_effort import BestEffort, reason
+
+log = logging.getLogger(__name__)
+
+_MISSES = 3  # checkpoints in a row that could not be saved: what is trained from then on would only be lost
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or absent, sealed with a digest; see `diffexp.checkpoints.file`.
+
+    Lightning's own writer goes through $TMPDIR, from where moving is not atomic across filesystems, and its reader runs
+    what an http address sends.
+
+    Args:
+        on_error: called with what made a save fail, instead of raising it: only the main process writes, and the others
+            would wait for it for ever.
+    """
+
+    def __init__(self, on_error: Callable[[OSError], None] | None = None) -> None:
+        super().__init__()
+        self.on_error = on_error
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write the checkpoint to `path`."""
+        try:
+            write_checkpoint(checkpoint, Path(path))
+        except OSError as error:
+            if self.on_error is None:
+                raise
+            self.on_error(error)
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """Read a checkpoint of ours from a local file, as data."""
+        return read_checkpoint(Path(path), needed=())
+
+
+class StepCheckpoint(L.Callback):
+    """Saves a checkpoint every so many optimiser steps and when training ends, however it ends at a step boundary.
+
+    What the loggers hold is on the disk before. A save that fails is told, and training goes on to the next; after
+    three in a row, or at the end, it is an `EnvironmentFailure`. The last good checkpoint stays in any case.
+
+    Lightning's ModelCheckpoint saves neither at the end of a run that is no whole number of intervals,
+    nor under a name that says the step alone.
+
+    Args:
+        folder: where the files step-00001000.ckpt, … go, in one that exists.
+        every: steps between two.
+        keep: how many of the newest stay; None keeps all.
+        extra: called at each save for plain data to put into the checkpoint.
+        on_saved: called with the file on the main process, after it is safe.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        every: int,
+        keep: int | None = 2,
+        extra: Callable[[], dict[str, Any]] = dict,
+        on_saved: Callable[[Path], None] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.every = every
+        self.keep = keep
+        self.extra = extra
+        self.on_saved = on_saved
+        self._saved_step = -1
+        self._error: OSError | None = None
+        self._misses = 0
+        self._last_good: Path | None = None
+        self._pruning = BestEffort(f"{folder}: old checkpoints cannot be removed")
+
+    @classmethod
+    def from_config(cls, experiment: Experiment, run: Run, fingerprint: str, loggers: Sequence[Logger]) -> Self:
+        """The checkpoints that a config asks for; each says of which run it is, and of which training images."""
+        config = config_text(experiment)
+
+        def extra() -> dict[str, Any]:
+            checksums = [logger.checksum().as_dict() for logger in loggers if isinstance(logger, JSONLLogger)]
+            metrics = {"metrics": checksums[0]} if checksums else {}  # only the main process, which writes, has loggers
+            return {"config": config, "data": fingerprint, "run_id": run.id(), **metrics}
+
+        return cls(run.checkpoints, experiment.checkpoint.every, experiment.checkpoint.keep, extra)
+
+    def failed(self, error: OSError) -> None:
+        """Take note of what made a save fail; for `AtomicCheckpointIO`."""
+        self._error = error
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A resumed run need not save again what it started from; all its processes must have started from the same."""
+        self._saved_step = trainer.global_step
+        self._last_good = next(reversed(list_checkpoints(self.folder)), None)
+        first = trainer.strategy.broadcast(trainer.global_step)
+        if not trainer.strategy.reduce_boolean_decision(first == trainer.global_step, all=True):
+            raise UserError(
+                f"{self.folder}: the first process goes on from step {first}, but not all do (this one from "
+                f"{trainer.global_step}): they do not see the same files"
+            )
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Save, if this batch ended a step that is due, or the last one."""
+        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the last step."""
+        self._save(trainer)
+        if self._misses:
+            raise self._failure()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the extra data."""
+        checkpoint.update(self.extra())
+
+    def _save(self, trainer: L.Trainer) -> None:
+        step = trainer.global_step
+        if step == self._saved_step:
+            return
+        if not all(parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()):
+            raise DivergedError(f"step {step}: the weights are not finite: training has diverged; {REMEDY}")
+        self._saved_step = step
+        path = self.folder / f"step-{step:08d}.ckpt"
+        why = self._write(trainer, path)
+        if why is None:
+            self._misses = 0
+            self._last_good = path
+            if trainer.is_global_zero:
+                self._prune()
+                if self.on_saved is not None:
+                    self.on_saved(path)
+            return
+        self._misses += 1
+        if trainer.is_global_zero:
+            log.warning("%s could not be saved: %s; %s", path, why, self._safe())
+        if self._misses == _MISSES:
+            raise self._failure()
+
+    def _write(self, trainer: L.Trainer, path: Path) -> str | None:
+        """Save; why it failed, the same in every process."""
+        self._error = None
+        try:
+            if trainer.is_global_zero:
+                for logger in trainer.loggers:
+                    logger.save()  # a resumed run never makes up for what was logged before its checkpoint
+        except OSError as error:
+            self._error = error
+        if trainer.strategy.broadcast(self._error is None):
+            try:
+                trainer.save_checkpoint(path)
+            except OSError as error:  # of another CheckpointIO
+                self._error = error
+        why: str | None = trainer.strategy.broadcast(None if self._error is None else reason(self._error))
+        return why
+
+    def _prune(self) -> None:
+        with self._pruning:
+            prune(self.folder, self.keep)
+
+    def _safe(self) -> str:
+        return f"the last good checkpoint is {self._last_good}" if self._last_good else "there is none before it"
+
+    def _failure(self) -> EnvironmentFailure:
+        times = "the last checkpoint" if self._misses == 1 else f"{self._misses} checkpoints in a row"
+        return EnvironmentFailure(
+            f"{self.folder}: {times} could not be saved (see above); {self._safe()}, and --resume goes on from there"
+        )

@@ -1,0 +1,16 @@
+"""Export the weights of a trained model."""
+
+from pathlib import Path
+
+from diffexp.checkpoints.exported_file import Exported, write_exported
+from diffexp.checkpoints.load import TrainedModel
+from diffexp.runs.directory import config_text
+
+
+def export_weights(trained: TrainedModel, kind: str, out: Path) -> None:
+    """Write the weights of a kind, "raw" or "ema", to an exported file.
+
+    Raises:
+        UserError: if the kind was not kept, or the file cannot be written.
+    """
+    write_exported(Exported(config_text(trained.experiment), trained.step, kind, trained.chosen(kind)), out)

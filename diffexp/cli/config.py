@@ -1,0 +1,58 @@
+"""`diffexp config show`, `check` and `diff`."""
+
+from typing import Any
+
+import click
+
+from diffexp.cli.options import OVERRIDES, PLUGIN
+
+
+@click.group()
+def config() -> None:
+    """Show, check and compare configs."""
+
+
+@config.command()
+@click.argument("config")
+@OVERRIDES
+@PLUGIN
+def show(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+    """Print CONFIG with every key written out."""
+    from diffexp.config.merge import as_yaml
+
+    click.echo(as_yaml(_load(config, overrides, plugins)), nl=False)
+
+
+@config.command()
+@click.argument("config")
+@OVERRIDES
+@PLUGIN
+def check(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+    """Say whether CONFIG is right; what is wrong otherwise."""
+    _load(config, overrides, plugins)
+    click.echo(f"{config}: is right")
+
+
+@config.command()
+@click.argument("first")
+@click.argument("second")
+@PLUGIN
+def diff(first: str, second: str, plugins: tuple[str, ...]) -> None:
+    """Print just the keys in which two configs or runs differ."""
+    from diffexp.config.merge import as_dict, differing
+
+    one, two = (as_dict(_load(each, (), plugins)) for each in (first, second))
+    for key, before, after in differing(one, two):
+        click.echo(f"{key}: {_shown(before)} → {_shown(after)}")
+
+
+def _load(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> Any:
+    from diffexp.config.load import load_experiment
+    from diffexp.config.plugins import load_plugins
+
+    load_plugins(plugins)
+    return load_experiment(config, overrides)
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else "(none)" if value == "???" else str(value)

@@ -1,0 +1,40 @@
+"""`diffexp export`."""
+
+from pathlib import Path
+
+import click
+
+from diffexp.cli.options import OVERRIDES, PLUGIN
+
+
+@click.command()
+@click.argument("run", metavar="RUN|CHECKPOINT")
+@OVERRIDES
+@PLUGIN
+def export(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+    """Write a trained model's weights as safetensors, with its config inside: to hand over, to sample and to score.
+
+    With format=diffusers, as a folder that diffusers' pipelines load.
+
+    Keys: format (safetensors or diffusers), weights (ema or raw), out (a .safetensors, or a folder), overwrite (true
+    replaces an earlier export).
+    """
+    from diffexp.checkpoints.paths import find_checkpoint
+    from diffexp.config.load import load_export_request
+    from diffexp.config.plugins import load_plugins
+
+    load_plugins(plugins)
+    find_checkpoint(Path(run))
+    from diffexp.checkpoints.load import load_trained
+    from diffexp.commands.export import export as write_export
+    from diffexp.config.schemas.models.diffusion import DiffusionConfig
+    from diffexp.convert.diffusers import how_to_load
+
+    trained = load_trained(Path(run))
+    request = load_export_request(overrides, trained.experiment)
+    out = write_export(trained, request)
+    if request.format == "diffusers":
+        assert isinstance(trained.experiment.model, DiffusionConfig)
+        click.echo(f"{out}: {how_to_load(trained.experiment.model, out)}")
+    else:
+        click.echo(f"{out}: use it like a checkpoint, as in: diffexp sample {out}")

@@ -1,0 +1,57 @@
+"""The command line. Commands import what is heavy when they run, so that help and config checks are quick."""
+
+import logging
+import signal
+import sys
+
+import click
+
+from diffexp import __version__
+from diffexp.cli.config import config
+from diffexp.cli.evaluate import evaluate
+from diffexp.cli.export import export
+from diffexp.cli.import_ import import_
+from diffexp.cli.report import compare, dashboard, report
+from diffexp.cli.reproduce import reproduce
+from diffexp.cli.sample import sample
+from diffexp.cli.score import score
+from diffexp.cli.sweep import sweep
+from diffexp.cli.train import train
+from diffexp.cli.train_extractor import extractor
+from diffexp.errors import TRANSIENT_ERRNOS, EnvironmentFailure, UserError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="diffexp")
+def cli() -> None:
+    """Experiments with diffusion models, from one config."""
+
+
+for _command in (
+    *(train, sample, evaluate, score, sweep, report, compare, reproduce, export, import_, extractor, config, dashboard),
+):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message and exit code 2, a failure around us one and 1."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        cli(standalone_mode=False)
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except EnvironmentFailure as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in TRANSIENT_ERRNOS:
+            raise
+        click.echo(f"error: {error.filename or 'the disk'}: {error.strerror}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,89 @@
+"""`diffexp report`, `compare` and `dashboard`. Commands import what they need when they run, so that help is quick."""
+
+from pathlib import Path
+
+import click
+
+from diffexp.cli.options import PLUGIN
+
+_RUNS = click.argument("paths", metavar="RUN|SWEEP...", nargs=-1, required=True, type=click.Path(path_type=Path))
+
+
+@click.command()
+@_RUNS
+@click.option("--out", type=click.Path(path_type=Path), default="report.html", metavar="FILE", show_default=True)
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Also write every plot as SVG and PNG, every table as Markdown and LaTeX.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@PLUGIN
+def report(paths: tuple[Path, ...], out: Path, figures: Path | None, overwrite: bool, plugins: tuple[str, ...]) -> None:
+    """Make one self-contained HTML page about runs, or about all trials of a sweep.
+
+    What differs between the configs, scores against network calls, curves, samples from the same noise, schedules,
+    cost, and where each number comes from.
+    """
+    from diffexp.config.plugins import load_plugins
+    from diffexp.reports.page import write_figures, write_page
+    from diffexp.runs.reader import read_runs
+    from diffexp.system.files import refuse_existing
+
+    load_plugins(plugins)
+    runs = read_runs(paths)
+    refuse_existing(out, "--out", overwrite=overwrite)
+    written = write_figures(runs, figures, overwrite=overwrite) if figures is not None else []
+    write_page(runs, out)
+    click.echo(f"{len(runs)} run{'s' * (len(runs) > 1)}: {out}")
+    if figures is not None:
+        click.echo(f"{len(written)} files: {figures}")
+
+
+@click.command()
+@_RUNS
+@PLUGIN
+def compare(paths: tuple[Path, ...], plugins: tuple[str, ...]) -> None:
+    """Print what differs between runs, or the trials of a sweep: configs, scores, cost, versions."""
+    from diffexp.config.plugins import load_plugins
+    from diffexp.reports.tables import comparable, cost, differing_keys, environments, likelihoods, overview
+    from diffexp.runs.reader import read_runs
+
+    load_plugins(plugins)
+    runs = read_runs(paths)
+    told = overview(runs)
+    # of few runs, a column each is easier to read
+    tables = [told.transposed() if len(runs) <= 4 else told, *(group.table(runs) for group in comparable(runs))]
+    bits = likelihoods(runs)
+    tables += [*([bits] if bits is not None else []), cost(runs)]
+    if any(key.startswith(("model.schedule", "model.timesteps")) for key in differing_keys(runs)):
+        from diffexp.reports.schedules import schedules, terminal_signals  # imports torch
+
+        tables.append(terminal_signals(schedules(runs)))
+    versions = environments(runs)
+    if len(versions.head) > 1:
+        tables.append(versions.transposed() if len(runs) <= 4 else versions)
+    for table in tables:
+        click.echo(f"# {table.title}\n\n{table.markdown()}")
+
+
+@click.group()
+def dashboard() -> None:
+    """Views of runs in W&B."""
+
+
+@dashboard.command()
+@_RUNS
+@click.option("--name", default="diffexp", show_default=True, help="Of the view.")
+@click.option("--entity", help="Instead of the one in the runs' configs, or yours.")
+@click.option("--project", help="Instead of the one in the runs' configs.")
+def push(paths: tuple[Path, ...], name: str, entity: str | None, project: str | None) -> None:
+    """Save a view of the runs' W&B project: loss, scores by sampler, swept keys, samples, what differs.
+
+    Needs pip install 'diffexp[dashboard]', and to be logged in.
+    """
+    from diffexp.reports.dashboard import push_view
+    from diffexp.runs.reader import read_runs
+
+    click.echo(push_view(read_runs(paths), name, entity, project))

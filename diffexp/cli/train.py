@@ -1,0 +1,84 @@
+"""`diffexp train`."""
+
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import click
+
+from diffexp.cli.options import OVERRIDES, PLUGIN, TRIAL
+
+if TYPE_CHECKING:
+    from diffexp.callbacks.score import ScoreSamples
+    from diffexp.commands.train import Outcome
+
+
+@click.command()
+@click.argument("config")
+@OVERRIDES
+@click.option("--resume", is_flag=True, help="Go on with the run in CONFIG's directory (or run_dir).")
+@TRIAL
+@PLUGIN
+def train(
+    config: str,
+    overrides: tuple[str, ...],
+    resume: bool,
+    trial: tuple[str, str] | None,
+    plugins: tuple[str, ...],
+) -> None:
+    """Train what CONFIG describes.
+
+    CONFIG is a YAML file, a run's directory, or the name of a ready config (digits, fashion_mnist, …).
+    Overrides are dotted keys: optim.lr=1e-3 model.schedule.name=linear.
+    """
+    from diffexp.config.load import load_experiment
+    from diffexp.config.plugins import load_plugins
+    from diffexp.config.sources import find_config
+    from diffexp.config.trial import Trial
+    from diffexp.system.signals import defer_signals, exit_on_signal
+
+    defer_signals()
+    load_plugins(plugins)
+    experiment = load_experiment(config, overrides, Trial.parse(*trial) if trial else None)
+    from diffexp.commands.locate import locate_run, located
+    from diffexp.commands.train import train_run
+
+    exit_on_signal()  # until training listens itself
+    experiment = located(experiment)
+    outcome = train_run(experiment, locate_run(experiment, find_config(config), resume=resume), list(plugins))
+    if not outcome.is_main:
+        return  # the exit code is the first process's to give; for another one than 0, Lightning would kill it
+    with suppress(OSError):
+        _report(outcome, plugins)
+    if outcome.stopped_by is not None:
+        sys.exit(128 + outcome.stopped_by)
+
+
+def _report(outcome: "Outcome", plugins: tuple[str, ...]) -> None:
+    """Say where to look, what sampling cost, and how to go on."""
+    run = outcome.run
+    click.echo(f"\n{outcome.step} of {outcome.steps} steps done: {run.path}")
+    if outcome.drawn:
+        click.echo(f"\n{'sampler':<12} {'calls':>6} {'images':>7} {'seconds':>8}")
+        for name, drawn in outcome.drawn.items():
+            click.echo(f"{name:<12} {drawn.network_calls:>6} {drawn.images:>7} {drawn.seconds:>8.1f}")
+        click.echo(f"\nlook at {run.samples / f'step-{outcome.step:08d}.png'}")
+    if outcome.score is not None and outcome.score.scored:
+        _report_scores(outcome.score)
+    if outcome.stopped_by is not None:
+        again = "".join(f" --plugin {module}" for module in plugins)
+        click.echo(f"go on with: diffexp train {run.path} --resume{again}")
+
+
+def _report_scores(score: "ScoreSamples") -> None:
+    """A table of the last scores, and what is needed to read them."""
+    rules, scored = score.protocol(), list(score.scored.values())
+    click.echo(f"\n{'scored sampler':<24} {'images':>7} {'seconds':>8}  {rules.metric('fd')}")
+    for each in scored:
+        fd = each.scores["fd"]
+        row = f"{each.label:<24} {each.scores.count:>7} {each.seconds:>8.1f}"
+        click.echo(f"{row}  {fd.value:.3g} ± {fd.error:.2g}")
+    click.echo(
+        f"\nstep {score.scored_step}, {score.weights} weights; lower is better, and a perfect generator would have "
+        f"about {scored[0].scores['fd'].expected:.2g}; protocol {rules.id}"
+    )

@@ -1,0 +1,105 @@
+"""`diffexp import`: a model of another library as an exported file of ours."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diffexp.checkpoints.export import export_weights
+from diffexp.checkpoints.exported_file import EXPORTED
+from diffexp.checkpoints.load import TrainedModel, build_trained
+from diffexp.config.load import imported_experiment
+from diffexp.config.schemas.experiment import Experiment
+from diffexp.config.schemas.models.diffusion import DiffusionConfig
+from diffexp.config.schemas.networks import UNetConfig
+from diffexp.config.schemas.requests import ImportRequest
+from diffexp.convert import ddpm, diffusers, unet_names
+from diffexp.errors import UserError
+from diffexp.runs.directory import config_text
+from diffexp.system.files import atomic_write_text, check_writable, refuse_existing
+
+log = logging.getLogger(__name__)
+
+
+def import_model(path: Path, request: ImportRequest, overrides: Sequence[str]) -> tuple[Path, Path]:
+    """Write NAME.safetensors, which every command takes like a checkpoint, and NAME.yaml, which trains on from it.
+
+    Args:
+        path: a diffusers folder, or a checkpoint of the DDPM or DDIM authors' code.
+        request: where to.
+        overrides: the experiment's keys that the model does not tell, such as data.name.
+
+    Returns:
+        Both files.
+
+    Raises:
+        UserError: if it cannot be read, our network is not that one, or the files cannot be written.
+    """
+    out = Path(request.out) if request.out is not None else Path(f"{path.resolve().stem}{EXPORTED}")
+    config = out.with_suffix(".yaml")
+    if out.suffix != EXPORTED:
+        raise UserError(f"out: {out} must end in {EXPORTED}")
+    for file in (out, config):
+        refuse_existing(file, "out", overwrite=request.overwrite)
+    check_writable(out, "out")
+    model, size, channels, tensors, names = _read(path, request.image_size)
+    experiment = imported_experiment(str(path), model, size, channels, overrides)
+    _warn_of_guesses(path, model, overrides)
+    weights = _ours(path, experiment, tensors, names)
+    trained = TrainedModel(path, 0, experiment, {"ema": weights})
+    build_trained(trained, "ema", "cpu")  # refuses what does not fit
+    export_weights(trained, "ema", out)
+    atomic_write_text(config, config_text(replace(experiment, init=str(out.absolute()))))
+    return out, config
+
+
+def _warn_of_guesses(path: Path, model: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Warn of what neither the model nor an override says of the process that it was trained on."""
+    guessed = [
+        f"model.{key}"
+        for key in ("timesteps", "schedule", "prediction")
+        if key not in model and not any(text.startswith((f"model.{key}=", f"model.{key}.")) for text in overrides)
+    ]
+    if guessed:
+        log.warning(
+            "%s: expected a scheduler_config.json, got none. diffexp assumes its defaults for %s; give these keys if "
+            "the model was trained otherwise",
+            *(path, ", ".join(guessed)),
+        )
+
+
+def _read(
+    path: Path, image_size: int | None
+) -> tuple[dict[str, Any], int, int, dict[str, Tensor], unet_names.Names | None]:
+    """(keys of our model, image_size, channels, their tensors, their names if these do not depend on the network)."""
+    if path.is_dir():
+        if not diffusers.is_diffusers(path):
+            raise UserError(f"{path}: has no model_index.json and no config.json, so it is no folder of diffusers")
+        return *diffusers.read(path), None
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or folder; nothing is downloaded, so fetch it first")
+    tensors = ddpm.read(path)
+    channels = int(tensors["conv_in.weight"].shape[1])
+    size = ddpm.image_size(tensors) if image_size is None else image_size
+    if size is None:
+        raise UserError(f"{path}: image_size: expected a number, as no weights say it without attention, got null")
+    model = {"network": ddpm.network(tensors, size), **ddpm.PROCESS}
+    return model, size, channels, tensors, ddpm.NAMES
+
+
+def _ours(
+    path: Path, experiment: Experiment, tensors: dict[str, Tensor], names: unet_names.Names | None
+) -> dict[str, Tensor]:
+    model = experiment.model
+    assert isinstance(model, DiffusionConfig)
+    assert isinstance(model.network, UNetConfig)
+    names = names or diffusers.names(model.network)
+    try:
+        return unet_names.to_ours(tensors, names, model.network, experiment.data.image_size)
+    except KeyError as error:
+        raise UserError(f"{path}: lacks {error.args[0]}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is another network than its config says: {error}") from error

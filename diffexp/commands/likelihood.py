@@ -1,0 +1,139 @@
+"""`diffexp evaluate … metrics=bpd`: bits per dimension of real images under a trained model."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from diffexp.checkpoints.load import TrainedModel, build_trained
+from diffexp.config.merge import as_dict
+from diffexp.config.schemas.requests import ESTIMATES, EvaluateRequest, estimate_settings
+from diffexp.data.datamodule import ImageDataModule
+from diffexp.errors import UserError, writing
+from diffexp.evaluation.evaluator import default_out
+from diffexp.formatting import markdown_table
+from diffexp.system.devices import autocast
+from diffexp.system.files import atomic_write_text, check_writable, refuse_others, sha256
+from diffexp.system.locks import locked
+
+# Of how the estimates are made: values of different versions do not continue each other.
+_VERSION = 2
+
+
+@dataclass
+class Likelihood:
+    """Bits per dimension.
+
+    Attributes:
+        about: what makes them comparable, as plain data.
+        values: of each image so far, by the name of the estimate.
+    """
+
+    about: dict[str, Any]
+    values: dict[str, list[float]]
+
+    @property
+    def done(self) -> int:
+        """How many images are."""
+        return len(next(iter(self.values.values()), []))
+
+    def markdown(self) -> str:
+        """Means with their standard errors, as Markdown."""
+        about = self.about
+        lines = [
+            f"# {about['run']}, step {about['step']}, {about['weights']} weights\n",
+            f"Bits per dimension of {self.done} images, {about['likelihood']['split']} split of {about['dataset']}:\n",
+        ]
+        rows = []
+        for name, values in self.values.items():
+            error = f" ± {stdev(values) / len(values) ** 0.5:.2g}" if len(values) > 1 else ""
+            told = [ESTIMATES.get(name, name), estimate_settings(name, about), f"{fmean(values):.4f}{error}"]
+            rows.append([*told, str(about["network_calls"][name])])
+        table = markdown_table(["estimate", "settings", "bits/dim", "network calls an image"], rows)
+        return "\n".join(lines) + "\n" + table
+
+
+def evaluate_likelihood(trained: TrainedModel, request: EvaluateRequest) -> tuple[Likelihood, Path]:
+    """Estimate the bits per dimension, or those of the images left when it was interrupted.
+
+    Returns:
+        The estimates, and the folder with likelihood.json and likelihood.md.
+
+    Raises:
+        UserError: for a model without likelihood, data or folders that do not fit.
+    """
+    experiment = trained.experiment
+    model = build_trained(trained, request.weights, request.accelerator)
+    wanted = model.resolved_likelihood(request.likelihood)
+    images = ImageDataModule.from_config(experiment.data, 1, 0).images(wanted.split)
+    if images.image_shape != model.image_shape:
+        raise UserError(f"data: the images are {images.image_shape}, but the model's {model.image_shape}")
+    count = min(request.count, len(images))
+    chosen = torch.arange(count) * len(images) // count
+    calls = model.likelihood_calls(wanted)
+    about = {
+        "version": _VERSION,
+        "run": trained.name,
+        "checkpoint": sha256(trained.path),
+        "step": trained.step,
+        "weights": request.weights,
+        "count": count,
+        "seed": request.seed,
+        "dataset": experiment.data.name,
+        "likelihood": as_dict(wanted),
+        "network_calls": calls,
+    }
+    folder = Path(request.out) if request.out is not None else default_out(trained, "bpd", about)
+    check_writable(folder, "out")
+    # densities lose too much in bfloat16
+    precision = "32-true" if request.precision == "auto" else request.precision
+    if precision == "bf16-true":
+        raise UserError(
+            "precision: expected 32-true, bf16-mixed or 16-mixed with metrics=bpd, got bf16-true. Use 32-true."
+        )
+    with locked(folder, "out"):
+        found = _begun(folder, about)
+        starts = range(found.done, count, request.batch_size)
+        with (
+            autocast(precision, model.device),
+            tqdm(total=len(starts) * sum(calls.values()), desc="bits/dim", unit="call", delay=1) as bar,
+        ):
+            for start in starts:
+                mine = chosen[start : start + request.batch_size]
+                batch = images.fetch(mine).to(model.device)
+                for name, bits in model.bits_per_dim(batch, mine.tolist(), request.seed, wanted, bar.update).items():
+                    found.values.setdefault(name, []).extend(bits.tolist())
+                _write(found, folder)
+    return found, folder
+
+
+def _begun(folder: Path, about: dict[str, Any]) -> Likelihood:
+    """What an earlier evaluation has left there.
+
+    Raises:
+        UserError: if that was another one, or is damaged.
+    """
+    path = folder / "likelihood.json"
+    if not path.is_file():
+        refuse_others(folder, "likelihood.md")
+        return Likelihood(about, {})
+    try:
+        before = json.loads(path.read_text())
+        same, values = before["about"] == json.loads(json.dumps(about)), dict(before["values"])
+        if len({len(each) for each in values.values()}) > 1:
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged. Remove both files likelihood.* in {folder} to start over.") from error
+    if not same:
+        raise UserError(f"out: {folder} holds another evaluation; give another out=…")
+    return Likelihood(about, values)
+
+
+def _write(found: Likelihood, folder: Path) -> None:
+    with writing(f"out: {folder}"):
+        atomic_write_text(folder / "likelihood.json", json.dumps({"about": found.about, "values": found.values}) + "\n")
+        atomic_write_text(folder / "likelihood.md", found.markdown())

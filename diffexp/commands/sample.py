@@ -1,0 +1,148 @@
+"""Samples from a trained model, for `diffexp sample`."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffexp.checkpoints.load import TrainedModel
+from diffexp.config.merge import as_dict, differing
+from diffexp.config.schemas.requests import EvaluateRequest, SampleRequest
+from diffexp.config.schemas.samplers import SamplerConfig
+from diffexp.data.grids import grid, save_png, to_picture
+from diffexp.errors import UserError, writing
+from diffexp.models.base import GenerativeModel, as_pixels
+from diffexp.models.batch_size import images_at_once
+from diffexp.models.precision import sampling_precision
+from diffexp.runs.directory import Run
+from diffexp.system.devices import out_of_memory_explained, precision_for
+from diffexp.system.files import atomic_write, check_writable, refuse_existing
+
+# Formats that somebody may expect; a folder of such a name would surprise.
+_NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npy", ".pt", ".zip")
+
+# What the images of a folder are named.
+_NUMBERED = re.compile(r"\d{6,}\.png")
+
+# Keys that say where and how fast images are drawn, which no file's name tells.
+_UNNAMED = ("batch_size", "memory_gb", "accelerator", "precision", "compile", "cuda_graphs", "out", "overwrite")
+
+# What to do when a GPU's memory does not suffice.
+SMALLER = "Set a smaller batch_size, or memory_gb to the GiB that sampling may take."
+
+
+def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:
+    """uint8 (count, C, H, W), batch by batch, with a progress bar over network calls."""
+    batches = []
+    with sampling_precision(model, precision_for(request.precision, model.device)):
+        size = min(fitted_batch_size(model, [request.sampler], request), request.count)
+        starts = range(0, request.count, size)
+        total = len(starts) * model.network_calls(request.sampler)
+        with (
+            out_of_memory_explained("batch_size", size, SMALLER),
+            tqdm(total=total, desc=f"sample {request.sampler.name}", unit="call", delay=1) as bar,
+        ):
+            for start in starts:
+                indices = range(start, min(start + size, request.count))
+                images = model.sample(request.sampler, indices, request.seed, on_call=bar.update)
+                batches.append(as_pixels(images).cpu())
+    return torch.cat(batches)
+
+
+def fitted_batch_size(
+    model: GenerativeModel, samplers: Iterable[SamplerConfig], request: SampleRequest | EvaluateRequest
+) -> int:
+    """Images to sample at once with any of the samplers, in the memory that is given; prepares the model for them.
+
+    Raises:
+        UserError: if one image takes more memory, or the model cannot be compiled or recorded.
+    """
+    size = request.batch_size
+    if request.memory_gb is not None:
+        size = min(images_at_once(model, sampler, size, request.memory_gb) for sampler in samplers)
+    if request.compile:
+        model.compile_network(sampling=True)
+    if request.cuda_graphs:
+        model.use_cuda_graphs()
+    return size
+
+
+def default_out(trained: TrainedModel, request: SampleRequest) -> Path:
+    """Where a grid goes when no `out` is given: drawings/ in the run's directory, else in the folder of the file.
+
+    The name tells what was drawn: the sampler, its steps if it has any, and each further key not at its default.
+    """
+    sampler = request.sampler
+    parts = [trained.path.stem, *sampler.brief()]
+    defaults = SampleRequest(sampler=sampler.plain())
+    for key, _, value in differing(as_dict(defaults), as_dict(request)):
+        if key not in _UNNAMED:
+            parts.append(f"{key.removeprefix('sampler.')}={value}")
+    return Run(trained.folder).drawings / f"{'-'.join(parts)}.png"
+
+
+def save(images: Tensor, out: Path, *, overwrite: bool = False) -> None:
+    """Write images as a grid (.png), an array (.npz) or, without either suffix, a folder of PNGs.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        out: the file or folder.
+        overwrite: whether to replace an earlier drawing.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    check_out(out, overwrite=overwrite)  # once more: another process may have written it meanwhile
+    with writing(f"out: {out}"):
+        if out.suffix.lower() == ".png":
+            save_png(grid(images), out)
+        elif out.suffix.lower() == ".npz":
+            with atomic_write(out) as file:
+                np.savez(file, images=images.permute(0, 2, 3, 1).contiguous().numpy())
+        else:
+            for old in out.iterdir() if out.is_dir() else ():
+                old.unlink()  # all of an earlier drawing, of which fewer images may follow
+            for index, image in enumerate(images):
+                save_png(to_picture(image), out / f"{index:06d}.png")
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse a place that cannot be written, or whose content must stay, before anything is sampled.
+
+    Args:
+        out: the file or folder.
+        overwrite: whether to replace a file, or the numbered PNGs of a folder that holds nothing else.
+
+    Raises:
+        UserError: saying why.
+    """
+    suffix = out.suffix.lower()
+    if suffix in _NOT_WRITTEN:
+        raise UserError(f"out: {suffix} is not written; give a .png, an .npz or the name of a folder")
+    check_writable(out, "out")
+    if suffix in (".png", ".npz"):
+        if out.is_dir():
+            raise UserError(f"out: {out} is a folder")
+        if _is_samples(out.parent):
+            raise UserError(
+                f"out: expected a place outside {out.parent}, which holds the training's grids, got {out}. Write to "
+                "another folder, such as the run's drawings/."
+            )
+        refuse_existing(out, "out", overwrite=overwrite)
+    elif out.is_file():
+        raise UserError(f"out: {out} is a file; a name without .png or .npz is a folder for PNGs")
+    elif out.is_dir():
+        others = [file.name for file in sorted(out.iterdir()) if not _NUMBERED.fullmatch(file.name)]
+        if others:
+            raise UserError(f"out: expected an empty or a new folder, got {out} with {others[0]}. Give another out.")
+        if any(out.iterdir()):
+            refuse_existing(out, "out", overwrite=overwrite)
+
+
+def _is_samples(folder: Path) -> bool:
+    run = Run(folder.resolve().parent)
+    return folder.resolve() == run.samples and run.exists()

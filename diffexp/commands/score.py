@@ -1,0 +1,133 @@
+"""`diffexp score A B`: images that are already there against a dataset, other images, or published statistics."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from diffexp.config.load import load_score_request
+from diffexp.config.schemas.experiment import Experiment
+from diffexp.config.schemas.requests import ScoreRequest
+from diffexp.config.schemas.scoring import ReferenceConfig
+from diffexp.data.datamodule import ImageDataModule
+from diffexp.data.images import ImageSet
+from diffexp.data.load_images import load_images
+from diffexp.errors import UserError, writing
+from diffexp.evaluation.extractors import build_extractor
+from diffexp.evaluation.extractors.base import Extractor, check_count
+from diffexp.evaluation.metrics.metric_set import MetricSet
+from diffexp.evaluation.protocol import Protocol, protocol
+from diffexp.evaluation.reference import Reference, batches, of_images, read_published, reference
+from diffexp.evaluation.scores import Scores
+from diffexp.system.devices import device_for
+from diffexp.system.files import atomic_write_text, check_writable, refuse_existing
+
+
+@dataclass(frozen=True)
+class Result:
+    """The scores of a set of images, how they were made, and against what."""
+
+    scores: Scores
+    rules: Protocol
+    reference: Reference
+
+    def text(self) -> str:
+        """The scores, one a line, each with what is needed to read it."""
+        lines = [
+            self.scores.text(self.rules),
+            f"{self.scores.count} images against {self.reference}; protocol {self.rules.id}",
+        ]
+        if self.reference.path is not None:
+            lines.append(f"reference (mu and sigma): {self.reference.path}")
+        return "\n".join(lines)
+
+
+def is_images(path: Path) -> bool:
+    """Whether a path is a .npz, or a folder or zip of images, and not a config or a run's directory."""
+    return path.suffix.lower() in (".npz", ".zip") or (path.is_dir() and not (path / "config.yaml").is_file())
+
+
+def score(first: Path, second: Path | Experiment, overrides: Sequence[str]) -> Result:
+    """Score the images of `first`.
+
+    Args:
+        first: a .npz, a folder or a zip of images.
+        second: the same, or a .npz with mu and sigma, or an experiment whose dataset is meant.
+        overrides: ``key=value`` texts.
+
+    Raises:
+        UserError: for images, extractors or counts that do not fit.
+    """
+    request = load_score_request(overrides, None if isinstance(second, Path) else second)
+    if request.out is not None:
+        check_writable(Path(request.out), "out")
+        if Path(request.out).is_dir():
+            raise UserError(f"out: {request.out} is a folder; give the name of a .json")
+        refuse_existing(Path(request.out), "out", overwrite=request.overwrite)
+    if isinstance(second, Path) and replace(request.reference, cache=None) != ReferenceConfig():
+        raise UserError(f"reference: {second} is the reference; its split, count and file say nothing here")
+    images = load_images(first)
+    extractor = build_extractor(request.extractor, images.image_shape).to(device_for(request.accelerator))
+    count = len(images) if request.count is None else request.count
+    if count > len(images):
+        raise UserError(f"count: {count}, but {first} holds {len(images)} images")
+    check_count(count, extractor, str(first) if request.count is None else "count")
+    compared = _reference(second, request, images, extractor)
+    metrics = MetricSet.of(compared, extractor, count)
+    indices = torch.arange(count) * len(images) // count
+    for start, batch in batches(images, indices, request.batch_size, str(first)):
+        metrics.update(batch, start)
+    scores = Scores(count, metrics.compute())
+    result = Result(scores, protocol(count, extractor, compared), compared)
+    if request.out is not None:
+        _write(Path(request.out), result)
+    return result
+
+
+def _reference(second: Path | Experiment, request: ScoreRequest, images: ImageSet, extractor: Extractor) -> Reference:
+    if isinstance(second, Experiment):
+        data = ImageDataModule.from_config(second.data, 1, second.seed)
+
+        def others() -> ImageSet:
+            loaded = data.images(request.reference.split)
+            _same_shape(images, loaded)
+            return loaded
+
+        return reference(second.data, others, request.reference, extractor, request.batch_size)
+    if second.suffix.lower() == ".npz" and _holds_statistics(second):
+        return read_published(second, extractor)
+    given = load_images(second)
+    _same_shape(images, given)
+    check_count(len(given), extractor, str(second))
+    return of_images(given, extractor, request.batch_size, second.name)
+
+
+def _holds_statistics(path: Path) -> bool:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return "mu" in file
+    except (OSError, ValueError, EOFError, TypeError, BadZipFile):
+        return False
+
+
+def _same_shape(images: ImageSet, others: ImageSet) -> None:
+    if images.image_shape != others.image_shape:
+        raise UserError(
+            f"the images are {images.image_shape} (channels, height, width), those they are to be compared with "
+            f"{others.image_shape}; resizing would change the score, so do it before, and the same way for both"
+        )
+
+
+def _write(path: Path, result: Result) -> None:
+    content = {
+        "metric": result.rules.metric("fd"),
+        "protocol": result.rules.id,
+        "scores": result.scores.as_dict(),
+        "details": result.rules.details,
+    }
+    with writing(f"out: {path}"):
+        atomic_write_text(path, json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,180 @@
+"""Builds everything from a config and fits: the only place where the parts meet."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals
+
+import lightning as L
+
+from diffexp.callbacks.checkpoint import StepCheckpoint
+from diffexp.callbacks.ema import EMA
+from diffexp.callbacks.progress import StepProgress
+from diffexp.callbacks.sample_grid import GridCost, SampleGrid
+from diffexp.callbacks.score import ScoreSamples
+from diffexp.callbacks.status import StatusFile
+from diffexp.callbacks.stop_on_signal import StopOnSignal
+from diffexp.checkpoints.init import init_weights
+from diffexp.commands.locate import locate_run, located
+from diffexp.commands.resume import complete_records, newest_checkpoint, tidy
+from diffexp.commands.trainer import build_trainer, choose_precision, fit, quieten
+from diffexp.config.load import load_experiment
+from diffexp.config.merge import as_dict
+from diffexp.config.plugins import load_plugins
+from diffexp.config.registry import imported
+from diffexp.config.schemas.experiment import Experiment
+from diffexp.config.sources import find_config
+from diffexp.data.datamodule import ImageDataModule
+from diffexp.loggers.build import build_loggers, finish_loggers
+from diffexp.models.build import build_training_model, check_images
+from diffexp.runs.directory import RUN_VARIABLE, Run, config_text
+from diffexp.runs.environment import describe_environment
+from diffexp.system.devices import (
+    determinism_restored,
+    device_for,
+)
+from diffexp.system.distributed import is_main_process
+from diffexp.system.locks import locked
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        run: its directory.
+        step: optimiser steps done, of `steps`.
+        drawn: by sampler, what the last grid cost.
+        score: the callback that has scored, or None.
+        stopped_by: the signal that ended it before the last step, or None.
+        is_main: whether this is the process that reports, the first of all.
+    """
+
+    run: Run
+    step: int
+    steps: int
+    drawn: dict[str, GridCost]
+    score: ScoreSamples | None
+    stopped_by: Signals | None
+    is_main: bool = True
+
+
+def train(
+    config: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    plugins: Sequence[str] = (),
+    callbacks: Sequence[L.Callback] = (),
+) -> Outcome:
+    """Train what a config describes, as `diffexp train` does.
+
+    Args:
+        config: a YAML file, a run's directory, or the name of a ready config ("digits").
+        overrides: ``key=value`` texts.
+        resume: resume the run in the config's directory, or in run_dir, from its latest checkpoint.
+        plugins: modules to import first.
+        callbacks: further ones, that act after diffexp's.
+
+    Returns:
+        How it ended; `Outcome.run.path` is the run's directory.
+
+    Raises:
+        UserError: for anything wrong with the config, data or hardware, or a training that diverges.
+        EnvironmentFailure: if the directory is in use, or no checkpoint can be saved.
+    """
+    load_plugins(plugins)
+    experiment = located(load_experiment(str(config), overrides))
+    run = locate_run(experiment, find_config(str(config)), resume=resume)
+    return train_run(experiment, run, list(plugins), callbacks)
+
+
+def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequence[L.Callback] = ()) -> Outcome:
+    """Train in a run's directory, from its newest checkpoint if it has one. No other process can meanwhile.
+
+    Args:
+        experiment: what to train.
+        run: where: from `diffexp.commands.locate`.
+        plugins: the modules named by --plugin, for the record.
+        callbacks: further ones, that act after ours.
+
+    Raises:
+        UserError: for data, hardware or a schedule that do not fit the config; nothing is written then. Also for a
+            training that diverges.
+        EnvironmentFailure: if the directory is in use, or no checkpoint can be saved any more.
+    """
+    quieten()
+    try:
+        with determinism_restored(), locked(run.path, "run_dir") if is_main_process() else nullcontext():
+            return _train(experiment, run, plugins, callbacks)
+    except BaseException:
+        run.discard_if_empty()
+        raise
+    finally:
+        if is_main_process():
+            os.environ.pop(RUN_VARIABLE, None)  # what this process starts later is another run
+
+
+def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequence[L.Callback]) -> Outcome:
+    # what may be wrong, before anything is written
+    precision = choose_precision(experiment, run)
+    model = build_training_model(experiment)
+    data = ImageDataModule.from_config(experiment.data, experiment.training.batch_size, experiment.seed)
+    check_images(data.images("train"), model)
+    stop = StopOnSignal()
+    ema = EMA.from_config(experiment)
+    grids = SampleGrid.from_config(experiment, run, data, ema, stop.is_asked)
+    score = ScoreSamples.from_config(experiment, run, data, ema, stop.is_asked)
+    fingerprint = data.images("train").brief_fingerprint()
+    start = newest_checkpoint(experiment, run, fingerprint)
+    if start is None:
+        init_weights(model, experiment)
+
+    if is_main_process():
+        tidy(run, experiment.checkpoint.keep)
+    steps, newest = experiment.training.max_steps, start.path if start is not None else None
+    periodic = [each for each in (grids, score) if each is not None]
+    if start is not None and start.step == steps and all(each.finished(steps) for each in periodic):
+        if is_main_process():
+            complete_records(run, experiment, start)
+        return Outcome(run, steps, steps, {}, None, None)
+    if is_main_process():
+        _describe(experiment, run, plugins, precision, newest)
+
+    step, checksum = (start.step, start.checksum) if start is not None else (0, None)
+    loggers = build_loggers(experiment.loggers, run, step, experiment.wandb, as_dict(experiment), checksum)
+    saver = StepCheckpoint.from_config(experiment, run, fingerprint, loggers)
+    parts = [  # they act in this order at the end of a step: average, save, and only then what takes long
+        StepProgress(),
+        *(imported(place)(**settings) for place, settings in experiment.model.callbacks().items()),
+        ema,
+        saver,
+        grids,
+        score,
+        stop,
+        StatusFile.from_run(run, resumed=start is not None),
+        *callbacks,
+    ]
+    trainer = build_trainer(experiment, run, precision, loggers, saver, parts)
+    fit(trainer, model, data, newest, run, experiment.training.batch_size)
+
+    step = trainer.global_step
+    complete = step >= steps and all(each.finished(step) for each in periodic)
+    stopped_by = None if complete else stop.received
+    finish_loggers(trainer.loggers, stopped_by)
+    drawn = grids.drawn if grids is not None else {}
+    return Outcome(run, step, steps, drawn, score, stopped_by, is_main=trainer.is_global_zero)
+
+
+def _describe(experiment: Experiment, run: Run, plugins: list[str], precision: str, newest: Path | None) -> None:
+    """Make the run's directory, and say where training starts."""
+    run.describe(config_text(experiment), {**describe_environment(plugins), "precision": precision})
+    settings = experiment.training
+    begun = "from the start" if newest is None else f"on from {newest}"
+    device = device_for(settings.accelerator).type
+    with suppress(OSError):
+        print(f"{run.path}: {begun}, on {settings.devices * settings.num_nodes} × {device}", file=sys.stderr)
+    os.environ[RUN_VARIABLE] = str(run.path)

@@ -1,0 +1,216 @@
+"""Configs: typed, layered, checked without torch. See `load_experiment`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from diffexp.config.context import Context
+from diffexp.config.merge import as_dict, merge
+from diffexp.config.schemas.experiment import Experiment, SampleGridConfig
+from diffexp.config.schemas.loggers import LOGGERS
+from diffexp.config.schemas.models.base import default_samplers_of
+from diffexp.config.schemas.models.diffusion import DiffusionConfig
+from diffexp.config.schemas.requests import (
+    EvaluateRequest,
+    ExportRequest,
+    ExtractorRequest,
+    ImportRequest,
+    SampleRequest,
+    ScoreRequest,
+)
+from diffexp.config.schemas.scoring import ScoreConfig
+from diffexp.config.sources import Layer, file_layers, find_config, override_layer, parse_yaml, stored_layer
+from diffexp.config.trial import Trial
+from diffexp.config.validate import context_of, validate
+from diffexp.errors import UserError
+
+__all__ = [
+    "about_data",
+    "amended",
+    "experiment_from_text",
+    "imported_experiment",
+    "load_evaluate_request",
+    "load_experiment",
+    "load_export_request",
+    "load_extractor_training",
+    "load_import_request",
+    "load_sample_request",
+    "load_score_request",
+]
+
+
+def load_experiment(config: str, overrides: Sequence[str] = (), trial: Trial | None = None) -> Experiment:
+    """The experiment that a config file, a run directory or a ready config describes, with overrides.
+
+    Args:
+        config: see `find_config`.
+        overrides: ``key=value`` texts.
+        trial: of a sweep, whose values win over everything.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    return _experiment(_layers(Experiment, config, overrides, trial))
+
+
+def _layers(schema: type, config: str, overrides: Sequence[str], trial: Trial | None) -> list[Layer]:
+    given = [override_layer(text) for text in overrides]
+    if trial is None:
+        return [*file_layers(find_config(config)), *given]
+    based = file_layers(find_config(trial.base)) if trial.base is not None else []
+    return [*file_layers(find_config(config)), *based, trial.defaults(schema), *given, trial.values()]
+
+
+def _experiment(layers: Sequence[Layer]) -> Experiment:
+    """The checked experiment that layers give. Where they name no samplers, it has those usual for their model."""
+    models = (layer.values.get("model") for layer in layers)
+    names = [each["name"] for each in models if isinstance(each, dict) and "name" in each]
+    usual = default_samplers_of(names[-1] if names else DiffusionConfig.name)
+    defaults = Experiment(sample_grid=SampleGridConfig(samplers=dict(usual)))
+    if any("score" in layer.values for layer in layers):
+        defaults.score = ScoreConfig(samplers=dict(list(usual.items())[:1]))
+    merged = merge(defaults, layers)
+    validate(merged, context_of(merged.config))
+    return merged.config
+
+
+def experiment_from_text(text: str, source: str, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment in a config.yaml's text that was found in `source`, as inside a checkpoint, with overrides.
+
+    Loggers of plugins that are not loaded are left out: what was trained can be used without them.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    values, texts = parse_yaml(text, source)
+    if isinstance(values.get("loggers"), list):
+        values["loggers"] = [name for name in values["loggers"] if name in LOGGERS.names]
+    return _experiment([stored_layer(source, values, texts), *map(override_layer, overrides)])
+
+
+def load_sample_request(overrides: Sequence[str], experiment: Experiment) -> SampleRequest:
+    """What to sample from a model trained by `experiment`.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    defaults = SampleRequest()
+    for sampler in list(experiment.model.default_samplers().values())[:1]:
+        defaults.sampler = sampler
+    merged = merge(defaults, [override_layer(text) for text in overrides])
+    validate(merged, context_of(experiment))
+    return merged.config
+
+
+def load_export_request(overrides: Sequence[str], experiment: Experiment) -> ExportRequest:
+    """What to export of a model trained by `experiment`.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    merged = merge(ExportRequest(), [override_layer(text) for text in overrides])
+    validate(merged, context_of(experiment))
+    return merged.config
+
+
+def load_import_request(overrides: Sequence[str]) -> tuple[ImportRequest, list[str]]:
+    """Where to import to, and the other overrides, which are about the experiment.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    own = [text for text in overrides if text.partition("=")[0] in as_dict(ImportRequest())]
+    merged = merge(ImportRequest(), [override_layer(text) for text in own])
+    validate(merged, Context())
+    return merged.config, [text for text in overrides if text not in own]
+
+
+def imported_experiment(
+    source: str, model: dict[str, Any], image_size: int, channels: int, overrides: Sequence[str]
+) -> Experiment:
+    """The experiment that would train an imported model.
+
+    Args:
+        source: of the model, for messages.
+        model: keys of its config.
+        image_size: height and width of its images.
+        channels: of its images.
+        overrides: ``key=value`` texts.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    given = [override_layer(text) for text in overrides]
+    if not any("name" in layer.values.get("data", {}) for layer in given):
+        raise UserError("data.name: is required: what the model was trained on, as in data.name=cifar10")
+    found = {"name": "imported", "model": {"name": "diffusion", **model}}
+    shape = {"data": {"image_size": image_size, "channels": channels}}
+    about = [layer for layer in given if "data" in layer.values]
+    others = [layer for layer in given if layer not in about]
+    return _experiment([*about, Layer(source, shape), Layer(source, found), *others])
+
+
+def load_evaluate_request(
+    table: str | None, overrides: Sequence[str], experiment: Experiment, trial: Trial | None = None
+) -> EvaluateRequest:
+    """What to evaluate of a model trained by `experiment`.
+
+    Args:
+        table: a file or ready config, as in `find_config`; None takes the one usual for the model.
+        overrides: ``key=value`` texts.
+        experiment: the training; its extractor and reference are the defaults.
+        trial: of a sweep, whose values win over everything.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    defaults = EvaluateRequest(wandb=replace(experiment.wandb))
+    if experiment.score is not None:
+        defaults = replace(defaults, extractor=experiment.score.extractor, reference=experiment.score.reference)
+    merged = merge(defaults, _layers(EvaluateRequest, table or experiment.model.default_table, overrides, trial))
+    if not merged.config.samplers:
+        merged.config.samplers = dict(experiment.model.default_samplers())
+    validate(merged, context_of(experiment))
+    return merged.config
+
+
+def about_data(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides whose key starts with "data.", and the others: commands on trained models take both."""
+    own = [text for text in overrides if text.startswith("data.")]
+    return own, [text for text in overrides if text not in own]
+
+
+def amended(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    """An experiment with overrides, for a trained model whose data lies elsewhere now.
+
+    Raises:
+        UserError: for anything wrong with them.
+    """
+    return _experiment([Layer("the training's config", as_dict(experiment)), *map(override_layer, overrides)])
+
+
+def load_score_request(overrides: Sequence[str], experiment: Experiment | None) -> ScoreRequest:
+    """How to score a set of images, against the data of `experiment` if that is given.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    defaults = ScoreRequest()
+    if experiment is not None and experiment.score is not None:
+        defaults = ScoreRequest(extractor=experiment.score.extractor, reference=experiment.score.reference)
+    merged = merge(defaults, [override_layer(text) for text in overrides])
+    validate(merged, Context() if experiment is None else context_of(experiment))
+    return merged.config
+
+
+def load_extractor_training(config: str, overrides: Sequence[str]) -> tuple[Experiment, ExtractorRequest]:
+    """What to train an extractor on, and how: overrides whose key starts with "data." say the former.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    data, rest = about_data(overrides)
+    experiment = load_experiment(config, data)
+    merged = merge(ExtractorRequest(), [override_layer(text) for text in rest])
+    validate(merged, context_of(experiment))
+    return experiment, merged.config

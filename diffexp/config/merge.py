@@ -1,0 +1,293 @@
+"""Layers of values → a typed config; every error names its source, its key and what was probably meant."""
+
+import copy
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from diffexp.config.registry import Component
+from diffexp.config.renamed import current_name
+from diffexp.config.select import LayerNode, hints_of, is_optional, select, without_none
+from diffexp.config.sources import Layer
+from diffexp.config.yaml_text import Place
+from diffexp.errors import UserError
+from diffexp.system.signals import defer_exit
+
+Schema = TypeVar("Schema")
+
+
+@dataclass(frozen=True)
+class Merged(Generic[Schema]):
+    """A typed config, and for each key that was given, the source that gave it last."""
+
+    config: Schema
+    sources: dict[str, str]
+
+    def where(self, key: str) -> str:
+        """``"source: key"`` for messages about a key; the source of a default is its schema."""
+        related = [
+            source
+            for given, source in self.sources.items()
+            if given == key or given.startswith(f"{key}.") or key.startswith(f"{given}.")
+        ]
+        return f"{related[-1] if related else 'default'}: {key}"
+
+
+@defer_exit()
+def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
+    """Merge the layers, later over earlier, over a dataclass instance that holds the defaults (and is used up).
+
+    Where the schema holds a `Component`, the last ``name:`` given decides its schema. Values given to an
+    earlier choice are kept where the last one has the same key, and dropped with the choice elsewhere.
+
+    Raises:
+        UserError: for an unknown key or name, a value of the wrong type, or a required key not given.
+    """
+    layers = [replace(layer, values=copy.deepcopy(layer.values)) for layer in layers]
+    skeleton = select(defaults, [LayerNode(layer.source, "", layer.values) for layer in layers])
+    root = _structured(skeleton)
+    leaves = [_leaf(skeleton, layer, path, value) for layer in layers for path, value in _leaves(layer.values)]
+    sources: dict[str, str] = {}
+    for batch in _batches(leaves):
+        _merge_batch(root, skeleton, batch)
+        for leaf in batch:
+            key = ".".join(leaf.path)
+            sources.pop(key, None)  # the order of the keys is that of their last source
+            sources[key] = leaf.source
+    try:
+        config = OmegaConf.to_object(root)
+    except MissingMandatoryValue:
+        _require_all(root, skeleton)
+        raise
+    assert isinstance(config, type(defaults))
+    return Merged(config, sources)
+
+
+@defer_exit()
+def as_dict(config: Any) -> dict[str, Any]:
+    """A typed config as nested plain data."""
+    return asdict(config)
+
+
+@defer_exit()
+def as_yaml(config: Any) -> str:
+    """A typed config as YAML, every key written out."""
+    return OmegaConf.to_yaml(asdict(config))
+
+
+def differing(first: dict[str, Any], second: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted key, value in first, value in second) for just the keys that differ; `MISSING` where absent."""
+    for key in [*first, *(key for key in second if key not in first)]:
+        one, two = first.get(key, MISSING), second.get(key, MISSING)
+        if isinstance(one, dict) and isinstance(two, dict):
+            yield from differing(one, two, f"{prefix}{key}.")
+        elif one != two:
+            yield f"{prefix}{key}", one, two
+
+
+_known: dict[Any, DictConfig] = {}
+
+
+def _structured(skeleton: Any) -> DictConfig:
+    """A typed DictConfig of a dataclass instance: a copy of one that is kept, as making it takes many times as long."""
+    key = _identity(skeleton)
+    if key not in _known:
+        try:
+            _known[key] = OmegaConf.structured(skeleton)
+        except OmegaConfBaseException as error:  # built-in schemas are right
+            raise UserError(f"a plugin's schema cannot be used: {str(error).splitlines()[0]}") from error
+    return copy.deepcopy(_known[key])
+
+
+def _identity(node: Any) -> Any:
+    """Equal for nodes with the same types and values, and hashable."""
+    if is_dataclass(node):
+        return type(node), *(_identity(getattr(node, each.name)) for each in fields(node))
+    if isinstance(node, dict):
+        return tuple((key, _identity(value)) for key, value in node.items())
+    return (type(node), tuple(map(_identity, node)) if isinstance(node, list) else node)
+
+
+# --- values ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """A value for one key, as the key wants it."""
+
+    source: str
+    path: tuple[str, ...]
+    value: Any
+    hint: Any
+
+    @property
+    def nested(self) -> Any:
+        nested = self.value
+        for part in reversed(self.path):
+            nested = {part: nested}
+        return nested
+
+    def refused(self, value: Any) -> UserError:
+        given = "null" if value is None else repr(value)
+        return UserError(f"{self.source}: {'.'.join(self.path)}: must be {describe(self.hint)}, not {given}")
+
+
+def _batches(leaves: Sequence[_Leaf]) -> Iterator[list[_Leaf]]:
+    """The leaves in order, as many at a time as say nothing of one another: they can be merged at once."""
+    batch: list[_Leaf] = []
+    taken: set[tuple[str, ...]] = set()  # paths of the batch, and all above them
+    given: set[tuple[str, ...]] = set()
+    for leaf in leaves:
+        above = {leaf.path[:length] for length in range(1, len(leaf.path))}
+        if leaf.path in taken or above & given:
+            yield batch
+            batch, taken, given = [], set(), set()
+        batch.append(leaf)
+        taken |= {leaf.path, *above}
+        given.add(leaf.path)
+    yield batch
+
+
+def _merge_batch(root: DictConfig, skeleton: Any, batch: Sequence[_Leaf]) -> None:
+    together: dict[str, Any] = {}
+    for leaf in batch:
+        _restore(root, skeleton, leaf.path)
+        node = together
+        for part in leaf.path[:-1]:
+            node = node.setdefault(part, {})
+        node[leaf.path[-1]] = leaf.value
+    try:
+        root.merge_with(together)
+    except (OmegaConfBaseException, ValueError, TypeError):
+        for leaf in batch:  # which of them is it?
+            try:
+                root.merge_with(leaf.nested)
+            except (OmegaConfBaseException, ValueError, TypeError) as error:
+                raise leaf.refused(leaf.value) from error
+        raise
+
+
+def _leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
+
+
+def _leaf(skeleton: Any, layer: Layer, path: tuple[str, ...], value: Any) -> _Leaf:
+    where = f"{layer.source}: {'.'.join(path)}"
+    hint = _hint_at(skeleton, path)
+    renamed = current_name(path) if hint is None else None
+    if renamed is not None:
+        raise UserError(f"{where}: this key has another name now. Write {'.'.join((*path[:-1], renamed))}.")
+    if hint is None:
+        raise UserError(f"{where}: there is no such key.{_meant(skeleton, path)}")
+    if "${" in str(value):
+        raise UserError(f"{where}: a config holds values, not references: '${{' is refused")
+    leaf = _Leaf(layer.source, path, value, hint)
+    if get_origin(hint) is list and isinstance(value, list) and any(isinstance(each, (list, dict)) for each in value):
+        raise leaf.refused(value)  # OmegaConf lets anything nested pass as an element of a list
+    try:
+        return replace(leaf, value=_fitted(value, hint, layer, path))
+    except _UnwrittenError:
+        raise UserError(f"{leaf.refused(value)}. Quote it where it is written.") from None
+
+
+def _restore(root: DictConfig, skeleton: Any, path: tuple[str, ...]) -> None:
+    """Give a section that an earlier layer set to null its defaults again, because this layer gives keys of it."""
+    node = root
+    for part in path[:-1]:
+        skeleton = skeleton.get(part) if isinstance(skeleton, dict) else getattr(skeleton, part, None)
+        if not is_dataclass(skeleton) and not isinstance(skeleton, dict):
+            return
+        if node[part] is None:
+            node[part] = OmegaConf.structured(skeleton)
+        node = node[part]
+
+
+class _UnwrittenError(TypeError):
+    """A number that came without its writing, where a text is wanted."""
+
+
+def _fitted(value: Any, hint: Any, layer: Layer, place: Place) -> Any:
+    """A value as its key wants it: 1e5 steps are whole, and a text is what was written.
+
+    Raises:
+        _UnwrittenError: for a number where a text is wanted, if nobody knows how it was written.
+    """
+    hint = without_none(hint)
+    if get_origin(hint) is list and isinstance(value, list):
+        return [_fitted(each, get_args(hint)[0], layer, (*place, i)) for i, each in enumerate(value)]
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if _wants_text(hint) and isinstance(value, (bool, int, float)):
+        if layer.texts is None or place not in layer.texts:
+            raise _UnwrittenError(f"{value!r} may have been written otherwise")
+        return layer.texts[place]
+    return value
+
+
+def _wants_text(hint: Any) -> bool:
+    return hint is str or (get_origin(hint) is Literal and all(isinstance(each, str) for each in get_args(hint)))
+
+
+def _hint_at(node: Any, path: tuple[str, ...]) -> Any:
+    """The type declared at a path below `node`, or None if there is no such key."""
+    hint: Any = type(node)
+    for part in path:
+        if isinstance(node, dict):
+            hint, node = get_args(hint)[1] if get_args(hint) else Any, node.get(part)
+        elif is_dataclass(node) and part in (hints := hints_of(node)) and hasattr(node, part):
+            hint, node = hints[part], getattr(node, part)
+        elif is_dataclass(hint) or is_dataclass(without_none(hint)):
+            return None
+        else:
+            return hint  # a value where the path goes on: the value is what is wrong
+        hint = without_none(hint) if is_dataclass(node) or isinstance(node, dict) else hint
+    return hint
+
+
+def describe(hint: Any) -> str:
+    """What a type asks for, in words."""
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    if is_optional(hint):
+        return f"{describe(without_none(hint))} or null"
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(str(each) for each in get_args(hint))}"
+    if get_origin(hint) is list:
+        return f"a list, each {describe(get_args(hint)[0])}"
+    return names.get(hint, "a section of keys")
+
+
+def _all_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    for each in fields(node):
+        key, value = f"{prefix}{each.name}", getattr(node, each.name)
+        yield key
+        if is_dataclass(value):
+            yield from _all_keys(value, f"{key}.")
+
+
+def _meant(skeleton: Any, path: tuple[str, ...]) -> str:
+    keys = list(_all_keys(skeleton))
+    key = ".".join(path)
+    same_end = [each for each in keys if each.rpartition(".")[2] == path[-1]]
+    siblings = [each for each in keys if each.rpartition(".")[0] == key.rpartition(".")[0]]
+    nearest = (
+        difflib.get_close_matches(key, siblings, n=1, cutoff=0.7)
+        or same_end[:1]
+        or difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    )
+    return f" Did you mean {nearest[0]}?" if nearest else f" Known here: {', '.join(siblings or keys)}."
+
+
+def _require_all(root: DictConfig, skeleton: Any) -> None:
+    for key in sorted(OmegaConf.missing_keys(root)):
+        hint = without_none(_hint_at(skeleton, tuple(key.split("."))))
+        if isinstance(hint, type) and issubclass(hint, Component):
+            raise UserError(f"config: {key}.name: is required (one of {', '.join(hint.registry.names)})")
+        raise UserError(f"config: {key}: is required; give it in the config or as {key}=…")

@@ -1,0 +1,101 @@
+"""Schemas of the feature extractors."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from omegaconf import MISSING
+
+from diffexp.config.fields import absolute
+from diffexp.config.registry import Component, Registry
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class ExtractorConfig(Component):
+    """A feature extractor. Its builder returns a `diffexp.evaluation.extractors.base.Extractor`."""
+
+    # Fields that hold a path.
+    paths: ClassVar[tuple[str, ...]] = ()
+
+    def with_absolute_paths(self) -> Self:
+        """The same with absolute paths, so that it means the same from any working directory."""
+        return absolute(self, self.paths)
+
+
+EXTRACTORS = Registry("extractor", ExtractorConfig, "diffexp.evaluation.extractors.{name}:load")
+
+
+@EXTRACTORS.register("inception")
+@dataclass
+class InceptionConfig(ExtractorConfig):
+    """Inception-v3 as torch-fidelity has it (2048 features): the network of FID.
+
+    Keys:
+        weights: the file of its weights; null looks at $DIFFEXP_INCEPTION_WEIGHTS, then in torch's cache, then
+            downloads to there.
+    """
+
+    name: str = "inception"
+    weights: str | None = None
+    paths: ClassVar[tuple[str, ...]] = ("weights",)
+
+
+@EXTRACTORS.register("clip")
+@dataclass
+class ClipConfig(ExtractorConfig):
+    """CLIP's image encoder as torch-fidelity has it.
+
+    Keys:
+        variant: which of OpenAI's networks.
+        weights: OpenAI's file of it; null takes the one in torch's cache.
+    """
+
+    name: str = "clip"
+    variant: Literal["vit-b-32", "vit-b-16", "vit-l-14", "rn50"] = "vit-b-32"
+    weights: str | None = None
+    paths: ClassVar[tuple[str, ...]] = ("weights",)
+
+
+@EXTRACTORS.register("dinov2")
+@dataclass
+class Dinov2Config(ExtractorConfig):
+    """DINOv2 as torch-fidelity has it, from code and weights in torch.hub's cache: it reads none from a path.
+
+    Keys:
+        variant: which of its networks.
+    """
+
+    name: str = "dinov2"
+    variant: Literal["vit-s-14", "vit-b-14", "vit-l-14", "vit-g-14"] = "vit-b-14"
+
+
+@EXTRACTORS.register("digits_v1")
+@dataclass
+class DigitsExtractorConfig(ExtractorConfig):
+    """A small classifier of the 8×8 digits (32 features), shipped with diffexp."""
+
+    name: str = "digits_v1"
+
+
+@EXTRACTORS.register("fashion_mnist_v1")
+@dataclass
+class FashionMnistExtractorConfig(ExtractorConfig):
+    """A small classifier of Fashion-MNIST at 32×32 (128 features), shipped with diffexp."""
+
+    name: str = "fashion_mnist_v1"
+
+
+@EXTRACTORS.register("classifier")
+@dataclass
+class ClassifierConfig(ExtractorConfig):
+    """A small classifier that `diffexp extractor` has trained.
+
+    Keys:
+        weights: its file.
+    """
+
+    name: str = "classifier"
+    weights: str = MISSING
+    paths: ClassVar[tuple[str, ...]] = ("weights",)

@@ -1,0 +1,53 @@
+"""Schemas of the loggers that ``loggers: [csv, wandb]`` names."""
+
+from dataclasses import dataclass
+
+from diffexp.config.registry import Component, Registry
+
+
+@dataclass
+class LoggerConfig(Component):
+    """A logger. Its builder gets a `diffexp.loggers.base.LoggedRun` and returns a `RunLogger`."""
+
+
+LOGGERS = Registry("logger", LoggerConfig, "diffexp.loggers.{name}:{schema}")
+
+
+@LOGGERS.register("csv")
+@dataclass
+class CSVLoggerConfig(LoggerConfig):
+    """The file metrics.csv in the run's directory."""
+
+    name: str = "csv"
+
+
+@LOGGERS.register("tensorboard")
+@dataclass
+class TensorBoardLoggerConfig(LoggerConfig):
+    """The folder tensorboard/ in the run's directory."""
+
+    name: str = "tensorboard"
+
+
+@LOGGERS.register("wandb")
+@dataclass
+class WandbLoggerConfig(LoggerConfig):
+    """A run in W&B."""
+
+    name: str = "wandb"
+
+
+@LOGGERS.register("trackio")
+@dataclass
+class TrackioLoggerConfig(LoggerConfig):
+    """A run in a trackio project."""
+
+    name: str = "trackio"
+
+
+@LOGGERS.register("mlflow")
+@dataclass
+class MLflowLoggerConfig(LoggerConfig):
+    """A run in an MLflow experiment."""
+
+    name: str = "mlflow"

@@ -1,0 +1,137 @@
+"""Schemas of the diffusion model: noise schedule, what the network predicts.
+
+The formulas are in `diffexp.diffusion`; here are their parameters, defaults and ranges.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, cast
+
+from diffexp.config.context import Context
+from diffexp.config.fields import number
+from diffexp.config.schemas.data import DataConfig
+from diffexp.config.schemas.models.base import MODELS, ModelConfig
+from diffexp.config.schemas.networks import NetworkConfig, UNetConfig
+from diffexp.config.schemas.samplers import (
+    DEFAULT_SPACING,
+    DDIMConfig,
+    DDPMConfig,
+    DiffusionSamplerConfig,
+    SamplerConfig,
+    Spacing,
+)
+from diffexp.config.schemas.schedules import LinearScheduleConfig, ScheduleConfig
+from diffexp.config.schemas.weightings import UniformWeightingConfig, WeightingConfig
+
+Prediction = Literal["epsilon", "x0", "v", "scaled_epsilon", "step_epsilon"]
+
+
+# --- noise schedules: β_1 … β_T ------------------------------------------------------------------
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+@dataclass
+class GradientVarianceConfig:
+    """How much the gradient varies with the noise, of the lecture notes' un-merged loss and of the merged one.
+
+    Keys:
+        every: steps between two times.
+        draws: of noise for the step's images, each of two gradients.
+    """
+
+    every: int = number(500, at_least=1)
+    draws: int = number(100, at_least=2)
+
+    def problems(self, context: Context) -> Iterator[tuple[str, str]]:
+        if context.prediction != "step_epsilon":
+            yield "every", "is of model.prediction: step_epsilon, the un-merged loss"
+
+
+@MODELS.register("diffusion")
+@dataclass
+class DiffusionConfig(ModelConfig):
+    """A denoising diffusion model.
+
+    Keys:
+        prediction: what the network predicts; step_epsilon is the noise of the last step alone (the lecture notes'
+            un-merged loss).
+        loss: simple is the prediction's weighted error; with vlb, the variational bound, and hybrid, both, the network
+            also learns the variance of the steps: sample with variance: learned.
+        weighting: weights of the simple loss by timestep.
+        timestep_sampling: uniform draws each image's timestep on its own; stratified one from each of as many equal
+            parts of them as a step has images; importance those with large losses more often, and weighs them less.
+        classes: of the data, whose labels the network gets; null learns without labels.
+        class_dropout_prob: share of the images whose label training withholds. With 0, diffexp refuses
+            guidance_scale and bits per dimension, which need the model without labels.
+    """
+
+    sampler_base: ClassVar[type[SamplerConfig]] = DiffusionSamplerConfig
+    default_table: ClassVar[str] = "evaluate/eta"
+    logged: ClassVar[tuple[str, ...]] = ("loss_q[1-4]",)
+    training_only: ClassVar[tuple[str, ...]] = (
+        *("loss", "weighting", "timestep_sampling", "class_dropout_prob", "gradient_variance"),
+    )
+    FEW: ClassVar[int] = 50  # steps of the usual DDIM
+
+    name: str = "diffusion"
+    timesteps: int = number(1000, at_least=1)
+    schedule: ScheduleConfig = field(default_factory=LinearScheduleConfig)
+    prediction: Prediction = "epsilon"
+    loss: Literal["simple", "hybrid", "vlb"] = "simple"
+    weighting: WeightingConfig = field(default_factory=UniformWeightingConfig)
+    timestep_sampling: Literal["uniform", "stratified", "importance"] = "uniform"
+    classes: int | None = number(None, at_least=1)
+    class_dropout_prob: float = number(0.1, at_least=0, at_most=1)
+    network: NetworkConfig = field(default_factory=UNetConfig)
+    gradient_variance: GradientVarianceConfig | None = None
+
+    def problems(self, context: Context) -> Iterator[tuple[str, str]]:
+        if self.schedule.zero_terminal_snr and self.prediction not in ("x0", "v"):
+            yield (
+                "prediction",
+                f"must be v or x0 with schedule.zero_terminal_snr, not {self.prediction}",
+            )
+        if self.classes is not None and self.class_dropout_prob == 1:
+            yield "class_dropout_prob", "expected below 1, got 1: no class would be trained. Use classes: null"
+        if self.loss == "vlb" and not isinstance(self.weighting, UniformWeightingConfig):
+            yield (
+                "weighting",
+                f"must be uniform with loss: vlb, which has its own weights, not {self.weighting.name}",
+            )
+
+    def default_samplers(self) -> dict[str, SamplerConfig]:
+        steps = min(self.FEW, self.timesteps)
+        return {f"ddim-{steps}": DDIMConfig(steps=steps), "ddpm": DDPMConfig()}
+
+    def resolve(self, sampler: SamplerConfig) -> SamplerConfig:
+        sampler = cast(DiffusionSamplerConfig, sampler)
+        return replace(sampler, steps=sampler.steps or self.timesteps)
+
+    def network_calls(self, sampler: SamplerConfig, data: DataConfig) -> int:
+        return cast(DiffusionSamplerConfig, sampler).network_calls(self.timesteps)
+
+    def expand(
+        self, sampler: SamplerConfig, steps: Sequence[int | None], spacings: Sequence[Spacing]
+    ) -> Iterator[SamplerConfig]:
+        """The sampler at all wanted steps and spacings; one with steps or a spacing of its own keeps them."""
+        sampler = cast(DiffusionSamplerConfig, sampler)
+        given = sampler.spacing != DEFAULT_SPACING
+        for spacing in [sampler.spacing] if given else spacings or [DEFAULT_SPACING]:
+            for number_of in [sampler.steps] if sampler.steps is not None else steps or [None]:
+                if (number_of or self.timesteps) < self.timesteps:
+                    yield replace(sampler, steps=number_of, spacing=spacing)
+                elif (number_of or self.timesteps) == self.timesteps:  # all are visited, however they are spaced
+                    yield replace(sampler, steps=number_of, spacing=DEFAULT_SPACING)
+
+    def noise(self) -> tuple[ScheduleConfig, int]:
+        return self.schedule, self.timesteps
+
+    def callbacks(self) -> dict[str, dict[str, Any]]:
+        wanted = self.gradient_variance
+        return {} if wanted is None else {"diffexp.callbacks.gradient_variance:GradientVariance": vars(wanted)}
+
+    def skipped_steps(self, steps: Iterable[int | None]) -> str | None:
+        above = [str(each) for each in steps if each is not None and each > self.timesteps]
+        return f"{', '.join(above)} left out, being more than T = {self.timesteps}" if above else None

@@ -1,0 +1,54 @@
+"""Schema of diffusion in a variational autoencoder's latent space."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from omegaconf import MISSING
+
+from diffexp.config.context import Context
+from diffexp.config.schemas.data import DataConfig
+from diffexp.config.schemas.models.base import MODELS
+from diffexp.config.schemas.models.diffusion import DiffusionConfig
+from diffexp.config.schemas.models.vae import VAEConfig
+from diffexp.config.schemas.samplers import DDIMConfig, DDPMConfig, SamplerConfig
+
+
+@MODELS.register("latent_diffusion")
+@dataclass
+class LatentDiffusionConfig(DiffusionConfig):
+    """Diffusion in the latent space of a trained variational autoencoder (Rombach et al. 2022).
+
+    Keys:
+        autoencoder: the run, checkpoint or exported file of a model of name vae, trained on the same data. Its weights
+            are kept in this model's checkpoints, so that it is needed at the start only.
+        vae: the keys of that model.
+    """
+
+    bounded: ClassVar[bool] = False
+    default_table: ClassVar[str] = "evaluate/eta_latent"
+
+    training_only: ClassVar[tuple[str, ...]] = (*DiffusionConfig.training_only, "autoencoder")
+
+    name: str = "latent_diffusion"
+    autoencoder: str = MISSING
+    vae: VAEConfig = field(default_factory=VAEConfig)
+
+    def default_samplers(self) -> dict[str, SamplerConfig]:
+        steps = min(self.FEW, self.timesteps)
+        return {f"ddim-{steps}": DDIMConfig(steps=steps, clip_sample=False), "ddpm": DDPMConfig(clip_sample=False)}
+
+    def network_shape(self, data: DataConfig) -> tuple[int, int, int]:
+        side = data.image_size // 2 ** (len(self.vae.widths) - 1)
+        return (self.vae.latent_channels, side, side)
+
+    def problems(self, context: Context) -> Iterator[tuple[str, str]]:
+        yield from super().problems(context)
+        if self.loss != "simple":
+            yield "loss", f"must be simple: the bound is on levels of pixels, and latents have none, not {self.loss}"
+
+        if self.gradient_variance is not None:
+            yield "gradient_variance", "must be null: it is measured of images, not of latents"
+
+    def trained_parts(self) -> dict[str, str]:
+        return {"autoencoder": self.autoencoder}

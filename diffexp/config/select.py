@@ -1,0 +1,117 @@
+"""Which schema stands where: puts the schema that is chosen by name at each choice of a config."""
+
+import itertools
+import types
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import MISSING
+
+from diffexp.config.registry import Component
+from diffexp.errors import UserError
+
+
+@dataclass
+class LayerNode:
+    """What one layer says of the node at `key`."""
+
+    source: str
+    key: str
+    values: dict[str, Any]
+
+    def below(self, name: str) -> "list[LayerNode]":
+        """What it says of the node's field `name`: a list of one, or empty."""
+        value = self.values.get(name)
+        key = f"{self.key}.{name}" if self.key else name
+        return [LayerNode(self.source, key, value)] if isinstance(value, dict) else []
+
+
+def select(node: Any, parts: list[LayerNode]) -> Any:
+    """Put the chosen schema at every choice below the dataclass instance `node`, and return it.
+
+    Takes out of the parts what belonged to a choice that a later part replaced.
+
+    Raises:
+        UserError: for an unknown name, or a choice without one.
+    """
+    hints = hints_of(node)
+    for each in fields(node):
+        below = [part for given in parts for part in given.below(each.name)]
+        setattr(node, each.name, _arrange_value(hints[each.name], getattr(node, each.name), below))
+    return node
+
+
+def _arrange_value(hint: Any, value: Any, parts: list[LayerNode]) -> Any:
+    hint = without_none(hint)
+    if get_origin(hint) is dict:
+        names = dict.fromkeys([*value, *(name for part in parts for name in part.values)])
+        inner = get_args(hint)[1]
+        arranged = {}
+        for name in names:
+            below = [part for given in parts for part in given.below(name)]
+            if name in value or below:
+                arranged[name] = _arrange_value(inner, value.get(name, MISSING), below)
+        return arranged
+    if not is_dataclass(hint):
+        return value
+    assert isinstance(hint, type)
+    if value is None and not parts:
+        return None
+    if issubclass(hint, Component):
+        return _choose(hint, MISSING if value is None else value, parts)
+    return select(hint() if value is None else value, parts)
+
+
+def _choose(base: type[Component], current: Any, parts: list[LayerNode]) -> Any:
+    chosen = [part for part in parts if "name" in part.values]
+    for part in chosen:
+        try:
+            base.registry.schema(part.values["name"])
+        except UserError as error:
+            raise UserError(f"{part.source}: {part.key}.name: {error}") from None
+    if chosen and (current == MISSING or chosen[-1].values["name"] != current.name):
+        final = base.registry.schema(chosen[-1].values["name"])(name=chosen[-1].values["name"])
+    else:
+        final = current
+    if final == MISSING:
+        if parts:
+            known = ", ".join(base.registry.names)
+            raise UserError(f"{parts[-1].source}: {parts[-1].key}.name: is required (one of {known})")
+        return MISSING
+    _drop_abandoned(base, current, final, parts)
+    return select(final, parts)
+
+
+def _drop_abandoned(base: type[Component], current: Any, final: Component, parts: list[LayerNode]) -> None:
+    """Take out of the parts the keys that belonged to a choice which a later layer replaced."""
+    kept = {each.name for each in fields(final)}
+    active = set() if current == MISSING else {each.name for each in fields(current)}
+    # a source as a whole: the order of the keys on a command line means nothing
+    for _, group in itertools.groupby(parts, key=lambda part: part.source):
+        together = list(group)
+        for part in together:
+            if "name" in part.values:
+                active = {each.name for each in fields(base.registry.schema(part.values["name"]))}
+        for part in together:
+            for key in (active - kept) & set(part.values):
+                del part.values[key]
+
+
+def hints_of(node: Any) -> dict[str, Any]:
+    """The types of a dataclass instance's fields."""
+    schema: Any = type(node)
+    return _hints(schema)
+
+
+_hints = cache(get_type_hints)
+
+
+def is_optional(hint: Any) -> bool:
+    """Whether a type is ``X | None``."""
+    return get_origin(hint) in (Union, types.UnionType)
+
+
+def without_none(hint: Any) -> Any:
+    """X of ``X | None``; another type as it is."""
+    return next(each for each in get_args(hint) if each is not type(None)) if is_optional(hint) else hint

@@ -1,0 +1,207 @@
+"""Image files as an `ImageSet`: decoded once into memory, or batch by batch."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
+
+import torch
+from PIL import UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import get_worker_info
+from tqdm import tqdm
+
+from diffexp.data.archives import ImageFiles
+from diffexp.data.decode import decode
+from diffexp.data.images import ImageSet, MemoryImages, images_in_a_block, new_fingerprint
+from diffexp.data.notices import notice
+from diffexp.data.records import Record, cached_record
+from diffexp.errors import UserError
+
+log = logging.getLogger(__name__)
+
+NAMED = 5  # broken files named in a message
+CHUNK = 64  # files that a thread takes at a time
+# Seconds a file must take for threads to help. They wait for each other while Python runs, which is most of
+# the time with thumbnails (0.1 ms each), and little of it with photographs or a slow disk.
+WORTH_THREADS = 1e-3
+
+
+class StoredImages(ImageSet):
+    """Images that stay on disk; a fetch reads and decodes its own.
+
+    Args:
+        files: where the images are.
+        names: which of the files, in order.
+        image_shape: (C, H, W) after conversion, with H = W.
+        labels: int64 (N,) or None.
+        class_names: one name a class, or None.
+        known: the fingerprint, where all files were decoded before.
+    """
+
+    def __init__(
+        self,
+        files: ImageFiles,
+        names: list[str],
+        image_shape: tuple[int, int, int],
+        labels: Tensor | None = None,
+        class_names: list[str] | None = None,
+        known: str | None = None,
+    ) -> None:
+        super().__init__(image_shape, labels, class_names)
+        self.files = files
+        self.names = names
+        self._known = known
+        self._doubts: dict[str, str] = {}  # a file for each reason
+        self._warned: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        """See `ImageSet.fetch`.
+
+        Raises:
+            UserError: if a file cannot be decoded; a batch is never short of an image.
+        """
+        images = torch.empty(len(indices), *self.image_shape, dtype=torch.uint8)
+        for row, index in enumerate(indices.tolist()):
+            try:
+                images[row] = self._image(index)
+            except Exception as error:
+                raise UserError(
+                    f"{self.files.place}: cannot decode {self.names[index]} ({_reason(error)}). Repair or remove it."
+                ) from error
+        self._warn()
+        return images
+
+    def fingerprint(self) -> str:
+        """See `ImageSet.fingerprint`."""
+        return super().fingerprint() if self._known is None else self._known
+
+    def in_memory(self, on_decode_error: str) -> MemoryImages:
+        """All images, decoded now.
+
+        Args:
+            on_decode_error: "refuse" or "skip" files that cannot be decoded.
+
+        Raises:
+            UserError: for broken files, with "refuse"; if nothing else is left, with "skip".
+        """
+        images = torch.empty(len(self), *self.image_shape, dtype=torch.uint8)
+
+        def work(index: int) -> None:
+            images[index] = self._image(index)
+
+        with _progress(len(self)) as bar:
+            failures = _failures(work, range(len(self)), bar)
+        self._warn()
+        kept = self._without({self.names[index]: _reason(error) for index, error in failures.items()}, on_decode_error)
+        if len(kept) < len(self):
+            images = images[kept]
+        return MemoryImages(images, None if self.labels is None else self.labels[kept], self.class_names)
+
+    def checked(self, on_decode_error: str) -> "StoredImages":
+        """These images without those that cannot be decoded; see `in_memory`.
+
+        All of them are decoded once. While the files stay as they are, later calls read what was found from the cache.
+        """
+        record = cached_record(lambda: self.files.states(self.names), self.image_shape, self._examine)
+        self._doubts |= record.doubts
+        self._warn()
+        kept = self._without(record.failures, on_decode_error)
+        names = [self.names[index] for index in kept.tolist()]
+        labels = None if self.labels is None else self.labels[kept]
+        return StoredImages(self.files, names, self.image_shape, labels, self.class_names, record.pixels)
+
+    def _examine(self) -> Record:
+        """Decode all images, a block at a time."""
+        failures: dict[int, Exception] = {}
+        digest = new_fingerprint(len(self), self.image_shape)
+        size = images_in_a_block(self.image_shape)
+        block = torch.empty(min(size, len(self)), *self.image_shape, dtype=torch.uint8)
+        with _progress(len(self)) as bar:
+            for start in range(0, len(self), size):
+
+                def work(index: int, start: int = start) -> None:
+                    block[index - start] = self._image(index)
+
+                indices = range(start, min(start + size, len(self)))
+                failures |= _failures(work, indices, bar)
+                digest.update(block[: len(indices)].numpy().data)
+        fingerprint = digest.hexdigest()
+        if failures:  # the digest begins with how many there are, so that of the others is another
+            left = [name for index, name in enumerate(self.names) if index not in failures]
+            fingerprint = StoredImages(self.files, left, self.image_shape).fingerprint()
+        reasons = {self.names[index]: _reason(error) for index, error in failures.items()}
+        return Record(fingerprint, reasons, dict(self._doubts), not any(map(_may_pass, failures.values())))
+
+    def _image(self, index: int) -> Tensor:
+        channels, size, _ = self.image_shape
+        name = self.names[index]
+
+        def doubt(reason: str) -> None:
+            self._doubts.setdefault(reason, name)
+
+        with self.files.open(name) as file:
+            return torch.from_numpy(decode(file, size, channels, doubt))
+
+    def _warn(self) -> None:
+        """Warn of doubts, once each; not from the processes of a loader, where each would."""
+        if get_worker_info() is None:
+            for reason, name in self._doubts.items():
+                if reason not in self._warned:
+                    self._warned.add(reason)
+                    notice(f"{self.files.place}: {name}: {reason}.")
+
+    def _without(self, failures: Mapping[str, str], on_decode_error: str) -> Tensor:
+        """The indices (int64) of the files that did not fail, after a warning or an error that names the others."""
+        if failures:
+            listed = [f"{name} ({failures[name]})" for name in list(failures)[:NAMED]]
+            more = f" and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
+            message = (
+                f"{self.files.place}: {len(failures)} of {len(self)} files cannot be decoded: {', '.join(listed)}{more}"
+            )
+            if on_decode_error == "refuse" or len(failures) == len(self):
+                raise UserError(f"{message}. Remove them, or skip them with data.on_decode_error=skip.")
+            log.warning("%s. diffexp skips them.", message)
+        return torch.tensor([index for index, name in enumerate(self.names) if name not in failures])
+
+
+def _progress(count: int) -> "tqdm[NoReturn]":
+    return tqdm(desc="decoding", total=count, unit=" images", delay=2, leave=False, disable=None)
+
+
+def _failures(work: Callable[[int], None], indices: range, bar: "tqdm[NoReturn]") -> dict[int, Exception]:
+    """Call work(index) for all indices; what failed, by index and in order."""
+    failures: dict[int, Exception] = {}
+
+    def work_on(chunk: range) -> int:
+        for index in chunk:
+            try:
+                work(index)
+            except Exception as error:  # on damaged bytes PIL's decoders raise whatever they run into
+                failures[index] = error
+        return len(chunk)
+
+    bar.update(work_on(indices[:1]))  # not timed: the first call imports PIL's decoders
+    chunks = [indices[start : start + CHUNK] for start in range(1, len(indices), CHUNK)]
+    started = time.perf_counter()
+    bar.update(sum(map(work_on, chunks[:1])))
+    slow = time.perf_counter() - started > WORTH_THREADS * CHUNK
+    with ThreadPoolExecutor(os.cpu_count() if slow else 1) as pool:
+        for done in pool.map(work_on, chunks[1:]):
+            bar.update(done)
+    return {index: failures[index] for index in sorted(failures)}
+
+
+def _reason(error: Exception) -> str:
+    # PIL's own words here are the address of an object
+    return "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether an error says something of the machine and not of the file."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)

@@ -1,0 +1,105 @@
+"""Solvers: samplers that use more than one network call for a step, so that few steps suffice.
+
+In λ = log(√ᾱ/√(1-ᾱ)), half the log signal-to-noise ratio, the probability-flow ODE has the exact solution
+
+    x_t = (σ_t/σ_s) x_s + σ_t ∫ e^λ x̂_0(x_λ, λ) dλ   from λ_s to λ_t,      σ = √(1-ᾱ)
+
+(Lu et al. 2022b, eq. 8, the "data prediction" form). Solvers differ in how they guess x̂_0 between the levels; the
+first order takes it as constant, which is DDIM. The step onto the data, whose λ is infinite, is of first order in all.
+
+Order 3 extrapolates x̂_0 by a parabola, and over long steps that is worse than a line: along the ODE of a Gaussian x̂_0
+is the root of a logistic function of 2λ, whose singularities are π/2 from the real axis. So a step that is longer than
+`LONGEST_OF_ORDER_3` has order 2.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor
+
+from diffexp.diffusion.paths import Path
+from diffexp.diffusion.schedules import Schedule
+
+log = logging.getLogger(__name__)
+
+Order = Literal[1, 2, 3]
+LONGEST_OF_ORDER_3 = 0.7  # in λ for the ODE, in 2λ for the SDE; docs/solvers.md has the measurements behind it
+
+
+@dataclass(frozen=True)
+class Level:
+    """A noise level ᾱ."""
+
+    alpha_bar: float
+
+    @property
+    def signal(self) -> float:
+        """√ᾱ."""
+        return math.sqrt(self.alpha_bar)
+
+    @property
+    def sigma(self) -> float:
+        """√(1-ᾱ)."""
+        return math.sqrt(1 - self.alpha_bar)
+
+    @property
+    def lambda_(self) -> float:
+        """λ = log(√ᾱ/√(1-ᾱ)): ∞ on the data, -∞ in pure noise."""
+        if self.alpha_bar in (0, 1):
+            return math.inf if self.alpha_bar else -math.inf
+        return 0.5 * (math.log(self.alpha_bar) - math.log1p(-self.alpha_bar))
+
+
+@dataclass(frozen=True)
+class PastEstimate:
+    """An x̂_0 that the network gave at a level."""
+
+    level: Level
+    x0: Tensor
+
+
+def step_orders(wanted: int, schedule: Schedule, path: Path, rate: int = 1) -> list[int]:
+    """The order of every step: at most the wanted one, and no more than the calls at finite λ behind it.
+
+    It falls to 1 towards the last step, and from 3 to 2 where `rate` times the step in λ is above `LONGEST_OF_ORDER_3`.
+    """
+    lambdas = [Level(schedule.alpha_bar(t)).lambda_ for t in (path[0][0], *(t_prev for _, t_prev in path))]
+    orders: list[int] = []
+    finite = 0
+    for number, (now, then) in enumerate(pairwise(lambdas)):
+        finite += now > -math.inf
+        short = rate * (then - now) <= LONGEST_OF_ORDER_3
+        orders.append(max(1, min(wanted, finite, len(path) - number, 3 if short else 2)))
+    return orders
+
+
+@cache
+def warn_of_order(sampler: str, wanted: int, reached: int, steps: int) -> None:
+    """Warn, once in a process, that no step of a path has the order that was asked for."""
+    log.warning(
+        "sampler.order: expected steps that are short enough for order %d of %s, got at most order %d in %d steps. "
+        "Take more steps, or order: %d",
+        *(wanted, sampler, reached, steps, reached),
+    )
+
+
+def differences(seen: Sequence[PastEstimate], then: Level, weights: Sequence[float]) -> list[tuple[float, Tensor]]:
+    """Σ weight · D_k, where D_0 = x̂_0 and D_1, D_2 approximate h x̂_0' and h² x̂_0'': as terms over the calls seen."""
+    now = seen[0].level
+    h = then.lambda_ - now.lambda_
+    if len(seen) == 1:
+        return [(weights[0], seen[0].x0)]
+    r0 = (now.lambda_ - seen[1].level.lambda_) / h
+    if len(seen) == 2:
+        w = weights[1] / r0
+        return [(weights[0] + w, seen[0].x0), (-w, seen[1].x0)]
+    r1 = (seen[1].level.lambda_ - seen[2].level.lambda_) / h
+    # D_1 = a + r0/(r0+r1) (a - b) and D_2 = (a - b)/(r0+r1), of a = (m0-m1)/r0 and b = (m1-m2)/r1
+    spread = (weights[1] * r0 + weights[2]) / (r0 + r1)
+    of_a, of_b = (weights[1] + spread) / r0, -spread / r1
+    return [(weights[0] + of_a, seen[0].x0), (of_b - of_a, seen[1].x0), (-of_b, seen[2].x0)]

@@ -1,0 +1,117 @@
+"""The Fréchet distance between two sets of images, from mean and covariance of their features. All in float64."""
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from diffexp.evaluation.feature_statistics import FeatureSummary, Gaussian
+from diffexp.evaluation.metrics.base import Estimate
+from diffexp.evaluation.metrics.feature_metric import FeatureMetric
+
+
+class FrechetDistance(FeatureMetric):
+    """The squared Fréchet distance between Gaussians of features: FID, if they are Inception-v3's (Heusel et al. 2017).
+
+    Its `Estimate.expected` is its bias: what a perfect generator would have with as many images.
+    """
+
+    higher_is_better: bool = False
+
+    @cached_property
+    def _side(self) -> "FrechetReference":
+        return FrechetReference(self.reference.gaussian)
+
+    def _measure(self, summary: FeatureSummary) -> Estimate:
+        sample, side = summary.gaussian, self._side
+        assert sample.count is not None
+        error = side.error(sample, summary.features)
+        return Estimate(side.distance(sample), error, side.expected(sample.count).value)
+
+
+class FrechetReference:
+    """The side of the Fréchet distance that stays the same: the root of its covariance is computed once.
+
+    Args:
+        gaussian: of the reference.
+    """
+
+    def __init__(self, gaussian: Gaussian) -> None:
+        self.gaussian = gaussian
+
+    @cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (d,) and eigenvectors (d, d) of the covariance; what rounding left of zeros is zero."""
+        values, vectors = torch.linalg.eigh(self.gaussian.cov)
+        return _without_rounding(values), vectors
+
+    @cached_property
+    def _root(self) -> Tensor:
+        """L with L Lᵀ = Σ."""
+        values, vectors = self._spectrum
+        return vectors * values.sqrt()
+
+    def distance(self, other: Gaussian) -> float:
+        """The squared Fréchet distance |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½) (FID: Heusel et al. 2017).
+
+        Σ₁Σ₂ has the eigenvalues of the symmetric Lᵀ Σ₁ L, so that no root of a general matrix is needed.
+        Rounding can make it less than 0 for equal sets; it is then 0.
+        """
+        ours = self.gaussian
+        middle = self._root.T @ other.cov @ self._root
+        trace_of_root = _without_rounding(torch.linalg.eigvalsh(middle)).sqrt().sum()
+        squares = (other.mean - ours.mean).square().sum()
+        return max(0.0, float(squares + other.cov.trace() + ours.cov.trace() - 2 * trace_of_root))
+
+    def error(self, other: Gaussian, features: Tensor) -> float:
+        """The standard error of the distance of a sample from the reference, which counts as fixed.
+
+        To first order a sample x moves the distance by its influence 2 (μ₁ - μ₂)·y + yᵀ(1 - A)y with y = x - μ₁,
+        where A = L (Lᵀ Σ₁ L)^-½ Lᵀ maps N(0, Σ₁) to the reference's N(0, Σ₂). At the noise floor the true influence
+        vanishes and the variance f² is that of the second order; what noise makes the influence seem to be has 2 f²
+        there. So the variance is max(that of the influence - f², f²).
+
+        Args:
+            other: of the sample; its count must be known.
+            features: features of some or all of the sample, (m, d).
+        """
+        assert other.count is not None
+        values, vectors = torch.linalg.eigh(self._root.T @ other.cov @ self._root)
+        values = _without_rounding(values).sqrt()
+        kept = values > 0
+        y = features.to(other.mean) - other.mean
+        along = y @ (self._root @ vectors[:, kept])
+        influence = (
+            2 * y @ (other.mean - self.gaussian.mean) + y.square().sum(1) - (along.square() / values[kept]).sum(1)
+        )
+        first = float(influence.var()) / other.count
+        second = (self._second_order[1] / other.count) ** 2
+        return math.sqrt(max(first - second, second))
+
+    def expected(self, count: int) -> Estimate:
+        """The distance that as many images from a perfect generator would have, for Gaussian features.
+
+        The second-order expansion of the distance of two samples of one Gaussian, of sizes N and M, has the mean
+        (1/N + 1/M) [5/4 tr Σ + ½ Σ_ij λ_i λ_j/(λ_i + λ_j)]; `error` is its standard deviation.
+        """
+        mean, deviation = self._second_order
+        scale = 1 / count + (1 / self.gaussian.count if self.gaussian.count is not None else 0.0)
+        return Estimate(scale * mean, scale * deviation)
+
+    @cached_property
+    def _second_order(self) -> tuple[float, float]:
+        """N times the mean and standard deviation of the distance of N samples from their own Gaussian."""
+        values = self._spectrum[0]
+        pairs = values[:, None] * values / (values[:, None] + values).clamp(min=torch.finfo(values.dtype).tiny)
+        mean = 1.25 * values.sum() + 0.5 * pairs.sum()
+        # z² λ_i of the means, z² λ_i/2 of the variances, z² λ_iλ_j/(λ_i+λ_j) of the covariances; Var z² = 2
+        variance = 2 * values.square().sum() + pairs.square().sum() - pairs.diagonal().square().sum()
+        variance += 2 * (values / 2).square().sum()
+        return float(mean), math.sqrt(variance)
+
+
+def _without_rounding(values: Tensor) -> Tensor:
+    """Eigenvalues of a positive semi-definite matrix, with 0 in the place of those that rounding alone can make."""
+    negligible = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
+    return torch.where(values > negligible, values, 0.0)

@@ -1,0 +1,275 @@
+"""References: features of real images, gathered once and kept on disk under everything that could change them.
+
+The files are the .npz that others publish for FID (EDM, pytorch-fid, clean-fid): ``mu`` (d,) and ``sigma`` (d, d) in
+float64. Ours hold more beside them: ``feats`` (float32, the features), ``num_images``, ``typical`` and ``meta`` (JSON).
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffexp.config.schemas.data import DataConfig
+from diffexp.config.schemas.scoring import ReferenceConfig
+from diffexp.data.images import ImageSet
+from diffexp.errors import UserError
+from diffexp.evaluation.extractors.base import Extractor, check_count
+from diffexp.evaluation.feature_statistics import FeatureStatistics, FeatureSummary, Gaussian
+from diffexp.evaluation.nearest_neighbors import distances_to, typical_distances
+from diffexp.system import distributed
+from diffexp.system.files import CACHE_VARIABLE, atomic_write, cache_folder, check_writable, sha256
+
+_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What scores compare with.
+
+    Attributes:
+        gaussian: mean and covariance.
+        features: float32 (m, d), features of single images; None if only statistics are known.
+        typical: distances between nearest images of the features; None unless they are all that a model may have seen.
+        identity: plain data that says what it is; part of every score's protocol.
+        name: of the dataset, folder or file, for people.
+        path: its file.
+    """
+
+    gaussian: Gaussian
+    features: Tensor | None
+    typical: Tensor | None
+    identity: dict[str, Any]
+    name: str
+    path: Path | None = None
+
+    def distances_to(self, features: Tensor) -> Tensor:
+        """For 1,000 features (n, d), the distance to the nearest of the reference: float64."""
+        assert self.features is not None
+        return distances_to(self.features, features)
+
+    def __str__(self) -> str:
+        if "file_sha256" in self.identity:
+            return f"the statistics in {self.name}"
+        split = f"the {self.identity['split']} split of " if "split" in self.identity else ""
+        return f"{self.gaussian.count} images of {split}{self.name}"
+
+
+def gather(images: ImageSet, indices: Tensor, extractor: Extractor, batch_size: int, what: str) -> FeatureSummary:
+    """Summarise the features of the images at `indices` (int64); several processes share the work.
+
+    Args:
+        images: the set.
+        indices: which of them.
+        extractor: whose features.
+        batch_size: images at once.
+        what: name of the set, for the progress bar.
+    """
+    statistics = FeatureStatistics(extractor.dim, len(indices)).to(extractor.device)
+    for first, batch in batches(images, indices, batch_size, what):
+        statistics.update(extractor(batch).values, first)
+    found = statistics.compute()
+    assert isinstance(found, FeatureSummary)
+    return found
+
+
+def batches(images: ImageSet, indices: Tensor, batch_size: int, what: str) -> Iterator[tuple[int, Tensor]]:
+    """Yield this process's share of the images at `indices`, with a progress bar.
+
+    Yields:
+        (position in `indices` of the first image, uint8 images (B, C, H, W)).
+    """
+    mine = distributed.share(len(indices))
+    with tqdm(total=len(mine), desc=what, unit=" images", delay=2, leave=False, disable=distributed.rank() > 0) as bar:
+        for start in range(mine.start, mine.stop, batch_size):
+            chosen = indices[start : min(start + batch_size, mine.stop)]
+            yield start, images.fetch(chosen)
+            bar.update(len(chosen))
+
+
+def reference(
+    data: DataConfig, images: Callable[[], ImageSet], wanted: ReferenceConfig, extractor: Extractor, batch_size: int
+) -> Reference:
+    """The reference of a dataset: from the file that is given, from the cache, or gathered now and put there.
+
+    Several processes may do this at once, also independently: each file is moved into its place whole.
+
+    Args:
+        data: the dataset's config.
+        images: loads the split of it that `wanted` names; not called where a file is given.
+        wanted: which images; or a file of statistics.
+        extractor: whose features.
+        batch_size: images at once.
+
+    Raises:
+        UserError: if a file is damaged or made with something else, there are too few images, or the cache cannot be
+            written.
+    """
+    if wanted.file is not None:
+        return read_published(Path(wanted.file).expanduser(), extractor)
+    chosen = images()
+    count = check_reference_count(wanted, chosen, extractor)
+    extractor.check(chosen.image_shape)
+    identity = {
+        "format": _FORMAT,
+        "dataset": data.name,
+        "split": wanted.split,
+        "count": count,
+        "image_shape": list(chosen.image_shape),
+        "pixels": chosen.fingerprint(),
+        "extractor": extractor.identity,
+    }
+    path = _cache(wanted) / f"{_file_name(identity)}.npz"
+    if not distributed.anywhere(not path.is_file(), extractor.device):
+        return _read(path, identity, extractor.device)
+    indices = torch.arange(count) * len(chosen) // count
+    summary = gather(chosen, indices, extractor, batch_size, f"reference {data.name}")
+    # of a part of the training images, or of others, nothing could be said about copies
+    typical = typical_distances(summary.features) if wanted.split == "train" and count == len(chosen) else None
+    made = Reference(summary.gaussian, summary.features, typical, identity, data.name, path)
+    problem = None
+    if distributed.rank() == 0:
+        try:
+            _write(made)
+        except UserError as error:  # told to the others before it ends this process: they would wait for ever
+            problem = error
+    if distributed.anywhere(problem is not None, extractor.device):
+        raise problem or UserError("another process could not write the reference")
+    return made
+
+
+def of_images(images: ImageSet, extractor: Extractor, batch_size: int, name: str) -> Reference:
+    """A reference that is not kept: all images of a set."""
+    summary = gather(images, torch.arange(len(images)), extractor, batch_size, name)
+    identity = {"count": len(images), "image_shape": list(images.image_shape), "pixels": images.fingerprint()}
+    return Reference(summary.gaussian, summary.features, None, identity, name)
+
+
+def read_published(path: Path, extractor: Extractor) -> Reference:
+    """Statistics that somebody published: a .npz with mu and sigma. The user must know that they fit the extractor.
+
+    Raises:
+        UserError: if it holds no such arrays, or they are not of the extractor's dimension.
+    """
+    if not path.is_file():
+        raise UserError(f"reference.file: there is no file {path}")
+    arrays = _arrays(path, "reference.file")
+    if "mu" not in arrays or "sigma" not in arrays:
+        raise UserError(f"reference.file: {path} holds {', '.join(arrays) or 'nothing'}, but no mu and sigma")
+    try:
+        mean, cov = (torch.from_numpy(np.asarray(arrays[name], dtype=np.float64)) for name in ("mu", "sigma"))
+        count = int(arrays["num_images"]) if "num_images" in arrays else None
+        made_with = dict(json.loads(str(arrays["meta"])))["extractor"] if "meta" in arrays else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"reference.file: {path} is damaged: {error}") from error
+    if mean.shape != (extractor.dim,) or cov.shape != (extractor.dim, extractor.dim):
+        raise UserError(
+            f"reference.file: {path}: mu is {tuple(mean.shape)} and sigma {tuple(cov.shape)}, but {extractor.name} has "
+            f"{extractor.dim} features"
+        )
+    if not mean.isfinite().all() or not cov.isfinite().all() or (count is not None and count < 2):
+        raise UserError(f"reference.file: {path} holds numbers that are not finite, or fewer than two images")
+    spectrum = torch.linalg.eigvalsh(cov)
+    if not torch.allclose(cov, cov.T, rtol=1e-6) or spectrum[0] < -1e-6 * spectrum[-1].abs():
+        raise UserError(f"reference.file: {path}: sigma is no covariance: not symmetric, or with negative eigenvalues")
+    if made_with is not None and made_with != extractor.identity:
+        raise UserError(f"reference.file: {path} was made with another extractor: {made_with}")
+    gaussian = Gaussian(mean.to(extractor.device), cov.to(extractor.device), count)
+    return Reference(gaussian, None, None, {"file_sha256": sha256(path), "count": count}, path.name, path)
+
+
+def check_reference(wanted: ReferenceConfig, images: Callable[[], ImageSet], extractor: Extractor) -> None:
+    """See that a reference can be read, or made and kept, long before it is needed; see `reference`.
+
+    Raises:
+        UserError: if its file is damaged, there are too few images, or the cache cannot be written.
+    """
+    if wanted.file is not None:
+        read_published(Path(wanted.file).expanduser(), extractor)
+    else:
+        check_writable(_cache(wanted), "reference.cache")
+        check_reference_count(wanted, images(), extractor)
+
+
+def check_reference_count(wanted: ReferenceConfig, images: ImageSet, extractor: Extractor) -> int:
+    """How many images the reference has.
+
+    Raises:
+        UserError: if there are fewer than the config says, or than the extractor has features.
+    """
+    count = wanted.count if wanted.count is not None else len(images)
+    if count > len(images):
+        raise UserError(f"reference.count: {count}, but the {wanted.split} split has {len(images)} images")
+    check_count(count, extractor, "reference.count")
+    return count
+
+
+# --- files -----------------------------------------------------------------------------------------
+
+
+def _cache(wanted: ReferenceConfig) -> Path:
+    folder = cache_folder() if wanted.cache is None else Path(wanted.cache).expanduser()
+    return folder / "references"
+
+
+def _file_name(identity: dict[str, Any]) -> str:
+    """Readable in front, and behind it a digest of the whole identity: another identity is another file."""
+    channels, height, width = identity["image_shape"]
+    readable = (identity["dataset"], identity["split"], f"{height}x{width}x{channels}", identity["count"])
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return "-".join(str(part) for part in (*readable, identity["extractor"]["name"], digest[:16]))
+
+
+def _write(made: Reference) -> None:
+    assert made.path is not None
+    assert made.features is not None
+    more: dict[str, Any] = {} if made.typical is None else {"typical": made.typical.cpu().numpy()}
+    try:
+        with atomic_write(made.path) as file:
+            np.savez(
+                file,
+                mu=made.gaussian.mean.cpu().numpy(),
+                sigma=made.gaussian.cov.cpu().numpy(),
+                feats=made.features.cpu().numpy(),
+                num_images=np.int64(made.identity["count"]),
+                meta=np.array(json.dumps(made.identity)),
+                **more,
+            )
+    except OSError as error:
+        raise UserError(
+            f"reference.cache: {made.path.parent} cannot be written ({error.strerror}); name another folder by "
+            f"reference.cache=… or ${CACHE_VARIABLE}"
+        ) from error
+
+
+def _read(path: Path, identity: dict[str, Any], device: torch.device) -> Reference:
+    arrays = _arrays(path, "reference.cache")
+    try:
+        found = json.loads(str(arrays["meta"]))
+        different = [key for key in identity if found.get(key) != identity[key]]
+        if different:
+            raise UserError(f"{path}: has another {different[0]} than its name says; remove it, it will be made again")
+        gaussian = Gaussian(
+            torch.from_numpy(arrays["mu"]).to(device), torch.from_numpy(arrays["sigma"]).to(device), identity["count"]
+        )
+        features = torch.from_numpy(arrays["feats"]).to(device)
+        typical = torch.from_numpy(arrays["typical"]).to(device) if "typical" in arrays else None
+        return Reference(gaussian, features, typical, identity, identity["dataset"], path)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is damaged; remove it, it will be made again") from error
+
+
+def _arrays(path: Path, key: str) -> dict[str, Any]:
+    """What a .npz holds. Nothing in it is executed."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise UserError(f"{key}: {path} is damaged or no .npz of arrays: {error}") from error

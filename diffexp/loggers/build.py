@@ -1,0 +1,111 @@
+"""The loggers of a run: metrics.jsonl, which is the truth, and those of the config."""
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from PIL import Image
+
+from diffexp.config.schemas.common import WandbConfig
+from diffexp.config.schemas.loggers import LOGGERS
+from diffexp.loggers.base import LoggedRun, RunLogger
+from diffexp.loggers.best_effort import BestEffortLogger
+from diffexp.loggers.csv import CSVLogger
+from diffexp.loggers.jsonl import JSONLLogger
+from diffexp.runs.directory import Run
+from diffexp.runs.recovery import MetricsChecksum, csv_holds, kept_rows, text_of
+from diffexp.system.best_effort import BestEffort
+from diffexp.system.distributed import is_main_process
+from diffexp.system.files import atomic_write_text
+
+
+def build_loggers(
+    names: Sequence[str],
+    run: Run,
+    resume_step: int,
+    settings: WandbConfig,
+    config: dict[str, Any],
+    checksum: MetricsChecksum | None = None,
+) -> list[Logger]:
+    """metrics.jsonl and the chosen loggers, continued after `resume_step`; on the main process only.
+
+    Args:
+        names: of the loggers, as in `LOGGERS`.
+        run: its directory, which has been described.
+        resume_step: the step that the run resumes from.
+        settings: project, group, job type and tags.
+        config: the resolved config.
+        checksum: of metrics.jsonl, from the checkpoint of that step.
+    """
+    if not is_main_process():
+        return []
+    truth = JSONLLogger(run.metrics, resume_step, checksum)
+    run_id = run.id() or secrets.token_hex(4)  # a tracker must not take two runs without an id for one
+    name = settings.name or run.path.name
+    about = LoggedRun(run.path, run_id, name, config, settings, resume_step, truth.kept)
+    started = (start_logger(each, about) for each in names)
+    for logger in (loggers := [each for each in started if each is not None]):
+        logger.known = truth.known
+    return [truth, *loggers]
+
+
+def tracker_names(names: Sequence[str]) -> list[str]:
+    """Those of the loggers that show runs beside one another."""
+    return [name for name in names if LOGGERS.builder(name).is_tracker]  # type: ignore[attr-defined]  # a RunLogger
+
+
+def start_logger(name: str, run: LoggedRun) -> BestEffortLogger | None:
+    """Start a logger; None, with a warning, if it cannot be started."""
+    with BestEffort(f"the logger {name} cannot be started", Exception):
+        logger = LOGGERS.build(LOGGERS.schema(name)(), run)
+        assert isinstance(logger, RunLogger)
+        return BestEffortLogger(name, logger)
+    return None
+
+
+def finish_loggers(loggers: Iterable[Logger], stopped_by: int | None = None, *, failed: bool = False) -> None:
+    """End the run in every logger.
+
+    Args:
+        loggers: of the run.
+        stopped_by: the signal that ended it early.
+        failed: whether it ends with an error.
+    """
+    exit_code = int(failed) if stopped_by is None else 128 + stopped_by
+    for logger in loggers:
+        if isinstance(logger, BestEffortLogger):
+            logger.finish(exit_code)
+
+
+def log_images(loggers: Iterable[Logger], images: Mapping[str, Image.Image], step: int) -> None:
+    """Log RGB pictures by name to those loggers that take them: ours, and Lightning's that have `log_image`."""
+    for logger in loggers:
+        if isinstance(logger, BestEffortLogger):
+            logger.log_images(images, step)
+        elif hasattr(logger, "log_image"):
+            for name, picture in images.items():
+                logger.log_image(name, [picture], step=step)
+
+
+def update_config(loggers: Iterable[Logger], values: Mapping[str, Any]) -> None:
+    """Add to the run's config in those loggers that take it."""
+    for logger in loggers:
+        if isinstance(logger, BestEffortLogger):
+            logger.update_config(values)
+
+
+def repair_metrics(names: Sequence[str], run: Run, step: int, checksum: MetricsChecksum | None) -> None:
+    """Check the metrics of a complete run, and write metrics.jsonl and metrics.csv where they lack or spoil a row.
+
+    Args:
+        names: of the run's loggers.
+        run: its directory.
+        step: the last one.
+        checksum: of metrics.jsonl, from the checkpoint of that step.
+    """
+    rows = kept_rows(run.metrics, step, checksum)
+    if not run.metrics.is_file() or run.metrics.read_bytes() != text_of(rows).encode():
+        atomic_write_text(run.metrics, text_of(rows))
+    if "csv" in names and not csv_holds(run.path / "metrics.csv", rows):
+        CSVLogger(LoggedRun(run.path, "", "", {}, rows=rows))

@@ -1,0 +1,44 @@
+"""trackio, a local tracker with W&B's interface (pip install 'diffexp[trackio]')."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from diffexp.errors import UserError
+from diffexp.loggers.base import LoggedRun, RunLogger
+
+
+class TrackioLogger(RunLogger):
+    """A run in a trackio project: `trackio show` opens the dashboard. TRACKIO_DIR says where the projects are kept."""
+
+    def __init__(self, run: LoggedRun) -> None:
+        try:
+            import trackio
+        except ImportError as error:
+            raise UserError("loggers: trackio is not installed. Run pip install 'diffexp[trackio]'.") from error
+        self.trackio = trackio
+        settings = run.settings
+        # trackio resumes by name, and many runs may have the same one
+        name = f"{run.name}-{run.id}"
+        self.run = trackio.init(
+            settings.project, name=name, group=settings.group, config=run.config, resume="allow", embed=False
+        )
+
+    def log_scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Log metrics."""
+        self.run.log(dict(values), step)
+
+    def log_images(self, images: Mapping[str, Image.Image], step: int) -> None:
+        """Log RGB pictures by name."""
+        self.run.log({name: self.trackio.Image(picture) for name, picture in images.items()}, step)
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log a table."""
+        if rows:
+            data = [list(row.values()) for row in rows]
+            self.run.log({name: self.trackio.Table(columns=list(rows[0]), data=data)}, 0)
+
+    def finish(self, exit_code: int) -> None:
+        """End the run."""
+        self.run.finish()  # type: ignore[no-untyped-call]

@@ -1,0 +1,51 @@
+"""What a model gets of a batch, whatever gave it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffexp.data.images import to_float
+
+# A batch of `ImageDataModule`, of a torchvision dataset, or images alone.
+AnyBatch = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images to train on.
+
+    Attributes:
+        images: float (B, C, H, W) in [-1, 1].
+        labels: their classes, int64 (B,), of data that has them.
+        index: their numbers in the dataset, (B,), for messages.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    index: Tensor | None = None
+
+
+def as_batch(batch: AnyBatch) -> Batch:
+    """Take images from a tensor, from a pair (images, labels), or from a mapping with "images".
+
+    Args:
+        batch: its images are uint8, or float in [-1, 1]; a mapping may have "labels" and "index".
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(batch, Mapping):
+        found = Batch(batch["images"], batch.get("labels"), batch.get("index"))
+    elif isinstance(batch, Tensor):
+        found = Batch(batch)
+    elif isinstance(batch, Sequence) and 1 <= len(batch) <= 2 and all(isinstance(each, Tensor) for each in batch):
+        found = Batch(*batch)
+    else:
+        raise TypeError(
+            "batch: expected images, a pair (images, labels) or a mapping with images, as tensors, "
+            f"got {type(batch).__name__}. Give the DataLoader a collate_fn that makes one."
+        )
+    images = found.images
+    return Batch(to_float(images) if images.dtype == torch.uint8 else images, found.labels, found.index)

@@ -1,0 +1,192 @@
+"""How every family learns: one loss an image, AdamW, clipping, steps left out, logged means, what checkpoints keep."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from diffexp.models.base import GenerativeModel, log_every_n_steps
+from diffexp.models.batch import AnyBatch, Batch, as_batch
+from diffexp.models.loss_meter import LossMeter, PerSampleLoss
+from diffexp.models.nonfinite import NonFiniteGuard
+from diffexp.rng import Draw, DrawsAhead, RandomNumbers, derive_seed, seed_default_generators
+
+
+class TrainingModule(GenerativeModel):
+    """A generative model that gradient steps on one loss train; a family gives `per_sample_loss`.
+
+    What step k draws for an image is a function of (seed, k) and the image's position in the global batch, so that the
+    devices and accumulated batches over which a step is spread change nothing.
+
+    Args:
+        image_shape: (C, H, W).
+        losses: takes what is logged.
+        classes: of the images, if it learns them.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], losses: LossMeter, classes: int | None = None) -> None:
+        super().__init__(image_shape, classes)
+        self.losses = losses
+        self.finite = NonFiniteGuard(self.optim.skip_nonfinite)
+        self._ahead: dict[tuple[object, ...], DrawsAhead] = {}
+        self._step = -1
+        self._micro_batch = 0
+
+    @abstractmethod
+    def per_sample_loss(self, batch: Batch) -> PerSampleLoss:
+        """Compute the loss of each image of this part of the global batch, and what is logged of it."""
+
+    def after_loss(self, loss: PerSampleLoss) -> None:
+        """Learn from the losses of a step, for models that choose what they train on by them."""
+
+    def learned(self) -> list[dict[str, Any]]:
+        """The optimiser's parameter groups."""
+        return [{"params": [each for each in self.parameters() if each.requires_grad]}]
+
+    # --- a step
+
+    def training_step(self, batch: AnyBatch, batch_idx: int) -> Tensor:
+        """Return the mean loss of a batch; see `diffexp.models.batch.as_batch` for what it may be.
+
+        Raises:
+            DivergedError: if it is not finite, or was not in an earlier step that could not be looked at before.
+        """
+        given = as_batch(batch)
+        step = self.trainer.global_step
+        self._micro_batch = self._micro_batch + 1 if step == self._step else 0
+        self._step = step
+        seed_default_generators(given.images.device, "dropout", self.seed, step, self.part)
+        loss = self.per_sample_loss(given)
+        self.losses.update(loss)
+        self.after_loss(loss)
+        self._log(step + 1)
+        minimized = loss.minimized if loss.weights is None else loss.minimized * loss.weights
+        return self.finite.guarded(minimized, loss.t, given.index)
+
+    def draw(self, size: int, shape: Sequence[int], purpose: str = "training") -> Draw:
+        """What this step draws for the `size` images here, by their positions in the global batch.
+
+        Args:
+            size: images.
+            shape: of the normals of an image.
+            purpose: draws for one purpose are independent of those for another.
+        """
+        first = self.part * size
+        address = (purpose, first, size, tuple(shape), self.device)
+        if address not in self._ahead:
+            positions = torch.arange(first, first + size, device=self.device)
+            self._ahead[address] = DrawsAhead(RandomNumbers(derive_seed(purpose, self.seed), positions), shape)
+        return self._ahead[address].at(self._step)
+
+    @property
+    def parts(self) -> int:
+        """Processes times accumulated batches: the parts of a global batch."""
+        return self.trainer.world_size * self.trainer.accumulate_grad_batches
+
+    @property
+    def part(self) -> int:
+        """Which of them this process is at."""
+        return self._micro_batch * self.trainer.world_size + self.trainer.global_rank
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether this is the last of a step's accumulated batches."""
+        return self._micro_batch + 1 == self.trainer.accumulate_grad_batches
+
+    def _log(self, step: int) -> None:
+        """Log the losses since the last point, when the step that is about to end is a logged one."""
+        trainer = self.trainer
+        if step % log_every_n_steps(trainer) or not self.ends_step:
+            return
+        means = self.losses.means(trainer.strategy)
+        self.losses.reset()
+        metrics = {f"train/{name}": value for name, value in means.items()}
+        if self.optim.skip_nonfinite:
+            metrics["train/skipped"] = float(self.finite.skipped)
+        metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        for logger in self.loggers:  # not self.log, whose steps are counted from 0 and differ from the checkpoints'
+            logger.log_metrics(metrics, step=step)
+        # on the host: Lightning reads what a bar shows after every step, and would wait for a GPU's
+        shown = torch.tensor(means.get("loss", math.nan))
+        self.log("loss", shown, prog_bar=True, logger=False, batch_size=1)
+
+    # --- the optimiser
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with a linear warm-up and an optional cosine decay to 0 at the last step."""
+        optim, total = self.optim, self.trainer.max_steps
+        fp16 = self.trainer.precision == "16-mixed"
+        before, self.finite = self.finite, NonFiniteGuard(optim.skip_nonfinite, fp16=fp16)
+        self.finite.load(before.state())
+        optimizer = torch.optim.AdamW(
+            self.learned(),
+            lr=optim.lr,
+            betas=(optim.betas[0], optim.betas[1]),
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            # the fused step unscales gradients itself, which forbids clipping them under fp16
+            fused=not fp16,
+        )
+
+        def factor(step: int) -> float:
+            if step < optim.warmup_steps:
+                return (step + 1) / optim.warmup_steps
+            if optim.decay == "cosine":
+                progress = (step - optim.warmup_steps) / max(1, total - optim.warmup_steps)
+                return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+            return 1.0
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Set the first step's learning rates from the config.
+
+        A checkpoint holds those of the config it was saved under, which are 0 at the end of a cosine. The values of a
+        resumed run whose config has not changed stay the same, bit for bit.
+        """
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):  # a subclass may schedule in another way
+            rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            schedule._last_lr = [base * factor(schedule.last_epoch) for base, factor in rates]
+            for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
+                group["lr"] = rate
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient's norm, and leave out the step if that is not finite.
+
+        Lightning's own refuses every fused optimiser, though only fp16 is a reason to.
+        """
+        # the optimiser's lists: to walk through all modules takes longer than some steps' arithmetic
+        groups = optimizer.param_groups
+        parameters = [each for group in groups for each in group["params"] if each.grad is not None]
+        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters])
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        self.finite.check(norm, optimizer, self._step + 1)
+
+    def on_train_end(self) -> None:
+        """Look at the last step."""
+        self.finite.look()
+
+    # --- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a resumed run needs to do and log the same: losses not yet logged, steps left out."""
+        self.finite.look()
+        checkpoint["losses"] = self.losses.state(self.trainer.strategy)
+        checkpoint["finite"] = self.finite.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up what was kept."""
+        self.losses.load(checkpoint["losses"], self.trainer.global_rank, self.trainer.world_size)
+        self.finite.load(checkpoint["finite"])

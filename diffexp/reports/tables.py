@@ -1,0 +1,239 @@
+"""What several runs tell together: the keys that differ, scores that can be compared, likelihoods, schedules, cost."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from diffexp.config.schemas.requests import ESTIMATES, estimate_settings
+from diffexp.config.trial import is_seed, leaves
+from diffexp.evaluation.ranking import ScoreEstimate, best_and_ties
+from diffexp.formatting import Table, pm
+from diffexp.runs.reader import RecordedScore, RunReader
+
+# Keys that name a run and say where it is recorded, not what it computes.
+_NAMING = ("name", "runs_dir", "run_dir", "wandb.", "loggers")
+
+_ABSENT = "–"
+
+
+def differing_keys(runs: Sequence[RunReader]) -> dict[str, list[str]]:
+    """By dotted key, its value in each run, of just the keys of which there are several values; "–" where absent."""
+    flat = [_flat(run.config) for run in runs]
+    if len({frozenset(each) for each in flat}) > 1:  # a key that a run's version did not have had its default
+        flat = [_flat(run.completed) for run in runs]
+    keys = dict.fromkeys(key for each in flat for key in each if not key.startswith(_NAMING))
+    found = {key: [each.get(key, _ABSENT) for each in flat] for key in keys}
+    return {key: values for key, values in found.items() if len(set(values)) > 1}
+
+
+def several_seeds(runs: Sequence[RunReader]) -> bool:
+    """Whether some of the runs differ in seeds alone."""
+    settings = [values for key, values in differing_keys(runs).items() if not is_seed(key)]
+    return len(runs) > 1 and len(set(zip(*settings, strict=True))) < len(runs)
+
+
+def losses_compare(runs: Sequence[RunReader]) -> str:
+    """Whether the training losses of runs can be compared, and the keys that forbid it.
+
+    A loss is that of a target at the noise of a schedule, of some images: with another of these it is another quantity.
+    """
+    where = ("data.path", "data.root", "data.num_workers", "data.memory_gb", "model.network.")
+    differing = [
+        key for key in differing_keys(runs) if key.startswith(("model.", "data.")) and not key.startswith(where)
+    ]
+    if differing:
+        return f"Not comparable between these runs, which differ in {', '.join(differing)}."
+    return "From train/loss in metrics.jsonl of each run."
+
+
+def _flat(config: dict[str, Any]) -> dict[str, str]:
+    return {".".join(path): shown(value) for path, value in leaves(config)}
+
+
+def shown(value: Any) -> str:
+    """A config's value as YAML would have it, but floats as short as they are."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(shown, value)) + "]"
+    return str(value)
+
+
+def overview(runs: Sequence[RunReader]) -> Table:
+    """A row a run: how far it is, what differs, its last loss."""
+    differing = differing_keys(runs)
+    head = ["run", *differing, "state", "step", "train/loss"]
+    rows = []
+    for index, run in enumerate(runs):
+        loss = run.series("train/loss")
+        state, step = run.status.get("state", "?"), run.status.get("step", "?")
+        values = [values[index] for values in differing.values()]
+        rows.append([run.label, *values, str(state), str(step), f"{loss[-1][1]:.4g}" if loss else _ABSENT])
+    source = f"config.yaml, status.json and the last train/loss of metrics.jsonl of each run. {losses_compare(runs)}"
+    return Table("What differs", head, rows, source)
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """Scores of one metric under one protocol, which may stand beside each other.
+
+    Attributes:
+        scores: (index of the run, score), of the last step of each run at which a sampler was scored.
+    """
+
+    metric: str
+    protocol: str
+    scores: list[tuple[int, RecordedScore]]
+
+    @property
+    def title(self) -> str:
+        """The metric and its protocol."""
+        return f"{self.metric}, protocol {self.protocol}"
+
+    def rows(self) -> list[tuple[int, str, str, int]]:
+        """(run, sampler, weights, step) of each row of the table, run by run."""
+        return sorted({(index, each.sampler, each.weights, each.step) for index, each in self.scores})
+
+    def name(self, runs: Sequence[RunReader], row: tuple[int, str, str, int]) -> str:
+        """What a table or plot calls the scores of a sampler of a run: as little as tells them apart."""
+        index, sampler, weights, step = row
+        run = f"{runs[index].label} " if len(runs) > 1 else ""
+        at = f", step {step}" if len({each.step for _, each in self.scores}) > 1 else ""
+        return f"{run}{sampler}{at}" + ("" if weights == "ema" else f", {weights} weights")
+
+    def at(self, row: tuple[int, str, str, int]) -> dict[int, RecordedScore]:
+        """By network calls, the scores of a row."""
+        chosen = [s for index, s in self.scores if (index, s.sampler, s.weights, s.step) == row]
+        return {each.network_calls: each for each in sorted(chosen, key=lambda each: each.network_calls)}
+
+    def table(self, runs: Sequence[RunReader]) -> Table:
+        """Samplers of all runs × network calls; bold is the lowest of a column, = cannot be told from it.
+
+        Where some runs differ in seeds alone nothing is bold: the lowest would be the luckiest.
+        """
+        rows, columns = self.rows(), sorted({each.network_calls for _, each in self.scores})
+        texts, bold = [], set()
+        grid = [self.at(row) for row in rows]
+        marks: dict[tuple[int, int], str] = {}
+        for column, calls in enumerate(columns):
+            filled = [number for number, each in enumerate(grid) if calls in each]
+            if several_seeds([runs[index] for index in sorted({rows[number][0] for number in filled})]):
+                continue
+            entries = [_entry(grid[number][calls]) for number in filled]
+            best, ties = best_and_ties(entries)
+            bold.add((filled[best], column + 1))
+            marks |= {(filled[tie], column): " =" for tie in ties}
+        for number, (row, scores) in enumerate(zip(rows, grid, strict=True)):
+            cells = [
+                pm(scores[calls].value, scores[calls].spread) + marks.get((number, column), "")
+                if calls in scores
+                else ""
+                for column, calls in enumerate(columns)
+            ]
+            texts.append([self.name(runs, row), *cells])
+        files = sorted({str(each.source) for _, each in self.scores})
+        counts = sorted({(each.blocks, each.count) for _, each in self.scores})
+        images = ", ".join(f"{times} × {count} images" if times > 1 else f"{count} images" for times, count in counts)
+        at = sorted({each.step for _, each in self.scores})
+        steps = f"step {at[0]}" if len(at) == 1 else f"steps {at[0]} to {at[-1]}"
+        marked = "Bold is the lowest of a column, = cannot be told from it."
+        if not bold:
+            marked = "None is marked as the lowest: runs that differ in seeds alone are draws of one setting."
+        source = (
+            f"Lower is better; {steps}; {images}: mean ± standard deviation over several blocks, ± standard error of "
+            f"one. {marked} From {_listed(files)}."
+        )
+        return Table(
+            f"Scores {self.title}", ["sampler \\ network calls", *map(str, columns)], texts, source, frozenset(bold)
+        )
+
+
+def comparable(runs: Sequence[RunReader]) -> list[Comparable]:
+    """All last scores, in groups that can be compared."""
+    groups: dict[tuple[str, str], dict[tuple[int, str, str, int], tuple[int, RecordedScore]]] = {}
+    for index, run in enumerate(runs):
+        newest: dict[tuple[str, str, str, str, int], RecordedScore] = {}
+        for score in run.scores:  # oldest step first
+            key = (score.metric, score.protocol, score.sampler, score.weights, score.network_calls)
+            before = newest.get(key)
+            if before is None or (score.step, score.blocks) >= (before.step, before.blocks):
+                newest[key] = score
+        for score in newest.values():
+            place = (index, score.sampler, score.weights, score.network_calls)
+            groups.setdefault((score.metric, score.protocol), {})[place] = (index, score)
+    return [Comparable(metric, protocol, list(found.values())) for (metric, protocol), found in groups.items()]
+
+
+def likelihoods(runs: Sequence[RunReader]) -> Table | None:
+    """Bits per dimension of all runs that have them."""
+    rows = []
+    files = []
+    there = {name for run in runs for _, values, _ in run.likelihoods for name in values}
+    names = [*(name for name in ESTIMATES if name in there), *sorted(there - set(ESTIMATES))]
+    for run in runs:
+        for about, values, file in run.likelihoods:
+            files.append(str(file))
+            told = [
+                pm(fmean(values[name]), stdev(values[name]) / math.sqrt(len(values[name]))) if name in values else ""
+                for name in names
+            ]
+            step, images = str(about["step"]), f"{about['count']} of {about['likelihood']['split']}"
+            settings = "; ".join(filter(None, (estimate_settings(name, about) for name in values)))
+            rows.append([run.label, step, about["weights"], images, settings, *told])
+    if not rows:
+        return None
+    head = ["run", "step", "weights", "images", "settings", *(ESTIMATES.get(name, name) for name in names)]
+    source = f"Bits per dimension, lower is better, ± standard error over the images. From {_listed(files)}."
+    return Table("Bits per dimension", head, rows, source)
+
+
+def cost(runs: Sequence[RunReader]) -> Table:
+    """What each run took: training, and the samples that were scored."""
+    rows = []
+    for run in runs:
+        step, seconds = run.status.get("step"), run.status.get("seconds")
+        batch = (run.config.get("training") or {}).get("batch_size")
+        images = f"{step * batch:,}" if step is not None and batch is not None else _ABSENT
+        calls = sum(each.network_calls * each.blocks * each.count for each in run.scores)
+        drawn = sum(each.blocks * each.count for each in run.scores)
+        scoring = sum(each.blocks * each.seconds for each in run.scores)
+        device = ", ".join(run.environment.get("gpus", [])) or f"{run.environment.get('cpus', '?')} CPUs"
+        told = _ABSENT if seconds is None else f"{seconds:,.0f}"
+        rows.append([run.label, device, images, told, f"{drawn:,}", f"{calls:,}", f"{scoring:,.0f}"])
+    head = ["run", "device", "images trained on", "seconds in training", "images scored", "network calls", "seconds"]
+    source = (
+        "Trained: step × batch size, and the seconds of status.json (with scores and grids while training). Scored: "
+        "scores/ and evaluations/, network calls × images."
+    )
+    return Table("Cost", head, rows, source)
+
+
+def environments(runs: Sequence[RunReader]) -> Table:
+    """What of versions and machine differs; of a single run, all of it."""
+    flat = [environment_facts(run.environment) for run in runs]
+    keys = dict.fromkeys(key for each in flat for key in each)
+    if len(runs) > 1:
+        keys = {key: None for key in keys if len({each.get(key) for each in flat}) > 1}
+    rows = [[run.label, *(each.get(key, _ABSENT) for key in keys)] for run, each in zip(runs, flat, strict=True)]
+    return Table("Versions and machines", ["run", *keys], rows, "environment.json of each run.")
+
+
+def environment_facts(environment: dict[str, Any]) -> dict[str, str]:
+    """What environment.json says of versions and the machine, by dotted key."""
+    aside = ("command", "earlier", "run_id", "slurm", "plugins")
+    return {".".join(path): shown(value) for path, value in leaves(environment) if path[0] not in aside}
+
+
+def _entry(score: RecordedScore) -> ScoreEstimate:
+    return ScoreEstimate(score.value, score.spread or 0.0, score.protocol)
+
+
+def _listed(files: Sequence[str]) -> str:
+    few = 4
+    return ", ".join(files[:few]) + (f" and {len(files) - few} more" if len(files) > few else "")

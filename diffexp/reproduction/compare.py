@@ -1,0 +1,186 @@
+"""Whether two runs are the same: bit for bit, or as far as their scores can tell."""
+
+import math
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from scipy.stats import t as student_t
+from torch import Tensor
+
+from diffexp.evaluation.ranking import ScoreEstimate, tie
+from diffexp.formatting import Table
+from diffexp.runs.directory import grids
+
+# What a checkpoint holds besides the result: where it was made. The metrics are compared row by row.
+_ASIDE = ("config", "data", "run_id", "metrics")
+
+# score/SAMPLER-WEIGHTS/fd_EXTRACTOR_COUNT or fid50k, but neither its error, fd_error_…, nor the lowest so far, …_best
+_DISTANCE = re.compile(r"(score/[^/]+/)(fd_(?!error_)\S+|fid\d+k?)(?<!_best)")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One thing of two runs.
+
+    Attributes:
+        name: of what was compared, with how many.
+        difference: "" if they are equal bit for bit, else where they first differ.
+    """
+
+    name: str
+    difference: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.difference or 'equal'}"
+
+
+def compare_checkpoints(before: dict[str, Any], now: dict[str, Any]) -> Comparison:
+    """All numbers of two checkpoints: weights, average, optimiser."""
+    one = {name: value for name, value in _numbers(before) if not name.startswith(_ASIDE)}
+    two = {name: value for name, value in _numbers(now) if not name.startswith(_ASIDE)}
+    name = f"checkpoint ({len(one)} tensors and numbers)"
+    if missing := sorted(set(one) ^ set(two)):
+        return Comparison(name, f"{len(missing)} are in one of them only, {missing[0]} first")
+    differing = [key for key in one if not _equal(one[key], two[key])]
+    if not differing:
+        return Comparison(name, "")
+    weights = [key for key in differing if key.startswith("state_dict.")]
+    largest = max((_distance(one[key], two[key]) for key in weights), default=0.0)
+    return Comparison(name, f"{len(differing)} differ, {differing[0]} first; a weight by {largest:.2g} at most")
+
+
+def compare_metrics(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]) -> Comparison:
+    """All logged rows."""
+    name = f"metrics ({len(before)} rows)"
+    for one, two in zip(before, now, strict=False):
+        for key in sorted({*one, *two}):
+            if key not in one or key not in two or not _equal(one[key], two[key]):
+                told = f"{one.get(key, 'nothing')} then, {two.get(key, 'nothing')} now"
+                return Comparison(name, f"from step {one['step']} on, first {key}: {told}")
+    return Comparison(name, "" if len(before) == len(now) else f"{len(now)} rows now")
+
+
+def compare_pictures(before: Path, now: Path, step: int, samplers: Collection[str]) -> Comparison:
+    """All grids that training drew with some samplers up to a step, as files; other pictures do not count.
+
+    Args:
+        before: samples/ of the recorded run.
+        now: that of the other.
+        step: the last one to compare.
+        samplers: their names in the recorded config.
+    """
+    drawn = [(at, file) for at, name, file in grids(before) if at <= step and name in samplers]
+    side_by_side = {before / f"step-{at:08d}.png" for at, _ in drawn}
+    pictures = sorted({file for _, file in drawn} | {file for file in side_by_side if file.is_file()})
+    differing = [file.name for file in pictures if _bytes(file) != _bytes(now / file.name)]
+    told = f"{len(differing)} differ, {differing[0]} first" if differing else ""
+    return Comparison(f"sample grids ({len(pictures)})", told)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The last score of a sampler, then and now.
+
+    Attributes:
+        name: of the metric, as it is logged.
+        before, now: value and standard error.
+        seeds: values of further trainings that differ in the seed alone.
+    """
+
+    name: str
+    before: ScoreEstimate
+    now: ScoreEstimate
+    seeds: list[float]
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of one training: over the seeds if there are any, else of the images alone."""
+        return stdev([self.now.value, *self.seeds]) if self.seeds else max(self.before.spread, self.now.spread)
+
+    @property
+    def same(self) -> bool:
+        """Whether they cannot be told apart."""
+        if not self.seeds:
+            return tie(self.before, self.now)
+        values = [self.now.value, *self.seeds]
+        likely = student_t.ppf(0.975, len(values) - 1)  # 95 % of further trainings
+        return bool(abs(self.before.value - fmean(values)) <= likely * self.spread * math.sqrt(1 + 1 / len(values)))
+
+
+Rows = Sequence[dict[str, Any]]
+
+
+def compare_scores(before: Rows, now: Rows, seeds: Sequence[Rows]) -> list[Compared]:
+    """The last distances that the first logged, where the others have them at the same step.
+
+    Args:
+        before, now: logged rows.
+        seeds: those of further trainings that differ in the seed alone.
+    """
+    one = _last_scores(before)
+    two, *more = (_last_scores(rows) for rows in (now, *seeds))
+    return [
+        Compared(name, score, two[name, step], [each[name, step].value for each in more if (name, step) in each])
+        for (name, step), score in one.items()
+        if (name, step) in two
+    ]
+
+
+def _last_scores(rows: Rows) -> dict[tuple[str, int], ScoreEstimate]:
+    """By name and step, the distances of the last row with any."""
+    for row in reversed(rows):
+        found = {}
+        for name, value in row.items():
+            match = _DISTANCE.fullmatch(name)
+            if match is not None:
+                error = next((row[key] for key in row if key.startswith(f"{match[1]}fd_error_")), 0.0)
+                found[name, row["step"]] = ScoreEstimate(value, error, "")  # the settings that differ are told before
+        if found:
+            return found
+    return {}
+
+
+def scores_table(compared: Sequence[Compared]) -> Table:
+    """A row a score."""
+    rows = []
+    for each in compared:
+        verdict = "within it" if each.same else "outside it"
+        rows.append([each.name, f"{each.before.value:.4g}", f"{each.now.value:.4g}", f"{each.spread:.2g}", verdict])
+    of_seeds = any(each.seeds for each in compared)
+    source = "Spread: standard deviation over the seeds." if of_seeds else "Spread: the scores' own standard error."
+    return Table("Scores", ["score", "then", "now", "spread", ""], rows, source)
+
+
+def _numbers(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _numbers(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(content, (list, tuple)):
+        for index, value in enumerate(content):
+            yield from _numbers(value, f"{name}.{index}")
+    elif isinstance(content, (Tensor, bool, int, float)):
+        yield name, content
+
+
+def _equal(one: Any, two: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        return one.dtype == two.dtype and torch.equal(one, two)
+    return bool(one == two) or (one != one and two != two)  # NaN is NaN
+
+
+def _distance(one: Any, two: Any) -> float:
+    if not isinstance(one, Tensor) or not isinstance(two, Tensor) or one.shape != two.shape:
+        return math.inf
+    return (one.double() - two.double()).abs().max().item() if one.numel() else 0.0
+
+
+def _bytes(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return None

@@ -1,0 +1,84 @@
+"""The rows of a run's metrics.jsonl."""
+
+import json
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from diffexp.config.renamed import current_metric_name
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ParsedMetrics:
+    """The lines of a metrics.jsonl.
+
+    Attributes:
+        rows: by line number, from 1, those that are rows.
+        damaged: the numbers of the other lines.
+        torn: the last line, if it neither ends nor is a row: a process writes it now, or was killed while it did.
+    """
+
+    rows: dict[int, dict[str, Any]]
+    damaged: list[int]
+    torn: bytes
+
+
+def parse_metrics(content: bytes) -> ParsedMetrics:
+    """Tell the rows of a metrics.jsonl from what disks and interrupted copies make of them."""
+    *lines, last = content.split(b"\n")
+    found = {number: _row(line) for number, line in enumerate(lines, 1)}
+    damaged = [number for number, row in found.items() if row is None]
+    if last and (row := _row(last)) is not None:
+        found[len(lines) + 1], last = row, b""
+    return ParsedMetrics({number: row for number, row in found.items() if row is not None}, damaged, last)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        pairs = json.loads(line.decode(), object_pairs_hook=list)
+        row = dict(pairs)
+    except (ValueError, TypeError):
+        return None
+    numbers = all(type(value) in (int, float) for value in row.values())
+    complete = numbers and len(row) == len(pairs) and type(row.get("step")) is int
+    return row if complete else None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, with the current names of metrics; [] if there is none.
+
+    Damaged lines are skipped, with a warning that names them.
+    """
+    if not path.is_file():
+        return []
+    parsed = parse_metrics(path.read_bytes())
+    if parsed.damaged:
+        _warn_of_damage(path, tuple(parsed.damaged))
+    return [with_current_metric_names(row) for row in parsed.rows.values()]
+
+
+def with_current_metric_names(row: dict[str, Any]) -> dict[str, Any]:
+    """A row that diffexp has logged, maybe an earlier version."""
+    return {current_metric_name(name): value for name, value in row.items()}
+
+
+@cache
+def _warn_of_damage(path: Path, numbers: tuple[int, ...]) -> None:
+    """Warn once: a sweep reads the metrics of a running trial again and again."""
+    log.warning(
+        "%s: skipping %s, which %s damaged; --resume of the run recovers what its metrics.csv holds",
+        *(path, line_numbers(numbers), "is" if len(numbers) == 1 else "are"),
+    )
+
+
+def line_numbers(numbers: Collection[int]) -> str:
+    """``"line 3"``, ``"lines 3, 7, 9"``, with the first ten of many."""
+    few = 10
+    text = ", ".join(map(str, sorted(numbers)[:few]))
+    more = f" and {len(numbers) - few} more" if len(numbers) > few else ""
+    return f"line{'s' * (len(numbers) != 1)} {text}{more}"

@@ -1,0 +1,182 @@
+"""A sweep on this machine: a few trials at a time, each a process of its own, with no server and no account."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import FrameType
+from typing import ClassVar, NoReturn
+
+from tqdm import tqdm
+
+from diffexp.config.schemas.engines import LocalEngineConfig
+from diffexp.errors import UserError
+from diffexp.sweeps.engines.base import Engine
+from diffexp.sweeps.engines.slurm_environment import without_slurm
+from diffexp.sweeps.plan import Sweep
+from diffexp.sweeps.results import best_setting, is_target_reached, rows, told_value
+from diffexp.sweeps.runner import CANCELLED, Stop, try_trial
+from diffexp.sweeps.state import ENDED, TrialState, left, read_state
+
+_LOOK = 1.0  # seconds between two updates of the progress bar
+_LOGGED = 60.0  # and of its lines in a log file
+_WAIT = 1.0  # seconds before another look at a trial that another process runs
+
+
+def slots(workers: int | None, devices: Sequence[str], each: int) -> list[dict[str, str]]:
+    """For each trial that can run at the same time, what its environment says of GPUs and threads.
+
+    Args:
+        workers: how many; None is one for each group of devices, or one.
+        devices: the GPUs to share out; none leaves all to every trial.
+        each: devices that a trial takes.
+
+    Raises:
+        UserError: if there are not enough devices.
+    """
+    if devices and len(devices) < each:
+        raise UserError(f"devices: a trial takes {each} (training.devices), but only {len(devices)} are given")
+    groups = [",".join(devices[start : start + each]) for start in range(0, len(devices) - each + 1, each)]
+    if groups and workers is not None and workers > len(groups):
+        raise UserError(f"workers: {len(devices)} devices are enough for {len(groups)} trials of {each} at a time")
+    count = workers or len(groups) or 1
+    environment = without_slurm(os.environ)
+    if "OMP_NUM_THREADS" not in environment:
+        # torch's threads wait for each other, so that more of them than cores are slower than one
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // (count * each if not groups else count)))
+    return [{**environment, **({"CUDA_VISIBLE_DEVICES": groups[slot]} if groups else {})} for slot in range(count)]
+
+
+class LocalRun:
+    """Runs what is left of a sweep.
+
+    Args:
+        sweep: the sweep.
+        environments: of the trials that run at the same time, from `slots`.
+    """
+
+    def __init__(self, sweep: Sweep, environments: list[dict[str, str]]) -> None:
+        self.sweep = sweep
+        self.environments = environments
+        self.stop = Stop()
+        self._waiting = deque(trial.index for trial in left(sweep))
+        sweep.check_unchanged(self._waiting)
+        self._lock = threading.Lock()
+        self._errors: list[BaseException] = []
+
+    def run(self) -> bool:
+        """Run until nothing is left, or Ctrl-C. Whether all trials have ended.
+
+        Ctrl-C lets the running trials stop at their next step; another one kills them.
+        """
+        (self.sweep.path / CANCELLED).unlink(missing_ok=True)
+        threads = [threading.Thread(target=self._work, args=(each,), daemon=True) for each in self.environments]
+        handlers = {
+            number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
+        try:
+            for thread in threads:
+                thread.start()
+            self._show(threads)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        if self._errors:
+            raise self._errors[0]
+        return not left(self.sweep)
+
+    def _asked(self, number: int, _: FrameType | None) -> None:
+        self.stop.now = self.stop.asked and number == signal.SIGINT
+        if not self.stop.asked:
+            tqdm.write("stopping: the running trials save where they are (Ctrl-C again: at once)", file=sys.stderr)
+        self.stop.asked = True
+
+    # --- workers
+
+    def _work(self, environment: dict[str, str]) -> None:
+        try:
+            while not self.stop.asked:
+                with self._lock:
+                    if not self._waiting or is_target_reached(self.sweep):
+                        return
+                    index = self._waiting.popleft()
+                verdict = try_trial(self.sweep, index, environment, self.stop)
+                with self._lock:
+                    if verdict == "again":
+                        self._waiting.appendleft(index)
+                    elif verdict == "taken":
+                        self._waiting.append(index)
+                if verdict == "taken":
+                    time.sleep(_WAIT)
+                elif verdict == "over":
+                    self._tell(index)
+        except BaseException as error:
+            self._errors.append(error)
+            self.stop.asked = True
+
+    # --- progress
+
+    def _tell(self, index: int) -> None:
+        record = read_state(self.sweep.trial(index))
+        row = next(each for each in rows(self.sweep) if each.index == index)
+        line = f"{index:04d} {row.name}: {record.state}{told_value(row)}, {record.seconds:.0f} s"
+        if record.state == "failed":
+            line += f"; see {self.sweep.trial(index).log}"
+        tqdm.write(line, file=sys.stderr)
+
+    def _show(self, threads: list[threading.Thread]) -> None:
+        """A bar over all trials, the shares of running ones counted, until the workers are done."""
+        total = len(self.sweep)
+        shape = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
+        records = self.records()
+        with tqdm(total=total, initial=_shares(records), bar_format=shape, desc=self.sweep.file.name) as bar:
+            shown, interval = 0.0, _LOOK if sys.stderr.isatty() else _LOGGED
+            while any(thread.is_alive() for thread in threads):
+                if time.monotonic() - shown >= interval:
+                    self._update(bar)
+                    shown = time.monotonic()
+                self.stop.asked |= (self.sweep.path / CANCELLED).exists()
+                time.sleep(_LOOK)
+            self._update(bar)
+
+    def _update(self, bar: "tqdm[NoReturn]") -> None:
+        records = self.records()
+        bar.n = _shares(records)
+        bar.set_postfix_str(self._summary(records))
+
+    def records(self) -> list[TrialState]:
+        """How each trial stands."""
+        return [read_state(trial) for trial in self.sweep.trials()]
+
+    def _summary(self, records: list[TrialState]) -> str:
+        counts = {state: sum(record.state == state for record in records) for state in ("done", "running", "failed")}
+        parts = [f"{count} {state}" for state, count in counts.items()]
+        stopped = sum(record.state == "stopped" for record in records)
+        parts += [f"{stopped} stopped early"] if stopped else []
+        best = best_setting(self.sweep)
+        parts += [f"best {best.summary()} ({best.name})"] if best is not None else []
+        return ", ".join(parts)
+
+
+def _shares(records: list[TrialState]) -> float:
+    """Trials done, counting the done shares of the others."""
+    return sum(1.0 if each.state in ENDED else each.step / each.steps if each.steps else 0.0 for each in records)
+
+
+class LocalEngine(Engine):
+    """Runs a sweep on this machine, and waits for it.
+
+    Args:
+        config: how many trials at a time, on which devices.
+    """
+
+    is_blocking: ClassVar[bool] = True
+    config: LocalEngineConfig
+
+    def submit(self, sweep: Sweep) -> list[str]:
+        """Run what is left of a sweep, until nothing is or Ctrl-C; there are no jobs."""
+        LocalRun(sweep, slots(self.config.workers, self.config.devices, sweep.devices)).run()
+        return []

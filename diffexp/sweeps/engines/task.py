@@ -1,0 +1,63 @@
+"""What a job of an engine does: one try at a trial, in one process or, for several devices, as several."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from types import FrameType
+
+from diffexp.sweeps.engines.base import AGAIN, Engine
+from diffexp.sweeps.plan import Sweep
+from diffexp.sweeps.runner import Stop, start, try_trial
+from diffexp.sweeps.state import ENDED, read_state
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_PATIENCE = 300.0  # seconds that other tasks wait for the first one to have chosen the trial's parameters
+
+
+def run_task(sweep: Sweep, index: int, environment: Mapping[str, str], engine: Engine) -> int:
+    """Try a trial; the exit code: 0 over, 1 failed, `AGAIN` to be tried again.
+
+    Of several processes (`Engine.rank`) the first one watches and keeps the records; the others only run their share.
+
+    Raises:
+        UserError: if there is no such trial.
+    """
+    sweep.check_index(index)
+    stop = Stop()
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        stop.asked = True
+
+    for number in _SIGNALS:
+        signal.signal(number, asked)
+    if engine.rank(environment) > 0:
+        return _share(sweep, index, environment, stop)
+    sweep.check_unchanged([index])
+    verdict = try_trial(sweep, index, environment, stop)
+    if verdict == "over":
+        return 1 if read_state(sweep.trial(index)).state == "failed" else 0
+    return AGAIN
+
+
+def _share(sweep: Sweep, index: int, environment: Mapping[str, str], stop: Stop) -> int:
+    """Run this task's process of a trial on several devices; how it goes is the first task's to say."""
+    deadline = time.monotonic() + _PATIENCE
+    while sweep.trial(index).trial is None and time.monotonic() < deadline:
+        time.sleep(0.5)
+    planned = sweep.trial(index)
+    if planned.trial is None or read_state(planned).state in ENDED:
+        return 0
+    process = start(sweep, planned, environment)
+    told = 0.0
+    while process.poll() is None:
+        if stop.asked and time.monotonic() - told > 5:
+            process.send_signal(signal.SIGTERM)
+            told = time.monotonic()
+        try:
+            process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            continue
+    by_signal = [128 + number for number in _SIGNALS] + [-number for number in _SIGNALS]
+    return 0 if process.returncode in (0, *by_signal) else os.EX_SOFTWARE

@@ -1,0 +1,98 @@
+"""A sweep against our own schemas, before anything runs: a misspelt key must not cost 200 jobs."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from diffexp.config.plugins import load_plugins
+from diffexp.config.trial import Trial
+from diffexp.errors import UserError
+from diffexp.sweeps.metric_names import metric_problem, usual_metric
+from diffexp.sweeps.resolve import Resolved, resolve
+from diffexp.sweeps.spec.file import SweepFile, parse_sweep
+from diffexp.sweeps.spec.parameters import nested
+
+# Where a run goes, and what it is called, is the sweep's to say.
+_OURS = ("run_dir", "runs_dir", "out", "name")
+
+
+def check_sweep(sweep: SweepFile, trials: Sequence[Trial]) -> list[Resolved]:
+    """Check every trial that is known, and what others may come to.
+
+    Returns:
+        The configs of the known trials.
+
+    Raises:
+        UserError: naming the file and the trial.
+    """
+    load_plugins(sweep.command.plugins)
+    for word in sweep.command.overrides:
+        if word.partition("=")[0] in _OURS:
+            raise UserError(f"{sweep.source}: command: {word}: where a trial goes is the sweep's to say")
+        for parameter in sweep.parameters:
+            if parameter.key == word.partition("=")[0]:
+                raise UserError(f"{sweep.source}: {word}: {parameter.key} is swept, so that this would say nothing")
+    for parameter in sweep.parameters:
+        if parameter.path[0] in (*_OURS, "wandb"):
+            raise UserError(f"{sweep.source}: parameters.{parameter.key}: is the sweep's to say")
+    everything = [*trials, *typical(sweep)]
+    found = []
+    for trial in tqdm(everything, desc=f"check {sweep.name}", unit="trial", delay=2, leave=False):
+        try:
+            resolved = resolve(sweep.command, trial)
+            problem = metric_problem(sweep.metric.name, resolved) if sweep.metric is not None else None
+        except UserError as error:
+            raise UserError(f"{sweep.source}: {trial.name}: {error}") from error
+        if problem is not None:
+            raise UserError(f"{sweep.source}: metric.name: {problem} (in {trial.name})")
+        found.append(resolved)
+    return found[: len(trials)]
+
+
+def typical(sweep: SweepFile) -> Iterator[Trial]:
+    """For a search: each parameter at its ends, the others at theirs in turn."""
+    if sweep.method == "grid":
+        return
+    for place in range(max(len(parameter.typical()) for parameter in sweep.parameters)):
+        values = {each.path: each.typical()[place % len(each.typical())] for each in sweep.parameters}
+        yield Trial(sweep.name, nested(values))
+
+
+def on_other(sweep: SweepFile, target: str | None, overrides: Sequence[str], plugins: Sequence[str]) -> SweepFile:
+    """The sweep with another config or run, more overrides and plugins.
+
+    With another config its name says so. A metric of scores becomes the one that is logged then.
+
+    Raises:
+        UserError: for anything wrong with them.
+    """
+    if target is None and not overrides and not plugins:
+        return sweep
+    command = sweep.command.amended(target, overrides, plugins)
+    if target is not None:
+        plain = re.sub(r"[^A-Za-z0-9._-]", "-", Path(target).stem)
+        command = replace(command, sweep=f"{sweep.name}-{plain}")
+    content: dict[str, Any] = {**sweep.content, "command": command.words()}
+    if "name" in content:
+        content["name"] = command.sweep
+    changed = parse_sweep(content, sweep.source)
+    if changed.metric is None or not changed.metric.name.startswith("score/"):
+        return changed
+    load_plugins(command.plugins)
+    values = {each.path: each.typical()[0] for each in changed.parameters}
+    resolved = resolve(command, Trial(command.sweep, nested(values)))
+    if metric_problem(changed.metric.name, resolved) is None:
+        return changed
+    return parse_sweep({**content, "metric": {**content["metric"], "name": usual_metric(resolved)}}, sweep.source)
+
+
+def metric_of(changed: SweepFile, before: SweepFile) -> str | None:
+    """A line that tells that the metric is another one now, or None."""
+    one, two = before.metric, changed.metric
+    if one is None or two is None or one.name == two.name:
+        return None
+    return f"metric: {one.name} → {two.name}"

@@ -1,0 +1,136 @@
+"""A lock on a directory that ends with the process that holds it, however that ends."""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from diffexp.errors import EnvironmentFailure, writing
+
+log = logging.getLogger(__name__)
+
+LOCK_NAME = ".lock"
+_PATIENCE = 5.0  # seconds in which a process that was just killed has surely gone
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+
+
+# The lock files, by device and inode, that this process holds.
+_held: set[tuple[int, int]] = set()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process has locked a folder; True also where that cannot be known."""
+    path = folder / LOCK_NAME
+    try:
+        if _identity(path.stat()) in _held:  # to close the file here would release the lock
+            return True
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def locked(folder: Path, key: str) -> Iterator[None]:
+    """Within this context no other process is in the folder, which is made if need be.
+
+    The lock is a POSIX record lock on the file `.lock`: the kernel (on NFS, the server) takes it back when the
+    process ends, even by SIGKILL, and processes that it has forked do not hold it. The file says who holds it.
+
+    Args:
+        folder: the directory.
+        key: the config key that names it, for messages.
+
+    Raises:
+        EnvironmentFailure: if another process holds it for longer than a few seconds, or the disk is full.
+        UserError: if nothing can be written there.
+    """
+    path = folder / LOCK_NAME
+    with writing(f"{key}: {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _acquired(path, key)
+    identity = _identity(os.fstat(file))
+    _held.add(identity)
+    try:
+        yield
+    finally:
+        _held.discard(identity)
+        with suppress(OSError):  # the directory may be gone, or another be in its place
+            if _is_still_there(file, path):
+                path.unlink()  # while it is still locked: whoever waits for it sees that, and starts anew
+        os.close(file)
+
+
+def _acquired(path: Path, key: str) -> int:
+    deadline = time.monotonic() + _PATIENCE
+    told = False
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            if error.errno in _NO_LOCKS:
+                log.warning("%s: this file system has no locks; see that no other process trains there", path.parent)
+                return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+        else:
+            if _is_still_there(file, path):
+                _sign(file)
+                return file
+            os.close(file)
+            continue
+        if time.monotonic() > deadline:
+            raise EnvironmentFailure(f"{key}: {path.parent} is in use by {_holder(path)}; stop that, or wait for it")
+        if not told:
+            log.warning("%s is in use by %s; waiting %g seconds for it", path.parent, _holder(path), _PATIENCE)
+            told = True
+        time.sleep(0.1)
+
+
+def _is_still_there(file: int, path: Path) -> bool:
+    """Whether the locked file is the one of that name: the last holder may have removed it in between."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _sign(file: int) -> None:
+    holder = {
+        "host": os.uname().nodename,
+        "pid": os.getpid(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with suppress(OSError):  # on a full disk the lock holds all the same
+        os.truncate(file, 0)
+        os.write(file, json.dumps(holder).encode())
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        job = f", Slurm job {holder['slurm_job']}" if holder["slurm_job"] else ""
+        return f"process {holder['pid']} on {holder['host']}{job} since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

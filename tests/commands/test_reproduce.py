@@ -1,0 +1,180 @@
+"""A run made again: bit for bit where nothing changed, and otherwise what did."""
+
+import json
+import re
+import shutil
+from importlib.metadata import version
+
+import pytest
+import torch
+
+from diffexp.evaluation.ranking import ScoreEstimate
+from diffexp.reproduction.compare import (
+    Compared,
+    compare_checkpoints,
+    compare_metrics,
+    compare_pictures,
+    compare_scores,
+    scores_table,
+)
+from diffexp.reproduction.recorded_run import find_recorded_run
+from tests.helpers.small import diffexp, fit
+
+pytestmark = pytest.mark.slow
+
+SCORED = "score={every: 4, count: 64, samplers: {ddim-50: null, ddpm: {name: ddpm}, ddim-5: {name: ddim, steps: 5}}}"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recorded")
+    fit(folder / "run", SCORED)
+    return folder
+
+
+@pytest.fixture
+def folder(recorded, tmp_path):
+    shutil.copytree(recorded / "run", tmp_path / "run")
+    return tmp_path
+
+
+def test_the_same_run_is_the_same_bit_for_bit(folder):
+    told = diffexp("reproduce", "run", cwd=folder).stdout
+    assert re.search(r"^settings: the same\n", told)
+    assert re.search(r"^checkpoint \(\d{3} tensors and numbers\): equal$", told, re.MULTILINE)
+    rows = len((folder / "run" / "metrics.jsonl").read_text().splitlines())
+    assert f"metrics ({rows} rows): equal\n" in told
+    assert "sample grids (6): equal\n" in told
+    assert told.endswith("the result is the same, bit for bit\n")
+    # it is a run of its own; again it need not be trained again
+    assert json.loads((folder / "run-reproduced" / "status.json").read_text())["step"] == 8
+    assert diffexp("reproduce", "run", cwd=folder).stdout.endswith("the result is the same, bit for bit\n")
+
+
+def test_an_earlier_checkpoint_is_reproduced_up_to_its_step(folder):
+    done = diffexp("reproduce", "run/checkpoints/step-00000004.ckpt", cwd=folder)
+    assert "the same, bit for bit" in done.stdout
+    names = {file.name for file in (folder / "run-reproduced" / "checkpoints").iterdir()}
+    assert names == {"step-00000004.ckpt"}
+
+
+def test_a_changed_setting_is_named(folder):
+    done = diffexp("reproduce", "run", "optim.lr=1e-7", cwd=folder)
+    assert re.search(r"^\| optim.lr +\| 0.001 +\| 1e-07 +\|$", done.stdout, re.MULTILINE)
+    assert re.search(r"^metrics .* from step 2 on, first train/", done.stdout, re.MULTILINE)
+    assert "state_dict." in done.stdout
+    assert "not the same bit for bit" in done.stdout
+
+
+def test_a_config_that_was_edited_since_is_named(folder):
+    config = folder / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("weight_decay: 0.01", "weight_decay: 0.02"))
+    done = diffexp("reproduce", "run", cwd=folder)
+    assert re.search(r"^\| optim.weight_decay +\| 0.01 +\| 0.02 +\|$", done.stdout, re.MULTILINE)
+
+
+def test_other_versions_are_told(folder):
+    file = folder / "run" / "environment.json"
+    environment = json.loads(file.read_text())
+    environment["packages"]["torch"] = "2.9.0"
+    environment["git"] = {"commit": "0" * 40, "dirty": True}
+    file.write_text(json.dumps(environment))
+    told = diffexp("reproduce", "run", cwd=folder).stdout
+    assert re.search(rf"^\| packages.torch +\| 2.9.0 +\| {re.escape(version('torch'))} ", told, re.MULTILINE)
+    assert "uncommitted changes" in told
+    assert "the same, bit for bit" in told
+
+
+def test_within_the_spread_of_seeds_or_not(folder):
+    """One rounding error of another machine, amplified: weights differ, and the scores stay near."""
+    same = diffexp("reproduce", "run", "optim.eps=1.01e-8", cwd=folder).stdout
+    assert "not the same bit for bit, and within the spread of the scores" in same
+    done = diffexp("reproduce", "run", "optim.eps=1.01e-8", "--seeds", "2", cwd=folder)
+    assert "within the spread of 3 seeds" in done.stdout
+    assert len(list(folder.glob("run-reproduced-*-seed[12]"))) == 2
+    far = diffexp("reproduce", "run", "optim.lr=2", cwd=folder, expect=1)
+    assert "outside the spread of the scores" in far.stdout
+
+
+def test_what_cannot_be_reproduced_is_told(folder):
+    assert "no such run directory or checkpoint" in diffexp("reproduce", "no", cwd=folder, expect=2).stderr
+    shutil.rmtree(folder / "run" / "checkpoints")
+    assert "no checkpoint to compare with" in diffexp("reproduce", "run", cwd=folder, expect=2).stderr
+
+
+def test_a_plugin_is_never_imported_because_a_run_says_so(folder):
+    file = folder / "run" / "environment.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "plugins": ["theirs"]}))
+    (folder / "theirs.py").write_text("raise SystemExit(99)")
+    refused = diffexp("reproduce", "run", cwd=folder, expect=2).stderr
+    assert "was trained with --plugin theirs; give it, if you trust it" in refused
+
+
+def test_recordings(folder):
+    recording = find_recorded_run(str(folder / "run"))
+    assert (recording.step, len(recording.metrics)) == (8, 6)
+    early = find_recorded_run(str(folder / "run" / "checkpoints" / "step-00000004.ckpt"))
+    assert {row["step"] for row in early.metrics} == {2, 4}
+    assert early.checkpoint["global_step"] == 4
+
+
+def test_one_changed_number_is_found():
+    before = {"state_dict": {"w": torch.tensor([1.0, 2.0])}, "optimizer_states": [{"step": 3}], "config": "a"}
+    now = {"state_dict": {"w": torch.tensor([1.0, 2.5])}, "optimizer_states": [{"step": 3}], "config": "b"}
+    assert compare_checkpoints(before, {**before, "config": "b"}).difference == ""
+    assert compare_checkpoints(before, now).difference == "1 differ, state_dict.w first; a weight by 0.5 at most"
+    assert "in one of them only" in compare_checkpoints(before, {**now, "callbacks": {"x": 1}}).difference
+    rows = [{"step": 2, "train/loss": 1.0}, {"step": 4, "train/loss": 0.5}]
+    assert compare_metrics(rows, rows).difference == ""
+    assert compare_metrics(rows, rows[:1]).difference == "1 rows now"
+    told = compare_metrics(rows, [rows[0], {"step": 4, "train/loss": 0.6}]).difference
+    assert told == "from step 4 on, first train/loss: 0.5 then, 0.6 now"
+
+
+def test_pictures_that_the_training_did_not_draw_do_not_count(tmp_path):
+    for folder, other in (("then", b"a"), ("now", b"b")):
+        (tmp_path / folder).mkdir()
+        for name in ("step-00000004.png", "step-00000004-ddpm.png"):
+            (tmp_path / folder / name).write_bytes(b"same")
+        (tmp_path / folder / "step-00000008-ddpm.png").write_bytes(other)
+    (tmp_path / "then" / "step-00000004-ddim-50.png").write_bytes(b"drawn into the folder by hand")
+    (tmp_path / "then" / "step-00000004-ddpm-count=3.png").write_bytes(b"drawn by hand, too")
+    compared = [compare_pictures(tmp_path / "then", tmp_path / "now", step, ["ddpm"]) for step in (4, 8)]
+    assert [str(each) for each in compared] == [
+        "sample grids (2): equal",
+        "sample grids (3): 1 differ, step-00000008-ddpm.png first",
+    ]
+
+
+def test_scores_are_the_last_distances_alone():
+    row = {
+        "step": 8,
+        "score/ddim-5-eta0-ema/fd_digits_v1_500": 2.0,
+        "score/ddim-5-eta0-ema/fd_error_digits_v1_500": 0.1,
+        "score/ddim-5-eta0-ema/expected_fd_digits_v1_500": 0.6,
+        "score/ddim-5-eta0-ema/fd_digits_v1_500_best": 1.5,
+        "score/ddim-5-eta0-ema/kd_digits_v1_500": 0.2,
+        "score/fd_digits_v1_500_best": 1.5,
+    }
+    inception = {"step": 8, "score/ddpm-ema/fid50k": 3.0, "score/ddpm-ema/fd_error_inception_50k": 0.2}
+    now = {**row, "score/ddim-5-eta0-ema/fd_digits_v1_500": 2.25}
+    (found,) = compare_scores([row], [now, {"step": 9, "train/loss": 1.0}], [])
+    assert (found.name, found.before.value, found.now.value, found.before.spread) == (
+        "score/ddim-5-eta0-ema/fd_digits_v1_500",
+        2.0,
+        2.25,
+        0.1,
+    )
+    assert found.same
+    (found,) = compare_scores([inception], [inception], [])
+    assert (found.name, found.before.spread) == ("score/ddpm-ema/fid50k", 0.2)
+    assert compare_scores([row], [{**now, "step": 4}], []) == []
+
+
+def test_few_seeds_decide_with_students_t():
+    before, now = ScoreEstimate(2.0, 0.0, ""), ScoreEstimate(1.0, 0.0, "")
+    assert not Compared("fd", before, now, []).same
+    # values 1.0, 1.2: mean 1.1, sd .1414; t(1, 97.5 %) = 12.71, so 2.0 is within 12.71 × .1414 × √1.5
+    assert Compared("fd", before, now, [1.2]).same
+    assert not Compared("fd", ScoreEstimate(3.4, 0.0, ""), now, [1.2]).same
+    assert "within it" in scores_table([Compared("fd", before, now, [1.2])]).markdown()

@@ -1,0 +1,90 @@
+"""What the documentation names exists, and what is generated is current."""
+
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import diffexp
+from tests.helpers import solver_errors
+from tests.helpers.small import fit
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+
+
+def generator(name):
+    """The module docs/NAME.py."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("page", "writer"), [("config.md", "write_reference"), ("api.md", "write_api")])
+def test_a_reference_is_current(page, writer):
+    assert (ROOT / "docs" / page).read_text() == generator(writer).reference(), "run make docs"
+
+
+def test_every_public_name_is_in_the_reference():
+    assert sorted(sum(generator("write_api").SECTIONS.values(), ())) == sorted(diffexp.__all__)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_functions_tests_and_files_exist(page):
+    text = page.read_text()
+    for name in set(re.findall(r"`(diffexp(?:\.\w+)+)`", text)) - {"diffexp.json"}:
+        assert resolves(name), name
+    for file, test in set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)):
+        assert f"def {test}(" in (ROOT / file).read_text(), test
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / target).exists(), target
+
+
+def resolves(name):
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            value = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[end:]:
+            if not hasattr(value, attribute):
+                return False
+            value = getattr(value, attribute)
+        return True
+    return False
+
+
+def test_the_table_of_solver_errors_is_what_its_command_prints():
+    assert solver_errors.table() in (ROOT / "docs" / "solvers.md").read_text()
+
+
+def test_the_library_page_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(tmp_path / "runs" / "digits-1", "training.max_steps=1", "sample_grid=null")
+
+    class Network(torch.nn.Conv2d):
+        def forward(self, x, t):
+            return torch.tanh(super().forward(x)) + t.view(-1, 1, 1, 1) / 1000
+
+    names = {"network": Network(1, 1, 3, padding=1)}
+    load, train, samplers, trainer, metrics = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), re.DOTALL
+    )
+    exec(load, names)
+    assert (names["images"].shape, names["images"].dtype) == ((16, 1, 8, 8), torch.uint8)
+    exec(train.replace("max_steps=100", "max_steps=1"), names)
+    assert names["outcome"].step == 1
+    capsys.readouterr()
+    exec(samplers, names)
+    assert [line.split(" torch")[0] for line in capsys.readouterr().out.splitlines()] == [*names["samplers"]]
+    before = names["network"].weight.clone()
+    exec(trainer, names)
+    assert not torch.equal(before, names["network"].weight)
+    capsys.readouterr()
+    exec(metrics, names)
+    assert capsys.readouterr().out.startswith("Estimate(value=")

@@ -1,0 +1,25 @@
+"""Goes on with many runs, one after the other, in this process: `python -m tests.helpers.resumes RUN…`.
+
+Started once for every rank, with LOCAL_RANK, MASTER_ADDR and MASTER_PORT set, it trains in several processes.
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import sys
+
+from diffexp.commands.locate import resume_run
+from diffexp.commands.train import train_run
+from diffexp.config.load import load_experiment
+from diffexp.config.sources import find_config
+
+
+def resume(run, *overrides):
+    experiment = load_experiment(str(run), overrides)
+    train_run(experiment, resume_run(find_config(str(run)), experiment), [])
+
+
+if __name__ == "__main__":
+    for each in sys.argv[1:]:
+        resume(each)

@@ -1,0 +1,124 @@
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from diffexp.config.schemas.samplers import DDIMConfig
+from diffexp.diffusion.schedules import Schedule, linear
+from diffexp.errors import UserError
+from diffexp.models.base import GenerativeModel
+from diffexp.models.compile import Compiled
+from diffexp.models.diffusion import DiffusionModule
+from diffexp.models.training_noise import TrainingNoise
+from diffexp.networks.unet import UNet
+
+pytestmark = pytest.mark.slow
+
+
+def model():
+    torch.manual_seed(0)
+    network = UNet(
+        (1, 8, 8),
+        base_channels=8,
+        channel_multipliers=[1],
+        num_res_blocks=1,
+        attention_resolutions=[],
+        norm_num_groups=4,
+    )
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return DiffusionModule((1, 8, 8), network, Schedule(linear(1000)))
+
+
+def gradients(module, loss):
+    module.network.zero_grad()
+    loss.mean().backward()
+    return torch.cat([parameter.grad.flatten() for parameter in module.network.parameters()])
+
+
+@pytest.mark.usefixtures("compiler")
+def test_the_compiled_loss_and_its_gradient_are_the_same():
+    module = model()
+    module.network.eval()  # without dropout, whose random numbers are drawn otherwise
+    x0, noise, t = torch.randn(4, 1, 8, 8), torch.randn(4, 1, 8, 8), torch.tensor([0, 10, 500, 999])
+    plain = module.loss(x0, TrainingNoise(t, noise))[1]
+    gradient = gradients(module, plain)
+    keys = set(module.state_dict())
+    module.compile_network(training=True)
+    compiled = module.loss(x0, TrainingNoise(t, noise))[1]
+    assert module._compiled["training"]._failed is False
+    torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=0)
+    assert (gradients(module, compiled) - gradient).norm() < 1e-5 * gradient.norm()
+    assert set(module.state_dict()) == keys
+    with torch.no_grad():  # the weights are the network's own, whatever becomes of them
+        for parameter in module.network.parameters():
+            parameter.data = parameter.data * 0.5
+    assert not torch.equal(module.loss(x0, TrainingNoise(t, noise))[1], compiled)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_compiled_dropout_drops():
+    module = model()
+    module.compile_network(training=True)
+    x0, noise, t = torch.randn(4, 1, 8, 8), torch.randn(4, 1, 8, 8), torch.tensor([0, 10, 500, 999])
+    torch.manual_seed(0)
+    one, two = module.loss(x0, TrainingNoise(t, noise))[1], module.loss(x0, TrainingNoise(t, noise))[1]
+    torch.manual_seed(0)
+    assert module._compiled["training"]._failed is False
+    assert not torch.equal(one, two)
+    assert torch.equal(module.loss(x0, TrainingNoise(t, noise))[1], one)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_compiled_samples_are_the_same_and_other_shapes_run_as_they_are():
+    module = model()
+    plain = module.sample(DDIMConfig(steps=5), range(4), 0)
+    rest = module.sample(DDIMConfig(steps=5), range(3), 0)
+    module.compile_network(sampling=True)
+    torch.testing.assert_close(module.sample(DDIMConfig(steps=5), range(4), 0), plain, rtol=1e-4, atol=1e-5)
+    assert torch.equal(module.sample(DDIMConfig(steps=5), range(3), 0), rest)
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(caplog):
+    class Broken:
+        def __call__(self, x, t):
+            raise torch._dynamo.exc.BackendCompilerFailed(None, RuntimeError("no such kernel"), None)
+
+    network = torch.nn.Identity()
+    network.forward = lambda x, t: x + 1
+    compiled = Compiled(network)
+    compiled._compiled = Broken()
+    with caplog.at_level(logging.WARNING):
+        assert compiled(torch.zeros(1), torch.zeros(1)) == 1
+        assert compiled(torch.zeros(1), torch.zeros(1)) == 1
+    assert caplog.text.count("it runs uncompiled") == 1
+
+
+def test_without_a_compiler_the_network_runs_as_it_is():
+    script = (
+        "import torch; from tests.models.test_compile import model; "
+        "from diffexp.config.schemas.models.diffusion import DDIMConfig as D; module = model(); "
+        "plain = module.sample(D(steps=2), range(2), 0); module.compile_network(sampling=True); "
+        "print(torch.equal(module.sample(D(steps=2), range(2), 0), plain))"
+    )
+    environment = {**os.environ, "CXX": "/nonexistent/g++", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "True"
+    (told,) = [line for line in done.stderr.splitlines() if "it runs uncompiled" in line]
+    assert "compile: torch cannot compile this network here" in told
+
+
+def test_a_wrong_network_is_not_called_uncompilable():
+    with pytest.raises(RuntimeError, match="size"):
+        Compiled(torch.nn.Bilinear(2, 2, 2))(torch.zeros(3, 5), torch.zeros(3, 2))
+
+
+def test_a_model_that_knows_no_way_says_so():
+    class Other(GenerativeModel):
+        sample = network_calls = label = None
+
+    with pytest.raises(UserError, match="compile: Other cannot be compiled"):
+        Other((1, 8, 8)).compile_network(training=True)

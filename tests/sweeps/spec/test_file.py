@@ -1,0 +1,206 @@
+"""Sweep files: W&B's rules, and ours where W&B lets pass what cannot work."""
+
+import copy
+
+import pytest
+import yaml
+
+from diffexp.errors import UserError
+from diffexp.sweeps.plan import shipped_sweeps
+from diffexp.sweeps.spec.file import parse_sweep, read_sweep
+
+COMMAND = ["${env}", "diffexp", "train", "digits", "training.max_steps=10", "--trial", "lr", "${args_json}"]
+RIGHT = {
+    "method": "grid",
+    "command": COMMAND,
+    "metric": {"name": "train/loss", "goal": "minimize"},
+    "parameters": {"optim": {"parameters": {"lr": {"values": [1e-3, 2e-3]}}}},
+}
+
+
+def changed(**changes):
+    content = copy.deepcopy(RIGHT)
+    for key, value in changes.items():
+        content[key] = value
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def of(spec, **changes):
+    return changed(parameters={"x": spec}, **changes)
+
+
+def test_a_right_file():
+    sweep = parse_sweep(RIGHT, "f.yaml")
+    assert (sweep.name, sweep.method, sweep.run_cap) == ("lr", "grid", None)
+    assert (sweep.command.kind, sweep.command.target, sweep.command.overrides) == (
+        "train",
+        "digits",
+        ("training.max_steps=10",),
+    )
+    (parameter,) = sweep.parameters
+    assert (parameter.key, parameter.values) == ("optim.lr", (1e-3, 2e-3))
+
+
+def test_its_text_is_the_same_sweep():
+    sweep = parse_sweep(RIGHT, "f.yaml")
+    assert parse_sweep(yaml.safe_load(sweep.text()), "f.yaml") == sweep
+
+
+WRONG = [
+    ([], "must hold a mapping"),
+    (changed(methode="grid"), "'methode' is no key of W&B's sweeps. Did you mean 'method'?"),
+    (changed(method="custom"), "method: must be grid, random or bayes, not 'custom'"),
+    (changed(method=None), "method: must be"),
+    (changed(parameters=None), "parameters: is required"),
+    (changed(parameters={}), "parameters: must hold keys"),
+    (changed(metric=None, method="bayes", run_cap=3), "metric: is required by bayes"),
+    (changed(metric=None, early_terminate={"type": "hyperband", "min_iter": 1}), "is required by early_terminate"),
+    (changed(metric={"goal": "minimize"}), "metric: must have a name"),
+    (changed(metric={"name": "a", "goal": "min"}), "metric.goal: must be minimize or maximize, not 'min'"),
+    (changed(metric={"name": "a", "gaol": "minimize"}), "Did you mean 'goal'?"),
+    (changed(metric={"name": "a", "target": "low"}), "metric.target: must be a number"),
+    (changed(method="random"), "run_cap: is required: random has no end of its own"),
+    (changed(run_cap=0), "run_cap: must be a whole number of at least 1, not 0"),
+    (changed(run_cap=True), "run_cap: must be a whole number"),
+    (changed(name="other"), "name: is 'other', but the command says --trial lr"),
+    (of({"min": 1, "max": 3}), "parameters.x: a grid needs values, not a range"),
+    (of({"distribution": "q_uniform", "min": 1, "max": 3, "q": 1}), "a grid needs values"),
+    (of({"values": []}), "values: must be a list of one or more"),
+    (of({"values": [1, 1]}), "values: 1 is there twice"),
+    (of({"values": [1], "value": 1}), "needs exactly one of"),
+    (of({}), "needs exactly one of"),
+    (of(3), "must be a mapping"),
+    (of({"valeus": [1]}), "Did you mean 'values'?"),
+    (of({"values": [1], "parameters": {"y": {"value": 1}}}), "nested parameters and values exclude each other"),
+    (of({"values": ["1e-4"]}), "1e-4 is a text in YAML 1.1"),
+    (of({"min": 0, "max": 1.0}, method="random", run_cap=1), "both be whole numbers or both have a dot, not 0 and 1.0"),
+    (of({"min": 0.0}, method="random", run_cap=1), "max: is required"),
+    (of({"min": 2.0, "max": 1.0}, method="random", run_cap=1), "min must be below max"),
+    (of({"min": "1e-4", "max": 1.0}, method="random", run_cap=1), "write a dot and a sign, as in 1.0e-4"),
+    (of({"distribution": "log_uniform_values", "min": 0.0, "max": 1.0}, method="random", run_cap=1), "must be above 0"),
+    (of({"distribution": "gauss"}, method="random", run_cap=1), "there is no distribution 'gauss'"),
+    (of({"distribution": "normal", "min": 1}, method="random", run_cap=1), "min does not go with normal"),
+    (of({"distribution": "normal", "sigma": 0}, method="random", run_cap=1), "sigma: must be above 0"),
+    (of({"distribution": "int_uniform", "min": 0.5, "max": 2.5}, method="random", run_cap=1), "needs whole numbers"),
+    (of({"values": [1, 2], "probabilities": [0.5]}), "probabilities: must be 2 numbers"),
+    (of({"values": [1, 2], "probabilities": [0.5, 0.6]}), "must add up to 1, not 1.1"),
+    (changed(parameters={"optim.lr": {"values": [1]}}), "write optim: {parameters: {lr: …"),
+    (changed(early_terminate={"type": "envelope"}), "W&B has hyperband only"),
+    (changed(early_terminate={"type": "hyperband"}), "needs min_iter, or max_iter and s"),
+    (changed(early_terminate={"type": "hyperband", "max_iter": 9}), "needs min_iter, or max_iter and s"),
+    (changed(early_terminate={"type": "hyperband", "min_iter": 0}), "min_iter: must be a whole number of at least 1"),
+    (changed(early_terminate={"type": "hyperband", "min_iter": 1, "eta": 1}), "eta: must be above 1"),
+    (changed(early_terminate={"type": "hyperband", "min_iter": 1, "strict": "no"}), "strict: must be true or false"),
+    (changed(early_terminate={"type": "hyperband", "max_iter": 1, "s": 2}), "no band is left"),
+    (changed(early_terminate={"type": "hyperband", "min_iter": 1, "eta": float("inf")}), "at most 1000"),
+    (of({"distribution": ["uniform"]}), "there is no distribution ['uniform']"),
+    (of({"values": [1], "distribution": None}), "there is no distribution None"),
+    (of({"distribution": "log_uniform", "min": 1, "max": 1000}, method="random", run_cap=1), "are logarithms"),
+    (of({"values": [1, 2], "probabilities": [0.5, 0.5]}), "runs all values, whatever their probabilities"),
+    (of({"values": [1, 1.0]}), "values: 1.0 is there twice"),
+    (of({"values": list(range(10_001))}), "10,001 trials are more than 10,000; give a run_cap"),
+    (changed(command=None), "command: is required"),
+    (changed(command="diffexp train digits"), "command: must be a list of words"),
+    (changed(command=["python", "train.py", "${args}"]), "command: must run diffexp train or diffexp evaluate"),
+    (changed(command=["diffexp", "train", "digits", "${args}"]), "${args} is not understood"),
+    (changed(command=["diffexp", "train", "digits", "${args_no_hyphens}"]), "--trial NAME '${args_json}'"),
+    (changed(command=["diffexp", "train", "digits", "--resume", *COMMAND[5:]]), "--resume is not understood"),
+    (changed(command=["diffexp", "train", "digits"]), "must end with --trial NAME"),
+    (changed(command=["diffexp", "train", "digits", "--trial"]), "something is missing after --trial"),
+    (changed(command=["diffexp", "train", "--trial", "lr", "${args_json}"]), "one config or run is needed"),
+    (changed(command=["diffexp", "train", "digits", "twice", "--trial", "lr", "${args_json}"]), "then key=value"),
+    (changed(command=["diffexp", "train", "digits", "--trial", "a/b", "${args_json}"]), "names a directory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG, ids=[message[:50] for _, message in WRONG])
+def test_what_is_wrong_is_told(content, message):
+    with pytest.raises(UserError) as told:
+        parse_sweep(content, "f.yaml")
+    assert str(told.value).startswith("f.yaml: ")
+    assert message in str(told.value)
+
+
+def test_a_key_written_twice_is_refused(tmp_path):
+    (tmp_path / "f.yaml").write_text(yaml.safe_dump(RIGHT) + "method: random\n")
+    with pytest.raises(UserError, match="a key is written twice"):
+        read_sweep(tmp_path / "f.yaml")
+
+
+def test_a_grid_too_large_to_list_needs_a_cap():
+    values = {"values": list(range(100))}
+    parameters = {f"x{index}": values for index in range(5)}
+    with pytest.raises(UserError, match="10,000,000,000 trials"):
+        parse_sweep(changed(parameters=parameters), "f.yaml")
+    assert parse_sweep(changed(parameters=parameters, run_cap=5), "f.yaml").run_cap == 5
+
+
+def test_a_file_that_contains_itself_is_told(tmp_path):
+    text = yaml.safe_dump({key: value for key, value in RIGHT.items() if key != "parameters"})
+    (tmp_path / "f.yaml").write_text(f"{text}parameters: &a {{x: {{parameters: *a}}}}\n")
+    with pytest.raises(UserError, match=r"an alias \(\*…\) stands within what it means"):
+        read_sweep(tmp_path / "f.yaml")
+
+
+def test_numbers_without_a_dot_are_texts_in_the_file(tmp_path):
+    (tmp_path / "f.yaml").write_text(yaml.safe_dump(RIGHT).replace("0.001", "1e-3"))
+    with pytest.raises(UserError, match=r"parameters\.optim\.lr: 1e-3 is a text in YAML 1\.1"):
+        read_sweep(tmp_path / "f.yaml")
+
+
+SHIPPED = sorted(shipped_sweeps().glob("*.yaml"))
+
+
+def test_the_shipped_sweeps_are_there():
+    assert {file.stem for file in SHIPPED} == {
+        *(
+            "timesteps",
+            "schedules",
+            "sampling_steps",
+            "objectives",
+            "variance",
+            "learning_rate",
+            "seeds",
+            "precision",
+            "weightings",
+            "families",
+            "families_fashion_mnist",
+        )
+    }
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_a_shipped_sweep_is_named_like_its_file(file):
+    assert read_sweep(file).name == file.stem
+
+
+@pytest.mark.parametrize("word", ["1.10", "on", "1.5e-3", "1:30.5"])
+def test_words_of_a_command_that_yaml_changes_are_refused(tmp_path, word):
+    file = tmp_path / "f.yaml"
+    content = yaml.safe_dump(
+        of({"values": [1]}, command=["diffexp", "train", "digits", "--trial", "HERE", "${args_json}"])
+    )
+    for written in (word, f"'{word}'"):
+        file.write_text(content.replace("HERE", written))
+        if written == word:
+            with pytest.raises(UserError, match="uote it"):
+                read_sweep(file)
+    assert ":" in word or read_sweep(file).name == word
+
+
+@pytest.mark.parametrize(("written", "read"), [("010", 8), ("12:30", 750), ("-017", -15), ("1:30.5", 90.5)])
+def test_numbers_that_yaml_1_1_changes_are_refused(tmp_path, written, read):
+    assert yaml.safe_load(written) == read
+    file = tmp_path / "f.yaml"
+    file.write_text(yaml.safe_dump(of({"values": ["HERE"]})).replace("HERE", written))
+    with pytest.raises(UserError, match=f"W&B reads {written} as {read}; write {read}, or quote it"):
+        read_sweep(file)
+
+
+def test_a_date_and_quoted_numbers_stay_texts_in_the_plans_file_too(tmp_path):
+    file = tmp_path / "f.yaml"
+    content = of({"values": ["1.10", "007", "HERE"]}, description="THERE")
+    file.write_text(yaml.safe_dump(content).replace("HERE", "2024-01-01").replace("THERE", "2024-01-01"))
+    sweep = read_sweep(file)
+    assert sweep.parameters[0].values == ("1.10", "007", "2024-01-01")
+    assert yaml.safe_load(sweep.text())["parameters"] == {"x": {"values": ["1.10", "007", "2024-01-01"]}}
