@@ -12,6 +12,7 @@ from diffexp.config.schemas.networks import AUTOREGRESSIVE_NETWORKS, Autoregress
 from diffexp.config.schemas.requests import LikelihoodConfig
 from diffexp.config.schemas.samplers import AncestralConfig
 from diffexp.data.images import to_float, to_uint8
+from diffexp.models.base import NoiseOfShape, OnCall
 from diffexp.models.batch import Batch
 from diffexp.models.loss_meter import LossMeter, PerSampleLoss
 from diffexp.models.training_module import TrainingModule
@@ -73,13 +74,8 @@ class AutoregressiveModule(TrainingModule):
         rows = torch.stack(levels, dim=1).view(len(indices), height, -1)
         return to_float(as_images(rows, channels))
 
-    def bits_per_dim(
-        self,
-        images: Tensor,
-        indices: Sequence[int],
-        seed: int,
-        wanted: LikelihoodConfig,
-        on_call: Callable[[], object] | None = None,
+    def estimate_bits(
+        self, images: Tensor, noise: NoiseOfShape, wanted: LikelihoodConfig, on_call: OnCall | None
     ) -> dict[str, Tensor]:
         """Exactly; see `GenerativeModel.bits_per_dim`."""
         with self.as_trained():

@@ -14,6 +14,12 @@ from diffexp.config.schemas.requests import LikelihoodConfig
 from diffexp.data.images import to_uint8
 from diffexp.errors import UserError
 from diffexp.models.nonfinite import REMEDY
+from diffexp.rng import PerSampleNoise
+
+# Told after every network call.
+OnCall = Callable[[], object]
+# The noise of a batch of images of this shape (C, H, W).
+NoiseOfShape = Callable[[tuple[int, int, int]], PerSampleNoise]
 
 
 class GenerativeModel(L.LightningModule, ABC):
@@ -57,7 +63,7 @@ class GenerativeModel(L.LightningModule, ABC):
         indices: Sequence[int],
         seed: int,
         wanted: LikelihoodConfig,
-        on_call: Callable[[], object] | None = None,
+        on_call: OnCall | None = None,
     ) -> dict[str, Tensor]:
         """How likely the model finds images, with the current weights.
 
@@ -74,6 +80,16 @@ class GenerativeModel(L.LightningModule, ABC):
         Raises:
             UserError: if this model has no likelihood.
         """
+
+        def noise(shape: tuple[int, int, int]) -> PerSampleNoise:
+            return PerSampleNoise(seed, indices, shape, self.device)
+
+        return self.estimate_bits(images, noise, wanted, on_call)
+
+    def estimate_bits(
+        self, images: Tensor, noise: NoiseOfShape, wanted: LikelihoodConfig, on_call: OnCall | None
+    ) -> dict[str, Tensor]:
+        """What `bits_per_dim` returns, for models with a likelihood to override; draws from `noise` alone."""
         raise UserError(f"metrics: bpd: {type(self).__name__} has no likelihood")
 
     def resolved_likelihood(self, wanted: LikelihoodConfig) -> LikelihoodConfig:

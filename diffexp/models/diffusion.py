@@ -25,6 +25,7 @@ from diffexp.diffusion.samplers.base import SamplerState
 from diffexp.diffusion.schedules import LITTLE_SIGNAL, MUCH_SIGNAL, Schedule
 from diffexp.diffusion.timesteps import ImportanceSampler, StratifiedSampler, TimestepSampler, UniformSampler
 from diffexp.errors import UserError
+from diffexp.models.base import NoiseOfShape, OnCall
 from diffexp.models.batch import Batch
 from diffexp.models.build import build_schedule
 from diffexp.models.compile import Compiled
@@ -317,13 +318,8 @@ class DiffusionModule(TrainingModule):
                 images = state.x
         return images
 
-    def bits_per_dim(
-        self,
-        images: Tensor,
-        indices: Sequence[int],
-        seed: int,
-        wanted: LikelihoodConfig,
-        on_call: Callable[[], object] | None = None,
+    def estimate_bits(
+        self, images: Tensor, noise: NoiseOfShape, wanted: LikelihoodConfig, on_call: OnCall | None
     ) -> dict[str, Tensor]:
         """By the variational bound and by the probability-flow ODE, without labels; see `GenerativeModel`."""
         wanted = self.resolved_likelihood(wanted)
@@ -333,7 +329,7 @@ class DiffusionModule(TrainingModule):
             self._require_no_class("bits per dimension: expected a model that also learns without classes")
             network = labelled(network, torch.full((len(images),), self.classes, device=self.device))
         schedule, prediction, x0 = self.schedule, self.prediction, to_float(images)
-        noise = PerSampleNoise(seed, indices, self.x_shape, self.device)
+        drawn = noise(self.x_shape)
 
         def estimate(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
             output, share = prediction.split(network(x_t, t).float())
@@ -342,10 +338,10 @@ class DiffusionModule(TrainingModule):
         assert wanted.variance is not None
         assert wanted.terms is not None
         with torch.no_grad():
-            found = {"bound": bound(Bound(schedule, wanted.variance), estimate, x0, wanted.terms, noise.draw)}
+            found = {"bound": bound(Bound(schedule, wanted.variance), estimate, x0, wanted.terms, drawn.draw)}
         if wanted.ode_steps is not None:
             path = timestep_path(schedule.timesteps, wanted.ode_steps, "logsnr", schedule.alphas_cumprod.tolist())
-            x, probe = dequantised(x0, noise.draw()), noise.draw().sign()
+            x, probe = dequantised(x0, drawn.draw()), drawn.draw().sign()
             found["ode"] = ode(prediction.denoiser(network), schedule, path, x, probe)
         return found
 

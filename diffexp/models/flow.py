@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from diffexp.config.schemas.requests import LikelihoodConfig
 from diffexp.config.schemas.samplers import PriorConfig
 from diffexp.data.images import to_float
+from diffexp.models.base import NoiseOfShape, OnCall
 from diffexp.models.batch import Batch
 from diffexp.models.loss_meter import LossMeter, PerSampleLoss
 from diffexp.models.training_module import TrainingModule
@@ -171,18 +172,12 @@ class FlowModule(TrainingModule):
             on_call()
         return images
 
-    def bits_per_dim(
-        self,
-        images: Tensor,
-        indices: Sequence[int],
-        seed: int,
-        wanted: LikelihoodConfig,
-        on_call: Callable[[], object] | None = None,
+    def estimate_bits(
+        self, images: Tensor, noise: NoiseOfShape, wanted: LikelihoodConfig, on_call: OnCall | None
     ) -> dict[str, Tensor]:
         """From one draw of u; see `GenerativeModel.bits_per_dim`."""
-        noise = PerSampleNoise(seed, indices, self.image_shape, self.device)
         with self.as_trained():
-            bits = self.bits(to_float(images), torch.special.ndtr(noise.draw()))
+            bits = self.bits(to_float(images), torch.special.ndtr(noise(self.image_shape).draw()))
         if on_call is not None:
             on_call()
         return {"dequantised": bits}

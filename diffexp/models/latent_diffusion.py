@@ -11,7 +11,7 @@ from diffexp.config.schemas.models.base import MODELS
 from diffexp.config.schemas.models.vae import VAEConfig
 from diffexp.config.schemas.requests import LikelihoodConfig
 from diffexp.config.schemas.samplers import DiffusionSamplerConfig
-from diffexp.models.base import GenerativeModel
+from diffexp.models.base import GenerativeModel, NoiseOfShape, OnCall
 from diffexp.models.batch import Batch
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.models.loss_meter import PerSampleLoss
@@ -93,16 +93,11 @@ class LatentDiffusionModule(DiffusionModule):
         with self.as_trained():
             return self.autoencoder.decode(z * self.latent_std)
 
-    def bits_per_dim(
-        self,
-        images: Tensor,
-        indices: Sequence[int],
-        seed: int,
-        wanted: LikelihoodConfig,
-        on_call: Callable[[], object] | None = None,
+    def estimate_bits(
+        self, images: Tensor, noise: NoiseOfShape, wanted: LikelihoodConfig, on_call: OnCall | None
     ) -> dict[str, Tensor]:
         """It has none: that of latents says nothing of images."""
-        return GenerativeModel.bits_per_dim(self, images, indices, seed, wanted, on_call)
+        return GenerativeModel.estimate_bits(self, images, noise, wanted, on_call)
 
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
         """None."""

@@ -11,6 +11,7 @@ from diffexp.config.schemas.requests import LikelihoodConfig
 from diffexp.config.schemas.samplers import PriorConfig
 from diffexp.data.images import to_float
 from diffexp.diffusion.bound import log_probability_of_levels
+from diffexp.models.base import NoiseOfShape, OnCall
 from diffexp.models.batch import Batch
 from diffexp.models.loss_meter import LossMeter, PerSampleLoss
 from diffexp.models.training_module import TrainingModule
@@ -97,18 +98,12 @@ class VAEModule(TrainingModule):
             on_call()
         return images
 
-    def bits_per_dim(
-        self,
-        images: Tensor,
-        indices: Sequence[int],
-        seed: int,
-        wanted: LikelihoodConfig,
-        on_call: Callable[[], object] | None = None,
+    def estimate_bits(
+        self, images: Tensor, noise: NoiseOfShape, wanted: LikelihoodConfig, on_call: OnCall | None
     ) -> dict[str, Tensor]:
         """The evidence lower bound, from one draw of z; see `GenerativeModel.bits_per_dim`."""
-        noise = PerSampleNoise(seed, indices, self.latent_shape, self.device)
         with self.as_trained():
-            reconstruction, kl = self.terms(to_float(images), noise.draw())
+            reconstruction, kl = self.terms(to_float(images), noise(self.latent_shape).draw())
         if on_call is not None:
             on_call()
         return {"elbo": reconstruction + kl}

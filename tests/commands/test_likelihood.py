@@ -106,7 +106,7 @@ def test_a_model_without_likelihood_and_another_evaluations_folder_are_refused(t
     (tmp_path / "likelihood.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         evaluate_likelihood(trained, request(trained, f"out={tmp_path}", "count=2"))
-    monkeypatch.setattr(DiffusionModule, "bits_per_dim", GenerativeModel.bits_per_dim)
+    monkeypatch.setattr(DiffusionModule, "estimate_bits", GenerativeModel.estimate_bits)
     with pytest.raises(UserError, match="DiffusionModule has no likelihood"):
         evaluate_likelihood(trained, request(trained, f"out={tmp_path / 'none'}"))
 
