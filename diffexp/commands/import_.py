@@ -16,7 +16,7 @@ from diffexp.config.schemas.experiment import Experiment
 from diffexp.config.schemas.models.diffusion import DiffusionConfig
 from diffexp.config.schemas.networks import UNetConfig
 from diffexp.config.schemas.requests import ImportRequest
-from diffexp.convert import ddpm, diffusers, unet_names
+from diffexp.convert import ddpm, diffusers, diffusers_reader, unet_names
 from diffexp.errors import UserError
 from diffexp.runs.directory import config_text
 from diffexp.system.files import atomic_write_text, check_writable, refuse_existing
@@ -76,9 +76,9 @@ def _read(
 ) -> tuple[dict[str, Any], int, int, dict[str, Tensor], unet_names.Names | None]:
     """(keys of our model, image_size, channels, their tensors, their names if these do not depend on the network)."""
     if path.is_dir():
-        if not diffusers.is_diffusers(path):
+        if not diffusers_reader.is_diffusers(path):
             raise UserError(f"{path}: has no model_index.json and no config.json, so it is no folder of diffusers")
-        return *diffusers.read(path), None
+        return *diffusers_reader.read(path), None
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder; nothing is downloaded, so fetch it first")
     tensors = ddpm.read(path)

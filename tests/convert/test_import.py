@@ -20,7 +20,8 @@ from diffexp.config.load import load_experiment, load_export_request, load_impor
 from diffexp.config.schemas.networks import UNetConfig
 from diffexp.config.schemas.samplers import DDIMConfig, DPMSolverConfig, UniPCConfig
 from diffexp.config.schemas.schedules import SCHEDULES
-from diffexp.convert.diffusers import _BUILT_IN, _SCHEDULERS, SCHEDULERS, _schedule, _unet_config, how_to_load
+from diffexp.convert.diffusers import BUILT_IN, SCHEDULERS, _unet_config, how_to_load
+from diffexp.convert.diffusers_reader import _SCHEDULERS, _schedule
 from diffexp.errors import UserError
 from diffexp.models.build import build_model, build_schedule
 from tests.helpers.ho import Ho
@@ -294,7 +295,7 @@ def test_a_scheduler_that_is_known_has_the_schedule_that_is_read_from_its_config
 
 
 def test_every_setting_of_their_network_is_looked_at():
-    known = {*_BUILT_IN, *_unet_config(UNetConfig(), 32, 3)}
+    known = {*BUILT_IN, *_unet_config(UNetConfig(), 32, 3)}
     settings = {*inspect.signature(UNet2DModel.__init__).parameters} - {"self", "num_train_timesteps"}
     assert settings <= known
 
