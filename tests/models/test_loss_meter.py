@@ -2,7 +2,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from diffexp.models.loss_meter import LossByTimestep
+from diffexp.models.loss_meter import LossByTimestep, LossMeter, PerSampleLoss
 
 ALONE = SingleDeviceStrategy(torch.device("cpu"))
 
@@ -37,3 +37,10 @@ def test_a_step_that_is_left_out_is_not_counted():
     assert losses.means(ALONE) == {}
     losses.add_at(torch.tensor([3.0]), torch.tensor([1]))
     assert losses.means(ALONE) == {"loss": 3.0, "loss_q2": 3.0}
+
+
+def test_the_weights_of_a_step_count_in_every_mean():
+    meter = LossMeter(["loss", "other"])
+    losses = {"loss": torch.tensor([1.0, 3.0]), "other": torch.tensor([0.0, 8.0])}
+    meter.update(PerSampleLoss(losses["loss"], losses, weights=torch.tensor([3.0, 1.0])))
+    assert meter.totals(ALONE) == ([6.0, 8.0], [4.0, 4.0])
