@@ -30,6 +30,7 @@ def test_import_takes_nothing_heavy_and_names_are_found():
         (lambda: DPMSolver(order=4), "order: expected one of 1, 2, 3, got 4"),
         (lambda: UniPC(order=0), "order: expected one of 1, 2, 3, got 0"),
         (lambda: diffexp.load("run", weights="EMA"), "weights: expected one of ema, raw, got 'EMA'"),
+        (lambda: diffexp.load("run", plugins="mine"), "plugins: expected a list of modules, got 'mine'"),
     ],
 )
 def test_a_wrong_value_is_a_value_error(make, message):

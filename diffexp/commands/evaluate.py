@@ -51,7 +51,7 @@ def evaluate(trained: TrainedModel, request: EvaluateRequest, name: str) -> tupl
     folder = Path(request.out) if request.out is not None else default_out(trained, name, about)
     check_writable(folder, "out")
     with locked(folder, "out"):
-        table.resume(folder)
+        table.resume(folder, evaluator.metrics.metrics)
         with sampling_precision(evaluator.model, evaluator.precision):
             size = fitted_batch_size(evaluator.model, [entry.sampler for entry in todo], request)
             request = replace(request, batch_size=size)

@@ -66,7 +66,7 @@ def _resume_and_score(
     plugins: list[str],
 ) -> None:
     entry = table.entries[0]
-    table.resume(run.path)
+    table.resume(run.path, evaluator.metrics.metrics)
     if run.exists() and not run.config.read_text().startswith(_HEAD):
         raise UserError(f"out: expected a folder without another run, got {run.path}. Give another out.")
     request = replace(request, repeats=max(request.repeats, len(entry.repeats)))  # what is scored stays

@@ -74,14 +74,16 @@ def load(
         run: a run's directory, of which the latest checkpoint is taken, a checkpoint, or an exported file.
         weights: "ema" for the averaged, "raw" for the raw ones.
         accelerator: "auto", "cpu" or "gpu".
-        plugins: modules to import first.
+        plugins: names of modules to import first.
 
     Raises:
-        ValueError: for another `weights`.
+        ValueError: for another `weights`, or a single text as `plugins`.
         UserError: if there is no such model, or its weights were not kept.
     """
     if weights not in get_args(Weights):
         raise ValueError(f"weights: expected one of {', '.join(get_args(Weights))}, got {weights!r}")
+    if isinstance(plugins, str):
+        raise ValueError(f"plugins: expected a list of modules, got {plugins!r}")
     load_plugins(plugins)
     trained = load_trained(Path(run))
     model = build_trained(trained, weights, accelerator)

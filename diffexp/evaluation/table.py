@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -124,11 +124,15 @@ class ScoreTable:
     protocol: str
     entries: list[ScoreEntry]
 
-    def resume(self, folder: Path) -> None:
+    def resume(self, folder: Path, metrics: Collection[str] = ()) -> None:
         """Take the scores that an earlier evaluation has left there, and its entries that are not asked for now.
 
+        Args:
+            folder: of the tables.
+            metrics: the names of those that are measured now.
+
         Raises:
-            UserError: if the folder holds another evaluation.
+            UserError: if the folder holds another evaluation, or scores without one of the metrics.
         """
         path = folder / "table.json"
         if not path.is_file():
@@ -145,6 +149,9 @@ class ScoreTable:
             raise UserError(
                 f"out: {folder} holds an evaluation with another {', '.join(different)}; give another out=…"
             )
+        for repeat in (repeat for entry in earlier.values() for repeat in entry.repeats):
+            if lacking := [metric for metric in metrics if metric not in repeat]:
+                raise UserError(f"out: {folder} was scored without {', '.join(lacking)}. Give another out to score it.")
         for entry in self.entries:
             same = earlier.pop((entry.row, entry.network_calls), None)
             if same is not None and same.sampler == entry.sampler:

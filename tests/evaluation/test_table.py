@@ -1,0 +1,36 @@
+"""Tables of scores that were begun before."""
+
+import pytest
+
+from diffexp.config.schemas.samplers import DDIMConfig
+from diffexp.errors import UserError
+from diffexp.evaluation.metrics.base import Estimate
+from diffexp.evaluation.scores import Scores
+from diffexp.evaluation.table import ScoreEntry, ScoreTable
+
+ABOUT = {"name": "run", "step": 1, "weights": "ema", "count": 2, "reference": "r", "device": "cpu"}
+ABOUT |= {"extractor": "e", "quantisation": "q"}
+
+
+def table(*repeats):
+    sampler = DDIMConfig(steps=5)
+    return ScoreTable(
+        ABOUT, "fd_e_2", "p", [ScoreEntry(sampler, sampler.label(), 5, list(repeats), [1.0] * len(repeats))]
+    )
+
+
+def test_scores_of_an_earlier_evaluation_are_taken_if_they_have_every_metric(tmp_path):
+    scores = Scores(2, {"fd": Estimate(1.0, 0.1, 0.5), "kd": Estimate(2.0, 0.1)})
+    table(scores).write(tmp_path)
+    resumed = table()
+    resumed.resume(tmp_path, ["fd", "kd"])
+    assert resumed.entries[0].repeats == [scores]
+    with pytest.raises(UserError, match=r"was scored without black_images\. Give another out to score it\."):
+        table().resume(tmp_path, ["fd", "black_images"])
+
+
+def test_every_metric_with_a_spread_has_a_column_for_it():
+    one, two = ({"fd": Estimate(value, 0.1), "recall": Estimate(value / 10)} for value in (1.0, 3.0))
+    (record,) = table(Scores(2, one), Scores(2, two)).records()
+    assert (record["fd"], record["recall"]) == (2.0, pytest.approx(0.2))
+    assert (record["fd_spread"], record["recall_spread"]) == (pytest.approx(2**0.5), pytest.approx(0.2 / 2**0.5))
