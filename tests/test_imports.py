@@ -41,6 +41,13 @@ def test_every_module_is_in_a_room():
     assert {room(module) for module in imports()} == {"", "__main__", *ROOMS}
 
 
+def test_the_guide_of_a_room_names_its_files():
+    for guide in PACKAGE.rglob("__init__.py"):
+        text = ast.get_docstring(ast.parse(guide.read_text())) or ""
+        named = {word for word in text.replace(";", " ").split() if word.endswith(".py")}
+        assert named <= {file.name for file in guide.parent.glob("*.py")}, guide
+
+
 def test_imports_point_downwards():
     upwards = [
         f"{module} → {other}"

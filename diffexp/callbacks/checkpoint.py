@@ -55,8 +55,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class StepCheckpoint(L.Callback):
     """Saves a checkpoint every so many optimiser steps and when training ends, however it ends at a step boundary.
 
-    What the loggers hold is on the disk before. A save that fails is told, and training goes on to the next; after
-    three in a row, or at the end, it is an `EnvironmentFailure`. The last good checkpoint stays in any case.
+    What the loggers hold is on the disk before. If a save fails, diffexp warns, and training continues to the next;
+    after three in a row, or at the end, it is an `EnvironmentFailure`. The last good checkpoint stays in any case.
 
     Lightning's ModelCheckpoint saves neither at the end of a run that is no whole number of intervals,
     nor under a name that says the step alone.

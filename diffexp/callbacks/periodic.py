@@ -67,7 +67,7 @@ class Periodic(L.Callback, ABC):
 
         def after_call() -> None:
             tell()
-            # alone only: processes that stop at different calls would wait for each other for ever
+            # alone only: processes that stop at different calls would wait for each other without end
             if trainer.world_size == 1 and self.should_stop():
                 raise StoppedError
 

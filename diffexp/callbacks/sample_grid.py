@@ -79,7 +79,7 @@ class SampleGrid(Periodic):
         self.real = real
         self.drawn: dict[str, GridCost] = {}
         self._writing = BestEffort(f"sample grids cannot be written to {folder}")
-        self._mirroring = BestEffort("sample grids cannot be logged", Exception)
+        self._logging = BestEffort("sample grids cannot be logged", Exception)
 
     @classmethod
     def from_config(
@@ -147,7 +147,7 @@ class SampleGrid(Periodic):
     def _publish(self, trainer: L.Trainer, pictures: dict[str, Image.Image]) -> None:
         step = trainer.global_step
         for name, picture in pictures.items():
-            with self._mirroring:
+            with self._logging:
                 log_images(trainer.loggers, {f"samples/{name}": picture}, step)
         with self._writing:
             require_folder(self.folder.parent)

@@ -58,8 +58,8 @@ class ScoreSamples(Periodic):
     same noise and the number of processes changes nothing but rounding. The scores go to every logger as
     ``score/LABEL-WEIGHTS/METRIC``, where LABEL says sampler, steps and keys and METRIC extractor and count;
     ``METRIC_best`` beside it is the lowest distance so far, and ``score/METRIC_best`` the lowest of any
-    sampler. All of it is written to ``step-00001000.json``. What is expected to take how long is told before training
-    starts.
+    sampler. All of it is written to ``step-00001000.json``. It prints the expected time of each
+    sampler before training starts.
 
     Nothing of this is part of the module, of checkpoints or of the training's randomness.
 
@@ -120,7 +120,7 @@ class ScoreSamples(Periodic):
         self._seconds: dict[str, float] = {}
         self._spent = 0.0
         self._started = time.monotonic()
-        self._mirroring = BestEffort("the score's protocol cannot be logged", Exception)
+        self._logging = BestEffort("the score's protocol cannot be logged", Exception)
         self._writing = BestEffort(f"scores cannot be written to {folder}")
 
     @classmethod
@@ -207,7 +207,7 @@ class ScoreSamples(Periodic):
             line = f"score {name} ({pl_module.label(sampler)}): {cost}, about {duration(self._seconds[name])}"
             if self.max_seconds is not None and self._seconds[name] > self.max_seconds:
                 del self.samplers[name]
-                line += f": left out, score.max_seconds is {self.max_seconds:g}"
+                line += f": skipped, score.max_seconds is {self.max_seconds:g}"
             _say(trainer, line)
 
     def _too_long(self, trainer: L.Trainer) -> bool:
@@ -292,7 +292,7 @@ class ScoreSamples(Periodic):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
         if trainer.is_global_zero:
-            with self._mirroring:
+            with self._logging:
                 update_config(trainer.loggers, {"score_protocol": rules.id})
 
     def _best(self, step: int, rules: Protocol) -> dict[str, float]:

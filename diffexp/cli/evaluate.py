@@ -27,7 +27,7 @@ def evaluate(
     real images instead.
 
     Keys: samplers, steps, spacings, count, repeats, seed, weights, extractor.name, reference.split, out, …;
-    data.KEY=… where the data lies elsewhere now. An interrupted table is continued by the same command.
+    data.KEY=… if the data has moved. The same command resumes an interrupted table.
     """
     from diffexp.checkpoints.paths import find_checkpoint
     from diffexp.config.load import about_data, amended, load_evaluate_request

@@ -52,9 +52,9 @@ def compare(paths: tuple[Path, ...], plugins: tuple[str, ...]) -> None:
 
     load_plugins(plugins)
     runs = read_runs(paths)
-    told = overview(runs)
+    summary = overview(runs)
     # of few runs, a column each is easier to read
-    tables = [told.transposed() if len(runs) <= 4 else told, *(group.table(runs) for group in comparable(runs))]
+    tables = [summary.transposed() if len(runs) <= 4 else summary, *(group.table(runs) for group in comparable(runs))]
     bits = likelihoods(runs)
     tables += [*([bits] if bits is not None else []), cost(runs)]
     if any(key.startswith(("model.schedule", "model.timesteps")) for key in differing_keys(runs)):

@@ -15,10 +15,10 @@ from diffexp.cli.options import OVERRIDES, PLUGIN
 )
 @PLUGIN
 def reproduce(run: str, overrides: tuple[str, ...], seeds: int, plugins: tuple[str, ...]) -> None:
-    """Train again what is recorded, and say whether the result is the same.
+    """Repeat a recorded training and compare the results.
 
-    First what differs in settings, versions and machine is told. Exit code 0: the same, bit for bit or within the
-    spread of its scores; 1: another. WANDB_RUN is ENTITY/PROJECT/ID, or its address.
+    List first what differs in settings, versions and machine. Exit code 0: equal bit for bit, or within the spread of
+    the scores; 1: different. WANDB_RUN is ENTITY/PROJECT/ID, or its address.
     """
     from diffexp.config.plugins import load_plugins
     from diffexp.system.signals import defer_signals, exit_on_signal

@@ -45,9 +45,9 @@ def check(file: str, overrides: tuple[str, ...], config: str | None, plugins: tu
 
     before, changed = find_sweep_file(file, config, overrides, plugins)
     trials = planned(changed, seed=0)
-    told = metric_of(changed, before)
-    if told is not None:
-        click.echo(told)
+    replaced = metric_of(changed, before)
+    if replaced is not None:
+        click.echo(replaced)
     click.echo(f"{file}: is right: {changed.method}, {len(trials) or changed.run_cap} trials")
 
 
@@ -155,8 +155,8 @@ def submit(
     if chosen.is_blocking:
         _report_run(planned, f"diffexp sweep submit --engine {engine}")
         return
-    told = f"submitted job {', '.join(jobs)}" if jobs else "nothing is left to do"
-    click.echo(f"{told}; diffexp sweep status {planned.path}")
+    outcome = f"submitted job {', '.join(jobs)}" if jobs else "nothing is left to do"
+    click.echo(f"{outcome}; diffexp sweep status {planned.path}")
 
 
 @sweep.command()
@@ -254,9 +254,9 @@ def _report_run(planned: "Sweep", command: str) -> None:
     click.echo(f"{planned.path}: diffexp sweep results, best, status")
     if left(planned):
         if not is_target_reached(planned):
-            click.echo(f"go on with: {command} {planned.path}")
+            click.echo(f"resume with: {command} {planned.path}")
             sys.exit(128 + signal.SIGINT)
-        click.echo("metric.target is reached: no further trials are begun")
+        click.echo("metric.target is reached: diffexp starts no further trials")
     if any(read_state(trial).state == "failed" for trial in planned.trials()):
         click.echo(f"try the failed ones again with: diffexp sweep retry {planned.path}", err=True)
         sys.exit(1)
@@ -291,9 +291,9 @@ def _planned(
             raise UserError(f"{file}: is planned, and a plan does not change; give the sweep file, and --out")
         return Sweep(Path(file))
     before, changed = find_sweep_file(file, config, overrides, plugins)
-    told = metric_of(changed, before)
-    if told is not None:
-        click.echo(told, err=True)
+    replaced = metric_of(changed, before)
+    if replaced is not None:
+        click.echo(replaced, err=True)
     return make_plan(changed, seed or 0, out or usual_directory(changed))
 
 

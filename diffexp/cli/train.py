@@ -55,7 +55,7 @@ def train(
 
 
 def _report(outcome: "Outcome", plugins: tuple[str, ...]) -> None:
-    """Say where to look, what sampling cost, and how to go on."""
+    """Print where to look, what sampling cost, and how to resume."""
     run = outcome.run
     click.echo(f"\n{outcome.step} of {outcome.steps} steps done: {run.path}")
     if outcome.drawn:
@@ -67,7 +67,7 @@ def _report(outcome: "Outcome", plugins: tuple[str, ...]) -> None:
         _report_scores(outcome.score)
     if outcome.stopped_by is not None:
         again = "".join(f" --plugin {module}" for module in plugins)
-        click.echo(f"go on with: diffexp train {run.path} --resume{again}")
+        click.echo(f"resume with: diffexp train {run.path} --resume{again}")
 
 
 def _report_scores(score: "ScoreSamples") -> None:

@@ -85,13 +85,13 @@ def _fill(
                 evaluator.score(entry, repeat, request, bar.update)
                 table.write(folder)
     except KeyboardInterrupt:
-        click.echo(f"\nthe finished scores are in {folder}; the same command goes on from there", err=True)
+        click.echo(f"\nthe finished scores are in {folder}; the same command resumes from them", err=True)
         raise
 
 
 def _log(table: ScoreTable, folder: Path, experiment: Experiment, settings: WandbConfig) -> None:
     """Log the table, and the distance against network calls, to a run of its own in each tracker."""
-    key = hashlib.sha256(json.dumps(table.about, sort_keys=True).encode()).hexdigest()[:8]  # the same if made again
+    key = hashlib.sha256(json.dumps(table.about, sort_keys=True).encode()).hexdigest()[:8]  # the same each time
     settings = replace(settings, group=settings.group or table.about["run"], job_type="evaluate")
     config = {**as_dict(experiment), "evaluation": table.about}
     run = LoggedRun(folder, key, settings.name or table.about["name"], config, settings)

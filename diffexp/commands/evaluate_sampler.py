@@ -30,7 +30,7 @@ _HEAD = "# diffexp evaluate"
 def evaluate_one(
     trained: TrainedModel, request: EvaluateRequest, trial: str | None, plugins: list[str]
 ) -> tuple[ScoreEntry, Run]:
-    """Score request.sampler; every finished repeat of images is kept at once, and an interrupted run goes on.
+    """Score request.sampler; every finished repeat of images is written at once, and an interrupted run resumes.
 
     Its metrics are `score/METRIC`, the means over the repeats so far, `score/METRIC_error`, their spread, and
     `network_calls` and `seconds` for each image; a "step" is a repeat.
@@ -74,7 +74,7 @@ def _resume_and_score(
         f"{_HEAD} {trained.path} --table THIS_FILE\n{as_yaml(replace(request, out=None))}",
         describe_environment(plugins),
     )
-    exit_on_signal()  # what is finished is kept, and the status is told on the way out
+    exit_on_signal()  # finished repeats are kept, and the status is written on the way out
     try:
         _score(table, run, evaluator, trained, request)
     except BaseException as error:

@@ -51,8 +51,8 @@ class Likelihood:
         rows = []
         for name, values in self.values.items():
             error = f" ± {stdev(values) / len(values) ** 0.5:.2g}" if len(values) > 1 else ""
-            told = [ESTIMATES.get(name, name), estimate_settings(name, about), f"{fmean(values):.4f}{error}"]
-            rows.append([*told, str(about["network_calls"][name])])
+            known = [ESTIMATES.get(name, name), estimate_settings(name, about), f"{fmean(values):.4f}{error}"]
+            rows.append([*known, str(about["network_calls"][name])])
         table = markdown_table(["estimate", "settings", "bits/dim", "network calls an image"], rows)
         return "\n".join(lines) + "\n" + table
 

@@ -77,7 +77,7 @@ def _experiment(layers: Sequence[Layer]) -> Experiment:
 def experiment_from_text(text: str, source: str, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment in a config.yaml's text that was found in `source`, as inside a checkpoint, with overrides.
 
-    Loggers of plugins that are not loaded are left out: what was trained can be used without them.
+    Skips loggers of plugins that are not loaded: a trained model can be used without them.
 
     Raises:
         UserError: for anything wrong with it.

@@ -36,11 +36,12 @@ class UniformSampler:
     def __init__(self, timesteps: int) -> None:
         self.timesteps = timesteps
 
-    def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:  # noqa: D102  # as in the protocol
+    def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:
+        """Draw t from {0, …, T-1} with equal probability, int64 (B,)."""
         return (uniform * self.timesteps).long()
 
-    def weights(self, t: Tensor) -> None:  # noqa: D102
-        return None
+    def weights(self, t: Tensor) -> None:
+        """Return None: every image counts alike."""
 
 
 class StratifiedSampler(UniformSampler):
@@ -50,7 +51,8 @@ class StratifiedSampler(UniformSampler):
     appendix I.1, with one offset a part).
     """
 
-    def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:  # noqa: D102
+    def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:
+        """Draw one t from each part, int64 (B,)."""
         # a permutation that costs nothing: images come in random order themselves
         shift, factor = derive_seed("shift", seed) % batch_size, derive_seed("factor", seed) % batch_size
         while math.gcd(factor, batch_size) != 1:
@@ -85,14 +87,16 @@ class ImportanceSampler:
         ready = (self.counts >= self.KEPT).all() & (means.sum() > 0)
         return torch.where(ready, learned, even)
 
-    def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:  # noqa: D102  # as in the protocol
+    def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:
+        """Draw t with probability p_t, by the inverse of its distribution function, int64 (B,)."""
         self._to(uniform.device)
         # sums of integers do not depend on their order, which on a GPU varies
         limits = (self.probabilities() * 2.0**40).long().cumsum(0)
         chosen = (uniform * limits[-1]).long()
         return torch.searchsorted(limits, chosen, right=True)
 
-    def weights(self, t: Tensor) -> Tensor:  # noqa: D102
+    def weights(self, t: Tensor) -> Tensor:
+        """Return 1/(T p_t), which makes the weighted mean unbiased, float32 (B,)."""
         self._to(t.device)
         return (1 / (self.timesteps * self.probabilities()[t])).float()
 

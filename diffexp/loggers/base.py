@@ -42,7 +42,7 @@ class RunLogger(ABC):
         run: what is logged.
     """
 
-    # Whether it shows runs beside one another, so that tables of `diffexp evaluate` are worth a run of their own.
+    # Whether it compares runs, so that tables of `diffexp evaluate` are worth a run of their own.
     is_tracker: ClassVar[bool] = True
 
     @abstractmethod

@@ -51,7 +51,7 @@ def build_loggers(
 
 
 def tracker_names(names: Sequence[str]) -> list[str]:
-    """Those of the loggers that show runs beside one another."""
+    """Those of the loggers that compare runs."""
     return [name for name in names if LOGGERS.builder(name).is_tracker]  # type: ignore[attr-defined]  # a RunLogger
 
 

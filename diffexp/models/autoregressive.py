@@ -85,11 +85,11 @@ class AutoregressiveModule(TrainingModule):
         return {"exact": bits}
 
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
-        """One."""
+        """Return one call for the only estimate."""
         return {"exact": 1}
 
     def network_calls(self, sampler: AncestralConfig) -> int:
-        """One a level."""
+        """Return one call for each level of each channel of each pixel."""
         return math.prod(self.image_shape)
 
 

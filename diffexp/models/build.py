@@ -60,8 +60,8 @@ def check_images(images: ImageSet, model: GenerativeModel) -> None:
         raise UserError(f"data: the images are {images.image_shape}, but the config says {model.image_shape}")
     there = None if images.class_names is None else len(images.class_names)
     if model.classes is not None and model.classes != there:
-        told = "has no labels" if there is None else f"has {there} classes"
-        raise UserError(f"model.classes: is {model.classes}, but the data {told}")
+        found = "has no labels" if there is None else f"has {there} classes"
+        raise UserError(f"model.classes: is {model.classes}, but the data {found}")
 
 
 def build_schedule(schedule: ScheduleConfig, timesteps: int) -> Schedule:

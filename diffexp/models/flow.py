@@ -183,5 +183,5 @@ class FlowModule(TrainingModule):
         return {"dequantised": bits}
 
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
-        """One."""
+        """Return one call for the only estimate."""
         return {"dequantised": 1}

@@ -100,5 +100,5 @@ class LatentDiffusionModule(DiffusionModule):
         return GenerativeModel.estimate_bits(self, images, noise, wanted, on_call)
 
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
-        """None."""
+        """Return no estimate: there is no likelihood."""
         return {}

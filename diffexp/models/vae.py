@@ -109,7 +109,7 @@ class VAEModule(TrainingModule):
         return {"elbo": reconstruction + kl}
 
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
-        """One."""
+        """Return one call for the only estimate."""
         return {"elbo": 1}
 
 

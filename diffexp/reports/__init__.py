@@ -1,10 +1,9 @@
-"""Runs beside each other: what differs in their configs, curves, scores, samples and cost. Reads files only.
+"""Compare runs by their configs, curves, scores, samples and cost. Reads files only.
 
-recorded.py   what a run's directory tells
-facts.py      what several runs tell together
-tables.py     tables as Markdown and LaTeX
+tables.py     what several runs have in common and where they differ, as tables
 schedules.py  their noise schedules
-plots.py      which plots there are, drawn by drawing.py
-pictures.py   which sample grids fit
+plots.py      which plots there are; figure.py draws them
+images.py     which sample grids fit
 page.py       one self-contained HTML page
+dashboard.py  a saved view of a W&B project
 """

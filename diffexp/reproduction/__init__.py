@@ -1,6 +1,5 @@
-"""Running a recorded training again, and whether it comes out the same.
+"""Compare a repeated training with the recorded one; `diffexp.commands.reproduce` runs it.
 
-recordings.py   what is known of a run: from its directory, a checkpoint, or W&B
-comparing.py    bit for bit, or by its scores
-again.py        the training, and what is told of it
+recorded_run.py  what is known of a run: from its directory, a checkpoint, or W&B
+compare.py       bit for bit, or by its scores
 """

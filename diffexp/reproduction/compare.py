@@ -60,8 +60,8 @@ def compare_metrics(before: Sequence[dict[str, Any]], now: Sequence[dict[str, An
     for one, two in zip(before, now, strict=False):
         for key in sorted({*one, *two}):
             if key not in one or key not in two or not _equal(one[key], two[key]):
-                told = f"{one.get(key, 'nothing')} then, {two.get(key, 'nothing')} now"
-                return Comparison(name, f"from step {one['step']} on, first {key}: {told}")
+                values = f"{one.get(key, 'nothing')} then, {two.get(key, 'nothing')} now"
+                return Comparison(name, f"from step {one['step']} on, first {key}: {values}")
     return Comparison(name, "" if len(before) == len(now) else f"{len(now)} rows now")
 
 
@@ -78,8 +78,8 @@ def compare_pictures(before: Path, now: Path, step: int, samplers: Collection[st
     side_by_side = {before / f"step-{at:08d}.png" for at, _ in drawn}
     pictures = sorted({file for _, file in drawn} | {file for file in side_by_side if file.is_file()})
     differing = [file.name for file in pictures if _bytes(file) != _bytes(now / file.name)]
-    told = f"{len(differing)} differ, {differing[0]} first" if differing else ""
-    return Comparison(f"sample grids ({len(pictures)})", told)
+    difference = f"{len(differing)} differ, {differing[0]} first" if differing else ""
+    return Comparison(f"sample grids ({len(pictures)})", difference)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _last_scores(rows: Rows) -> dict[tuple[str, int], ScoreEstimate]:
             match = _DISTANCE.fullmatch(name)
             if match is not None:
                 error = next((row[key] for key in row if key.startswith(f"{match[1]}fd_error_")), 0.0)
-                found[name, row["step"]] = ScoreEstimate(value, error, "")  # the settings that differ are told before
+                found[name, row["step"]] = ScoreEstimate(value, error, "")  # the report lists other settings first
         if found:
             return found
     return {}

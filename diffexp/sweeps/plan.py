@@ -44,7 +44,7 @@ class PlannedTrial:
         trial: its parameters and name; None if bayes has not been asked for it yet.
         run: its run directory; None as `trial`.
         log: what it has printed.
-        state_file: how it stands.
+        state_file: its `TrialState`.
         lock: held by whoever runs it.
         asked: what bayes was asked for.
         run_id: its id in W&B; the same however often it is tried.
@@ -138,7 +138,7 @@ class Sweep:
         if self.plan.get("format", 1) < _FORMAT:
             raise UserError(
                 f"{self.path}: was planned by diffexp 0.1, whose config keys have other names now; diffexp sweep "
-                "results and status still read it. Plan the sweep file anew with --out DIR."
+                "results and status still read it. Plan the sweep file again with --out DIR."
             )
         trials = [self.plan["trials"][index] for index in indices if self.plan["trials"]]
         resolved = self._resolve([Trial(self.file.name, each["parameters"]) for each in trials])

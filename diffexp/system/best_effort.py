@@ -1,4 +1,4 @@
-"""What a run can do without may fail: it is told once, and training goes on."""
+"""Warn once when something fails that a run can do without, and continue."""
 
 import logging
 from types import TracebackType
@@ -36,7 +36,7 @@ class BestEffort:
         if not isinstance(error, self.errors):
             return False
         if not self.failing:
-            log.warning("%s: %s; training goes on", self.what, reason(error))
+            log.warning("%s: %s; training continues", self.what, reason(error))
         self.failing = True
         return True
 

@@ -140,7 +140,7 @@ def test_variants_beyond_the_limit_of_seconds_are_left_out_aloud(tmp_path, capsy
     callback = score(tmp_path, max_seconds=1e-6)
     fit([callback], 2)
     assert callback.scored == {}
-    assert "left out, score.max_seconds is 1e-06" in capsys.readouterr().err
+    assert "skipped, score.max_seconds is 1e-06" in capsys.readouterr().err
 
 
 def test_scorings_beyond_the_limit_of_the_share_are_left_out_aloud(tmp_path, capsys):

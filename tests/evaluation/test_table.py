@@ -1,4 +1,4 @@
-"""Tables of scores that were begun before."""
+"""Tables of scores that an earlier evaluation started."""
 
 import pytest
 

@@ -70,6 +70,6 @@ def test_a_sweep_is_read_and_not_continued(tmp_path):
     assert row["train/loss"] == pytest.approx(0.9964, abs=1e-4)
     assert "accumulate_grad_batches: 2" in diffexp("sweep", "best", "sweep", cwd=tmp_path).stdout
     for command in ("run", "submit"):
-        told = diffexp("sweep", command, "sweep", cwd=tmp_path, expect=2).stderr
-        assert "was planned by diffexp 0.1" in told
-        assert "Plan the sweep file anew with --out DIR" in told
+        message = diffexp("sweep", command, "sweep", cwd=tmp_path, expect=2).stderr
+        assert "was planned by diffexp 0.1" in message
+        assert "Plan the sweep file again with --out DIR" in message

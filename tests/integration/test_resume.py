@@ -75,7 +75,7 @@ def interrupted(command, cwd, seconds=0.0):
 
 def test_ctrl_c_leaves_a_resumable_run(tmp_path, undisturbed):
     out, err = interrupted(["train", "digits", *LONG, "run_dir=run"], tmp_path)
-    assert "go on with: diffexp train run --resume" in out
+    assert "resume with: diffexp train run --resume" in out
     assert "Traceback" not in err
     stopped = step_of(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
     assert 5 <= stopped < 40
@@ -135,7 +135,7 @@ def test_ctrl_c_in_the_last_grid_leaves_it_to_resume(tmp_path):
     # the last step is saved before its grid is drawn
     out, _ = interrupted(command, tmp_path, seconds=0.3)
     assert not (tmp_path / "run" / "samples").exists()
-    assert "go on with: diffexp train run --resume" in out
+    assert "resume with: diffexp train run --resume" in out
     assert "ddpm            400     200" in diffexp("train", "run", "--resume", cwd=tmp_path).stdout
     assert (tmp_path / "run" / "samples" / "step-00000002.png").is_file()
 

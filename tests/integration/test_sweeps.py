@@ -199,7 +199,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path, undisturbed):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "go on with: diffexp sweep run runs/s" in out
+    assert "resume with: diffexp sweep run runs/s" in out
     assert "Traceback" not in err
     assert trainings(path) == []
     assert any(record["state"] == "interrupted" for record in records(path))

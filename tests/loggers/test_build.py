@@ -57,7 +57,7 @@ def test_lines_wait_until_the_file_can_be_written(tmp_path, caplog):
     file.log_metrics({"a": 4.0}, step=4)
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4]
     assert [record.message for record in caplog.records] == [
-        f"{path} cannot be written: No such file or directory ({path}); training goes on",
+        f"{path} cannot be written: No such file or directory ({path}); training continues",
         f"{path} can be written again",
     ]
 
@@ -82,4 +82,4 @@ def test_a_mirror_may_fail(tmp_path, name, caplog):
         mirror.log_metrics({"a": 1.0}, step=step)
     (warning,) = (record.message for record in caplog.records)
     assert warning.startswith(f"the logger {name} cannot record: ")
-    assert warning.endswith("; training goes on")
+    assert warning.endswith("; training continues")

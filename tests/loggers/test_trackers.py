@@ -139,6 +139,6 @@ def test_a_tracker_that_fails_costs_its_records_alone(tmp_path, caplog):
     assert outcome.step == 4
     told = [record.message for record in caplog.records if "logger" in record.message]
     assert told == [
-        "the logger missing cannot be started: ImportError: no such package; training goes on",
-        "the logger broken cannot record: RuntimeError: no network; training goes on",
+        "the logger missing cannot be started: ImportError: no such package; training continues",
+        "the logger broken cannot record: RuntimeError: no network; training continues",
     ]

@@ -20,7 +20,7 @@ class DataConfig(Component):
         channels: 1 (grey) or 3 (RGB).
         held_out: images of the train split, evenly spread over it, that training never uses. They are a split of their
             own, held_out, on which steps and settings can be chosen without a look at the test images.
-        random_flip: mirror half of the training images left to right, anew in every pass.
+        random_flip: mirror a random half of the training images left to right, another half in each pass.
         num_workers: processes that fetch batches beside the training process; 0 fetches in it.
         memory_gb: a split larger than this (as uint8, in GiB) stays on disk and is decoded batch by batch.
     """

@@ -38,9 +38,9 @@ class SlurmEngineConfig(EngineConfig):
         gpus: for each trial on each node; must be training.devices.
         cpus: for each device.
         mem: for each node, as "32G".
-        time: limit of one try, as "04:00:00"; a trial that reaches it saves, and goes on in the queue.
+        time: limit of one try, as "04:00:00"; a trial that reaches it saves and is queued again.
         max_parallel: trials at the same time.
-        grace: seconds before the time limit at which a trial is told to save. Slurm may be up to 60 s early.
+        grace: seconds before the time limit at which Slurm signals a trial to save. Slurm may be up to 60 s early.
         setup: a shell line run first, as "module load cuda".
         options: further options of sbatch, as "--exclude=node7".
     """

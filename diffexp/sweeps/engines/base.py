@@ -99,7 +99,7 @@ def engine_keys(name: str) -> list[str]:
 
 
 def record_plugins(sweep: Sweep, plugins: Sequence[str]) -> None:
-    """Write down which plugins the engine of a sweep needs, for those who ask how it stands, or cancel it."""
+    """Record which plugins the engine of a sweep needs, for `status` and `cancel`."""
     known = _plugins(sweep)
     if not set(plugins) <= set(known):
         atomic_write_text(_plugins_file(sweep), json.dumps(list(dict.fromkeys([*known, *plugins]))) + "\n")
