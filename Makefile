@@ -25,9 +25,9 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/installed-dev  ## write docs/config.md from the schemas and docs/api.md from the docstrings
+docs: $(VENV)/installed-dev  ## write docs/reference/config.md from the schemas and build the site into docs/_build
 	$(BIN)/python docs/write_reference.py
-	$(BIN)/python docs/write_api.py
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
 
 OUT ?= benchmarks/results/gpu
 

@@ -1,4 +1,4 @@
-"""Put the tables in benchmarks/results into docs/performance.md, each below the comment that names its file.
+"""Put the tables in benchmarks/results into docs/guides/performance.md, each below the comment that names its file.
 
 python benchmarks/tables.py
 """
@@ -7,7 +7,7 @@ import re
 
 from measuring import RESULTS
 
-PAGE = RESULTS.parents[1] / "docs" / "performance.md"
+PAGE = RESULTS.parents[1] / "docs" / "guides" / "performance.md"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Writes docs/config.md from the schemas, so that the reference cannot disagree with the code."""
+"""Writes docs/reference/config.md from the schemas, so that the reference cannot disagree with the code."""
 
 import inspect
 import re
@@ -37,7 +37,7 @@ Written by `make docs` from the schemas in `diffexp/config/`; the tests see that
 
 
 def reference() -> str:
-    """The text of docs/config.md."""
+    """The text of docs/reference/config.md."""
     parts = [HEAD, "## An experiment: `diffexp train`\n", *_section(Experiment, "")]
     for registry in (DATA, MODELS, SCHEDULES, WEIGHTINGS, NETWORKS, SAMPLERS, EXTRACTORS):
         parts.append(f"\n## Choices of {registry.group}: `name:` and its keys\n")
@@ -130,4 +130,4 @@ def _default_name(field: Any) -> str:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("config.md").write_text(reference())
+    (Path(__file__).parent / "reference" / "config.md").write_text(reference())

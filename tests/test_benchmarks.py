@@ -220,6 +220,6 @@ def test_the_families_arithmetic_is_counted(benchmark):
 
 
 def test_the_documented_tables_are_the_benchmarks_own():
-    page = (FOLDER.parent / "docs" / "performance.md").read_text()
+    page = (FOLDER.parent / "docs" / "guides" / "performance.md").read_text()
     for path in re.findall(r"<!-- (\S+) -->", page):
         assert (FOLDER / "results" / path).read_text().split("\n\n")[0] in page, path

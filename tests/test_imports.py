@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "diffexp"
 
-# The rooms of docs/design.md, from the top down.
+# The rooms of docs/guides/design.md, from the top down.
 ROOMS = (
     *("cli", "commands", "reproduction", "reports", "sweeps", "callbacks", "evaluation", "checkpoints", "models"),
     *("convert", "networks", "diffusion", "loggers", "data", "runs", "config", "system", "rng", "formatting", "errors"),

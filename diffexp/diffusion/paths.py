@@ -14,7 +14,7 @@ Path = list[tuple[int, int]]
 SPACINGS = ("arctan", "leading", "trailing", "linspace", "quadratic", "quadratic-0.8", "karras", "logsnr")
 
 _RHO = 7  # of Karras et al. 2022
-_POWER = 2 / 3  # of the arctan spacing; docs/solvers.md has the measurements behind it
+_POWER = 2 / 3  # of the arctan spacing; docs/guides/solvers.md has the measurements behind it
 
 
 def timestep_path(

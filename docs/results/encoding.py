@@ -1,4 +1,4 @@
-"""How well DDIM decodes what it has encoded, on real images: the table of docs/likelihood.md.
+"""How well DDIM decodes what it has encoded, on real images: the table of docs/guides/likelihood.md.
 
 python docs/results/encoding.py RUN
 """

@@ -1,4 +1,4 @@
-"""Schedules against the exact values that their papers' formulas give in float64 (docs/theory.md)."""
+"""Schedules against the exact values that their papers' formulas give in float64 (docs/guides/theory.md)."""
 
 import math
 

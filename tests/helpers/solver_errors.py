@@ -1,6 +1,6 @@
 """The error of every solver against network calls, where the exact solution is known.
 
-`python -m tests.helpers.solver_errors` writes the two tables of docs/solvers.md to the terminal: this one, and what the
+`python -m tests.helpers.solver_errors` writes the two tables of docs/guides/solvers.md to the terminal: this one, and what the
 longest step of order 3 does.
 """
 

@@ -10,7 +10,7 @@ from diffexp.config.registry import Component, Registry
 
 # Which of the timesteps are visited by a sampler that takes steps.
 Spacing = Literal["arctan", "leading", "trailing", "linspace", "quadratic", "quadratic-0.8", "karras", "logsnr"]
-DEFAULT_SPACING: Spacing = "arctan"  # docs/solvers.md says why
+DEFAULT_SPACING: Spacing = "arctan"  # docs/guides/solvers.md says why
 # Those that do not start at T-1 if they take fewer than T steps.
 STARTING_LATE: tuple[Spacing, ...] = ("leading", "quadratic-0.8")
 

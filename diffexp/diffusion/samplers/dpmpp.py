@@ -23,7 +23,7 @@ class DPMSolver:
     where … extrapolates x̂_0 from the last two or three calls by its differences over λ. Order 1 of the ODE is DDIM; of
     the SDE, DDIM with η = 1. The first steps have the order that what was seen allows. Orders 1 and 2 are the authors'
     code; its order 3 gives the second difference half the weight that Taylor's formula does, and so an error of order
-    2 only (docs/solvers.md): here it has the whole weight.
+    2 only (docs/guides/solvers.md): here it has the whole weight.
 
     Args:
         order: of the error, 1 to 3; with 3, long steps have order 2 (`LONGEST_OF_ORDER_3`).

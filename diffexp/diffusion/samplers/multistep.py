@@ -28,7 +28,7 @@ from diffexp.diffusion.schedules import Schedule
 log = logging.getLogger(__name__)
 
 Order = Literal[1, 2, 3]
-LONGEST_OF_ORDER_3 = 0.7  # in λ for the ODE, in 2λ for the SDE; docs/solvers.md has the measurements behind it
+LONGEST_OF_ORDER_3 = 0.7  # in λ for the ODE, in 2λ for the SDE; docs/guides/solvers.md has the measurements behind it
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def test_ddpm_is_ddim_with_eta_1(ddpm, ddim, steps):
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ddim_coefficients_by_undetermined_coefficients(eta):
-    """P(x_prev | x_t, x_0) = N(k x_0 + m x_t, σ²) with the k and m that keep the marginals (docs/theory.md)."""
+    """P(x_prev | x_t, x_0) = N(k x_0 + m x_t, σ²) with the k and m that keep the marginals (docs/guides/theory.md)."""
     for t, t_prev in timestep_path(1000, 30, "leading")[:-1]:
         alpha_bar, previous = SCHEDULE.alpha_bar(t), SCHEDULE.alpha_bar(t_prev)
         step = DDIM(eta).step(alpha_bar, previous)

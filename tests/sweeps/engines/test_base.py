@@ -1,4 +1,4 @@
-"""An engine of a plugin runs a sweep: the one that docs/extending.md shows."""
+"""An engine of a plugin runs a sweep: the one that docs/guides/extending.md shows."""
 
 import re
 import time
@@ -14,7 +14,7 @@ from diffexp.sweeps.plan import Sweep
 from diffexp.sweeps.state import read_state
 from tests.helpers.small import SMALL, diffexp
 
-PAGE = Path(__file__).parents[3] / "docs" / "extending.md"
+PAGE = Path(__file__).parents[3] / "docs" / "guides" / "extending.md"
 SWEEP = """
 method: grid
 parameters:
