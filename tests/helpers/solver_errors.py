@@ -1,7 +1,7 @@
 """The error of every solver against network calls, where the exact solution is known.
 
-`python -m tests.helpers.solver_errors` writes the two tables of docs/guides/solvers.md to the terminal: this one, and what the
-longest step of order 3 does.
+`python -m tests.helpers.solver_errors` writes the two tables of docs/guides/solvers.md to the terminal: this one, and
+what the longest step of order 3 does.
 """
 
 import math
