@@ -43,6 +43,28 @@ def writing(what: str) -> Iterator[None]:
         raise kind(f"{what} cannot be written: {error.strerror}") from error
 
 
+@contextmanager
+def requires_extra(what: str, extra: str) -> Iterator[None]:
+    """A context that imports packages which only an extra of diffexp installs.
+
+    Args:
+        what: the key or command that needs them, for the message.
+        extra: the name of the extra in pyproject.toml.
+
+    Raises:
+        UserError: if a package is missing, with the command that installs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or str(error)).split(".")[0]
+        if package == "diffexp":
+            raise
+        raise UserError(
+            f"{what}: the package {package} is not installed. Run pip install 'diffexp[{extra}]'."
+        ) from error
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` with the known word nearest to ``word``, or an empty string."""
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

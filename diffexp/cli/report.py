@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from diffexp.cli.options import PLUGIN
+from diffexp.errors import requires_extra
 
 _RUNS = click.argument("paths", metavar="RUN|SWEEP...", nargs=-1, required=True, type=click.Path(path_type=Path))
 
@@ -27,9 +28,11 @@ def report(paths: tuple[Path, ...], out: Path, figures: Path | None, overwrite: 
     cost, and where each number comes from.
     """
     from diffexp.config.plugins import load_plugins
-    from diffexp.reports.page import write_figures, write_page
     from diffexp.runs.reader import read_runs
     from diffexp.system.files import refuse_existing
+
+    with requires_extra("report", "report"):
+        from diffexp.reports.page import write_figures, write_page
 
     load_plugins(plugins)
     runs = read_runs(paths)

@@ -8,11 +8,12 @@ follows from the group and the name, and is imported when it is first built.
 
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from diffexp.config.context import Context
-from diffexp.errors import UserError, did_you_mean
+from diffexp.errors import UserError, did_you_mean, requires_extra
 
 Schema = TypeVar("Schema", bound="Component")
 
@@ -25,6 +26,8 @@ class Component:
     registry: ClassVar["Registry"]
     # Keys that change how weights are trained, but not what they compute.
     training_only: ClassVar[tuple[str, ...]] = ()
+    # The extra of diffexp that installs what the builder imports.
+    extra: ClassVar[str | None] = None
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         """Yield ``(key, what is wrong)`` for values that do not fit the rest of the experiment.
@@ -134,10 +137,17 @@ class Registry:
         return [field.name for field in fields(schema) if field.name not in shared]
 
     def builder(self, name: str) -> Callable[..., Any]:
-        """The builder of the component ``name``, imported if it is one of diffexp's own."""
+        """The builder of the component ``name``, imported if it is one of diffexp's own.
+
+        Raises:
+            UserError: if its extra is not installed.
+        """
         if name not in self._builders:
-            schema = self._schemas[name].__name__.removesuffix("Config")
-            self._builders[name] = imported(self.builders.format(name=name, schema=schema))
+            found = self._schemas[name]
+            place = self.builders.format(name=name, schema=found.__name__.removesuffix("Config"))
+            what = f"{self.group} {name}"
+            with nullcontext() if found.extra is None else requires_extra(what, found.extra):
+                self._builders[name] = imported(place)
         return self._builders[name]
 
     def build(self, component: Component, *args: Any, **kwargs: Any) -> Any:

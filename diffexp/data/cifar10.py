@@ -7,6 +7,7 @@ import torch
 
 from diffexp.data.download import download
 from diffexp.data.images import ImageSet, MemoryImages, pad_to_square
+from diffexp.errors import requires_extra
 
 
 def load(split: str, image_size: int, channels: int, memory_gb: float, root: str) -> ImageSet:
@@ -23,7 +24,8 @@ def load(split: str, image_size: int, channels: int, memory_gb: float, root: str
     Raises:
         UserError: if the files are neither found whole nor downloaded.
     """
-    from torchvision.datasets import CIFAR10  # slow to import
+    with requires_extra("data.name: cifar10", "datasets"):
+        from torchvision.datasets import CIFAR10  # slow to import
 
     folder = Path(root).expanduser()
     train = split == "train"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffexp.data.download import download
 from diffexp.data.images import ImageSet, MemoryImages, pad_to_square
-from diffexp.errors import UserError
+from diffexp.errors import UserError, requires_extra
 
 SIDE = 28
 PREFIX = {"train": "train", "test": "t10k"}
@@ -97,7 +97,8 @@ def _idx_file(folder: Path, stem: str, kind: str) -> Path | None:
 
 
 def _download(collection: Collection, root: Path) -> None:
-    import torchvision  # slow to import, and needed only here
+    with requires_extra("data: the download", "datasets"):
+        import torchvision  # slow to import, and needed only here
 
     dataset = getattr(torchvision.datasets, collection.torchvision_name)
     folder = f"{collection.torchvision_name}/raw"

@@ -56,7 +56,12 @@ def tracker_names(names: Sequence[str]) -> list[str]:
 
 
 def start_logger(name: str, run: LoggedRun) -> BestEffortLogger | None:
-    """Start a logger; None, with a warning, if it cannot be started."""
+    """Start a logger; None, with a warning, if it cannot be started.
+
+    Raises:
+        UserError: if the extra that it needs is not installed.
+    """
+    LOGGERS.builder(name)
     with BestEffort(f"the logger {name} cannot be started", Exception):
         logger = LOGGERS.build(LOGGERS.schema(name)(), run)
         assert isinstance(logger, RunLogger)

@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import mlflow
+from filelock import FileLock
+from mlflow.entities import Metric, Param
+from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from diffexp.config.trial import leaves
-from diffexp.errors import UserError
 from diffexp.loggers.base import LoggedRun, RunLogger
 
 _LONGEST = 6000  # letters of a parameter's value
@@ -22,14 +25,6 @@ class MLflowLogger(RunLogger):
     """
 
     def __init__(self, run: LoggedRun) -> None:
-        try:
-            import mlflow
-            from filelock import FileLock
-            from mlflow.entities import Metric, Param
-            from mlflow.tracking import MlflowClient
-        except ImportError as error:
-            raise UserError("loggers: mlflow is not installed. Run pip install 'diffexp[mlflow]'.") from error
-        self._metric = Metric
         uri = mlflow.get_tracking_uri()
         local = uri.removeprefix("sqlite:///")
         # trials that start together must not all make the database or the experiment
@@ -61,7 +56,7 @@ class MLflowLogger(RunLogger):
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log metrics."""
         now = int(1000 * time.time())
-        self.client.log_batch(self.id, [self._metric(name, value, now, step) for name, value in values.items()])
+        self.client.log_batch(self.id, [Metric(name, value, now, step) for name, value in values.items()])
 
     def log_images(self, images: Mapping[str, Image.Image], step: int) -> None:
         """Log RGB pictures by name."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+import tensorboard  # noqa: F401  # Lightning names no extra of ours if it is missing
 from lightning.pytorch import loggers as lightning
 from PIL import Image
 

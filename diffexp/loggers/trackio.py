@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import trackio
 from PIL import Image
 
-from diffexp.errors import UserError
 from diffexp.loggers.base import LoggedRun, RunLogger
 
 
@@ -13,11 +13,6 @@ class TrackioLogger(RunLogger):
     """A run in a trackio project: `trackio show` opens the dashboard. TRACKIO_DIR says where the projects are kept."""
 
     def __init__(self, run: LoggedRun) -> None:
-        try:
-            import trackio
-        except ImportError as error:
-            raise UserError("loggers: trackio is not installed. Run pip install 'diffexp[trackio]'.") from error
-        self.trackio = trackio
         settings = run.settings
         # trackio resumes by name, and many runs may have the same one
         name = f"{run.name}-{run.id}"
@@ -31,13 +26,13 @@ class TrackioLogger(RunLogger):
 
     def log_images(self, images: Mapping[str, Image.Image], step: int) -> None:
         """Log RGB pictures by name."""
-        self.run.log({name: self.trackio.Image(picture) for name, picture in images.items()}, step)
+        self.run.log({name: trackio.Image(picture) for name, picture in images.items()}, step)
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log a table."""
         if rows:
             data = [list(row.values()) for row in rows]
-            self.run.log({name: self.trackio.Table(columns=list(rows[0]), data=data)}, 0)
+            self.run.log({name: trackio.Table(columns=list(rows[0]), data=data)}, 0)
 
     def finish(self, exit_code: int) -> None:
         """End the run."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import wandb
 
 from diffexp.config.trial import is_seed
-from diffexp.errors import EnvironmentFailure, UserError
+from diffexp.errors import EnvironmentFailure, UserError, requires_extra
 from diffexp.loggers.wandb import STEP_IN_WANDB
 from diffexp.reports.tables import differing_keys
 from diffexp.runs.reader import RunReader
@@ -23,11 +23,9 @@ def push_view(runs: Sequence[RunReader], name: str, entity: str | None, project:
         UserError: if the extra is not installed, or the runs are of several projects.
         EnvironmentFailure: if W&B does not take it.
     """
-    try:
+    with requires_extra("dashboard", "dashboard"):
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as views
-    except ImportError as error:
-        raise UserError("dashboard: needs pip install 'diffexp[dashboard]'") from error
     project = project or _project(runs)
     metrics = list(dict.fromkeys(metric for run in runs for metric in run.names()))
     distances = [m for m in metrics if m.startswith("score/") and m.split("/")[-1].startswith(("fd_", "fid"))]

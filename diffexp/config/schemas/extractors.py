@@ -1,15 +1,12 @@
 """Schemas of the feature extractors."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from omegaconf import MISSING
 
 from diffexp.config.fields import absolute
 from diffexp.config.registry import Component, Registry
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
@@ -38,6 +35,7 @@ class InceptionConfig(ExtractorConfig):
     """
 
     name: str = "inception"
+    extra: ClassVar[str | None] = "inception"
     weights: str | None = None
     paths: ClassVar[tuple[str, ...]] = ("weights",)
 
@@ -53,6 +51,7 @@ class ClipConfig(ExtractorConfig):
     """
 
     name: str = "clip"
+    extra: ClassVar[str | None] = "inception"
     variant: Literal["vit-b-32", "vit-b-16", "vit-l-14", "rn50"] = "vit-b-32"
     weights: str | None = None
     paths: ClassVar[tuple[str, ...]] = ("weights",)
@@ -68,6 +67,7 @@ class Dinov2Config(ExtractorConfig):
     """
 
     name: str = "dinov2"
+    extra: ClassVar[str | None] = "inception"
     variant: Literal["vit-s-14", "vit-b-14", "vit-l-14", "vit-g-14"] = "vit-b-14"
 
 

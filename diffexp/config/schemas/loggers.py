@@ -1,6 +1,7 @@
 """Schemas of the loggers that ``loggers: [csv, wandb]`` names."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from diffexp.config.registry import Component, Registry
 
@@ -27,6 +28,7 @@ class TensorBoardLoggerConfig(LoggerConfig):
     """The folder tensorboard/ in the run's directory."""
 
     name: str = "tensorboard"
+    extra: ClassVar[str | None] = "tensorboard"
 
 
 @LOGGERS.register("wandb")
@@ -43,6 +45,7 @@ class TrackioLoggerConfig(LoggerConfig):
     """A run in a trackio project."""
 
     name: str = "trackio"
+    extra: ClassVar[str | None] = "trackio"
 
 
 @LOGGERS.register("mlflow")
@@ -51,3 +54,4 @@ class MLflowLoggerConfig(LoggerConfig):
     """A run in an MLflow experiment."""
 
     name: str = "mlflow"
+    extra: ClassVar[str | None] = "mlflow"

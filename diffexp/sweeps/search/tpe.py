@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diffexp.config.trial import is_seed
-from diffexp.errors import UserError
+from diffexp.errors import UserError, requires_extra
 from diffexp.sweeps.spec.file import SweepFile
 from diffexp.sweeps.spec.parameters import Parameter, nested, quantised
 
@@ -37,10 +37,8 @@ def check_space(sweep: SweepFile) -> None:
     Raises:
         UserError: if Optuna is not installed or has no such distribution.
     """
-    try:
+    with requires_extra(f"{sweep.source}: method: bayes", "bayes"):
         import optuna  # noqa: F401
-    except ImportError as error:
-        raise UserError("method: bayes needs Optuna: pip install 'diffexp[bayes]'") from error
     for parameter in sweep.parameters:
         try:
             _distribution(parameter)
