@@ -1,10 +1,10 @@
-"""Batches a second of the in-memory pipeline beside the usual DataLoader, which reads image by image.
+"""Compare diffexp's in-memory batches with the usual DataLoader, which reads image by image.
 
     python benchmarks/data.py [--batch-size 128] [--workers 2] [--rounds 7]
 
-50,000 images of 3×32×32 (CIFAR-10's size), shuffled, mirrored at random, as floats in [-1, 1]. The usual: a dataset
-that makes a PIL image and applies RandomHorizontalFlip, ToTensor and Normalize, as torchvision's CIFAR10 and most
-diffusion code do. Ours: `InfiniteBatches` behind its DataLoader, and `to_float`.
+The data are 50,000 images of 3×32×32 (CIFAR-10's size), shuffled, mirrored at random, as floats in [-1, 1]. The usual
+dataset makes a PIL image and applies RandomHorizontalFlip, ToTensor and Normalize, as torchvision's CIFAR10 and most
+diffusion code do. Ours is `InfiniteBatches` behind its DataLoader, and `to_float`.
 """
 
 import statistics
@@ -23,7 +23,7 @@ from diffexp.data.images import MemoryImages, to_float
 
 
 class Usual(Dataset[Tensor]):
-    """Image by image, as in torchvision's CIFAR10."""
+    """A dataset that decodes and transforms one image per item, as torchvision's CIFAR10."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
@@ -40,17 +40,17 @@ class Usual(Dataset[Tensor]):
 
 
 def endless(loader: DataLoader[Tensor]) -> Iterator[Tensor]:
-    """Pass after pass."""
+    """Iterate over the loader indefinitely."""
     while True:
         yield from loader
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure all candidates, print the table and write the results."""
     parser = arguments(__doc__, rounds=7)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--workers", type=int, default=2, help="of the second and fourth candidate")
-    parser.add_argument("--batches", type=int, default=40, help="in each measurement")
+    parser.add_argument("--workers", type=int, default=2, help="workers of the two candidates with workers")
+    parser.add_argument("--batches", type=int, default=40, help="batches per measurement")
     given = parser.parse_args()
     given.device = "cpu"
     pixels = torch.randint(256, (50_000, 3, 32, 32), dtype=torch.uint8)
@@ -68,7 +68,7 @@ def main() -> None:
         for _ in range(count):
             next(stream)
 
-    # workers fetch ahead while the others are measured: what lies ready then does not count
+    # Workers prefetch while the other candidates are measured: discard these batches.
     ahead = {name: 0 if "0 workers" in name else 2 * given.workers for name in streams}
     for name, stream in streams.items():
         take(stream, ahead[name] + 1)

@@ -1,11 +1,11 @@
-"""What a training step of each family costs: how many fit into the same time.
+"""Measure what a training step of each family costs, and how many steps fit into a time budget.
 
     python benchmarks/families.py [--data digits|fashion_mnist] [--seconds 100] [--steps 30]
 
-Each config configs/families/DATA_*.yaml trains for a few steps in its own Trainer, as `diffexp train` does; told are
-the median time of a step, its arithmetic (forward and backward, as torch's FlopCounterMode counts it), the steps that
-the wanted seconds hold, and what the config's own steps cost. A latent diffusion gets an untrained autoencoder: its
-steps cost the same.
+Each config configs/families/DATA_*.yaml trains for a few steps in its own Trainer, as `diffexp train` does. The table
+shows the median time of a step, its FLOP (forward and backward, by torch's FlopCounterMode), the steps that fit into
+--seconds, and the cost of the config's own steps. A latent diffusion gets an untrained autoencoder: its steps cost the
+same.
 """
 
 import argparse
@@ -30,13 +30,13 @@ CONFIGS = Path(__file__).parent.parent / "configs" / "families"
 
 
 class Nowhere(nullcontext[None]):
-    """In the place of FlopCounterMode's tracker of modules, whose hooks refuse the second derivatives of R1."""
+    """Replace FlopCounterMode's module tracker, whose hooks fail on the second derivatives of R1."""
 
     parents = frozenset({"Global"})
 
 
 class Watch(L.Callback):
-    """Notes when each step ends, and counts the arithmetic of the first."""
+    """Record when each step ends, and count the FLOP of the first."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -45,12 +45,12 @@ class Watch(L.Callback):
         self.flops = 0
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Begin to count."""
+        """Start to count."""
         if trainer.global_step == 0:
             self.counter.__enter__()
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Note the time."""
+        """Record the time."""
         if trainer.global_step == 1:
             self.counter.__exit__(None, None, None)
             self.flops = self.counter.get_total_flops()
@@ -58,7 +58,7 @@ class Watch(L.Callback):
 
 
 def measure(config: Path, steps: int) -> tuple[float, float]:
-    """(seconds, FLOPs) of a step."""
+    """Return the median seconds and the FLOP of a step."""
     overrides = ["model.autoencoder=none"] if "latent_diffusion" in config.stem else []
     experiment = load_experiment(str(config), [*overrides, f"training.max_steps={steps}"])
     settings = experiment.training
@@ -82,11 +82,11 @@ def measure(config: Path, steps: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print a table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--seconds", type=float, default=100)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--data", default="digits", help="digits or fashion_mnist")
+    parser.add_argument("--seconds", type=float, default=100, help="time budget")
+    parser.add_argument("--steps", type=int, default=30, help="measured steps per config")
     wanted = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

@@ -1,10 +1,11 @@
-"""What the Trainer and all default callbacks add to a step: `diffexp.commands.train.train` beside a bare loop.
+"""Measure what the Trainer and all default callbacks add to a step, compared with a bare loop.
 
     python benchmarks/framework.py [--size digits|fashion_mnist] [--batch-size B] [--rounds 30] [--steps 10]
 
-The bare loop makes the same computation on a model of its own: batches by plain indexing, the loss, clipping, fused
-AdamW, the average. The two take turns within one process, --steps of each at a time. Grids, scores and checkpoints,
-which a bare loop would not make, are left out by acting once, at the end; everything that acts in every step is in.
+The Trainer is that of `diffexp train` (`diffexp.commands.train.train_run`). The bare loop makes the same computation on
+a second model: batches by plain indexing, the loss, clipping, fused AdamW, the average. The two take turns in one
+process, --steps of each at a time. Everything that acts in every step is measured. Grids, scores and checkpoints, which
+a bare loop does not have, act only once, at the end.
 """
 
 import statistics
@@ -26,7 +27,7 @@ from diffexp.system.devices import precision_for
 
 
 class TakeTurns(L.Callback):
-    """After every few steps of the Trainer, as many of the bare loop; each block is timed."""
+    """Run as many steps of the bare loop after every few of the Trainer, and time each block."""
 
     def __init__(self, steps: int, make_bare: Callable[[torch.device], Callable[[], object]]) -> None:
         self.steps = steps
@@ -35,7 +36,7 @@ class TakeTurns(L.Callback):
         self._make_bare = make_bare
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Prepare the bare loop."""
+        """Prepare and warm up the bare loop."""
         self._device = pl_module.device
         self._bare = self._make_bare(self._device)
         for _ in range(3):
@@ -43,7 +44,7 @@ class TakeTurns(L.Callback):
         self._mark()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """The last of all callbacks: the Trainer's step is over."""
+        """Run a block of the bare loop after a block of the Trainer; this callback is the last."""
         if trainer.global_step % self.steps:
             return
         self.trainer_seconds.append(self._mark())
@@ -52,18 +53,18 @@ class TakeTurns(L.Callback):
         self.bare_seconds.append(self._mark())
 
     def _mark(self) -> float:
-        """Seconds since the last mark."""
+        """Return the seconds since the last mark."""
         synchronize(self._device)
         before, self._since = getattr(self, "_since", 0.0), time.perf_counter()
         return self._since - before
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure all candidates, print the table and write the results."""
     parser = arguments(__doc__, rounds=30)
     parser.add_argument("--size", choices=["digits", "fashion_mnist"], default="digits")
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, help="images per step; default: the size's own")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each per turn")
     given = parser.parse_args()
     size, device = SIZES[given.size], torch.device(given.device)
     given.batch_size = given.batch_size or size.batch_size

@@ -1,9 +1,9 @@
-"""The trace of (Σ₁Σ₂)^½ in the Fréchet distance: our symmetric eigenvalues beside what other programs compute.
+"""Compare ways to compute the trace of (Σ₁Σ₂)^½ in the Fréchet distance: ours by symmetric eigenvalues, and others.
 
     python benchmarks/frechet_trace.py [--dim 2048] [--count 5000] [--rounds 3]
 
-Prints a Markdown table and writes benchmarks/results/frechet_trace-DIM-COUNT.json. Each round runs every method once,
-in turn; the medians are told, in CPU milliseconds of this process.
+Print a Markdown table and write benchmarks/results/frechet_trace-DIM-COUNT.json. Each round runs every method once.
+The table shows the median CPU milliseconds of this process.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from diffexp.evaluation.metrics.frechet import FrechetReference
 
 
 def features(count: int, dim: int, seed: int) -> torch.Tensor:
-    """Like Inception's: not negative, with variances that fall by a power law."""
+    """Random features (count, dim) like Inception's: non-negative, with variances that follow a power law."""
     source = torch.Generator().manual_seed(seed)
     scales = torch.arange(1, dim + 1, dtype=torch.float64) ** -0.5
     mixed = torch.randn(count, dim, generator=source, dtype=torch.float64) * scales
@@ -34,12 +34,12 @@ def features(count: int, dim: int, seed: int) -> torch.Tensor:
 
 
 def gaussian(values: torch.Tensor) -> Gaussian:
-    """Mean and covariance of features."""
+    """The mean and covariance of features (N, D)."""
     return Gaussian(values.mean(0), values.T.cov(), len(values))
 
 
 def methods(one: Gaussian, other: Gaussian) -> dict[str, Callable[[], float]]:
-    """Each computes the whole distance of `one` from the reference `other`."""
+    """Functions, by name, that each compute the complete distance of `one` from the reference `other`."""
     cached = FrechetReference(other)
     cached.distance(one)
     rest = float((one.mean - other.mean).square().sum() + one.cov.trace() + other.cov.trace())
@@ -53,11 +53,11 @@ def methods(one: Gaussian, other: Gaussian) -> dict[str, Callable[[], float]]:
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure all candidates, print the table and write the results."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--dim", type=int, default=2048)
-    parser.add_argument("--count", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dim", type=int, default=2048, help="number of features")
+    parser.add_argument("--count", type=int, default=5000, help="number of images")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each method")
     given = parser.parse_args()
     candidates = methods(*(gaussian(features(given.count, given.dim, seed)) for seed in (0, 1)))
     seconds: dict[str, list[float]] = {name: [] for name in candidates}

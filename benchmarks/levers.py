@@ -1,9 +1,9 @@
-"""What each lever gives: our training step as it is, and with one thing done the usual way.
+"""Measure what each optimisation of our training step gives.
 
     python benchmarks/levers.py [--size fashion_mnist|cifar10|digits] [--rounds 9] [--compile]
 
-Every row replaces one thing in an otherwise equal step, in alternation with the default; "gain" is its time over the
-default's. The last rows are options that are off by default.
+Each row replaces one optimisation by the usual implementation, and runs in alternation with the default step. "gain of
+ours" is the time of the row divided by that of the default. Rows in parentheses are options that are off by default.
 """
 
 import statistics
@@ -24,16 +24,16 @@ from diffexp.system.devices import precision_for
 
 
 class Interpolated(blocks.Upsample):
-    """Doubles with F.interpolate."""
+    """An upsampling layer that doubles the image with F.interpolate."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Double the image."""
+        """Double height and width of x (B, C, H, W)."""
         out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return out
 
 
 def usual_ways(size: Size, device: torch.device, precision: str) -> dict[str, Callable[[], Callable[[Tensor], object]]]:
-    """Makers of steps by what is done the usual way in them."""
+    """Functions that build a training step, by the name of the usual implementation in it."""
 
     def make(size: Size = size, precision: str = precision, compiled: bool = False) -> Callable[[Tensor], object]:
         return train_step.ours(size, device, precision, compiled=compiled)[1]
@@ -79,10 +79,10 @@ def _one_by_one(averages: list[Tensor], weights: list[Tensor], share: float) -> 
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure all candidates, print the table and write the results."""
     parser = arguments(__doc__, rounds=9)
     parser.add_argument("--size", choices=list(SIZES), default="fashion_mnist")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, too; a minute or two")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile; a minute or two")
     given = parser.parse_args()
     size, device = SIZES[given.size], torch.device(given.device)
     precision = precision_for("auto", device)

@@ -1,8 +1,8 @@
-"""How the benchmarks measure and tell: candidates in alternation, quotients of pairs, a JSON and a table each.
+"""Measuring and reporting for the benchmarks: candidates in alternation, quotients, a table and a JSON file.
 
-Timings of one program vary with the machine's other work by tens of percents within minutes. So candidates are run in
-turn, in one process, and only quotients of neighbouring measurements are compared; the medians of these are told, with
-the lowest and the highest.
+Timings of one program vary with the machine's other work by tens of percents within minutes. The candidates therefore
+take turns in one process, and only quotients of measurements of the same round are compared. Reports show the median of
+these quotients, with the lowest and the highest.
 """
 
 import argparse
@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
-    """A parser with what every benchmark takes: --rounds, --device, --out."""
+    """A parser with the options of every benchmark: --rounds, --device, --out."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each candidate")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
@@ -33,13 +33,13 @@ def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
 
 
 def synchronize(device: torch.device | str) -> None:
-    """Wait for a GPU, which has otherwise only been told what to compute."""
+    """Wait until a GPU has finished its queued work."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
 
 
 def seconds(function: Callable[[], object], device: torch.device | str = "cpu") -> float:
-    """Wall-clock seconds that one call takes."""
+    """Return the wall-clock seconds of one call."""
     synchronize(device)
     start = time.perf_counter()
     function()
@@ -53,10 +53,10 @@ def alternate(
     device: torch.device | str = "cpu",
     after_round: Callable[[dict[str, list[float]]], object] = lambda _: None,
 ) -> dict[str, list[float]]:
-    """Seconds of every candidate in each round, after a round that does not count.
+    """Measure the seconds of every candidate in each round, after one warm-up round.
 
-    Each round begins with another candidate, so that none always runs behind the same one. `after_round` gets what has
-    been measured so far, to keep it.
+    Each round starts with another candidate, so that none always runs after the same one. `after_round` receives all
+    measurements so far, to save them.
     """
     names = list(candidates)
     measured: dict[str, list[float]] = {name: [] for name in names}
@@ -74,23 +74,23 @@ def alternate(
 
 
 def show(text: str) -> None:
-    """Tell on the terminal how far it is."""
+    """Show progress on the terminal."""
     if sys.stderr.isatty():
         print(f"\r{text:40}", end="", file=sys.stderr, flush=True)
 
 
 def quotients(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
-    """Of the measurements of the same round."""
+    """The quotients of measurements of the same round."""
     return [one / other for one, other in zip(numerator, denominator, strict=True)]
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:
-    """Median [lowest .. highest]."""
+    """Format values as "median [lowest .. highest]"."""
     return f"{statistics.median(values):{form}} [{min(values):{form}} .. {max(values):{form}}]"
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device | str, size: int = 2048, rounds: int = 7) -> float:
-    """FLOP/s of a square matrix product, the best of a few: what the hardware gives to whom asks for nothing else."""
+    """FLOP/s of a square matrix product, the best of a few rounds: the practical peak of the hardware."""
     size = 8192 if torch.device(device).type == "cuda" else size
     one, other = torch.randn(2, size, size, device=device).to(dtype).unbind()
     took = [seconds(lambda: one @ other, device) for _ in range(rounds)]
@@ -98,7 +98,7 @@ def matmul_peak(dtype: torch.dtype, device: torch.device | str, size: int = 2048
 
 
 def flop_counter() -> FlopCounterMode:
-    """Counts FLOP while it is entered, those of attention on a CPU too: torch 2.14 and others count a GPU's only."""
+    """A FLOP counter that includes attention on a CPU; torch's own (as of 2.14) counts attention on a GPU only."""
     aten = torch.ops.aten
     return FlopCounterMode(
         display=False,
@@ -120,7 +120,7 @@ def _attention_backward_flops(
 
 
 def peak_memory(function: Callable[[], object], device: torch.device | str) -> int | None:
-    """Bytes allocated on a GPU at most while it is called, with what is there already; None on a CPU."""
+    """Peak bytes allocated on a GPU during a call, including earlier allocations; None on a CPU."""
     if torch.device(device).type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats()
@@ -130,7 +130,7 @@ def peak_memory(function: Callable[[], object], device: torch.device | str) -> i
 
 
 def machine(device: torch.device | str) -> dict[str, Any]:
-    """What it was measured on."""
+    """The hardware and versions of the measurement."""
     facts: dict[str, Any] = {"processor": _processor(), "threads": torch.get_num_threads()}
     if torch.device(device).type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name()
@@ -148,14 +148,14 @@ def _processor() -> str:
 def report(
     given: argparse.Namespace, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], **data: Any
 ) -> None:
-    """Print a Markdown table, and write it with everything measured to NAME-DEVICE.md and .json.
+    """Print a Markdown table; write it to NAME-DEVICE.md, and all measurements to NAME-DEVICE.json.
 
     Args:
-        given: the command line.
-        name: of the result's files.
-        columns: of the table.
-        rows: of the table.
-        data: what else the JSON holds, single measurements above all.
+        given: the parsed command line.
+        name: stem of the file names.
+        columns: headings of the table.
+        rows: cells of the table.
+        data: further content of the JSON file, such as the single measurements.
     """
     facts = machine(given.device)
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]

@@ -1,4 +1,4 @@
-"""The networks that are compared: ours and the peers', of equal architecture as far as they can express it."""
+"""The compared networks: ours and the peers', with equal architectures as far as each library can express them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,19 +10,19 @@ from diffexp.diffusion.schedules import Schedule, linear
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.networks.unet import UNet
 
-if TYPE_CHECKING:  # a peer is imported where it is measured, so that the others run where it is not installed
+if TYPE_CHECKING:  # a peer is imported where it is measured, so that the others run without it
     from denoising_diffusion_pytorch import Unet
     from diffusers import UNet2DModel
 
 
 @dataclass(frozen=True)
 class Size:
-    """An architecture: that of Ho et al. 2020 in one size.
+    """The architecture of Ho et al. 2020 in one size.
 
     Attributes:
         image_shape: (C, H, W).
-        batch_size: on a CPU; on a GPU, 128 of CIFAR-10's and 512 of the others.
-        attention: the level whose feature maps get self-attention, counted from 0.
+        batch_size: images per step; the GPU kit sets its own.
+        attention: index, from 0, of the level with self-attention.
     """
 
     image_shape: tuple[int, int, int]
@@ -35,7 +35,7 @@ class Size:
     gradient_checkpointing: bool = False
 
     def config(self) -> dict[str, Any]:
-        """The keys of our network."""
+        """The config keys of our network."""
         return {
             "base_channels": self.base_channels,
             "channel_multipliers": list(self.multipliers),
@@ -55,7 +55,7 @@ class Size:
         return DiffusionModule(self.image_shape, self.ours(), Schedule(linear(1000)), prediction)
 
     def diffusers(self) -> "UNet2DModel":
-        """The network of diffusers' DDPMs."""
+        """The network of diffusers' DDPM models."""
         from diffusers import UNet2DModel
 
         channels, side, _ = self.image_shape
@@ -80,7 +80,7 @@ class Size:
         )
 
     def lucidrains(self) -> "Unet":
-        """denoising-diffusion-pytorch's: linear attention on the other levels, two blocks on all."""
+        """The network of denoising-diffusion-pytorch: linear attention on the other levels, two blocks on all."""
         from denoising_diffusion_pytorch import Unet
 
         full = tuple(level == self.attention for level in range(len(self.multipliers)))
@@ -102,7 +102,7 @@ SIZES = {
 
 
 def wake(network: nn.Module) -> nn.Module:
-    """Fill the layers that start at zero, so that nothing is computed with zeros only."""
+    """Fill all-zero parameters with small random values, so that no layer computes with zeros only."""
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
@@ -110,5 +110,5 @@ def wake(network: nn.Module) -> nn.Module:
 
 
 def parameters(network: nn.Module) -> int:
-    """How many."""
+    """The number of parameters."""
     return sum(parameter.numel() for parameter in network.parameters())

@@ -1,10 +1,13 @@
-"""Addressed normals against other ways to draw them: milliseconds for the noise of one sampling step.
+"""Compare addressed normals with other ways to draw the noise of one sampling step.
 
     python benchmarks/noise.py [--images 64] [--rounds 30]
 
-64×3×32×32 normals, those of image i a function of (seed, i). numpy: a Philox generator for each image, on the host.
-torch.func: its batched Philox, where this torch has one. Ours: `PerSampleNoise`, by one draw and by several computed at
-once, as sampling does. torch.randn has no addresses: one stream for all images.
+Each candidate draws 64×3×32×32 normals. "Addressed" means that the normals of image i are a function of (seed, i).
+
+- numpy: a Philox generator for each image, on the host.
+- ours: `PerSampleNoise`, one draw at a time, and several draws computed at once, as sampling does.
+- torch.randn: one stream for all images, not addressed.
+- torch.func: its batched Philox, if this version of torch has one.
 """
 
 import statistics
@@ -18,11 +21,11 @@ from torch import Tensor
 from diffexp.rng import PerSampleNoise, RandomNumbers, derive_seed
 
 SHAPE = (3, 32, 32)
-DRAWS = 10  # in each measurement
+DRAWS = 10  # per measurement
 
 
 def candidates(images: int, device: torch.device) -> dict[str, Callable[[], Tensor]]:
-    """By name, what draws the noise of one step for all images."""
+    """Functions, by name, that draw the noise of one step for all images."""
     streams = [np.random.Generator(np.random.Philox(key=[0, index])) for index in range(images)]
 
     def by_numpy() -> Tensor:
@@ -49,9 +52,9 @@ def candidates(images: int, device: torch.device) -> dict[str, Callable[[], Tens
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure all candidates, print the table and write the results."""
     parser = arguments(__doc__, rounds=30)
-    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--images", type=int, default=64, help="images per draw")
     given = parser.parse_args()
     device = torch.device(given.device)
 

@@ -1,10 +1,11 @@
-"""Sampling beside the bare network calls, and beside the peers' pipelines.
+"""Compare sampling with the bare network calls, and with the peers' pipelines.
 
     python benchmarks/sampling.py [--size fashion_mnist|cifar10|digits] [--images 64] [--rounds 3] [--compile]
 
-Overhead: `DiffusionModule.states` is walked step by step; before each step the network is called once on the same
-images in the same precision, so that step and call are neighbours. Pipelines: whole samples of the same number of
-images, network calls and architecture, in alternation. DDPM over all T = 1000 steps is measured over its first --steps.
+- Overhead: each step of `DiffusionModule.trajectory` follows one bare call of the network on as many images in the same
+  precision. DDPM over all T = 1000 steps is measured over its first --steps.
+- Pipelines: each library draws complete samples, in alternation, with the same number of images and network calls and
+  the same architecture.
 """
 
 import os
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from itertools import islice
 
-os.environ["TQDM_DISABLE"] = "1"  # denoising-diffusion-pytorch's bars; read when they are imported
+os.environ["TQDM_DISABLE"] = "1"  # progress bars of denoising-diffusion-pytorch; read at import
 
 import networks
 import torch
@@ -33,7 +34,7 @@ STEPS = 50
 def overhead(
     module: DiffusionModule, sampler: DiffusionSamplerConfig, images: int, steps: int, precision: str
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each step of a sampler, and of the bare network call before it."""
+    """Measure the seconds of each sampler step, and of the bare network call before it."""
     device = module.device
     x = torch.randn(images, *module.image_shape, device=device)
     t = torch.full((images,), 500, device=device)
@@ -61,7 +62,7 @@ def overhead(
 
 
 def pipelines(size: Size, images: int, device: torch.device, *, compiled: bool) -> dict[str, Callable[[], object]]:
-    """DDIM in 50 steps, as each library's users call it."""
+    """Functions, by name, that sample by DDIM in 50 steps as the users of each library do."""
     module = networks_of(size, device)
     precision = precision_for("auto", device)
 
@@ -99,12 +100,12 @@ def networks_of(size: Size, device: torch.device) -> DiffusionModule:
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure all candidates, print the table and write the results."""
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--size", choices=list(SIZES), default="fashion_mnist")
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=100, help="steps of DDPM-1000 that are measured")
-    parser.add_argument("--compile", action="store_true", help="ours compiled, too; half a minute")
+    parser.add_argument("--images", type=int, default=64, help="images per sample")
+    parser.add_argument("--steps", type=int, default=100, help="measured steps of DDPM-1000")
+    parser.add_argument("--compile", action="store_true", help="also measure ours compiled; half a minute")
     given = parser.parse_args()
     size, device = SIZES[given.size], torch.device(given.device)
     candidates = pipelines(size, given.images, device, compiled=given.compile)

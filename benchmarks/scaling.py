@@ -1,10 +1,12 @@
-"""One training on 1, 2 and 4 ranks of the same machine, and one sweep with 1, 2 and 4 workers.
+"""Measure one training on 1, 2 and 4 ranks of one machine, and one sweep with 1, 2 and 4 workers.
 
     python benchmarks/scaling.py [--ranks 1,2,4] [--workers 1,2,4] [--rounds 2]
 
-Ranks: `diffexp train digits` at the same global batch size; a step is the difference of a long and a short run, so that
-starting does not count. Workers: seconds of `diffexp sweep run` for four short trials, starting included. On a CPU all
-share its cores: nothing can scale beyond them, and what is seen is the cost of sharing.
+- Ranks: `diffexp train digits` at the same global batch size. The time of a step is the difference between a long and a
+  short run, divided by their difference in steps, so that startup does not count.
+- Workers: seconds of `diffexp sweep run` for four short trials, startup included.
+
+On a CPU, all ranks and workers share its cores. Nothing scales beyond them; the table shows the cost of sharing.
 """
 
 import os
@@ -23,7 +25,7 @@ SHORT, LONG = 20, 120
 
 
 def diffexp(*options: str, cwd: str) -> float:
-    """Seconds that a command takes."""
+    """Run a diffexp command and return its wall-clock seconds."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "diffexp", *options], cwd=cwd, capture_output=True, check=True, env=os.environ
@@ -32,7 +34,7 @@ def diffexp(*options: str, cwd: str) -> float:
 
 
 def step_seconds(ranks: int, accelerator: str) -> float:
-    """Seconds of a step of the quickstart's training on so many ranks."""
+    """Seconds per step of the quickstart's training on this many ranks."""
     options = [*PLAIN, f"training.devices={ranks}", f"training.accelerator={accelerator}"]
     with tempfile.TemporaryDirectory() as folder:
         short, long = (
@@ -42,7 +44,7 @@ def step_seconds(ranks: int, accelerator: str) -> float:
 
 
 def sweep_seconds(workers: int, accelerator: str) -> float:
-    """Seconds of a sweep of four trials by so many workers."""
+    """Seconds of a sweep of four trials with this many workers."""
     options = [*PLAIN, "training.max_steps=100", "training.batch_size=32", f"training.accelerator={accelerator}"]
     content = {
         "method": "grid",
@@ -55,10 +57,10 @@ def sweep_seconds(workers: int, accelerator: str) -> float:
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure all candidates, print the table and write the results."""
     parser = arguments(__doc__, rounds=2)
-    parser.add_argument("--ranks", default="1,2,4")
-    parser.add_argument("--workers", default="1,2,4")
+    parser.add_argument("--ranks", default="1,2,4", help="numbers of ranks")
+    parser.add_argument("--workers", default="1,2,4", help="numbers of workers")
     given = parser.parse_args()
     accelerator = "gpu" if given.device == "cuda" else "cpu"
     steps: dict[int, list[float]] = {int(each): [] for each in given.ranks.split(",")}

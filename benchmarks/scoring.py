@@ -1,10 +1,12 @@
-"""Seconds for scoring 10,000 images, by stage: sampling, features, statistics.
+"""Measure the seconds of each stage of scoring 10,000 images: sampling, features, statistics.
 
     python benchmarks/scoring.py [--images 10000] [--probe 512]
 
-digits: our quickstart's network and shipped extractor, every image measured. inception: Inception-v3 with random
-weights (the genuine ones cost the same) on --probe images of 32×32, told for all; its statistics are those of all.
-Statistics: sums and single features of all images, then distance, kernel distance, precision and recall.
+- digits: the quickstart's network and the extractor that comes with diffexp; features of all images are measured.
+- inception: Inception-v3 with random weights (the genuine ones cost the same). Its features are measured on --probe
+  images of 32×32 and extrapolated to all; its statistics are of all images.
+
+The statistics are sums and single features of all images, then distance, kernel distance, precision and recall.
 """
 
 import sys
@@ -36,7 +38,7 @@ STEPS = 50
 def stages(
     name: str, config: ExtractorConfig, images: int, probe: int, batch: int, device: torch.device
 ) -> dict[str, float]:
-    """Seconds of each stage, for all images."""
+    """Measure the seconds of each stage, for all images."""
     size = SIZES[name]
     module = size.module().to(device).eval()
     wake(module.network)
@@ -74,11 +76,11 @@ def stages(
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure all candidates, print the table and write the results."""
     parser = arguments(__doc__, rounds=1)
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--probe", type=int, default=512, help="images whose Inception features are computed")
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--images", type=int, default=10_000, help="images to score")
+    parser.add_argument("--probe", type=int, default=512, help="images whose Inception features are measured")
+    parser.add_argument("--batch-size", type=int, default=256, help="images at once")
     given = parser.parse_args()
     device = torch.device(given.device)
     with tempfile.TemporaryDirectory() as folder:

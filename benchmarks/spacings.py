@@ -1,13 +1,13 @@
-"""Timestep spacings where the denoiser is exact, so that the error of the path is all that is left.
+"""Compare timestep spacings with exact denoisers, where only the error of the path remains.
 
     python benchmarks/spacings.py [--images FOLDER|ZIP]
 
-The best denoiser of a Gaussian is linear, and every sampler maps each principal component of the noise by an affine
-function. So the squared Wasserstein-2 distance between samples and data has a closed form. The Gaussians are those of
-the digits, of the digits enlarged to 32×32, of a 32×32 image with one bright axis, and of the given images.
+The best denoiser of a Gaussian is linear, and every sampler then maps each principal component of the noise by an
+affine function. So the squared Wasserstein-2 distance between samples and data has a closed form. The data are the
+Gaussians of the digits, of the digits enlarged to 32×32, of a 32×32 image with one bright axis, and of --images.
 
-Prints two Markdown tables, and writes benchmarks/results/spacings.json: for each spacing, the distance as a multiple of
-that of the best one, and the share of bright images that it makes of a set with 20 %.
+Print Markdown tables and write benchmarks/results/spacings.json. For each spacing they show the distance as a multiple
+of that of the best spacing, and the share of bright samples for data of which 20 % are bright.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Components:
     """A Gaussian in its principal components.
 
     Attributes:
-        mean, std: float64 (D,).
+        mean, std: mean and standard deviation along each component, float64 (D,).
     """
 
     mean: Tensor
@@ -54,12 +54,12 @@ class Components:
 
     @classmethod
     def of(cls, images: Tensor) -> "Components":
-        """Those of images (N, D) in [-1, 1]."""
+        """Fit a Gaussian to images (N, D) in [-1, 1]."""
         variances, axes = torch.linalg.eigh(images.T.cov())
         return cls(axes.T @ images.mean(0), variances.clamp(min=0).sqrt())
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
-        """E[x_0 | x_t] for x_t (…, D), and the ε that goes with it."""
+        """The exact denoiser: E[x_0 | x_t] for x_t (…, D), and the corresponding ε."""
 
         def denoise(x_t: Tensor, t: int) -> Denoised:
             alpha_bar = schedule.alpha_bar(t)
@@ -72,7 +72,7 @@ class Components:
 
 
 def w2(data: Components, schedule: Schedule, sampler: Sampler, steps: int, spacing: str) -> float:
-    """The squared Wasserstein-2 distance between the data and what the sampler makes of N(0, I)."""
+    """The squared Wasserstein-2 distance between the data and the sampler's output for N(0, I)."""
     path = timestep_path(schedule.timesteps, steps, spacing, schedule.alphas_cumprod.tolist())
     # Row 0 starts from 0 without noise, row 1 from 1, and row 2+j gets a unit of noise at the sampler's call j.
     rows = torch.zeros(2 + steps, len(data.mean), dtype=torch.float64)
@@ -91,9 +91,9 @@ def w2(data: Components, schedule: Schedule, sampler: Sampler, steps: int, spaci
 
 
 def bright_share(schedule: Schedule, sampler: Sampler, steps: int, spacing: str, images: int = 4000) -> float:
-    """The share of bright samples, of 32×32 images that are bright (0.5) with probability 0.2 and else dark (-0.5).
+    """The share of bright samples for 32×32 images that are bright (0.5) with probability 0.2, else dark (-0.5).
 
-    Each pixel has a standard deviation of 0.05. Brightness is one axis of length 32, and the others do not matter.
+    Each pixel has a standard deviation of 0.05. Only the axis of brightness matters; its means are ±0.5 · 32.
     """
     means = torch.tensor([-0.5, 0.5], dtype=torch.float64) * 32
     prior = torch.tensor([0.8, 0.2], dtype=torch.float64).log()
@@ -114,7 +114,7 @@ def bright_share(schedule: Schedule, sampler: Sampler, steps: int, spacing: str,
 
 
 def gaussians(images: Path | None) -> dict[str, Components]:
-    """The data."""
+    """The Gaussians, by name."""
     digits = Components.of(torch.from_numpy(load_digits().images).flatten(1) / 8 - 1)
     axis = torch.full((1024,), 0.3, dtype=torch.float64)
     axis[0] = 12
@@ -131,21 +131,21 @@ def gaussians(images: Path | None) -> dict[str, Components]:
 
 
 def multiples(distances: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float, float]]:
-    """By spacing: the geometric mean over the data, and the largest, of its distance over the best spacing's."""
+    """For each spacing, the geometric mean over the data and the largest of distance / best spacing's distance."""
     best = {name: min(each[name] for each in distances.values()) for name in next(iter(distances.values()))}
     ratios = {spacing: [each[name] / best[name] for name in best] for spacing, each in distances.items()}
     return {spacing: (math.exp(sum(map(math.log, each)) / len(each)), max(each)) for spacing, each in ratios.items()}
 
 
 def markdown(corner: str, columns: Iterable[str], rows: Mapping[str, Iterable[str]]) -> str:
-    """A table."""
+    """Format a Markdown table."""
     head = [corner, *columns]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     return "\n".join([*lines, *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items())]) + "\n"
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure all spacings, print the tables and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="a folder or zip of square images of one size")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the result")

@@ -1,9 +1,9 @@
-"""What a sweep adds to the trainings in it: trials run by `diffexp sweep run` beside the same commands run bare.
+"""Measure what `diffexp sweep run` adds to its trials, compared with the same commands without a sweep.
 
     python benchmarks/sweep_overhead.py [--trials 4] [--rounds 3]
 
-One worker, trials of a few steps, so that all but starting a process is small. Each round runs both, in turn; the
-medians of seconds a trial are told. Prints a Markdown table and writes benchmarks/results/sweep_overhead.json.
+One worker runs trials of a few steps, so that most of the time is the start of processes. Each round runs both ways.
+Print a Markdown table with the median seconds per trial, and write benchmarks/results/sweep_overhead.json.
 """
 
 import argparse
@@ -31,20 +31,20 @@ FIXED = [
 
 
 def diffexp(*arguments: str, cwd: str) -> None:
-    """Run the command line in a process of its own."""
+    """Run a diffexp command in a new process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "diffexp", *arguments]
     subprocess.run(command, cwd=cwd, env=environment, capture_output=True, check=True)
 
 
 def bare(trials: int, folder: str) -> None:
-    """The trainings one after another."""
+    """Run the trainings one after another."""
     for seed in range(trials):
         diffexp("train", "digits", *FIXED, f"seed={seed}", cwd=folder)
 
 
 def swept(trials: int, folder: str) -> None:
-    """The same as a sweep."""
+    """Run the same trainings as a sweep."""
     content = {
         "method": "grid",
         "command": ["diffexp", "train", "digits", *FIXED, "--trial", "overhead", "${args_json}"],
@@ -55,10 +55,10 @@ def swept(trials: int, folder: str) -> None:
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure both ways, print the table and write the results."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--trials", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=4, help="trials per round")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each way")
     given = parser.parse_args()
     seconds: dict[str, list[float]] = {"bare": [], "swept": []}
     for _ in range(given.rounds):

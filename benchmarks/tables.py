@@ -1,4 +1,4 @@
-"""Put the tables in benchmarks/results into docs/guides/performance.md, each below the comment that names its file.
+"""Insert the tables of benchmarks/results into docs/guides/performance.md, each below the comment that names its file.
 
 python benchmarks/tables.py
 """
@@ -11,7 +11,7 @@ PAGE = RESULTS.parents[1] / "docs" / "guides" / "performance.md"
 
 
 def main() -> None:
-    """Replace the tables."""
+    """Replace the tables in the page."""
 
     def newest(match: re.Match[str]) -> str:
         table = (RESULTS / match["file"]).read_text().split("\n\n")[0]

@@ -1,11 +1,14 @@
-"""A training step beside the peers': forward, backward, clipping, optimiser, moving average.
+"""Compare a training step with the peers': forward, backward, clipping, optimiser, moving average.
 
     python benchmarks/train_step.py [--size fashion_mnist|cifar10|digits] [--compile] [--rounds 9]
 
-Every candidate gets the same images and draws its own t and ε, as its library does. diffusers: UNet2DModel,
-DDPMScheduler, EMAModel and AdamW as its train_unconditional.py sets them up. denoising-diffusion-pytorch: Unet,
-GaussianDiffusion and EMA as its Trainer does, with the average moved in every step as in the others. Ours:
-`DiffusionModule.loss`, fused AdamW, `NonFiniteGuard` and `EMA`; "default" is the precision that `auto` takes here.
+All candidates get the same images and draw their own t and ε, as their library does.
+
+- diffusers: UNet2DModel, DDPMScheduler, EMAModel and AdamW as in its train_unconditional.py.
+- denoising-diffusion-pytorch: Unet, GaussianDiffusion and EMA as in its Trainer, but with the average updated in every
+  step, as in the others.
+- ours: `DiffusionModule.loss`, fused AdamW, `NonFiniteGuard` and the moving average. "default" marks the precision that
+  `auto` selects on this machine.
 """
 
 import statistics
@@ -29,7 +32,7 @@ Step = Callable[[Tensor], object]
 def ours(
     size: Size, device: torch.device, precision: str, *, compiled: bool = False, channels_last: bool = False
 ) -> tuple[nn.Module, Step]:
-    """Our step, without Lightning."""
+    """Build our step, without Lightning."""
     module = size.module().to(device)
     networks.wake(module.network)
     if channels_last:
@@ -41,7 +44,7 @@ def ours(
     average = [weight.clone() for weight in weights]
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
     finite, numbers = NonFiniteGuard(0), count()
-    ahead: dict[int, DrawsAhead] = {}  # by the number of images
+    ahead: dict[int, DrawsAhead] = {}  # by batch size
 
     def step(x0: Tensor) -> None:
         draws = ahead.setdefault(
@@ -63,8 +66,8 @@ def ours(
 
 
 def diffusers(size: Size, device: torch.device, precision: str, *, compiled: bool = False) -> tuple[nn.Module, Step]:
-    """The step of diffusers' examples/unconditional_image_generation/train_unconditional.py."""
-    from diffusers import DDPMScheduler  # here, so that the others run where it is not installed
+    """Build the step of diffusers' examples/unconditional_image_generation/train_unconditional.py."""
+    from diffusers import DDPMScheduler  # imported in the function, so that the others run without it
     from diffusers.training_utils import EMAModel
 
     network = networks.wake(size.diffusers().to(device))
@@ -89,7 +92,7 @@ def diffusers(size: Size, device: torch.device, precision: str, *, compiled: boo
 
 
 def lucidrains(size: Size, device: torch.device, precision: str, *, compiled: bool = False) -> tuple[nn.Module, Step]:
-    """The step of denoising-diffusion-pytorch's Trainer."""
+    """Build the step of denoising-diffusion-pytorch's Trainer."""
     import ema_pytorch
     from denoising_diffusion_pytorch import GaussianDiffusion
 
@@ -115,11 +118,11 @@ def lucidrains(size: Size, device: torch.device, precision: str, *, compiled: bo
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure all candidates, print the table and write the results."""
     parser = arguments(__doc__, rounds=9)
     parser.add_argument("--size", choices=list(SIZES), default="fashion_mnist")
-    parser.add_argument("--batch-size", type=int, help="default: the size's own")
-    parser.add_argument("--compile", action="store_true", help="torch.compile beside eager; a minute a candidate")
+    parser.add_argument("--batch-size", type=int, help="images per step; default: the size's own")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile; a minute per candidate")
     given = parser.parse_args()
     size, device = SIZES[given.size], torch.device(given.device)
     given.batch_size = given.batch_size or size.batch_size

@@ -1,10 +1,11 @@
-"""Writes docs/reference/config.md from the schemas, so that the reference cannot disagree with the code."""
+"""Generate docs/reference/config.md from the schemas, so that it always agrees with the code."""
 
 import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any, get_type_hints
 
 from diffexp.config.merge import describe
@@ -28,19 +29,19 @@ from diffexp.config.schemas.schedules import SCHEDULES
 from diffexp.config.schemas.weightings import WEIGHTINGS
 from diffexp.config.select import without_none
 
-HEAD = """# Every key of a config
+HEAD = """# Configuration keys
 
-Written by `make docs` from the schemas in `diffexp/config/`; the tests see that it is current.
-`diffexp config show NAME` prints a whole config with every key.
+`make docs` generates this page from the schemas in `diffexp/config/`; a test checks that it is
+up to date. `diffexp config show NAME` prints a complete config with every key.
 
 """
 
 
 def reference() -> str:
-    """The text of docs/reference/config.md."""
-    parts = [HEAD, "## An experiment: `diffexp train`\n", *_section(Experiment, "")]
+    """Return the text of docs/reference/config.md."""
+    parts = [HEAD, "## Experiments: `diffexp train`\n", *_section(Experiment, "")]
     for registry in (DATA, MODELS, SCHEDULES, WEIGHTINGS, NETWORKS, SAMPLERS, EXTRACTORS):
-        parts.append(f"\n## Choices of {registry.group}: `name:` and its keys\n")
+        parts.append(f"\n## {registry.group.capitalize()}s: values of `name` and their keys\n")
         for name in registry.names:
             parts += [f"\n### `{name}`\n", *_section(registry.schema(name), "", recurse=False)]
     commands = {
@@ -58,10 +59,10 @@ def reference() -> str:
 
 
 def _section(schema: type, prefix: str, *, recurse: bool = True) -> Iterator[str]:
-    """A paragraph, a table, and the sections of the nodes below."""
+    """Yield the paragraph and the table of a schema, then the sections of its nested schemas."""
     text, told = _docstring(schema)
-    yield f"{text}\n"
-    yield "| key | is | default |"
+    yield f"{fill(text, 100, break_on_hyphens=False)}\n"
+    yield "| key | value | default |"
     yield "|---|---|---|"
     below = []
     for each in fields(schema):
@@ -85,7 +86,7 @@ def _section(schema: type, prefix: str, *, recurse: bool = True) -> Iterator[str
 
 
 def _docstring(schema: type) -> tuple[str, dict[str, str]]:
-    """The text before "Keys:", and what is said of each key."""
+    """The docstring's text before "Keys:", and the note on each key, inherited ones included."""
     text, _, keys = inspect.cleandoc(schema.__doc__ or "").partition("Keys:\n")
     told: dict[str, str] = {}
     for base in reversed(schema.__mro__):
@@ -100,7 +101,7 @@ def _docstring(schema: type) -> tuple[str, dict[str, str]]:
 
 def _kind(hint: Any) -> str:
     if getattr(hint, "__origin__", None) is dict:
-        return "named samplers, each with `name:` and its keys"
+        return "named samplers, each with `name` and its keys"
     return describe(hint)
 
 

@@ -1,4 +1,4 @@
-"""Batches of CIFAR-10's size on their way to a GPU: from images that reside there, and through the loader."""
+"""Compare batches of CIFAR-10's size from images that reside on a GPU with batches from the loader."""
 
 import argparse
 import statistics
@@ -13,11 +13,11 @@ from diffexp.data.batches import InfiniteBatches, flip
 from diffexp.data.images import MemoryImages, to_float
 
 IMAGES = 50_000
-AHEAD = 2  # batches that the loader keeps ready for each worker
+AHEAD = 2  # batches that the loader prefetches per worker
 
 
 def stream(images: MemoryImages, batch_size: int, device: torch.device, workers: int | None) -> Iterator[Tensor]:
-    """Float batches on the device; from images that reside there where workers is None."""
+    """Yield float batches on the device, from images that reside there if `workers` is None."""
     resident = images.images.to(device) if workers is None else None
     batches = InfiniteBatches(images, batch_size, seed=0, random_flip=True, pixels=resident is None)
     pinned = device.type == "cuda"
@@ -29,12 +29,12 @@ def stream(images: MemoryImages, batch_size: int, device: torch.device, workers:
 
 
 def main(given: argparse.Namespace, batch_size: int, batches: int) -> None:
-    """Measure, print and write.
+    """Measure all candidates, print the table and write the results.
 
     Args:
-        given: device, out and rounds.
-        batch_size: images of a batch.
-        batches: in each measurement.
+        given: options: device, out and rounds.
+        batch_size: images per batch.
+        batches: batches per measurement.
     """
     device = torch.device(given.device)
     images = MemoryImages(torch.randint(256, (IMAGES, 3, 32, 32), dtype=torch.uint8))
@@ -51,7 +51,7 @@ def main(given: argparse.Namespace, batch_size: int, batches: int) -> None:
     measured: dict[str, list[float]] = {name: [] for name in streams}
     for _ in range(given.rounds):
         for name in streams:
-            take(name, 1 + AHEAD * 4)  # what lies ready does not count
+            take(name, 1 + AHEAD * 4)  # prefetched batches do not count
             one = alternate({name: lambda name=name: take(name, batches)}, 1, device)
             measured[name] += one[name]
     rows = [

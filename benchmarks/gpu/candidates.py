@@ -1,4 +1,4 @@
-"""Candidates of a benchmark: what cannot run here becomes a row that says why, and does not stop the others."""
+"""Measuring candidates of a benchmark, some of which may fail: a failure becomes a row with its reason."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ Makers = Mapping[str, Callable[[], Run]]
 
 @dataclass
 class Measured:
-    """What has been measured of candidates.
+    """Measurements of candidates.
 
     Attributes:
-        seconds: of each candidate in each round.
-        bases: of each, those of the base in the same rounds.
-        missing: why the rest could not be measured.
-        memory: bytes that each took at most in its first run, all that it keeps included; none on a CPU.
+        seconds: seconds of each candidate in each round.
+        bases: for each candidate, the seconds of the base in the same rounds.
+        missing: for each candidate that failed, the reason.
+        memory: peak bytes of each candidate in its build and first run, on a GPU only.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Measured:
     memory: dict[str, int] = field(default_factory=dict)
 
     def missing_rows(self, columns: int) -> list[list[str]]:
-        """The rows of what could not be measured."""
+        """A row for each candidate that failed."""
         return [[name, why, *[""] * (columns - 2)] for name, why in self.missing.items()]
 
 
@@ -39,15 +39,15 @@ def measure(
     device: torch.device,
     write: Callable[[Measured], object],
 ) -> None:
-    """Measure candidates in alternation, then those that take minutes to build in alternation with the base.
+    """Measure candidates in alternation, then those that take minutes to build, in alternation with the base.
 
     Args:
-        makers: by name, what builds a candidate; what it returns is timed.
-        late: the same, of those that are compiled.
-        base: the name of the candidate that the others are compared with.
-        rounds: measurements of each.
-        device: where they run.
-        write: gets what has been measured so far after every round, to keep it.
+        makers: functions, by name, that build a candidate; the function they return is timed.
+        late: the same for candidates that are compiled.
+        base: name of the candidate that the others are compared with.
+        rounds: measurements of each candidate.
+        device: where the candidates run.
+        write: receives all measurements so far after every round, to save them.
     """
     measured = Measured()
     runs: dict[str, Run] = {}
@@ -72,7 +72,7 @@ def measure(
 
 
 def _built(name: str, make: Callable[[], Run], device: torch.device, measured: Measured) -> Run | None:
-    """The candidate, after a first run; None if there can be none."""
+    """Build a candidate and run it once; return None, and record the reason, if that fails."""
     missing, on_gpu = measured.missing, device.type == "cuda"
     before = torch.cuda.memory_allocated(device) if on_gpu else 0
     try:
@@ -88,7 +88,7 @@ def _built(name: str, make: Callable[[], Run], device: torch.device, measured: M
     except torch.OutOfMemoryError:
         missing[name] = "out of memory"
         torch.cuda.empty_cache()
-    except Exception as error:  # whatever it is, the others are measured
+    except Exception as error:  # any failure: the others are still measured
         missing[name] = f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:80]}"
     else:
         print(f"{name}: ready", flush=True)

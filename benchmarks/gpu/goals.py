@@ -1,4 +1,4 @@
-"""What the project wants to reach on one H100, and what a run of the kit has measured of it."""
+"""The project's goals on one H100, compared with the results of a run of the kit."""
 
 import json
 import statistics
@@ -15,14 +15,14 @@ Results = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal.
+    """A goal: a limit for one measured value.
 
     Attributes:
-        what: it is.
-        limit: to reach.
-        at_least: whether the limit is the least, not the most.
-        form: how a value is written.
-        value: takes it from the results by their files' names; raises KeyError where it was not measured.
+        what: description of the value.
+        limit: limit for the value.
+        at_least: whether the limit is a minimum instead of a maximum.
+        form: format specification of the value.
+        value: reads the value from the results, by file name; raises KeyError if it was not measured.
     """
 
     what: str
@@ -32,7 +32,7 @@ class Goal:
     value: Callable[[Results], float]
 
     def row(self, results: Results) -> list[str]:
-        """The goal, the limit, the value and whether it is reached."""
+        """Format the goal as a row: description, limit, value, and whether it is reached."""
         limit = f"{'at least' if self.at_least else 'at most'} {self.limit:{self.form}}"
         try:
             value = self.value(results)
@@ -43,11 +43,11 @@ class Goal:
 
 
 def _faster(name: str, base: str, ours: str) -> Callable[[Results], float]:
-    """The factor of the fastest of our candidates that a user can choose, over a base: a quotient of medians."""
+    """The speed of the fastest of our candidates relative to a base, as a quotient of medians."""
 
     def value(results: Results) -> float:
         seconds, bases = results[name]["seconds"], results[name]["bases"]
-        # a compiled candidate was measured later than the rest, again with the base of its benchmark
+        # compiled candidates are measured later, together with new measurements of the benchmark's base
         own_base = bases[base] == seconds[base]
         factors = [
             statistics.median(bases[each] if own_base else seconds[base]) / statistics.median(seconds[each])
@@ -95,12 +95,12 @@ GOALS = [
 
 
 def read(folder: Path, device: str) -> dict[str, Any]:
-    """The results in a folder, by their names without the device."""
+    """Read the results in a folder, by file name without the device."""
     suffix = f"-{device}.json"
     return {path.name.removesuffix(suffix): json.loads(path.read_text()) for path in folder.glob(f"*{suffix}")}
 
 
 def rows(folder: Path, device: str) -> list[list[str]]:
-    """A row for each goal."""
+    """The rows of all goals."""
     results = read(folder, device)
     return [goal.row(results) for goal in GOALS]

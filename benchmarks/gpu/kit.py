@@ -1,10 +1,11 @@
-"""Tests and measures everything that runs on a GPU, in about eight minutes.
+"""Test and measure everything that runs on a GPU, in about eight minutes.
 
-    make gpu OUT=FOLDER          the same as: python benchmarks/gpu/kit.py --out FOLDER
+    make gpu OUT=FOLDER          equivalent to: python benchmarks/gpu/kit.py --out FOLDER
 
-First the tests marked gpu, at most 3 minutes; then the benchmarks of this folder, at most 5. What fails, or takes too
-long, is reported and does not stop the rest; what a benchmark has measured until then is kept. FOLDER gets a Markdown
-table and a JSON file of each benchmark, log.txt, summary.md and summary.json. --device cpu --quick rehearses it.
+The tests marked gpu run first, for at most 3 minutes. The benchmarks of this folder follow, for at most 5 minutes. The
+kit reports what fails or exceeds its limit, keeps what a benchmark has measured until then, and continues with the
+rest. It writes a Markdown table and a JSON file per benchmark, log.txt, summary.md and summary.json to FOLDER.
+`--device cpu --quick` rehearses the kit on a CPU.
 """
 
 import argparse
@@ -27,17 +28,17 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT)]  # as other scripts here find what they import
+sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT)]  # so that the scripts of both folders can be imported
 
 import torch  # noqa: E402
 
 TEST_SECONDS = 180
-# Benchmarks that share a process, which takes a while to start, and the seconds they have together.
+# Groups of benchmarks that share a process, because its start takes a while, and the time limit of each in seconds.
 GROUPS = {"steps": 140, "samples": 110, "framework": 50}
 
 
 def benchmarks(given: argparse.Namespace) -> dict[str, dict[str, Callable[[], None]]]:
-    """By group, what to call for each benchmark."""
+    """The function to call for each benchmark, by group and name."""
     import batches
     import samples
     import scores
@@ -78,13 +79,13 @@ def benchmarks(given: argparse.Namespace) -> dict[str, dict[str, Callable[[], No
 
 
 def run_group(group: str, given: argparse.Namespace) -> None:
-    """Run the benchmarks of a group in this process, and say of each how it ended in GROUP.status."""
+    """Run the benchmarks of a group in this process; append the outcome of each to GROUP.status."""
     for name, benchmark in benchmarks(given)[group].items():
         start, outcome = time.monotonic(), "ok"
         print(f"\n## {name}\n", flush=True)
         try:
             benchmark()
-        except Exception as error:  # the others are to run
+        except Exception as error:  # the other benchmarks still run
             traceback.print_exc()
             outcome = f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
         gc.collect()
@@ -96,14 +97,14 @@ def run_group(group: str, given: argparse.Namespace) -> None:
 
 
 def run(command: Sequence[str], log: Path, limit: float) -> tuple[int | None, str, float]:
-    """Run a command, its output in the log and on the terminal.
+    """Run a command, and copy its output to the log and the terminal.
 
     Returns:
-        Its exit code, None if it was killed at the limit; its output; the seconds it took.
+        Its exit code (None if it was killed at the limit), its output, and its seconds.
     """
     start = time.monotonic()
     output: list[str] = []
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # for what the tests start
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # for the tests' child processes
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -112,7 +113,7 @@ def run(command: Sequence[str], log: Path, limit: float) -> tuple[int | None, st
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # so that what it starts is killed with it
+        start_new_session=True,  # so that its child processes are killed with it
     )
 
     def kill(*_: object) -> None:
@@ -137,7 +138,7 @@ def run(command: Sequence[str], log: Path, limit: float) -> tuple[int | None, st
 
 
 def correct(given: argparse.Namespace, log: Path) -> dict[str, Any]:
-    """Run the tests marked gpu; what passed before a kill counts."""
+    """Run the tests marked gpu; outcomes before a timeout count."""
     options = ["-m", "gpu", "-v", "--tb=short", "-p", "no:cacheprovider", "--durations=8"]
     if given.device == "cpu":
         options.append("--rehearse")
@@ -151,7 +152,7 @@ def correct(given: argparse.Namespace, log: Path) -> dict[str, Any]:
         name = outcomes.get(word[0] or word[1])
         if name is not None:
             counts[name] += 1
-    # once when a test ends, by tests/gpu/conftest.py, and again in pytest's own summary if it gets there
+    # tests/gpu/conftest.py prints a failure when its test ends; pytest's summary repeats it, unless killed earlier
     reported = re.findall(r"^(?:FAILED|ERROR) (tests/\S+)(.*)$", output, re.MULTILINE)
     failures = [f"{test}{why}" for test, why in dict(reported).items()]
     state = "timed out" if code is None else "ok" if code == 0 else f"failed: exit {code}"
@@ -159,7 +160,7 @@ def correct(given: argparse.Namespace, log: Path) -> dict[str, Any]:
 
 
 def fast(given: argparse.Namespace, log: Path) -> list[dict[str, Any]]:
-    """Run the benchmarks, group by group."""
+    """Run the benchmarks, one process per group."""
     found = []
     for group, limit in GROUPS.items():
         if given.only and group not in given.only:
@@ -181,7 +182,7 @@ def fast(given: argparse.Namespace, log: Path) -> list[dict[str, Any]]:
 
 
 def facts(device: str) -> dict[str, str]:
-    """What it ran on."""
+    """The hardware, versions and commit of the run."""
     found = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -202,7 +203,7 @@ def _output(*command: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """A Markdown table."""
+    """Format a Markdown table."""
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     return [*lines, *(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows), ""]
 
@@ -210,7 +211,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]
 def summarize(
     given: argparse.Namespace, tests: dict[str, Any] | None, parts: Sequence[dict[str, Any]]
 ) -> tuple[str, dict[str, Any]]:
-    """The summary as Markdown and as data."""
+    """Build the summary, as Markdown and as data."""
     import goals
 
     reached = goals.rows(given.out, given.device)
@@ -237,9 +238,9 @@ def main() -> None:
     """Run the kit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "gpu", help="folder for the results")
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes and a few tests, to rehearse")
-    parser.add_argument("--only", nargs="+", choices=["tests", *GROUPS], help="the parts to run; default: all")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default: cuda")
+    parser.add_argument("--quick", action="store_true", help="rehearse with tiny sizes and a few tests")
+    parser.add_argument("--only", nargs="+", choices=["tests", *GROUPS], help="parts to run; default: all")
     parser.add_argument("--group", choices=list(GROUPS), help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.out = given.out.resolve()
@@ -251,7 +252,7 @@ def main() -> None:
         run_group(given.group, given)
         return
     stale = [] if given.only else [*given.out.glob(f"*-{given.device}.md"), *given.out.glob(f"*-{given.device}.json")]
-    for path in [*given.out.glob("*.status"), *stale]:  # of an earlier run
+    for path in [*given.out.glob("*.status"), *stale]:  # from an earlier run
         path.unlink()
     log = given.out / "log.txt"
     log.write_text("")

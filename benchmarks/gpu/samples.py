@@ -1,4 +1,4 @@
-"""DDIM-50 and DDPM-1000 of the CIFAR-10 network against the bare network calls and diffusers' pipeline."""
+"""Compare DDIM-50 and DDPM-1000 on the CIFAR-10 network with bare network calls and diffusers' pipeline."""
 
 import argparse
 import statistics
@@ -21,7 +21,7 @@ from diffexp.rng import PerSampleNoise
 STEPS, DDPM_STEPS = 50, 100
 _FOR_GOOD = ExitStack()
 DIFFUSERS = "diffusers DDIMPipeline"
-# By our candidate, the bare calls that it is compared with.
+# The bare calls that each of our candidates is compared with.
 BARE = {
     "ours, 32-true": "bare calls, 32-true",
     "ours, bf16-mixed": "bare calls, bf16-mixed",
@@ -33,7 +33,7 @@ BARE = {
 
 
 def prepared(size: Size, device: torch.device, precision: str, *, graphs: bool) -> DiffusionModule:
-    """Our module, in evaluation mode and in a precision, for good."""
+    """Our module in evaluation mode; for bf16-true, its weights stay rounded for the rest of the process."""
     module = size.module().to(device).eval()
     networks.wake(module.network)
     if graphs:
@@ -44,7 +44,7 @@ def prepared(size: Size, device: torch.device, precision: str, *, graphs: bool) 
 
 
 def ours(size: Size, device: torch.device, images: int, precision: str, *, graphs: bool = False) -> Run:
-    """DDIM-50 as `diffexp sample` calls it."""
+    """Build DDIM-50 as `diffexp sample` calls it."""
     module = prepared(size, device, precision, graphs=graphs)
     mode = "32-true" if precision == "bf16-true" else precision
 
@@ -56,7 +56,7 @@ def ours(size: Size, device: torch.device, images: int, precision: str, *, graph
 
 
 def compiled(size: Size, device: torch.device, images: int) -> Run:
-    """As `ours`, compiled."""
+    """Build `ours` in bf16-mixed, compiled."""
     module = prepared(size, device, "bf16-mixed", graphs=False)
     module.compile_network(sampling=True)
 
@@ -68,7 +68,7 @@ def compiled(size: Size, device: torch.device, images: int) -> Run:
 
 
 def ddpm(size: Size, device: torch.device, images: int, precision: str) -> Run:
-    """The first steps of DDPM-1000, by CUDA graphs."""
+    """Build the first steps of DDPM-1000 with CUDA graphs."""
     module = prepared(size, device, precision, graphs=True)
 
     def run() -> None:
@@ -81,7 +81,7 @@ def ddpm(size: Size, device: torch.device, images: int, precision: str) -> Run:
 
 
 def bare(size: Size, device: torch.device, images: int, precision: str, calls: int, *, graphs: bool = False) -> Run:
-    """The network calls alone, or replays of their graph."""
+    """Build the bare network calls, or replays of their CUDA graph."""
     module = prepared(size, device, precision, graphs=graphs)
     mode = "32-true" if precision == "bf16-true" else precision
     x, t = torch.randn(images, *size.image_shape, device=device), torch.full((images,), 500, device=device)
@@ -98,7 +98,7 @@ def bare(size: Size, device: torch.device, images: int, precision: str, calls: i
 
 
 def pipeline(size: Size, device: torch.device, images: int) -> Run:
-    """The pipeline as its users call it."""
+    """Build diffusers' pipeline as its users call it."""
     from diffusers import DDIMPipeline, DDIMScheduler
 
     theirs = DDIMPipeline(networks.wake(size.diffusers()).eval(), DDIMScheduler()).to(device)
@@ -107,7 +107,7 @@ def pipeline(size: Size, device: torch.device, images: int) -> Run:
 
 
 def makers(size: Size, device: torch.device, images: int, *, all_of_them: bool) -> dict[str, Callable[[], Run]]:
-    """What makes each candidate; without `all_of_them`, those alone that a user of a GPU would take."""
+    """Functions that build each candidate; without `all_of_them`, only the options that users of a GPU would choose."""
     every: dict[str, Callable[[], Run]] = {DIFFUSERS: partial(pipeline, size, device, images)}
     for precision in ("32-true", "bf16-mixed", "bf16-true") if all_of_them else ("bf16-mixed",):
         every[f"bare calls, {precision}"] = partial(bare, size, device, images, precision, STEPS)
@@ -125,11 +125,11 @@ def makers(size: Size, device: torch.device, images: int, *, all_of_them: bool) 
 
 
 def main(given: argparse.Namespace, images: int, *, all_of_them: bool = True) -> None:
-    """Measure, print and write, after every round again.
+    """Measure all candidates; print the table and write the results after every round.
 
     Args:
-        given: device, out, rounds and size.
-        images: at once.
+        given: options: device, out, rounds, size and quick.
+        images: images at once.
         all_of_them: see `makers`.
     """
     size, device = SIZES[given.size], torch.device(given.device)
@@ -164,5 +164,5 @@ def main(given: argparse.Namespace, images: int, *, all_of_them: bool = True) ->
 
     every = makers(size, device, images, all_of_them=all_of_them)
     late = {name: every.pop(name) for name in list(every) if "compiled" in name}
-    late = {} if given.quick else late  # compiling takes a rehearsal longer than all else
+    late = {} if given.quick else late  # compiling would take most of a rehearsal
     measure(every, late, DIFFUSERS, given.rounds, device, write)

@@ -1,4 +1,4 @@
-"""Seconds for scoring images of the CIFAR-10 network by stage, with Inception's network, and what 50,000 would take."""
+"""Measure each stage of scoring images of the CIFAR-10 network with Inception; extrapolate to 50,000 images."""
 
 import argparse
 import sys
@@ -29,12 +29,12 @@ STEPS, MANY = 50, 50_000
 
 
 def main(given: argparse.Namespace, images: int, batch_size: int) -> None:
-    """Measure, print and write.
+    """Measure all stages, print the table and write the results.
 
     Args:
-        given: device, out and size.
-        images: scored.
-        batch_size: images at once; sampling is measured on one batch, features on four, and both are extrapolated.
+        given: options: device, out and size.
+        images: images to score.
+        batch_size: images at once. Sampling is measured on one batch and features on four; both are extrapolated.
     """
     size, device = SIZES[given.size], torch.device(given.device)
     sampling = {}

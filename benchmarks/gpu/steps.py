@@ -1,4 +1,4 @@
-"""A training step of the CIFAR-10 network, in images a second, against the peers'."""
+"""Compare a training step of the CIFAR-10 network with the peers', in images per second."""
 
 import argparse
 import statistics
@@ -18,7 +18,7 @@ OURS = "ours, bf16-mixed"
 
 
 def makers(size: Size, device: torch.device) -> dict[str, Callable[[], tuple[nn.Module, train_step.Step]]]:
-    """What makes each step, and the network in it."""
+    """Functions, by name, that build a network and its training step."""
 
     return {
         DIFFUSERS: partial(train_step.diffusers, size, device, "32-true"),
@@ -32,12 +32,12 @@ def makers(size: Size, device: torch.device) -> dict[str, Callable[[], tuple[nn.
 
 
 def main(given: argparse.Namespace, batch_size: int, steps: int) -> None:
-    """Measure, print and write, after every round again.
+    """Measure all candidates; print the table and write the results after every round.
 
     Args:
-        given: device, out, rounds and size.
-        batch_size: images of a step.
-        steps: in each measurement.
+        given: options: device, out, rounds, size and quick.
+        batch_size: images per step.
+        steps: steps per measurement.
     """
     size, device = SIZES[given.size], torch.device(given.device)
     x0 = torch.rand(batch_size, *size.image_shape, device=device) * 2 - 1
@@ -54,7 +54,7 @@ def main(given: argparse.Namespace, batch_size: int, steps: int) -> None:
             flops[library] = counter.get_total_flops() / 2
         return lambda: several(step, x0, steps)
 
-    torch._dynamo.reset()  # or it compiles for any batch size, once it has seen two
+    torch._dynamo.reset()  # otherwise the second batch size triggers compilation for dynamic shapes
     peak = matmul_peak(torch.bfloat16, device)
     columns = ["step", "parameters", "ms", "images/s", "of bf16 peak", "MiB at most", "× diffusers"]
 
@@ -88,7 +88,7 @@ def main(given: argparse.Namespace, batch_size: int, steps: int) -> None:
 
     every = {name: partial(make, name, maker) for name, maker in makers(size, device).items()}
     late = {name: every.pop(name) for name in list(every) if "compiled" in name}
-    late = {} if given.quick else late  # compiling takes a rehearsal longer than all else
+    late = {} if given.quick else late  # compiling would take most of a rehearsal
     measure(every, late, DIFFUSERS, given.rounds, device, write)
 
 

@@ -1,4 +1,4 @@
-"""The Trainer with all default callbacks against the bare loop, on the CIFAR-10 network and random images."""
+"""Compare the Trainer with all default callbacks with a bare loop, on the CIFAR-10 network and random images."""
 
 import argparse
 import statistics
@@ -22,7 +22,7 @@ IMAGES = 512
 
 
 def write_images(folder: Path, side: int) -> None:
-    """Random PNGs."""
+    """Write random images as PNG files."""
     folder.mkdir()
     pixels = torch.randint(256, (IMAGES, side, side, 3), dtype=torch.uint8).numpy()
     for number, each in enumerate(pixels):
@@ -30,12 +30,12 @@ def write_images(folder: Path, side: int) -> None:
 
 
 def main(given: argparse.Namespace, batch_size: int, steps: int) -> None:
-    """Measure, print and write.
+    """Measure both, print the table and write the results.
 
     Args:
-        given: device, out, rounds and size.
-        batch_size: images of a step.
-        steps: of each of the two in a turn.
+        given: options: device, out, rounds and size.
+        batch_size: images per step.
+        steps: steps of each per turn.
     """
     size, device = SIZES[given.size], torch.device(given.device)
     precision = precision_for("auto", device)

@@ -1,4 +1,4 @@
-"""How well DDIM decodes what it has encoded, on real images: the table of docs/guides/likelihood.md.
+"""Measure how well DDIM reconstructs real images that it has encoded: the table of docs/guides/likelihood.md.
 
 python docs/results/encoding.py RUN
 """
@@ -21,7 +21,7 @@ STEPS = (10, 20, 50, 100, 200, 500, 1000)
 
 @torch.no_grad()
 def error(model: DiffusionModule, images: torch.Tensor, steps: int) -> float:
-    """Mean squared error of a pixel in [0, 1], as in Table 2 of Song et al. 2021."""
+    """Mean squared error per pixel of encoding and decoding, pixels in [0, 1] (Song et al. 2021, Table 2)."""
     denoiser, path = model.prediction.denoiser(model.network), timestep_path(model.schedule.timesteps, steps, "leading")
     x_T = encode(denoiser, model.schedule, path, images)  # noqa: N806
     *_, last = DDIM().trajectory(denoiser, model.schedule, path, x_T, lambda: x_T)

@@ -1,11 +1,11 @@
-"""Trains one family of docs/results/families.md, and measures it at the steps that are best on held-out images.
+"""Train one family of docs/results/families.md and measure it at its best steps on held-out images.
 
     python docs/results/families.py CONFIG FOLDER [KEY=VALUE …]
 
-CONFIG is one of configs/families: "digits_flow". A checkpoint is kept every 100 steps. At those in STEPS, and at the
-last, bits per dimension of held-out images and the distance of samples to them choose a step each; the test images are
-looked at after that. FOLDER/CONFIG.json and FOLDER/CONFIG.png hold what was found, for families_page.py. An interrupted
-command is continued by the same.
+CONFIG is one of configs/families, such as "digits_flow". The run keeps a checkpoint every 100 steps. At those in STEPS
+and at the last one, two measures choose a step each: bits per dimension of held-out images, and the distance of samples
+to these images. The test images are evaluated only after that. The results are written to FOLDER/CONFIG.json and
+FOLDER/CONFIG.png, for families_page.py. Repeat the command to continue after an interruption.
 """
 
 import json
@@ -32,17 +32,17 @@ from diffexp.system.devices import autocast
 
 STEPS = {
     "digits": (100, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200),
-    "fashion_mnist": (400, 800, 1600, 3200),  # the longest training is of 4.9 passes over its images
+    "fashion_mnist": (400, 800, 1600, 3200),  # the longest training is 4.9 passes over its images
 }
-TERMS = {"digits": 100, "fashion_mnist": 50}  # of a bound
-COUNTS = {"held_out": 160, "test": 180}  # of the images whose bits are computed; 160 are all that the digits hold out
-CHOOSING, SAMPLES = 500, 1000  # images: for a choice of the step, and for the table
+TERMS = {"digits": 100, "fashion_mnist": 50}  # of the variational bound, per image
+COUNTS = {"held_out": 160, "test": 180}  # images whose bits are computed; the digits hold out 160
+CHOOSING, SAMPLES = 500, 1000  # samples: for the choice of a step, and for the table
 NO_LIKELIHOOD = ("gan", "latent_diffusion")
-PICTURE = 20  # images
+PICTURE = 20  # images in the picture
 
 
 def trained_to_the_end(config: str, folder: Path, overrides: Sequence[str]) -> tuple[Path, float]:
-    """Train, or finish a training that was interrupted: its run, and the seconds that training took."""
+    """Start or resume a training; return the run's directory and the seconds of training."""
     keep = ["checkpoint.every=100", "checkpoint.keep=null", "loggers=[csv]", "sample_grid=null", "score=null"]
     experiment = load_experiment(f"families/{config}", [*keep, f"run_dir={folder / config}", *overrides])
     run = resume_run(Path(f"families/{config}"), experiment)
@@ -51,7 +51,7 @@ def trained_to_the_end(config: str, folder: Path, overrides: Sequence[str]) -> t
 
 
 def bits(trained: TrainedModel, split: str) -> dict[str, float] | None:
-    """Bits per dimension with their standard error, or None of a model without a likelihood."""
+    """Bits per dimension with their standard error; None for a model without a likelihood."""
     if trained.experiment.model.name in NO_LIKELIHOOD:
         return None
     keys = ["metrics=bpd", f"likelihood.split={split}", f"count={COUNTS[split]}", "likelihood.ode_steps=null"]
@@ -62,12 +62,12 @@ def bits(trained: TrainedModel, split: str) -> dict[str, float] | None:
 
 
 def usual_sampler(trained: TrainedModel) -> SamplerConfig:
-    """What the family is sampled by: DDIM-50 where it is a diffusion."""
+    """The first default sampler of the family; DDIM-50 for a diffusion."""
     return next(iter(trained.experiment.model.default_samplers().values()))
 
 
 def scores(trained: TrainedModel, split: str, count: int) -> dict[str, Any]:
-    """Scores of the usual sampler's first images against all images of a split, and what they cost."""
+    """Score the first `count` samples against all images of a split; add ms and network calls per sample."""
     extractor = "digits_v1" if trained.experiment.data.name == "digits" else "fashion_mnist_v1"
     keys = [f"reference.split={split}", f"count={count}", f"extractor.name={extractor}"]
     evaluator = Evaluator.prepare(trained, load_evaluate_request(None, keys, trained.experiment))
@@ -78,7 +78,7 @@ def scores(trained: TrainedModel, split: str, count: int) -> dict[str, Any]:
 
 
 def study(config: str, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train a family, choose its steps on held-out images, and measure it there."""
+    """Train a family, choose its steps on held-out images, and measure it at these steps."""
     first, autoencoder_seconds = [], 0.0
     if config.endswith("latent_diffusion"):
         autoencoder = config.replace("latent_diffusion", "autoencoder")
@@ -117,18 +117,18 @@ def study(config: str, folder: Path, overrides: Sequence[str]) -> dict[str, Any]
 
 
 def images_of(trained: TrainedModel) -> Any:
-    """The images that it was trained on."""
+    """The images of the train split."""
     return ImageDataModule.from_config(trained.experiment.data, 1, 0).images("train")
 
 
 def draw(trained: TrainedModel, file: Path) -> None:
-    """Images 0, 1, … of the averaged weights in a row."""
+    """Save images 0, 1, … of the averaged weights in one row."""
     model = build_trained(trained, "ema", trained.experiment.training.accelerator)
     grid(as_pixels(model.sample(usual_sampler(trained), range(PICTURE), 0)).cpu(), columns=PICTURE).save(file)
 
 
 def main() -> None:
-    """Study one family."""
+    """Study one family and write its results."""
     config, folder, *overrides = sys.argv[1:]
     found = study(config, Path(folder).resolve(), overrides)
     (Path(folder) / f"{config}.json").write_text(json.dumps(found, indent=1) + "\n")

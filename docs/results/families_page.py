@@ -1,8 +1,8 @@
-"""Prints the tables of docs/results/families.md, and draws its picture.
+"""Print the tables of docs/results/families.md and draw its picture.
 
     python docs/results/families_page.py DATA FOLDER PICTURE
 
-FOLDER holds what families.py and histograms.py have left there for DATA, digits or fashion_mnist.
+FOLDER holds the output of families.py and histograms.py for DATA (digits or fashion_mnist).
 """
 
 import json
@@ -19,13 +19,13 @@ LABEL = 128  # pixels
 
 
 def found(data: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What was found of each family, and of each baseline, by name."""
+    """The results of the families and of the baselines, each by name."""
     files = {file.stem.removeprefix(f"{data}_"): json.loads(file.read_text()) for file in folder.glob(f"{data}_*.json")}
     return files, files.pop("baselines")
 
 
 def print_table(head: Sequence[str], rows: Sequence[tuple[float, Sequence[str]]]) -> None:
-    """The lowest number first."""
+    """Print a Markdown table, sorted by the number of each row."""
     for cells in (head, ["---"] * len(head), *(cells for _, cells in sorted(rows))):
         print("| " + " | ".join(cells) + " |")
     print()
@@ -37,7 +37,7 @@ def with_error(value: dict[str, float], digits: str = ".2f") -> str:
 
 
 def print_likelihoods(families: dict[str, Any], baselines: dict[str, Any]) -> None:
-    """Bits per dimension of test images, at the step that held-out images choose and at the last."""
+    """Print bits per dimension of test images, at the step that held-out images choose and at the last step."""
     rows = [
         (bits["mean"], [name, with_error(bits), ESTIMATES.get(name, "exact"), f"{bits['step']:,}", with_error(last)])
         for name, each in families.items()
@@ -51,7 +51,7 @@ def print_likelihoods(families: dict[str, Any], baselines: dict[str, Any]) -> No
 
 
 def print_samples(families: dict[str, Any], baselines: dict[str, Any]) -> None:
-    """Scores of samples, at the step that the distance to held-out images chooses."""
+    """Print the scores of samples at the step that the distance to held-out images chooses."""
     rows = []
     for name, each in [*families.items(), *baselines.items()]:
         scores, is_family = each["samples"], "tried" in each
@@ -69,7 +69,7 @@ def print_samples(families: dict[str, Any], baselines: dict[str, Any]) -> None:
 
 
 def print_choices(families: dict[str, Any], baselines: dict[str, Any]) -> None:
-    """What held-out images said at each step, and what that and the training cost."""
+    """Print the held-out bits and distances at each step, and the seconds of training and choosing."""
     steps = sorted({tried["step"] for each in families.values() for tried in each["tried"]})
     for what, digits in (("bits", ".2f"), ("distance", ".3g")):
         rows: list[tuple[float, list[str]]] = []
@@ -88,7 +88,7 @@ def print_choices(families: dict[str, Any], baselines: dict[str, Any]) -> None:
 
 
 def draw(data: str, names: Sequence[str], folder: Path, picture: Path) -> None:
-    """Some images of each in a row."""
+    """Save a picture with one row of images per model."""
     strips = {name: Image.open(folder / f"{data}_{name.replace(' ', '_')}.png") for name in names}
     width, height = (max(getattr(each, side) for each in strips.values()) for side in ("width", "height"))
     sheet = Image.new("RGB", (LABEL + width, len(strips) * (height + 4)), "white")
@@ -100,7 +100,7 @@ def draw(data: str, names: Sequence[str], folder: Path, picture: Path) -> None:
 
 
 def main() -> None:
-    """Print and draw."""
+    """Print the tables and draw the picture."""
     data, folder, picture = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     families, baselines = found(data, folder)
     print_likelihoods(families, baselines)

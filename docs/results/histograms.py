@@ -1,13 +1,14 @@
-"""Mixtures of histograms, the simplest models with a likelihood: the baselines of docs/results/families.md.
+"""Fit mixtures of histograms, the baselines of docs/results/families.md.
 
     python docs/results/histograms.py DATA FOLDER
 
-DATA is digits or fashion_mnist, split as for the families. FOLDER/DATA_baselines.json holds what was found.
+DATA is digits or fashion_mnist, split as for the families. The results are written to FOLDER/DATA_baselines.json. A
+mixture of histograms is the simplest model with a likelihood:
 
     p(x) = Σ_k π_k Π_i p_ki(x_i)
 
-where p_ki is a histogram of pixel i, over the 256 levels. One component is the histogram of each pixel alone. EM finds
-the components; a held-out set chooses how many there are, and how far each histogram is smoothed towards the levels of
+where p_ki is a histogram of pixel i over the 256 levels. With one component it is a histogram of each pixel alone. EM
+fits the components. Held-out images choose their number, and how far each histogram is smoothed towards the levels of
 all pixels together.
 """
 
@@ -35,17 +36,17 @@ EM_STEPS = 20
 TEST_IMAGES = 180  # as in families.py
 EXTRACTORS = {"digits": "digits_v1", "fashion_mnist": "fashion_mnist_v1"}
 
-_ELEMENTS = 2**25  # of the largest tensor in work
+_ELEMENTS = 2**25  # elements of the largest intermediate tensor
 
 
 class Mixture:
-    """A mixture of histograms.
+    """A mixture of histograms: p(x) = Σ_k π_k Π_i p_ki(x_i).
 
     Args:
-        shares: π_k, which sum to 1, (K,).
-        counts: how many images have each level at each pixel in each component, (P, L, K); fractions are allowed.
-        smoothing: images that each histogram counts in addition, with the levels of all pixels together (to which one
-            image of all levels is added, so that nothing is impossible).
+        shares: π_k (K,), which sum to 1.
+        counts: (P, L, K), the number of images with each level at each pixel in each component; may be fractional.
+        smoothing: number of images added to each histogram, distributed as the levels of all pixels together. One
+            count of every level is added to that distribution, so that no level has probability 0.
     """
 
     def __init__(self, shares: Tensor, counts: Tensor, smoothing: float) -> None:
@@ -58,7 +59,7 @@ class Mixture:
         self._first_rows = torch.arange(pixels, device=counts.device) * levels
 
     def log_joint(self, images: Tensor) -> Tensor:
-        """log π_k + log p_k(x) of each image and component, (N, K), natural.
+        """log π_k + log p_k(x) in nats of each image and component, (N, K).
 
         Args:
             images: levels, integers (N, P).
@@ -66,17 +67,17 @@ class Mixture:
         return self.shares.log() + embedding_bag(images.long() + self._first_rows, self._log_rows, mode="sum")
 
     def bits_per_dim(self, images: Tensor) -> Tensor:
-        """Of each image, (N,)."""
+        """Bits per dimension of each image, (N,)."""
         parts = images.split(max(1, _ELEMENTS // images.shape[1]))
         nats = torch.cat([self.log_joint(part).logsumexp(1) for part in parts])
         return -nats / (images.shape[1] * math.log(2))
 
     def smoothed(self, smoothing: float) -> "Mixture":
-        """The same counts with another smoothing."""
+        """The mixture of the same counts with another smoothing."""
         return Mixture(self.shares, self.counts, smoothing)
 
     def improved(self, images: Tensor) -> "Mixture":
-        """After one step of EM: each image counts in each component by that one's probability given the image."""
+        """The mixture after one EM step: image n adds p(k | x_n) to the counts of component k."""
         rows, size = torch.zeros_like(self._log_rows), max(1, _ELEMENTS // images.shape[1])
         shares = torch.zeros_like(self.shares)
         for part in images.split(size):
@@ -86,7 +87,7 @@ class Mixture:
         return Mixture(shares / len(images), rows.view_as(self.counts), self.smoothing)
 
     def sample(self, count: int, seed: int) -> Tensor:
-        """Images, uint8 (count, P)."""
+        """Draw images, uint8 (count, P)."""
         source = torch.Generator().manual_seed(seed)
         chosen = torch.multinomial(self.shares.cpu(), count, replacement=True, generator=source)
         images = torch.empty(count, len(self.counts), dtype=torch.uint8)
@@ -98,20 +99,20 @@ class Mixture:
 
 
 def _counted(rows: Tensor, given: Tensor, like: Tensor) -> Tensor:
-    """The sum of `given` (N, K) over the images whose pixels name a row, for all rows: the gradient of their bag."""
+    """Sum `given` (N, K) into the rows that each image's pixels index: the gradient of their embedding bag."""
     table = torch.zeros_like(like, requires_grad=True)
     (found,) = torch.autograd.grad(embedding_bag(rows, table, mode="sum"), table, given)
     return found
 
 
 def fitted(images: Tensor, components: int, steps: int, seed: int, levels: int = 256) -> Mixture:
-    """A mixture by EM, started from as many images, to the nearest of which each image belongs at first.
+    """Fit a mixture by EM, which starts by assigning each image to the nearest of K random images.
 
     Args:
         images: levels, integers (N, P).
         components: K.
-        steps: of EM; one component needs none.
-        seed: of the images it starts from.
+        steps: EM steps; one component needs none.
+        seed: seed for the K random images.
         levels: L.
     """
     source = torch.Generator().manual_seed(seed)
@@ -129,7 +130,7 @@ def fitted(images: Tensor, components: int, steps: int, seed: int, levels: int =
 
 
 def chosen(train: Tensor, held_out: Tensor, components: Sequence[int], steps: int) -> Mixture:
-    """The mixture that finds held-out images likeliest, of these numbers of components and all `SMOOTHINGS`."""
+    """The mixture with the fewest held-out bits over these numbers of components and all `SMOOTHINGS`."""
     tried = [
         mixture.smoothed(smoothing)
         for mixture in (fitted(train, count, steps, seed=0) for count in components)
@@ -139,7 +140,7 @@ def chosen(train: Tensor, held_out: Tensor, components: Sequence[int], steps: in
 
 
 def baselines(data: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """A histogram for each pixel, and a mixture of such histograms, on the same images as the families."""
+    """Fit a histogram of each pixel, and a mixture of such histograms, to the images of the families."""
     experiment = load_experiment(f"families/{data}_vae", ["score=null", "sample_grid=null"])
     module = ImageDataModule.from_config(experiment.data, 1, 0)
 
@@ -168,7 +169,7 @@ def baselines(data: str, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Fit both baselines of a dataset."""
+    """Fit both baselines of a dataset and write their results."""
     data, folder = sys.argv[1], Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{data}_baselines.json").write_text(json.dumps(baselines(data, folder), indent=1) + "\n")

@@ -1,8 +1,8 @@
-"""Draws docs/images/solvers.png: score against network calls, from tables of `diffexp evaluate`.
+"""Draw docs/images/solvers.png: score against network calls, from tables of `diffexp evaluate`.
 
     python docs/results/plot_solvers.py FOLDER=TITLE=VALUE=ERROR… docs/images/solvers.png
 
-Each FOLDER holds a table.json; VALUE ± ERROR is what 1000 steps of DDPM reach.
+Each FOLDER contains a table.json. VALUE ± ERROR is the score of 1000 steps of DDPM.
 """
 
 import json
@@ -18,12 +18,12 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
-ALL = 1000  # steps of the reference
-OTHER_PATHS = {"trailing": ":", "logsnr": "--"}  # and how they are drawn
+ALL = 1000  # network calls of the reference, DDPM
+OTHER_PATHS = {"trailing": ":", "logsnr": "--"}  # their line styles
 
 
 def draw(axes: Axes, title: str, table: dict[str, Any], value: float, error: float) -> None:
-    """A curve for each sampler, solid on the default path, and the band that DDPM reaches."""
+    """Draw a curve for each sampler, solid on the default path, and the band of DDPM's score."""
     curves = defaultdict(list)
     for cell in table["cells"]:
         if cell["network_calls"] < ALL:
@@ -52,7 +52,7 @@ def draw(axes: Axes, title: str, table: dict[str, Any], value: float, error: flo
 
 
 def main() -> None:
-    """Draw one panel a table."""
+    """Draw one panel per table."""
     *tables, out = sys.argv[1:]
     figure, panels = plt.subplots(1, len(tables), figsize=(5.2 * len(tables), 3.8), layout="constrained", squeeze=False)
     for axes, given in zip(panels[0], tables, strict=True):

@@ -1,8 +1,8 @@
-"""Draws the curves of docs/results/sweeps.md from the sweeps' own directories.
+"""Draw the curves of docs/results/sweeps.md from the directories of the sweeps.
 
     python docs/results/plot_sweeps.py runs docs/images
 
-The first folder holds timesteps/, schedules/ and sampling_steps/, as `diffexp sweep run` leaves them.
+The first folder contains timesteps/, schedules/ and sampling_steps/, as `diffexp sweep run` writes them.
 """
 
 import json
@@ -22,7 +22,7 @@ from diffexp.sweeps.results import Row, rows
 
 
 def error(sweep: Sweep, row: Row) -> float:
-    """What a trial's distance may be off: its standard error, or the spread of its blocks of images."""
+    """The error of a trial's distance: its standard error, or the spread over its blocks of images."""
     run = sweep.run(row.index)
     files = sorted(run.scores.glob("step-*.json"))
     if files:
@@ -33,7 +33,7 @@ def error(sweep: Sweep, row: Row) -> float:
 
 
 def curves(sweep: Sweep, x: str, line: str) -> dict[str, list[tuple[float, float, float]]]:
-    """For each value of the parameter `line`, (x, distance, its error), sorted."""
+    """Points (x, distance, error of the distance) for each value of the parameter `line`, sorted by x."""
     found = defaultdict(list)
     for row in rows(sweep):
         if row.value is not None:
@@ -42,13 +42,13 @@ def curves(sweep: Sweep, x: str, line: str) -> dict[str, list[tuple[float, float
 
 
 def ylabel(sweep: Sweep) -> str:
-    """What is compared."""
+    """The name of the metric, without its prefix."""
     assert sweep.file.metric is not None
     return sweep.file.metric.name.removeprefix("score/")
 
 
 def draw(sweep: Sweep, x: str, line: str, xlabel: str, out: Path) -> None:
-    """Distance against x, both logarithmic, a curve for each value of `line`."""
+    """Draw the distance against x on logarithmic axes, with a curve for each value of `line`."""
     figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     for name, points in curves(sweep, x, line).items():
         axes.errorbar(*zip(*points, strict=True), marker="o", capsize=3, label=f"{line.rpartition('.')[2]} = {name}")
@@ -64,20 +64,20 @@ def draw(sweep: Sweep, x: str, line: str, xlabel: str, out: Path) -> None:
 
 
 def draw_schedules(sweep: Sweep, out: Path) -> None:
-    """Each training's distance, by schedule."""
+    """Draw the distance of each training, grouped by schedule."""
     figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     found = curves(sweep, "seed", "model.schedule.name")
     for place, points in enumerate(found.values()):
-        beside = [place + 0.15 * (index - (len(points) - 1) / 2) for index in range(len(points))]
+        offsets = [place + 0.15 * (index - (len(points) - 1) / 2) for index in range(len(points))]
         values, errors = [point[1] for point in points], [point[2] for point in points]
-        axes.errorbar(beside, values, errors, marker="o", linestyle="", capsize=3)
+        axes.errorbar(offsets, values, errors, marker="o", linestyle="", capsize=3)
     axes.set_xticks(range(len(found)), list(found))
     axes.set(ylabel=ylabel(sweep), xlabel="schedule (a point for each seed)")
     figure.savefig(out, dpi=120)
 
 
 def main() -> None:
-    """Draw all three."""
+    """Draw all three plots."""
     runs, images = Path(sys.argv[1]), Path(sys.argv[2])
     timesteps, sampling = Sweep(runs / "timesteps"), Sweep(runs / "sampling_steps")
     draw(timesteps, "model.timesteps", "model.schedule.rescale", "timesteps T", images / "sweep_timesteps.png")
