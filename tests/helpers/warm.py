@@ -61,8 +61,7 @@ def serve(descriptor):
             connection.detach()
             become(request)
             return True
-        _, status, ru = os.wait4(child, 0)
-        open('/tmp/warm.csv','a').write(f"{ru.ru_utime+ru.ru_stime:.2f}\t{' '.join(request['arguments'])}\n")
+        _, status = os.waitpid(child, 0)
         connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
     return False
 
