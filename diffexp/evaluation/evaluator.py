@@ -1,4 +1,4 @@
-"""What scores the samplers of a trained model, under one protocol."""
+"""Scoring of a trained model's samplers under one protocol."""
 
 import hashlib
 import json
@@ -25,14 +25,14 @@ from diffexp.system.files import sha256
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A trained model, and what its samplers are scored with.
+    """A trained model and the metrics, reference and protocol that its samplers are scored with.
 
     Attributes:
-        model: with the wanted weights, on its device.
-        metrics: what to score by, on the same device.
-        reference: the real images' features.
-        protocol: what makes the scores comparable.
-        precision: in which the model samples.
+        model: the model with the requested weights, on its device.
+        metrics: the metrics, on the same device.
+        reference: the features of real images.
+        protocol: the settings under which scores are comparable.
+        precision: the precision in which the model samples.
     """
 
     model: GenerativeModel
@@ -43,10 +43,10 @@ class Evaluator:
 
     @classmethod
     def prepare(cls, trained: TrainedModel, request: EvaluateRequest) -> Self:
-        """Load and check everything that scoring needs.
+        """Load and validate everything that scoring needs.
 
         Raises:
-            UserError: for extractors, references or counts that do not fit.
+            UserError: if the extractor, reference or count does not fit the model or each other.
         """
         experiment = trained.experiment
         shape = (experiment.data.channels, experiment.data.image_size, experiment.data.image_size)
@@ -65,7 +65,7 @@ class Evaluator:
         return cls(model, metrics, real, rules, precision_for(request.precision, model.device))
 
     def about(self, trained: TrainedModel, request: EvaluateRequest, name: str) -> dict[str, Any]:
-        """What all scores of one evaluation have in common, and what makes them comparable, as plain data."""
+        """Return the settings shared by all scores of an evaluation, and their protocol, as plain data."""
         return {
             "name": f"{trained.name} {name}",
             "run": trained.name,
@@ -84,7 +84,7 @@ class Evaluator:
         }
 
     def score(self, entry: ScoreEntry, repeat: int, request: EvaluateRequest, on_call: Callable[[], object]) -> None:
-        """Draw the images of a repeat, count·repeat … count·(repeat+1) - 1, and add their scores to the entry."""
+        """Draw images count·repeat … count·(repeat+1) - 1 and append their scores to the entry."""
         images = range(repeat * request.count, (repeat + 1) * request.count)
         found = score_samples(
             self.model, entry.sampler, self.metrics, images, request.seed, request.batch_size, on_call
@@ -94,7 +94,7 @@ class Evaluator:
 
 
 def default_out(trained: TrainedModel, name: str, about: dict[str, Any]) -> Path:
-    """In the run's directory, under a name that says step, weights and count, and by a digest all of `about`."""
+    """Return a folder in the run's directory, named by checkpoint, weights, count and a digest of `about`."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
     parts = [trained.path.stem, name, about["weights"], str(about["count"]), digest]
     return trained.folder / "evaluations" / "-".join(parts)

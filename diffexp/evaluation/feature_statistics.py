@@ -1,4 +1,4 @@
-"""Statistics of the features of many images: sums for mean and covariance, and a bounded number of single features."""
+"""Statistics of image features: sums for mean and covariance, and a bounded number of individual features."""
 
 from abc import ABC
 from collections.abc import Callable
@@ -15,7 +15,7 @@ FEATURE_BYTES = 80 * 2**20  # 10,240 features of Inception-v3, or 163,840 of 128
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Mean (d,) and unbiased covariance (d, d) of features, float64; `count` images made them, None if not known."""
+    """Mean (d,) and unbiased covariance (d, d) of the features of `count` images (None: unknown), float64."""
 
     mean: Tensor
     cov: Tensor
@@ -23,11 +23,11 @@ class Gaussian:
 
 
 class FeatureSummary:
-    """What is known of the features of a set of images.
+    """The statistics of the features of a set of images.
 
     Args:
-        gaussian: mean and covariance over all of them.
-        features: float32 (m, d), those of m of the images, evenly spread over the set; all of them where they fit.
+        gaussian: mean and covariance over all images.
+        features: float32 (m, d), the features of m images evenly spaced in the set; of all images if they fit.
     """
 
     def __init__(self, gaussian: Gaussian, features: Tensor) -> None:
@@ -36,7 +36,7 @@ class FeatureSummary:
         self._known: dict[Callable[..., Any], Any] = {}
 
     def once(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return ``function(features)``, computed when it is first asked for: several metrics may want the same."""
+        """Return ``function(features)``, computed at the first call and cached, as several metrics may share it."""
         if function not in self._known:
             self._known[function] = function(self.features)
         found: Tensor = self._known[function]
@@ -44,16 +44,15 @@ class FeatureSummary:
 
 
 class FeatureStates(torchmetrics.Metric, ABC):
-    """The states of a metric that adds up features batch by batch, in memory that the number of images does not change.
+    """The states of a metric that accumulates features batch by batch, in memory independent of the number of images.
 
-    Sums are float64. Over several processes torchmetrics adds them up, and joins single features in the order of the
-    processes.
+    Sums are float64. Across processes, torchmetrics sums them and concatenates individual features in rank order.
 
     Args:
-        dim: features of an image.
-        count: images in the whole set, over all processes. With None every feature is kept until they take 80 MB, and
-            from then on every second, fourth, … of them.
-        more: of a further base class.
+        dim: number of features per image.
+        count: images in the complete set, over all processes. With None, all features are kept until they take 80 MB,
+            and then every second, fourth, … of them.
+        more: arguments of a further base class.
     """
 
     full_state_update: bool = False
@@ -73,12 +72,12 @@ class FeatureStates(torchmetrics.Metric, ABC):
         self.add_state("kept", [], dist_reduce_fx="cat")
 
     def reset(self) -> None:
-        """Forget all features."""
+        """Reset all states."""
         super().reset()
         self._stride = 1
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Reduce the states over all processes, also where one has got no image."""
+        """Reduce the states over all processes, even if one has no image."""
         if not len(self.kept):
             self.kept = [self.total.new_zeros(0, len(self.total), dtype=torch.float32)]
         super().sync(*args, **kwargs)
@@ -88,7 +87,7 @@ class FeatureStates(torchmetrics.Metric, ABC):
 
         Args:
             values: float32 (B, dim).
-            first: number of their first image in the whole set; None counts on from those added before.
+            first: index of their first image in the complete set; None continues after those added before.
         """
         values = values.to(self.total.device)
         start = int(self.added) if first is None else first
@@ -103,17 +102,17 @@ class FeatureStates(torchmetrics.Metric, ABC):
             self.kept = [dim_zero_cat(self.kept)[::2]]
 
     def _chosen(self, numbers: Tensor) -> Tensor:
-        """Which images of these numbers are kept, evenly spread over the set."""
+        """Return a mask of the images to keep, evenly spaced in the set."""
         if self.count is None:
             return numbers % self._stride == 0
         size = min(self.count, self._most)
         return (numbers + 1) * size // self.count > numbers * size // self.count
 
     def summary(self) -> FeatureSummary:
-        """Return what the states say of all images.
+        """Return the statistics of all images.
 
         Raises:
-            ValueError: if there are fewer than two images, or others than `count`.
+            ValueError: if there are fewer than two images, or not `count`.
         """
         added = int(self.added)
         if added < 2 or added != (self.count or added):
@@ -124,19 +123,19 @@ class FeatureStates(torchmetrics.Metric, ABC):
 
 
 class FeatureStatistics(FeatureStates):
-    """Statistics of features as a metric of their own; see `FeatureStates`."""
+    """Statistics of features as an independent metric, with the arguments of `FeatureStates`."""
 
     def update(self, values: Tensor, first: int | None = None) -> None:
-        """Add features; see `FeatureStates.add`."""
+        """Add features, with the arguments of `FeatureStates.add`."""
         self.add(values, first)
 
     def compute(self) -> FeatureSummary:
-        """Return what is known of all images, on all processes."""
+        """Return the statistics of the images of all processes."""
         return self.summary()
 
 
 def at_most(features: Tensor, most: int) -> Tensor:
-    """Features (m, d), or `most` of them, evenly spread."""
+    """Return features (m, d), or `most` of them, evenly spaced."""
     if len(features) <= most:
         return features
     return features[torch.arange(most, device=features.device) * len(features) // most]

@@ -1,4 +1,4 @@
-"""What makes two scores comparable, as one short id."""
+"""Evaluation protocols: everything that two comparable scores share, hashed to a short id."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ from diffexp.evaluation.reference import Reference
 
 @dataclass(frozen=True)
 class Protocol:
-    """How images are scored: everything but what is compared (model, weights, sampler, seeds).
+    """How images are scored: all settings except those compared (model, weights, sampler, seeds).
 
     Attributes:
-        count: images in one score.
-        extractor: its name in metrics.
+        count: images per score.
+        extractor: the extractor's name in metrics.
         is_inception: whether distances may be called FID and KID.
-        details: plain data, all of it.
+        details: the complete protocol as plain data.
     """
 
     count: int
@@ -29,17 +29,17 @@ class Protocol:
 
     @property
     def id(self) -> str:
-        """Eight hexadecimal digits: scores with different ones are not comparable."""
+        """Eight hexadecimal digits of the protocol's hash; scores with different ids are not comparable."""
         text = json.dumps(self.details, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def metric(self, name: str) -> str:
-        """The full name of a metric; see `metric_name`."""
+        """Return the full name of a metric, as `metric_name` forms it."""
         return metric_name(name, self.extractor, self.count, self.is_inception)
 
 
 def protocol(count: int, extractor: Extractor, reference: Reference) -> Protocol:
-    """The protocol of scores of `count` images."""
+    """Return the protocol of scores of `count` images."""
     details = {
         "version": 1,
         "count": count,

@@ -1,7 +1,8 @@
-"""References: features of real images, gathered once and kept on disk under everything that could change them.
+"""References: features of real images, extracted once and cached on disk under a digest of all that affects them.
 
-The files are the .npz that others publish for FID (EDM, pytorch-fid, clean-fid): ``mu`` (d,) and ``sigma`` (d, d) in
-float64. Ours hold more beside them: ``feats`` (float32, the features), ``num_images``, ``typical`` and ``meta`` (JSON).
+The files have the .npz format in which others publish FID statistics (EDM, pytorch-fid, clean-fid): ``mu`` (d,) and
+``sigma`` (d, d) in float64. diffexp adds ``feats`` (float32, the features), ``num_images``, ``typical`` and ``meta``
+(JSON).
 """
 
 import hashlib
@@ -32,15 +33,15 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class Reference:
-    """What scores compare with.
+    """The real images that scores compare with.
 
     Attributes:
-        gaussian: mean and covariance.
-        features: float32 (m, d), features of single images; None if only statistics are known.
-        typical: distances between nearest images of the features; None unless they are all that a model may have seen.
-        identity: plain data that says what it is; part of every score's protocol.
-        name: of the dataset, folder or file, for people.
-        path: its file.
+        gaussian: mean and covariance of their features.
+        features: float32 (m, d), features of individual images; None if only statistics are known.
+        typical: nearest-neighbour distances among the features; None unless the images are the full training set.
+        identity: plain data that identifies the reference; part of every score's protocol.
+        name: the display name of the dataset, folder or file.
+        path: the reference's file.
     """
 
     gaussian: Gaussian
@@ -51,7 +52,7 @@ class Reference:
     path: Path | None = None
 
     def distances_to(self, features: Tensor) -> Tensor:
-        """For 1,000 features (n, d), the distance to the nearest of the reference: float64."""
+        """Return the distances (float64) of 1,000 of the features (n, d) to their nearest in the reference."""
         assert self.features is not None
         return distances_to(self.features, features)
 
@@ -66,11 +67,11 @@ def gather(images: ImageSet, indices: Tensor, extractor: Extractor, batch_size: 
     """Summarise the features of the images at `indices` (int64); several processes share the work.
 
     Args:
-        images: the set.
-        indices: which of them.
-        extractor: whose features.
-        batch_size: images at once.
-        what: name of the set, for the progress bar.
+        images: the set of images.
+        indices: the images to use.
+        extractor: the feature extractor.
+        batch_size: images per batch.
+        what: the name of the set, for the progress bar.
     """
     statistics = FeatureStatistics(extractor.dim, len(indices)).to(extractor.device)
     for first, batch in batches(images, indices, batch_size, what):
@@ -97,20 +98,19 @@ def batches(images: ImageSet, indices: Tensor, batch_size: int, what: str) -> It
 def reference(
     data: DataConfig, images: Callable[[], ImageSet], wanted: ReferenceConfig, extractor: Extractor, batch_size: int
 ) -> Reference:
-    """The reference of a dataset: from the file that is given, from the cache, or gathered now and put there.
+    """Load the reference of a dataset from the file in `wanted` or the cache, or compute and cache it.
 
-    Several processes may do this at once, also independently: each file is moved into its place whole.
+    Several processes may do this concurrently, even independently, because files are written atomically.
 
     Args:
         data: the dataset's config.
-        images: loads the split of it that `wanted` names; not called where a file is given.
-        wanted: which images; or a file of statistics.
-        extractor: whose features.
-        batch_size: images at once.
+        images: loads the split that `wanted` names; not called if it names a file.
+        wanted: the images to use, or a file of statistics.
+        extractor: the feature extractor.
+        batch_size: images per batch.
 
     Raises:
-        UserError: if a file is damaged or made with something else, there are too few images, or the cache cannot be
-            written.
+        UserError: if a file is damaged or does not match, there are too few images, or the cache cannot be written.
     """
     if wanted.file is not None:
         return read_published(Path(wanted.file).expanduser(), extractor)
@@ -131,38 +131,39 @@ def reference(
         return _read(path, identity, extractor.device)
     indices = torch.arange(count) * len(chosen) // count
     summary = gather(chosen, indices, extractor, batch_size, f"reference {data.name}")
-    # of a part of the training images, or of others, nothing could be said about copies
+    # copies can be detected only against the complete training set
     typical = typical_distances(summary.features) if wanted.split == "train" and count == len(chosen) else None
     made = Reference(summary.gaussian, summary.features, typical, identity, data.name, path)
     problem = None
     if distributed.rank() == 0:
         try:
             _write(made)
-        except UserError as error:  # told to the others before it ends this process: they would wait for ever
+        except UserError as error:  # raised below, after the broadcast: the other ranks would wait indefinitely
             problem = error
     if distributed.anywhere(problem is not None, extractor.device):
-        raise problem or UserError("another process could not write the reference")
+        raise problem or UserError("reference.cache: another process could not write the reference.")
     return made
 
 
 def of_images(images: ImageSet, extractor: Extractor, batch_size: int, name: str) -> Reference:
-    """A reference that is not kept: all images of a set."""
+    """Compute the reference of all images of a set, without caching it."""
     summary = gather(images, torch.arange(len(images)), extractor, batch_size, name)
     identity = {"count": len(images), "image_shape": list(images.image_shape), "pixels": images.fingerprint()}
     return Reference(summary.gaussian, summary.features, None, identity, name)
 
 
 def read_published(path: Path, extractor: Extractor) -> Reference:
-    """Statistics that somebody published: a .npz with mu and sigma. The user must know that they fit the extractor.
+    """Read published statistics: a .npz with mu and sigma. The user must make sure that they match the extractor.
 
     Raises:
-        UserError: if it holds no such arrays, or they are not of the extractor's dimension.
+        UserError: if the file has no such arrays, their shape does not match the extractor, their values are invalid,
+            or its metadata names another extractor.
     """
     if not path.is_file():
-        raise UserError(f"reference.file: there is no file {path}")
+        raise UserError(f"reference.file: there is no file {path}.")
     arrays = _arrays(path, "reference.file")
     if "mu" not in arrays or "sigma" not in arrays:
-        raise UserError(f"reference.file: {path} holds {', '.join(arrays) or 'nothing'}, but no mu and sigma")
+        raise UserError(f"reference.file: {path}: expected mu and sigma, got {', '.join(arrays) or 'no arrays'}.")
     try:
         mean, cov = (torch.from_numpy(np.asarray(arrays[name], dtype=np.float64)) for name in ("mu", "sigma"))
         count = int(arrays["num_images"]) if "num_images" in arrays else None
@@ -171,22 +172,29 @@ def read_published(path: Path, extractor: Extractor) -> Reference:
         raise UserError(f"reference.file: {path} is damaged: {error}") from error
     if mean.shape != (extractor.dim,) or cov.shape != (extractor.dim, extractor.dim):
         raise UserError(
-            f"reference.file: {path}: mu is {tuple(mean.shape)} and sigma {tuple(cov.shape)}, but {extractor.name} has "
-            f"{extractor.dim} features"
+            f"reference.file: {path}: expected statistics of the {extractor.dim} features of {extractor.name}, "
+            f"got mu {tuple(mean.shape)} and sigma {tuple(cov.shape)}."
         )
     if not mean.isfinite().all() or not cov.isfinite().all() or (count is not None and count < 2):
-        raise UserError(f"reference.file: {path} holds numbers that are not finite, or fewer than two images")
+        raise UserError(
+            f"reference.file: {path}: expected finite numbers of at least two images, got NaN, infinities or fewer."
+        )
     spectrum = torch.linalg.eigvalsh(cov)
     if not torch.allclose(cov, cov.T, rtol=1e-6) or spectrum[0] < -1e-6 * spectrum[-1].abs():
-        raise UserError(f"reference.file: {path}: sigma is no covariance: not symmetric, or with negative eigenvalues")
+        raise UserError(
+            f"reference.file: {path}: sigma: expected a covariance, got an asymmetric matrix or negative eigenvalues."
+        )
     if made_with is not None and made_with != extractor.identity:
-        raise UserError(f"reference.file: {path} was made with another extractor: {made_with}")
+        raise UserError(
+            f"reference.file: {path}: expected statistics of {extractor.name}, got those of another extractor: "
+            f"{made_with}"
+        )
     gaussian = Gaussian(mean.to(extractor.device), cov.to(extractor.device), count)
     return Reference(gaussian, None, None, {"file_sha256": sha256(path), "count": count}, path.name, path)
 
 
 def check_reference(wanted: ReferenceConfig, images: Callable[[], ImageSet], extractor: Extractor) -> None:
-    """See that a reference can be read, or made and kept, long before it is needed; see `reference`.
+    """Check, long before `reference` needs it, that a reference can be read, or computed and cached.
 
     Raises:
         UserError: if its file is damaged, there are too few images, or the cache cannot be written.
@@ -199,14 +207,16 @@ def check_reference(wanted: ReferenceConfig, images: Callable[[], ImageSet], ext
 
 
 def check_reference_count(wanted: ReferenceConfig, images: ImageSet, extractor: Extractor) -> int:
-    """How many images the reference has.
+    """Return the number of images in the reference.
 
     Raises:
-        UserError: if there are fewer than the config says, or than the extractor has features.
+        UserError: if there are fewer images than the config requests, or than the extractor has features.
     """
     count = wanted.count if wanted.count is not None else len(images)
     if count > len(images):
-        raise UserError(f"reference.count: {count}, but the {wanted.split} split has {len(images)} images")
+        raise UserError(
+            f"reference.count: expected at most {len(images)}, the images of the {wanted.split} split, got {count}."
+        )
     check_count(count, extractor, "reference.count")
     return count
 
@@ -220,7 +230,7 @@ def _cache(wanted: ReferenceConfig) -> Path:
 
 
 def _file_name(identity: dict[str, Any]) -> str:
-    """Readable in front, and behind it a digest of the whole identity: another identity is another file."""
+    """Return a file name with a readable prefix and a digest of the complete identity, which it is unique to."""
     channels, height, width = identity["image_shape"]
     readable = (identity["dataset"], identity["split"], f"{height}x{width}x{channels}", identity["count"])
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -244,8 +254,8 @@ def _write(made: Reference) -> None:
             )
     except OSError as error:
         raise UserError(
-            f"reference.cache: {made.path.parent} cannot be written ({error.strerror}); name another folder by "
-            f"reference.cache=… or ${CACHE_VARIABLE}"
+            f"reference.cache: {made.path.parent} cannot be written ({error.strerror}). Choose another folder with "
+            f"reference.cache=… or ${CACHE_VARIABLE}."
         ) from error
 
 
@@ -255,7 +265,9 @@ def _read(path: Path, identity: dict[str, Any], device: torch.device) -> Referen
         found = json.loads(str(arrays["meta"]))
         different = [key for key in identity if found.get(key) != identity[key]]
         if different:
-            raise UserError(f"{path}: has another {different[0]} than its name says; remove it, it will be made again")
+            raise UserError(
+                f"reference.cache: {path}: its {different[0]} contradicts its name. Remove it; diffexp recomputes it."
+            )
         gaussian = Gaussian(
             torch.from_numpy(arrays["mu"]).to(device), torch.from_numpy(arrays["sigma"]).to(device), identity["count"]
         )
@@ -263,13 +275,13 @@ def _read(path: Path, identity: dict[str, Any], device: torch.device) -> Referen
         typical = torch.from_numpy(arrays["typical"]).to(device) if "typical" in arrays else None
         return Reference(gaussian, features, typical, identity, identity["dataset"], path)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is damaged; remove it, it will be made again") from error
+        raise UserError(f"reference.cache: {path} is damaged. Remove it; diffexp recomputes it.") from error
 
 
 def _arrays(path: Path, key: str) -> dict[str, Any]:
-    """What a .npz holds. Nothing in it is executed."""
+    """Load the arrays of a .npz without executing anything in it."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise UserError(f"{key}: {path} is damaged or no .npz of arrays: {error}") from error
+        raise UserError(f"{key}: {path} is damaged or not a .npz of arrays: {error}") from error

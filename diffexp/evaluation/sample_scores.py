@@ -1,4 +1,4 @@
-"""Scores of samples of a generative model, and what drawing them costs."""
+"""Scores of a generative model's samples, and the cost of drawing them."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _PROBED = 3  # network calls that are timed
 
 @dataclass(frozen=True)
 class SampleScores:
-    """Scores of samples, and their cost: network calls for each image, and seconds to draw and score all of them."""
+    """Scores of samples, and their cost: network calls per image, and seconds to draw and score all images."""
 
     scores: Scores
     network_calls: int
@@ -35,19 +35,19 @@ def score_samples(
     batch_size: int,
     on_call: Callable[[], object] | None = None,
 ) -> SampleScores:
-    """Draw images and score them, without keeping them. Several processes share the images.
+    """Draw and score images without storing them. Several processes share the images.
 
     Args:
-        model: on its device, with the weights to score.
-        sampler: how to sample, see `GenerativeModel.sample`.
-        metrics: what to score them by, on the same device; reset first.
-        indices: which images, contiguous; image i depends on (seed, i). Exactly these are drawn.
-        seed: of the images.
-        batch_size: images at once in each process.
-        on_call: called after every network call; may raise to stop, if there is one process.
+        model: the model with the weights to score, on its device.
+        sampler: a sampler of `GenerativeModel.sample`.
+        metrics: the metrics, on the same device; reset first.
+        indices: contiguous indices of the images, exactly those drawn; image i depends on (seed, i).
+        seed: the seed of the images.
+        batch_size: images per batch in each process.
+        on_call: called after every network call; in a single process it may raise to stop.
 
     Raises:
-        UserError: in every process, if the model of any makes NaN.
+        UserError: in every process, if any process's model produces NaN.
     """
     metrics.reset()
     mine = distributed.share(len(indices))
@@ -57,39 +57,39 @@ def score_samples(
         for first in range(mine.start, mine.stop, batch_size):
             chosen = indices[first : min(first + batch_size, mine.stop)]
             metrics.update(as_pixels(model.sample(sampler, chosen, seed, on_call)), first)
-    except (UserError, torch.OutOfMemoryError) as error:  # raised below, once the other processes know of it
+    except (UserError, torch.OutOfMemoryError) as error:  # raised below, after the broadcast to the other processes
         problem = error
     if distributed.anywhere(problem is not None, metrics.extractor.device):
-        raise problem or UserError("another process could not score its images")
+        raise problem or UserError("another process could not score its images.")
     seconds = time.perf_counter() - start
     return SampleScores(Scores(len(indices), metrics.compute()), model.network_calls(sampler), seconds)
 
 
-class _EnoughError(Exception):
-    """The probe has seen what it wanted."""
+class _EndOfProbeError(Exception):
+    """Raised in `seconds_a_call` to end the sampling after the timed calls."""
 
 
 def seconds_a_call(model: GenerativeModel, sampler: Any, batch_size: int) -> float:
-    """Seconds that one network call takes on a batch here, from the first few; the very first is not counted."""
+    """Measure the seconds of one network call on a batch from the first few calls, except the very first."""
     times = [time.perf_counter()]
 
     def watch() -> None:
-        if model.device.type == "cuda":  # it has only been told what to compute
+        if model.device.type == "cuda":  # the call has only been queued
             torch.cuda.synchronize(model.device)
         times.append(time.perf_counter())
         if len(times) > _PROBED + 1:
-            raise _EnoughError
+            raise _EndOfProbeError
 
-    with suppress(_EnoughError):
+    with suppress(_EndOfProbeError):
         model.sample(sampler, range(batch_size), 0, watch)
     timed = times[1:] if len(times) > 2 else times
     return (timed[-1] - timed[0]) / (len(timed) - 1)
 
 
 def expected_seconds(model: GenerativeModel, sampler: Any, count: int, batch_size: int) -> float:
-    """Seconds that drawing `count` images is expected to take: network calls × batches × measured time of a call.
+    """Estimate the seconds to draw `count` images: network calls × batches × measured time of a call.
 
-    Without the extractor's time, which is a small part where sampling takes many calls.
+    The estimate excludes the extractor's time, a small part if sampling takes many calls.
     """
     share = -(-count // distributed.world())
     batches, rest = divmod(share, batch_size)

@@ -1,4 +1,4 @@
-"""All scores of one set of images, with what is needed to read them."""
+"""The scores of a set of images, with their errors and expected values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from diffexp.config.schemas.metrics import METRICS, metrics
 from diffexp.evaluation.metrics.base import Estimate
 from diffexp.evaluation.protocol import Protocol
 
-MEMORIZED = 0.05  # share of suspiciously near images above which a warning is due; .01 is as it should be
+MEMORIZED = 0.05  # memorized fraction above which diffexp warns; .01 is expected
 
 
 @dataclass(frozen=True)
 class Scores(Mapping[str, Estimate]):
-    """What was measured on a set of images: estimates by the name of their metric, of those that could be.
+    """The estimates of a set of images by metric name, for the metrics that were available.
 
     Attributes:
-        count: images.
-        estimates: by name of the metric.
+        count: number of images.
+        estimates: the estimates by metric name.
     """
 
     count: int
@@ -34,12 +34,12 @@ class Scores(Mapping[str, Estimate]):
         return len(self.estimates)
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the scores as plain data."""
         return {"count": self.count, **{name: estimate._asdict() for name, estimate in self.items()}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Scores":
-        """From what `as_dict` gave, also in diffexp 0.1."""
+        """Build scores from the output of `as_dict`, including that of diffexp 0.1."""
         estimates = {}
         for name, value in values.items():
             if value is None or name in ("count", "floor"):
@@ -51,7 +51,7 @@ class Scores(Mapping[str, Estimate]):
         return cls(values["count"], estimates)
 
     def scalars(self) -> dict[str, float]:
-        """The numbers for loggers: NAME, NAME_error and, where it depends on the number of images, expected_NAME."""
+        """Return the numbers for loggers: NAME, NAME_error and, for the Fréchet distance, expected_fd."""
         found: dict[str, float] = {}
         for name, estimate in self.items():
             found[name] = estimate.value
@@ -62,17 +62,17 @@ class Scores(Mapping[str, Estimate]):
         return found
 
     def warnings(self) -> list[str]:
-        """What should be said beside the numbers."""
+        """Return warnings about the numbers."""
         memorized = self.get("memorized_fraction")
         if memorized is not None and memorized.value > MEMORIZED:
             return [
-                f"{memorized.value:.0%} of the images are nearer to a training image than all but 1 % of those are to "
-                "each other: are they copies?"
+                f"{memorized.value:.0%} of the images are closer to a training image than 99 % of training images are "
+                "to their nearest neighbour. Check whether they are copies."
             ]
         return []
 
     def one_line(self, name: str, rules: Protocol) -> str:
-        """The scores of a sampler, or another set of this name, with all that is needed to read them."""
+        """Format the main scores of a sampler, or another named set, in one line with their context."""
         fd = self["fd"]
         text = (
             f"{name} {rules.metric('fd')} {fd.value:.4g} ± {fd.error:.2g} "
@@ -83,7 +83,7 @@ class Scores(Mapping[str, Estimate]):
         return "; ".join([text, *self.warnings()])
 
     def text(self, rules: Protocol) -> str:
-        """The scores, one metric a line, each with what is needed to read it."""
+        """Format the scores, one metric per line, with errors and expected values, and warnings at the end."""
         lines = []
         for schema in metrics():
             if schema.name not in self:
@@ -97,5 +97,5 @@ class Scores(Mapping[str, Estimate]):
 
 
 def known_metrics() -> list[str]:
-    """The names of all registered metrics."""
+    """Return the names of all registered metrics."""
     return [schema.name for schema in METRICS.schemas]

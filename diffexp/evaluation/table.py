@@ -1,4 +1,4 @@
-"""The table of the DDIM paper from one checkpoint: samplers × steps × spacings, all from the same starting noise."""
+"""The score table of one checkpoint, as in the DDIM paper: samplers × steps × spacings from the same initial noise."""
 
 import csv
 import io
@@ -28,11 +28,11 @@ class ScoreEntry:
     """One sampler with one number of steps, and its scores so far.
 
     Attributes:
-        sampler: with its steps.
+        sampler: the sampler, including its steps.
         row: its label without the steps.
-        network_calls: for each image.
+        network_calls: network calls per image.
         repeats: scores of disjoint sets of images, in order.
-        seconds: that drawing and scoring the images of each repeat took.
+        seconds: time to draw and score the images of each repeat.
     """
 
     sampler: SamplerConfig
@@ -42,39 +42,40 @@ class ScoreEntry:
     seconds: list[float] = field(default_factory=list)
 
     def values(self, metric: str) -> list[float]:
-        """A metric of `Scores.scalars` in each repeat; [] where it is not measured."""
+        """Return a metric of `Scores.scalars` in each repeat that has it."""
         return [scalars[metric] for scalars in (each.scalars() for each in self.repeats) if metric in scalars]
 
     def measured(self) -> list[str]:
-        """The names of the metrics that all this was measured with."""
+        """Return the names of the metrics with a value in any repeat."""
         return [metric for metric in known_metrics() if self.values(metric)]
 
     def mean(self, metric: str) -> float | None:
-        """The mean over the repeats."""
+        """Return the mean over the repeats; None without values."""
         values = self.values(metric)
         return fmean(values) if values else None
 
     def spread(self, metric: str) -> float | None:
-        """The standard deviation over the repeats; of a single one, its own standard error where it has one."""
+        """Return the standard deviation over the repeats; for a single one its standard error, or None."""
         values = self.values(metric)
         return stdev(values) if len(values) > 1 else next(iter(self.values(f"{metric}_error")), None)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ScoreEntry":
-        """From what `as_dict` gave.
+        """Build an entry from the output of `as_dict`.
 
         Raises:
-            KeyError, TypeError: if it is something else.
+            KeyError: if a key is missing.
+            TypeError: if a value has another type.
         """
         keys = with_current_names(values["sampler"], ("sampler",))
         sampler = SAMPLERS.schema(keys["name"])(**keys)
         assert isinstance(sampler, SamplerConfig)
         repeats = [Scores.from_dict(each) for each in values["blocks"]]
-        # named by this version: a label omits defaults, and a default may have changed since
+        # recomputed, because a label omits defaults, and a default may have changed since
         return cls(sampler, sampler.label(), values["network_calls"], repeats, values["seconds"])
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data, with the keys that they have in the files of diffexp 0.1."""
+        """Return the entry as plain data, with the keys of diffexp 0.1's files."""
         measured = self.measured()
         return {
             "row": self.row,
@@ -88,14 +89,14 @@ class ScoreEntry:
 
 
 def entries(request: EvaluateRequest, experiment: Experiment) -> list[ScoreEntry]:
-    """The entries of a table, row by row.
+    """Return the entries of a table, row by row.
 
     Args:
-        request: what is asked for.
-        experiment: what was trained; steps that its model has not are left out.
+        request: the evaluation.
+        experiment: the experiment that was trained; steps that its model does not support are skipped.
 
     Raises:
-        UserError: if none are left.
+        UserError: if no entry remains.
     """
     model = experiment.model
     found: dict[tuple[str, int], ScoreEntry] = {}
@@ -104,19 +105,22 @@ def entries(request: EvaluateRequest, experiment: Experiment) -> list[ScoreEntry
             row, calls = expanded.label(), model.network_calls(expanded, experiment.data)
             found.setdefault((row, calls), ScoreEntry(expanded, row, calls))
     if not found:
-        raise UserError("samplers, steps: nothing to evaluate with the steps that this model has; see --table")
+        raise UserError(
+            "samplers, steps: expected a sampler and a number of steps that this model supports, got none. "
+            "Change them, or the file of --table."
+        )
     return list(found.values())
 
 
 @dataclass
 class ScoreTable:
-    """Entries and what they have in common.
+    """Entries and their common settings.
 
     Attributes:
-        about: plain data: checkpoint, weights, count, protocol, … An unfinished table is only continued under the same.
-        metric: the name of the distance, with extractor and count.
-        protocol: its id.
-        entries: row by row.
+        about: plain data: checkpoint, weights, count, protocol, …; only a table with the same data is resumed.
+        metric: the name of the distance, including extractor and count.
+        protocol: the protocol's id.
+        entries: the entries, row by row.
     """
 
     about: dict[str, Any]
@@ -125,14 +129,14 @@ class ScoreTable:
     entries: list[ScoreEntry]
 
     def resume(self, folder: Path, metrics: Collection[str] = ()) -> None:
-        """Take the scores that an earlier evaluation has left there, and its entries that are not asked for now.
+        """Load the scores of an earlier evaluation in the folder, including entries not requested now.
 
         Args:
-            folder: of the tables.
-            metrics: the names of those that are measured now.
+            folder: the folder of the tables.
+            metrics: the names of the metrics measured now.
 
         Raises:
-            UserError: if the folder holds another evaluation, or scores without one of the metrics.
+            UserError: if the folder contains another evaluation, or scores that lack one of the metrics.
         """
         path = folder / "table.json"
         if not path.is_file():
@@ -144,14 +148,18 @@ class ScoreTable:
             about = before["about"]
             different = [key for key, value in self.about.items() if about.get(key) != json.loads(json.dumps(value))]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: is damaged. Remove the tables in {folder} to start over.") from error
+            raise UserError(f"{path} is damaged. Remove the tables in {folder} to start from scratch.") from error
         if different:
             raise UserError(
-                f"out: {folder} holds an evaluation with another {', '.join(different)}; give another out=…"
+                f"out: expected a folder for this evaluation, got {folder} with another {', '.join(different)}. "
+                "Set out=… to another folder."
             )
         for repeat in (repeat for entry in earlier.values() for repeat in entry.repeats):
             if lacking := [metric for metric in metrics if metric not in repeat]:
-                raise UserError(f"out: {folder} was scored without {', '.join(lacking)}. Give another out to score it.")
+                raise UserError(
+                    f"out: expected scores by all metrics, got {folder} without {', '.join(lacking)}. "
+                    "Set out=… to another folder."
+                )
         for entry in self.entries:
             same = earlier.pop((entry.row, entry.network_calls), None)
             if same is not None and same.sampler == entry.sampler:
@@ -159,10 +167,11 @@ class ScoreTable:
         self.entries += earlier.values()
 
     def write(self, folder: Path) -> None:
-        """Write table.json, table.csv and table.md, each whole.
+        """Write table.json, table.csv and table.md, each atomically.
 
         Raises:
-            UserError: if that is impossible.
+            EnvironmentFailure: if the disk is full or failing.
+            UserError: if they cannot be written for another reason.
         """
         content = {
             "about": self.about,
@@ -176,7 +185,7 @@ class ScoreTable:
             atomic_write_text(folder / "table.md", self.markdown())
 
     def records(self) -> list[dict[str, Any]]:
-        """One flat record a finished entry, for CSV and W&B."""
+        """Return one flat record per entry with scores, for CSV and W&B."""
         done = [entry for entry in self.entries if entry.repeats]
         spread = [name for name in known_metrics() if any(entry.spread(name) is not None for entry in done)]
         return [
@@ -196,7 +205,7 @@ class ScoreTable:
         ]
 
     def csv(self) -> str:
-        """The records as CSV."""
+        """Format the records as CSV."""
         records = self.records()
         text = io.StringIO()
         if records:
@@ -206,7 +215,7 @@ class ScoreTable:
         return text.getvalue()
 
     def markdown(self) -> str:
-        """The tables as Markdown: the Fréchet distance with its spread first, then one for each title of a metric."""
+        """Format the tables as Markdown: first the Fréchet distance with its spread, then one per metric title."""
         about, done = self.about, [entry for entry in self.entries if entry.repeats]
         parts = [f"# {about['name']}, step {about['step']}, {about['weights']} weights\n"]
         if not done:
@@ -221,8 +230,8 @@ class ScoreTable:
         single = " (¹ a single set, with its standard error)" if numbers[0] < numbers[-1] else ""
         parts.append(
             f"`{self.metric}`, {repeats}{about['count']} images{single}, against {about['reference']}; protocol "
-            f"{self.protocol}. A perfect generator would have about {expected:.3g}. In each column, bold is the "
-            "lowest, and = cannot be told from it.\n"
+            f"{self.protocol}. A perfect generator would have about {expected:.3g}. In each column, bold marks the "
+            "lowest score, and = marks scores statistically indistinguishable from it.\n"
         )
         parts.append(self._grid(self._distance))
         for title, together in self._titles(done).items():
@@ -234,7 +243,7 @@ class ScoreTable:
         return "\n".join(parts)
 
     def _titles(self, done: Sequence[ScoreEntry]) -> dict[str, list[type[MetricConfig]]]:
-        """By title, the metrics beside the Fréchet distance that were measured; some are only read together."""
+        """Group the measured metrics except the Fréchet distance by title; metrics of one title share a table."""
         found: dict[str, list[type[MetricConfig]]] = {}
         for schema in metrics():
             if schema.name != "fd" and any(entry.values(schema.name) for entry in done):
@@ -250,7 +259,7 @@ class ScoreTable:
         return f"**{text}**" if mine == best else f"{text} =" if mine in ties else text
 
     def _grid(self, content: Any) -> str:
-        """Rows: samplers; columns: network calls."""
+        """Format a table with samplers as rows and network calls as columns."""
         rows = list(dict.fromkeys(entry.row for entry in self.entries))
         columns = sorted({entry.network_calls for entry in self.entries})
         by_place = {(entry.row, entry.network_calls): entry for entry in self.entries if entry.repeats}
@@ -266,7 +275,7 @@ class ScoreTable:
 
 
 def _content(together: Sequence[type[MetricConfig]], entry: ScoreEntry, _: Sequence[ScoreEntry]) -> str:
-    """The mean of a metric and its spread; of metrics that are only read together, the means."""
+    """Format the mean of a metric with its spread; of several metrics in one table, their means."""
     means = {schema: entry.mean(schema.name) for schema in together}
     if any(mean is None for mean in means.values()):
         return ""

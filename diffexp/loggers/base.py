@@ -1,4 +1,4 @@
-"""What a logger is: where a run's metrics, pictures and tables go besides metrics.jsonl."""
+"""The interface of loggers, which record a run's metrics, images and tables in addition to metrics.jsonl."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from diffexp.runs.recovery import Row
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """What a logger needs to know of a run.
+    """The description of a run that a logger receives.
 
     Attributes:
-        folder: its directory.
-        id: the same after a resume.
-        name: for people.
-        config: the resolved config, as plain data.
+        folder: the run's directory.
+        id: its id, which does not change on resume.
+        name: its display name.
+        config: the resolved config as plain data.
         settings: project, group, job type and tags.
-        resume_step: the step that it resumes from; 0 for a new run.
-        rows: the rows of metrics.jsonl until then.
+        resume_step: the step from which the run resumes; 0 for a new run.
+        rows: the rows of metrics.jsonl up to that step.
     """
 
     folder: Path
@@ -36,13 +36,13 @@ class LoggedRun:
 
 
 class RunLogger(ABC):
-    """A tracker that a run is logged to. A method that raises costs its record, never the run: diffexp warns once.
+    """A logger of a run. If a method raises, its record is lost, diffexp warns once, and the run continues.
 
     Args:
-        run: what is logged.
+        run: the run to log.
     """
 
-    # Whether it compares runs, so that tables of `diffexp evaluate` are worth a run of their own.
+    # Whether it is a tracker that compares runs, to which `diffexp evaluate` logs its tables as separate runs.
     is_tracker: ClassVar[bool] = True
 
     @abstractmethod
@@ -50,22 +50,22 @@ class RunLogger(ABC):
 
     @abstractmethod
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Log metrics at a number of optimiser steps done."""
+        """Log metrics after `step` optimiser steps."""
 
     def log_images(self, images: Mapping[str, Image.Image], step: int) -> None:
-        """Log RGB pictures by name; by default do nothing."""
+        """Log RGB images by name; does nothing by default."""
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log a table, whose rows have the same keys; by default do nothing."""
+        """Log a table, whose rows have the same keys; does nothing by default."""
 
     def log_lines(self, name: str, lines: Mapping[str, Sequence[tuple[float, float]]], x_name: str) -> None:
-        """Log a plot of lines of (x, y) by name; by default do nothing."""
+        """Log a plot of named lines of (x, y) points; does nothing by default."""
 
     def update_config(self, values: Mapping[str, Any]) -> None:
-        """Add to the run's config; by default do nothing."""
+        """Add values to the run's config; does nothing by default."""
 
     def save(self) -> None:
-        """Bring what was logged to the disk; by default do nothing."""
+        """Flush the records to disk; does nothing by default."""
 
     def finish(self, exit_code: int) -> None:
-        """End the run: 0, 1 for an error, 128 + n for the signal n; by default do nothing."""
+        """Finish the run with 0, 1 for an error, or 128 + n for signal n; does nothing by default."""

@@ -1,4 +1,4 @@
-"""A logger of a run as one of Lightning's, whose failures are survived."""
+"""An adapter from diffexp's loggers to Lightning's, whose failures do not stop the run."""
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -10,22 +10,22 @@ from PIL import Image
 from diffexp.loggers.base import RunLogger
 from diffexp.system.best_effort import BestEffort
 
-# A logged row, but for its values: its step and its names.
+# The key of a logged row: its step and the names of its metrics.
 RowKey = tuple[int | None, frozenset[str]]
 
 
 def row_key(metrics: Mapping[str, Any], step: int | None) -> RowKey:
-    """Which row metrics are that are logged at a step."""
+    """Return the key of the row of metrics at a step."""
     return step, frozenset(metrics) - {"step"}
 
 
 class BestEffortLogger(Logger):
-    """Hands everything to a `RunLogger`. If that fails, diffexp warns once, and again when it works.
+    """Forwards every call to a `RunLogger`. If one fails, diffexp warns once, and once more when it works again.
 
     Args:
-        name: of the logger, as a config writes it.
-        logger: where everything goes.
-        known: rows that were logged before the run was stopped, and are not logged again.
+        name: the logger's name in a config.
+        logger: the logger that receives the calls.
+        known: rows that were logged before the run was interrupted; they are skipped.
     """
 
     def __init__(self, name: str, logger: RunLogger, known: Set[RowKey] = frozenset()) -> None:
@@ -37,22 +37,22 @@ class BestEffortLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The kind of the logger."""
+        """The logger's name in a config."""
         return self._name
 
     @property
     def version(self) -> str:
-        """There is one a run."""
+        """An empty string, because a run has one logger of each name."""
         return ""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log a row, unless it was before."""
+        """Log a row, unless it was logged before the interruption."""
         if row_key(metrics, step) not in self.known:
             values = {name: float(value) for name, value in metrics.items()}
             self._try("log_scalars", lambda: self.logger.log_scalars(values, step or 0))
 
     def log_images(self, images: Mapping[str, Image.Image], step: int) -> None:
-        """Log RGB pictures by name."""
+        """Log RGB images by name."""
         self._try("log_images", lambda: self.logger.log_images(images, step))
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -60,22 +60,22 @@ class BestEffortLogger(Logger):
         self._try("log_table", lambda: self.logger.log_table(name, rows))
 
     def log_lines(self, name: str, lines: Mapping[str, Sequence[tuple[float, float]]], x_name: str) -> None:
-        """Log a plot of lines of (x, y) by name."""
+        """Log a plot of named lines of (x, y) points."""
         self._try("log_lines", lambda: self.logger.log_lines(name, lines, x_name))
 
     def update_config(self, values: Mapping[str, Any]) -> None:
-        """Add to the run's config."""
+        """Add values to the run's config."""
         self._try("update_config", lambda: self.logger.update_config(values))
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the logger had the config when it was started."""
+        """Do nothing: the logger received the config when it started."""
 
     def save(self) -> None:
-        """Bring what was logged to the disk."""
+        """Flush the records to disk."""
         self._try("save", self.logger.save)
 
     def finish(self, exit_code: int) -> None:
-        """End the run; see `RunLogger.finish`."""
+        """Finish the run with an exit code of `RunLogger.finish`."""
         self._try("finish", lambda: self.logger.finish(exit_code))
 
     def _try(self, what: str, action: Callable[[], None]) -> None:

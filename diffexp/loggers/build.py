@@ -1,4 +1,4 @@
-"""The loggers of a run: metrics.jsonl, which is the truth, and those of the config."""
+"""The loggers of a run: metrics.jsonl, the authoritative record, and the loggers of the config."""
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,20 +28,20 @@ def build_loggers(
     config: dict[str, Any],
     checksum: MetricsChecksum | None = None,
 ) -> list[Logger]:
-    """metrics.jsonl and the chosen loggers, continued after `resume_step`; on the main process only.
+    """Build the loggers of metrics.jsonl and of the config, continued after `resume_step`; [] except on rank 0.
 
     Args:
-        names: of the loggers, as in `LOGGERS`.
-        run: its directory, which has been described.
-        resume_step: the step that the run resumes from.
+        names: the names of the config's loggers in `LOGGERS`.
+        run: the run's directory, which already has its description.
+        resume_step: the step from which the run resumes.
         settings: project, group, job type and tags.
         config: the resolved config.
-        checksum: of metrics.jsonl, from the checkpoint of that step.
+        checksum: the checksum of metrics.jsonl in the checkpoint of that step.
     """
     if not is_main_process():
         return []
     truth = JSONLLogger(run.metrics, resume_step, checksum)
-    run_id = run.id() or secrets.token_hex(4)  # a tracker must not take two runs without an id for one
+    run_id = run.id() or secrets.token_hex(4)  # so that a tracker does not merge two runs without an id
     name = settings.name or run.path.name
     about = LoggedRun(run.path, run_id, name, config, settings, resume_step, truth.kept)
     started = (start_logger(each, about) for each in names)
@@ -51,12 +51,12 @@ def build_loggers(
 
 
 def tracker_names(names: Sequence[str]) -> list[str]:
-    """Those of the loggers that compare runs."""
+    """Return the names of the loggers that compare runs."""
     return [name for name in names if LOGGERS.builder(name).is_tracker]  # type: ignore[attr-defined]  # a RunLogger
 
 
 def start_logger(name: str, run: LoggedRun) -> BestEffortLogger | None:
-    """Start a logger; None, with a warning, if it cannot be started.
+    """Start a logger; return None, after a warning, if it cannot be started.
 
     Raises:
         UserError: if the extra that it needs is not installed.
@@ -70,12 +70,12 @@ def start_logger(name: str, run: LoggedRun) -> BestEffortLogger | None:
 
 
 def finish_loggers(loggers: Iterable[Logger], stopped_by: int | None = None, *, failed: bool = False) -> None:
-    """End the run in every logger.
+    """Finish the run in every logger.
 
     Args:
-        loggers: of the run.
-        stopped_by: the signal that ended it early.
-        failed: whether it ends with an error.
+        loggers: the run's loggers.
+        stopped_by: the signal that stopped the run early.
+        failed: whether the run ended with an error.
     """
     exit_code = int(failed) if stopped_by is None else 128 + stopped_by
     for logger in loggers:
@@ -84,7 +84,7 @@ def finish_loggers(loggers: Iterable[Logger], stopped_by: int | None = None, *, 
 
 
 def log_images(loggers: Iterable[Logger], images: Mapping[str, Image.Image], step: int) -> None:
-    """Log RGB pictures by name to those loggers that take them: ours, and Lightning's that have `log_image`."""
+    """Log RGB images by name to the loggers that support them: diffexp's, and Lightning's that have `log_image`."""
     for logger in loggers:
         if isinstance(logger, BestEffortLogger):
             logger.log_images(images, step)
@@ -94,20 +94,20 @@ def log_images(loggers: Iterable[Logger], images: Mapping[str, Image.Image], ste
 
 
 def update_config(loggers: Iterable[Logger], values: Mapping[str, Any]) -> None:
-    """Add to the run's config in those loggers that take it."""
+    """Add values to the run's config in diffexp's loggers."""
     for logger in loggers:
         if isinstance(logger, BestEffortLogger):
             logger.update_config(values)
 
 
 def repair_metrics(names: Sequence[str], run: Run, step: int, checksum: MetricsChecksum | None) -> None:
-    """Check the metrics of a complete run, and write metrics.jsonl and metrics.csv where they lack or spoil a row.
+    """Check the metrics of a complete run, and rewrite metrics.jsonl or metrics.csv if a row is missing or damaged.
 
     Args:
-        names: of the run's loggers.
-        run: its directory.
-        step: the last one.
-        checksum: of metrics.jsonl, from the checkpoint of that step.
+        names: the names of the run's loggers.
+        run: the run's directory.
+        step: the last step.
+        checksum: the checksum of metrics.jsonl in the checkpoint of that step.
     """
     rows = kept_rows(run.metrics, step, checksum)
     if not run.metrics.is_file() or run.metrics.read_bytes() != text_of(rows).encode():

@@ -1,4 +1,4 @@
-"""metrics.csv."""
+"""The logger of metrics.csv."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -15,7 +15,7 @@ class CSVLogger(RunLogger):
 
     def __init__(self, run: LoggedRun) -> None:
         self.file = lightning.CSVLogger(run.folder, name="", version="", flush_logs_every_n_steps=1)
-        for row in run.rows:  # Lightning's replaces the file
+        for row in run.rows:  # Lightning's logger replaces the file
             self.log_scalars({key: value for key, value in row.items() if key != "step"}, row["step"])
 
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:

@@ -1,4 +1,4 @@
-"""metrics.jsonl, which is the truth."""
+"""The logger of metrics.jsonl, the authoritative record of a run's metrics."""
 
 import hashlib
 import json
@@ -17,19 +17,19 @@ from diffexp.system.files import atomic_write_text
 
 
 class JSONLLogger(Logger):
-    """Appends one JSON object a line: ``{"step": 50, "train/loss": 0.1, …}``.
+    """Appends one JSON object per line: ``{"step": 50, "train/loss": 0.1, …}``.
 
-    What cannot be written, because the disk is full or away, is kept and written with the next. `save` brings all of it
-    to the disk.
+    Lines that cannot be written, because the disk is full or missing, are buffered and written with the next line.
+    `save` flushes all of them to disk.
 
     Args:
         path: the file.
-        resume_step: lines of later steps are dropped first: the run that wrote them did not keep those steps.
-        checksum: of the lines that were there when the checkpoint of that step was saved.
+        resume_step: lines of later steps are dropped first, because the resumed run repeats those steps.
+        checksum: the checksum of the lines in the file when the checkpoint of that step was saved.
 
     Attributes:
-        kept: the rows that were there.
-        known: of these, those of the step itself, which a resumed run may make up for once more.
+        kept: the rows kept from the file.
+        known: the keys of the kept rows of `resume_step`, which a resumed run may log a second time.
     """
 
     def __init__(self, path: Path, resume_step: int = 0, checksum: MetricsChecksum | None = None) -> None:
@@ -47,16 +47,16 @@ class JSONLLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The kind of the logger."""
+        """The logger's name."""
         return "metrics"
 
     @property
     def version(self) -> str:
-        """There is one file a run."""
+        """An empty string, because a run has one file."""
         return ""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append a line, unless the run wrote it before it was stopped."""
+        """Append a line, unless the run wrote it before it was interrupted."""
         if row_key(metrics, step) in self.known:
             return
         values = {name: float(value) for name, value in metrics.items()}
@@ -65,21 +65,21 @@ class JSONLLogger(Logger):
             self._write()
 
     def save(self) -> None:
-        """See that all lines are on the disk.
+        """Write all lines and flush them to disk.
 
         Raises:
-            OSError: if they are not.
+            OSError: if that fails.
         """
         self._write()
         with self.path.open("rb") as file:
             os.fsync(file.fileno())
 
     def checksum(self) -> MetricsChecksum:
-        """What has been written, for a checkpoint."""
+        """Return the checksum of the written lines, for a checkpoint."""
         return MetricsChecksum(self._length, self._digest.hexdigest())
 
     def finalize(self, status: str) -> None:
-        """Try once more to write what is waiting."""
+        """Retry writing the buffered lines."""
         with self._best_effort:
             self._write()
 
@@ -87,7 +87,7 @@ class JSONLLogger(Logger):
         """Do nothing: the config is in config.yaml."""
 
     def _write(self) -> None:
-        # not appended: what a full disk left of a line is written over, and a file that vanished is not made anew
+        # "r+b" instead of "ab" overwrites a line truncated by a full disk, and does not recreate a deleted file
         with self.path.open("r+b") as file:
             file.seek(self._length)
             file.write(self._waiting)

@@ -1,4 +1,4 @@
-"""MLflow (pip install 'diffexp[mlflow]')."""
+"""The MLflow logger (pip install 'diffexp[mlflow]')."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,20 @@ from PIL import Image
 from diffexp.config.trial import leaves
 from diffexp.loggers.base import LoggedRun, RunLogger
 
-_LONGEST = 6000  # letters of a parameter's value
+_LONGEST = 6000  # characters of a parameter's value
 
 
 class MLflowLogger(RunLogger):
-    """A run in the MLflow experiment of the config's project.
+    """A run in the MLflow experiment named by the config's project.
 
-    MLFLOW_TRACKING_URI says where; without it, MLflow's own default is mlflow.db in the current folder, which
+    MLFLOW_TRACKING_URI sets the server or database; MLflow's default is mlflow.db in the current folder, which
     `mlflow ui` shows.
     """
 
     def __init__(self, run: LoggedRun) -> None:
         uri = mlflow.get_tracking_uri()
         local = uri.removeprefix("sqlite:///")
-        # trials that start together must not all make the database or the experiment
+        # the lock stops concurrent trials from all creating the database or the experiment
         with FileLock(f"{local}.lock") if local != uri else nullcontext():
             self.client = MlflowClient(uri)
             experiment_id = self._experiment(run.settings.project)
@@ -42,12 +42,12 @@ class MLflowLogger(RunLogger):
         self.client.log_batch(self.id, params=params)
 
     def _experiment(self, project: str) -> str:
-        """The id of a project's experiment, made if there is none."""
+        """Return the id of a project's experiment, which is created if missing."""
         found = self.client.get_experiment_by_name(project)
         if found is None:
             try:
                 return str(self.client.create_experiment(project))
-            except Exception:  # another process was faster, on a server
+            except Exception:  # another process may have created it on a server meanwhile
                 found = self.client.get_experiment_by_name(project)
                 if found is None:
                     raise
@@ -59,7 +59,7 @@ class MLflowLogger(RunLogger):
         self.client.log_batch(self.id, [Metric(name, value, now, step) for name, value in values.items()])
 
     def log_images(self, images: Mapping[str, Image.Image], step: int) -> None:
-        """Log RGB pictures by name."""
+        """Log RGB images by name."""
         for name, picture in images.items():
             self.client.log_image(self.id, picture, key=name, step=step)
 
@@ -68,11 +68,11 @@ class MLflowLogger(RunLogger):
         self.client.log_dict(self.id, {"rows": [dict(row) for row in rows]}, f"{name}.json")
 
     def update_config(self, values: Mapping[str, Any]) -> None:
-        """Add to the run's tags: MLflow's parameters cannot change."""
+        """Add values to the run's tags, because MLflow's parameters are immutable."""
         for name, value in values.items():
             self.client.set_tag(self.id, name, str(value))
 
     def finish(self, exit_code: int) -> None:
-        """End the run."""
+        """Finish the run."""
         status = {0: "FINISHED", 1: "FAILED"}.get(exit_code, "KILLED")
         self.client.set_terminated(self.id, status)

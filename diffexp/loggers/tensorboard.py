@@ -1,4 +1,4 @@
-"""The folder tensorboard/."""
+"""The TensorBoard logger."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -12,7 +12,7 @@ from diffexp.loggers.base import LoggedRun, RunLogger
 
 
 class TensorBoardLogger(RunLogger):
-    """The folder tensorboard/ in the run's directory."""
+    """Event files in the folder tensorboard/ of the run's directory."""
 
     is_tracker: ClassVar[bool] = False
 
@@ -26,14 +26,14 @@ class TensorBoardLogger(RunLogger):
         self.writer.log_metrics(dict(values), step)
 
     def log_images(self, images: Mapping[str, Image.Image], step: int) -> None:
-        """Log RGB pictures by name."""
+        """Log RGB images by name."""
         for name, picture in images.items():
             self.writer.experiment.add_image(name, tensor_of(picture), step)
 
     def save(self) -> None:
-        """Flush what was logged."""
+        """Flush the event file."""
         self.writer.save()
 
     def finish(self, exit_code: int) -> None:
-        """Close the file."""
+        """Close the event file."""
         self.writer.finalize("success" if exit_code == 0 else "failed")

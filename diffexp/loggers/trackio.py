@@ -1,4 +1,4 @@
-"""trackio, a local tracker with W&B's interface (pip install 'diffexp[trackio]')."""
+"""The logger of trackio, a local tracker with W&B's interface (pip install 'diffexp[trackio]')."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from diffexp.loggers.base import LoggedRun, RunLogger
 
 
 class TrackioLogger(RunLogger):
-    """A run in a trackio project: `trackio show` opens the dashboard. TRACKIO_DIR says where the projects are kept."""
+    """A run in a trackio project: `trackio show` opens the dashboard. TRACKIO_DIR sets the folder of the projects."""
 
     def __init__(self, run: LoggedRun) -> None:
         settings = run.settings
-        # trackio resumes by name, and many runs may have the same one
+        # trackio resumes by name, and several runs may share one
         name = f"{run.name}-{run.id}"
         self.run = trackio.init(
             settings.project, name=name, group=settings.group, config=run.config, resume="allow", embed=False
@@ -25,7 +25,7 @@ class TrackioLogger(RunLogger):
         self.run.log(dict(values), step)
 
     def log_images(self, images: Mapping[str, Image.Image], step: int) -> None:
-        """Log RGB pictures by name."""
+        """Log RGB images by name."""
         self.run.log({name: trackio.Image(picture) for name, picture in images.items()}, step)
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -35,5 +35,5 @@ class TrackioLogger(RunLogger):
             self.run.log({name: trackio.Table(columns=list(rows[0]), data=data)}, 0)
 
     def finish(self, exit_code: int) -> None:
-        """End the run."""
+        """Finish the run."""
         self.run.finish()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""W&B, connected or offline."""
+"""The W&B logger, online or offline."""
 
 import logging
 import os
@@ -14,32 +14,32 @@ from diffexp.system.best_effort import reason
 
 log = logging.getLogger(__name__)
 
-# Seconds that W&B's server has to answer when a run starts, and to take what is left when it ends.
+# Timeout in seconds for W&B's server, to respond when a run starts and to receive the last records when it ends.
 _PATIENCE = 30.0
 
-# What Lightning's logger calls the step in W&B.
+# The name of the step in Lightning's W&B logger.
 STEP_IN_WANDB = "trainer/global_step"
 
 
 class WandbLogger(RunLogger):
-    """A run in W&B; WANDB_MODE decides how if set.
+    """A run in W&B, in the mode of WANDB_MODE if set.
 
-    It records offline, in the run's wandb/, when nobody is logged in or the server does not answer.
+    Without a login, or if the server does not respond, it records offline in the run's wandb/ folder.
     """
 
     def __init__(self, run: LoggedRun) -> None:
-        # of a process that started this one: it outlives a killed run, whose id nobody could use again
+        # a parent's service process would outlive a killed run and block the run's id
         os.environ.pop("WANDB_SERVICE", None)
         mode: Literal["online", "offline"] | None = None
         if "WANDB_MODE" not in os.environ:
             mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
         try:
             self.run = _connected(run, mode)
-        except Exception as error:  # of the server, the network, the disk, its process
+        except Exception as error:  # from the server, the network, the disk or W&B's process
             if mode == "offline":
                 raise
             folder = f"{run.folder}/wandb"
-            log.warning("W&B cannot be reached, so it is recorded offline in %s: %s", folder, reason(error))
+            log.warning("W&B cannot be reached, so the run is recorded offline in %s: %s", folder, reason(error))
             wandb.teardown()  # its service process still holds the run's id
             self.run = _connected(run, "offline")
 
@@ -48,7 +48,7 @@ class WandbLogger(RunLogger):
         self.run.log_metrics(dict(values), step)
 
     def log_images(self, images: Mapping[str, Image.Image], step: int) -> None:
-        """Log RGB pictures by name."""
+        """Log RGB images by name."""
         for name, picture in images.items():
             self.run.log_image(name, [picture], step=step)
 
@@ -58,7 +58,7 @@ class WandbLogger(RunLogger):
             self.run.log_table(name, list(rows[0]), [list(row.values()) for row in rows])
 
     def log_lines(self, name: str, lines: Mapping[str, Sequence[tuple[float, float]]], x_name: str) -> None:
-        """Log a plot of lines."""
+        """Log a plot of named lines of (x, y) points."""
         plot = wandb.plot.line_series(
             xs=[[x for x, _ in line] for line in lines.values()],
             ys=[[y for _, y in line] for line in lines.values()],
@@ -69,21 +69,22 @@ class WandbLogger(RunLogger):
         self.run.experiment.log({name: plot})
 
     def update_config(self, values: Mapping[str, Any]) -> None:
-        """Add to the run's config."""
+        """Add values to the run's config."""
         self.run.experiment.config.update(dict(values), allow_val_change=True)
 
     def finish(self, exit_code: int) -> None:
-        """End the W&B run, which Lightning never does: its last records would still be unwritten.
+        """Finish the W&B run, which Lightning never does and without which the last records would be lost.
 
-        What a server does not take within half a minute stays in the run's wandb/ folder, for `wandb sync`. W&B's
-        server gives a trial of its sweeps that a signal ended to another agent.
+        Records that the server does not receive within 30 s stay in the run's wandb/ folder, for `wandb sync`. In a
+        W&B sweep, a trial that a signal stopped is marked as preempting, so that the server requeues it for another
+        agent.
         """
         try:
             if exit_code > 128 and _in_sweep() and wandb.run is not None:
                 wandb.run.mark_preempting()
             wandb.finish(exit_code=exit_code)
-        except Exception as error:  # a signal to the whole job has ended its process before, its disk is full, …
-            log.warning("W&B's process has ended; what it had recorded is in the run's wandb/ folder: %s", error)
+        except Exception as error:  # a signal to all processes of the job ended W&B's first, its disk is full, …
+            log.warning("W&B's process has ended; its records so far are in the run's wandb/ folder: %s", error)
 
 
 def _connected(run: LoggedRun, mode: Literal["online", "offline"] | None) -> lightning.WandbLogger:
@@ -101,10 +102,10 @@ def _connected(run: LoggedRun, mode: Literal["online", "offline"] | None) -> lig
         id=run.id,
         group=settings.group,
         job_type=settings.job_type,
-        config=run.config,  # at init: in a W&B sweep, what is logged later loses the swept subtrees
+        config=run.config,  # at init, because in a W&B sweep a later update loses the swept subtrees
     )
-    # Lightning always passes these, and W&B warns of them: of the first always, of the others in its sweeps, where
-    # the agent has said where the run belongs
+    # Lightning always passes these keys. W&B warns about the first always, and about the others in its sweeps, where
+    # the agent sets them
     for key in ("anonymous", *(("project", "entity", "id") if _in_sweep() else ())):
         logger._wandb_init.pop(key, None)
     _ = logger.experiment  # connects
@@ -112,5 +113,5 @@ def _connected(run: LoggedRun, mode: Literal["online", "offline"] | None) -> lig
 
 
 def _in_sweep() -> bool:
-    """Whether W&B's agent has started this process."""
+    """Whether W&B's sweep agent has started this process."""
     return "WANDB_SWEEP_ID" in os.environ

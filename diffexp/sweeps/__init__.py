@@ -1,1 +1,1 @@
-"""Sweeps: W&B's sweep files, checked, planned, and run here or on Slurm. Nothing here imports torch, but to time."""
+"""Sweeps: validate, plan and run W&B's sweep files, locally or on Slurm. Only timing a trial imports torch."""

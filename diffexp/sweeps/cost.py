@@ -1,21 +1,21 @@
-"""How much work a trial is, said before it starts."""
+"""Estimates of the cost of a trial before it starts."""
 
 from dataclasses import dataclass
 
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.sweeps.resolve import Resolved
 
-# Forward, and backward at about twice that.
+# One forward pass, and a backward pass that costs about two.
 PASSES = 3
 
 
 @dataclass(frozen=True)
 class TrialCost:
-    """What a trial costs, in passes of one image through the network.
+    """The cost of a trial, in passes of one image through the network.
 
     Attributes:
-        training: images that pass forward and backward.
-        sampling: network calls, each for one image, of grids and scores.
+        training: images with a forward and a backward pass.
+        sampling: network calls for sample grids and scores, each for one image.
     """
 
     training: int
@@ -23,12 +23,12 @@ class TrialCost:
 
     @property
     def passes(self) -> int:
-        """Forward passes of one image that it amounts to."""
+        """The equivalent number of forward passes of one image."""
         return PASSES * self.training + self.sampling
 
 
 def cost_of(resolved: Resolved) -> TrialCost:
-    """The work of a trial."""
+    """Return the cost of a trial."""
     experiment, request = resolved.experiment, resolved.request
     if request is not None:
         assert request.sampler is not None
@@ -40,7 +40,7 @@ def cost_of(resolved: Resolved) -> TrialCost:
 
 
 def _sampled(experiment: Experiment) -> list[tuple[int, int]]:
-    """(every how many steps, network calls for one image times images) of grids and scores."""
+    """Return, for each sampler of grids and scores, (steps between two draws, network calls per image × images)."""
     found = []
     for section in (experiment.sample_grid, experiment.score):
         for sampler in section.samplers.values() if section is not None else ():
@@ -51,10 +51,10 @@ def _sampled(experiment: Experiment) -> list[tuple[int, int]]:
 
 
 def seconds_a_pass(resolved: Resolved) -> float:
-    """Seconds that the trial's network takes here for one image in a batch, measured; imports torch.
+    """Measure the seconds that the trial's network takes on this machine per image of a batch; imports torch.
 
     Raises:
-        UserError: for a model that cannot be built.
+        UserError: if the model cannot be built.
     """
     from diffexp.evaluation.sample_scores import seconds_a_call
     from diffexp.models.build import build_model

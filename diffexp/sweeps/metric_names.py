@@ -1,4 +1,4 @@
-"""Which metrics the trials of a sweep log, as far as their configs tell."""
+"""The metrics that the trials of a sweep log, as far as their configs determine them."""
 
 import re
 
@@ -7,24 +7,26 @@ from diffexp.config.schemas.metrics import metric_name, metrics
 from diffexp.errors import UserError
 from diffexp.sweeps.resolve import Resolved
 
-# Extractors whose name in metrics begins like that in the config; what others are called stands in their weights.
+# Extractors whose name in metrics starts with their name in the config; the weights of others contain their name.
 _NAMED = ("inception", "clip", "dinov2", "digits_v1", "fashion_mnist_v1")
 
 
 def metric_problem(name: str, resolved: Resolved) -> str | None:
-    """What is wrong with a sweep's metric, or None: every trial must log it."""
+    """Return an error message if the trial does not log the sweep's metric, else None."""
     if resolved.request is None:
         if re.fullmatch(f"train/({'|'.join(('loss', 'lr', *resolved.experiment.model.logged))})", name):
             return None
         if resolved.experiment.score is None:
-            return f"{name!r} is not logged: score is null; train/loss is"
+            return f"expected a logged metric such as train/loss, got {name!r} with score: null"
     elif name in ("network_calls", "seconds"):
         return None
-    return None if re.fullmatch(_scores(resolved), name) else f"{name!r} is not logged; {usual_metric(resolved)} is"
+    if re.fullmatch(_scores(resolved), name):
+        return None
+    return f"expected a logged metric such as {usual_metric(resolved)}, got {name!r}"
 
 
 def _scores(resolved: Resolved) -> str:
-    """A regular expression for the names of the scores."""
+    """Return a regular expression that matches the names of the scores."""
     extractor, count = _scored(resolved)
     names = [name for schema in metrics() for name in (schema.name, schema.inception_name) if name is not None]
     distance = "(fd|fid)"
@@ -45,7 +47,7 @@ def _scores(resolved: Resolved) -> str:
 
 
 def usual_metric(resolved: Resolved) -> str:
-    """The metric that the trials of a sweep are usually compared by."""
+    """Return the default metric for comparing the trials of a sweep."""
     extractor, count = _scored(resolved)
     name = metric_name("fd", extractor.name, count, extractor.name == "inception")
     return f"score/{name}" if resolved.request is not None else f"score/{name}_best"
@@ -56,5 +58,5 @@ def _scored(resolved: Resolved) -> tuple[ExtractorConfig, int]:
     if request is not None and request.extractor is not None:
         return request.extractor, request.count
     if score is None:
-        raise UserError("metric: the training has no scores, so extractor.name must be given")
+        raise UserError("metric: expected an extractor, got none: the training has no scores. Set extractor.name.")
     return score.extractor, score.count if request is None else request.count

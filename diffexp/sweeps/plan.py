@@ -1,10 +1,11 @@
-"""A sweep's directory: the immutable plan, and where everything else of it lies.
+"""A sweep's directory: the immutable plan, and the paths of its other files.
 
-plan.json     the trials: index, parameters, config digest, W&B run id; never changed
-sweep.yaml    the sweep file with all overrides in it; `wandb sweep` takes it
-trials/       one run directory a trial: 0003-timesteps=50,rescale=none/
-records/      how each trial stands: 0003.json (and 0003.lock while it runs); asked/0003.json by bayes
-logs/         what each trial printed
+plan.json     the trials: index, parameters, config digest, W&B run id; immutable
+sweep.yaml    the sweep file with all overrides applied; valid for `wandb sweep`
+trials/       one run directory per trial: 0003-timesteps=50,rescale=none/
+records/      the state of each trial: 0003.json (and 0003.lock while it runs)
+asked/        the parameters that Bayesian search has chosen: 0003.json
+logs/         the output of each trial
 slurm/        job scripts
 """
 
@@ -32,22 +33,22 @@ from diffexp.sweeps.validate import check_sweep, on_other, typical
 from diffexp.system.files import atomic_write_text, write_new
 
 _PLAN = "plan.json"
-_FORMAT = 2  # of plan.json; diffexp 0.1 wrote none, and its keys had other names
+_FORMAT = 2  # of plan.json; diffexp 0.1 wrote none and had other key names
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial of a planned sweep, and where everything of it is.
+    """A trial of a planned sweep, and the paths of its files.
 
     Attributes:
-        index: its number.
-        trial: its parameters and name; None if bayes has not been asked for it yet.
-        run: its run directory; None as `trial`.
-        log: what it has printed.
-        state_file: its `TrialState`.
-        lock: held by whoever runs it.
-        asked: what bayes was asked for.
-        run_id: its id in W&B; the same however often it is tried.
+        index: the trial's number.
+        trial: its parameters and name; None until Bayesian search has chosen them.
+        run: its run directory; None like `trial`.
+        log: the file of its output.
+        state_file: the file of its `TrialState`.
+        lock: the file that the process running it locks.
+        asked: the file of the parameters that Bayesian search chose.
+        run_id: its id in W&B, the same for every try.
     """
 
     index: int
@@ -64,10 +65,10 @@ class Sweep:
     """A planned sweep.
 
     Args:
-        path: its directory, which holds a plan.
+        path: its directory, which contains a plan.
 
     Raises:
-        UserError: if it does not.
+        UserError: if the plan is missing or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,22 +80,24 @@ class Sweep:
             self.id: str = self.plan["id"]
             self.working_directory = Path(self.plan["working_directory"])
         except FileNotFoundError as error:
-            raise UserError(f"{path}: is no sweep's directory: it has no {_PLAN}") from error
+            raise UserError(f"{path}: expected a sweep directory with {_PLAN}, got none.") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path / _PLAN}: is damaged ({type(error).__name__})") from error
+            raise UserError(
+                f"{path / _PLAN} is damaged ({type(error).__name__}). Plan the sweep file again with --out DIR."
+            ) from error
         self.logs = path / "logs"
 
     def __len__(self) -> int:
-        """How many trials it has."""
+        """Return the number of trials."""
         return int(self.plan["count"])
 
     @cached_property
     def indices(self) -> range:
-        """The trials' numbers."""
+        """The indices of the trials."""
         return range(len(self))
 
     def trial(self, index: int) -> PlannedTrial:
-        """A trial by its number."""
+        """Return a trial by its index."""
         asked = self.path / "asked" / f"{index:04d}.json"
         trial = self._parameters(index, asked)
         return PlannedTrial(
@@ -109,7 +112,7 @@ class Sweep:
         )
 
     def trials(self) -> list[PlannedTrial]:
-        """All trials."""
+        """Return all trials in order."""
         return [self.trial(index) for index in range(len(self))]
 
     def _parameters(self, index: int, asked: Path) -> Trial | None:
@@ -121,63 +124,68 @@ class Sweep:
             return None
 
     def typical(self) -> Resolved:
-        """The configs of the first trial, or of one that bayes may choose.
+        """Resolve the configs of the first trial, or of one that Bayesian search may choose.
 
         Raises:
-            UserError: if they have become wrong since they were planned.
+            UserError: if they have become invalid since planning.
         """
         known = self.trial(0).trial
         return self._resolve([known or next(typical(self.file))])[0]
 
     def check_unchanged(self, indices: Iterable[int]) -> None:
-        """See that trials still come to what was planned; not for several threads, and not of bayes' trials.
+        """Verify that trials still resolve to the planned configs.
+
+        Not thread-safe, and skips trials of Bayesian search.
 
         Raises:
-            UserError: if a config that they are made of has changed.
+            UserError: if a config has changed since planning.
         """
         if self.plan.get("format", 1) < _FORMAT:
             raise UserError(
-                f"{self.path}: was planned by diffexp 0.1, whose config keys have other names now; diffexp sweep "
-                "results and status still read it. Plan the sweep file again with --out DIR."
+                f"{self.path}: expected a plan with the current config keys, got one of diffexp 0.1. Plan the sweep "
+                "file again with --out DIR. diffexp sweep results and status still read this plan."
             )
         trials = [self.plan["trials"][index] for index in indices if self.plan["trials"]]
         resolved = self._resolve([Trial(self.file.name, each["parameters"]) for each in trials])
         for each, now in zip(trials, resolved, strict=True):
             if now.digest != each["config"]:
                 raise UserError(
-                    f"{self.path}: trial {each['index']} ({each['name']}): its config comes to something else than "
-                    "when it was planned; put back what has changed, or plan anew with --out DIR"
+                    f"{self.path}: trial {each['index']} ({each['name']}): expected the planned config, got another. "
+                    "Undo the change, or plan the sweep file again with --out DIR."
                 )
 
     def _resolve(self, trials: list[Trial]) -> list[Resolved]:
         try:
-            with chdir(self.working_directory):  # paths in the command mean what they meant
+            with chdir(self.working_directory):  # the command's paths are relative to it
                 load_plugins(self.file.command.plugins)
                 return [resolve(self.file.command, trial) for trial in trials]
         except OSError as error:
-            raise UserError(f"{self.path}: was planned in {self.working_directory}: {error.strerror}") from error
+            raise UserError(
+                f"{self.path}: cannot resolve the trials in {self.working_directory}, where they were planned: "
+                f"{error.strerror}"
+            ) from error
 
     @property
     def devices(self) -> int:
-        """How many devices a trial takes on each node, at most."""
+        """The largest number of devices per node of any trial."""
         devices: list[int] = self.plan["devices"]
         return max(devices)
 
     def check_index(self, index: int) -> None:
-        """Refuse a number that no trial has.
+        """Check that a trial has this index.
 
         Raises:
-            UserError: naming those there are.
+            UserError: if none has.
         """
         if index not in self.indices:
-            raise UserError(f"{self.path}: there is no trial {index}; they are 0 to {len(self) - 1}")
+            raise UserError(f"{self.path}: expected a trial from 0 to {len(self) - 1}, got {index}.")
 
 
 def planned(sweep: SweepFile, seed: int) -> list[tuple[Trial, Resolved]]:
-    """The sweep's trials and their configs, all checked; [] for bayes.
+    """Return the sweep's trials and their validated configs; [] for Bayesian search.
 
     Raises:
-        UserError: for anything wrong with them.
+        UserError: if a trial is invalid.
     """
     trials = known_trials(sweep, seed)
     resolved = check_sweep(sweep, trials)
@@ -187,21 +195,24 @@ def planned(sweep: SweepFile, seed: int) -> list[tuple[Trial, Resolved]]:
 
 
 def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
-    """Plan a sweep in a new directory, or take up the same plan there.
+    """Plan a sweep in a new directory, or open the same plan there.
 
     Raises:
-        UserError: for anything wrong with a trial, or if the directory holds another sweep.
+        UserError: if a trial is invalid, or the directory contains another sweep.
     """
     if (path / _PLAN).exists():
         before = Sweep(path)
         if before.file.text() == sweep_text(sweep) and before.seed != seed:
-            raise UserError(f"{path}: was planned with --seed {before.seed}; give --out DIR for another")
+            raise UserError(
+                f"{path}: expected --seed {before.seed}, as in the plan, got {seed}. "
+                "Pass --out DIR to plan with another seed."
+            )
         if before.file.text() != sweep_text(sweep):
             raise UserError(
-                f"{path}: holds another sweep, or this one before the file or its overrides were changed; "
-                "give --out DIR for this one, or the directory to go on with it"
+                f"{path}: expected the plan of this sweep, got that of another file or of other overrides. "
+                f"Pass --out DIR to plan this sweep, or {path} as FILE to continue the planned one."
             )
-        if not (path / "sweep.yaml").exists():  # whoever planned it was cut off there
+        if not (path / "sweep.yaml").exists():  # planning was interrupted before this file
             atomic_write_text(path / "sweep.yaml", sweep.text())
         return before
     trials = planned(sweep, seed)
@@ -242,7 +253,7 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
 
 
 def sweep_text(sweep: SweepFile) -> str:
-    """The sweep as it stands in a plan."""
+    """Format the sweep as a plan records it."""
     return parse_sweep(_content(sweep), sweep.source).text()
 
 
@@ -254,17 +265,17 @@ def _content(sweep: SweepFile) -> dict[str, Any]:
 def find_sweep_file(
     file: str, target: str | None, overrides: Sequence[str], plugins: Sequence[str]
 ) -> tuple[SweepFile, SweepFile]:
-    """A sweep file as it stands, and with what the command line changes in it.
+    """Read a sweep file; return it unchanged, and with the changes of the command line.
 
     Raises:
-        UserError: for anything wrong with it.
+        UserError: if it is missing or invalid.
     """
     before = read_sweep(find_file(file))
     return before, on_other(before, target, overrides, plugins)
 
 
 def find_file(name: str) -> Path:
-    """The sweep file that a path, or the name of a ready sweep ("timesteps"), means.
+    """Find the sweep file of a path, or of the name of a ready sweep ("timesteps").
 
     Raises:
         UserError: if there is none.
@@ -280,13 +291,13 @@ def find_file(name: str) -> Path:
 
 
 def shipped_sweeps() -> Path:
-    """The folder of the ready sweeps: inside an installed package, else at the top of the checkout."""
+    """Return the folder of the ready sweeps: inside the installed package, else at the root of the checkout."""
     installed = Path(__file__).parent / "files"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "sweeps"
 
 
 def open_sweep(file: str) -> Sweep:
-    """The planned sweep that a directory, or a sweep file planned in the usual place, means.
+    """Open the planned sweep in a directory, or that of a sweep file in its default directory.
 
     Raises:
         UserError: if there is none.
@@ -296,10 +307,10 @@ def open_sweep(file: str) -> Sweep:
             return Sweep(path)
     usual = usual_directory(read_sweep(find_file(file)))
     if not usual.is_dir():
-        raise UserError(f"{file}: is not planned yet (there is no {usual}): diffexp sweep plan {file}")
+        raise UserError(f"{file}: expected a planned sweep, got no {usual}. Run diffexp sweep plan {file}.")
     return Sweep(usual)
 
 
 def usual_directory(sweep: SweepFile) -> Path:
-    """Where a sweep goes when nothing else is said."""
+    """Return the default directory of a sweep."""
     return Path("runs") / sweep.name

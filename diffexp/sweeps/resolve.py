@@ -1,4 +1,4 @@
-"""What a trial comes to: its configs, with everything filled in."""
+"""Trials resolved to complete configs."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -16,11 +16,11 @@ from diffexp.sweeps.spec.command import Command
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a trial comes to.
+    """The resolved configs of a trial.
 
     Attributes:
-        experiment: what it trains, or has trained.
-        request: what it evaluates; None for a training.
+        experiment: the experiment that it trains, or whose model it evaluates.
+        request: the evaluation; None for a training.
     """
 
     experiment: Experiment
@@ -28,32 +28,32 @@ class Resolved:
 
     @property
     def text(self) -> str:
-        """The resolved config, as a file for the command that the trial runs."""
+        """The resolved config as YAML for the command that the trial runs."""
         if self.request is None:
             return config_text(self.experiment)
         return as_yaml(replace(self.request, out=None))
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits of the resolved config."""
+        """The first twelve hexadecimal digits of the SHA-256 of `text`."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
     @property
     def devices(self) -> int:
-        """How many devices it takes on each node."""
+        """The number of devices per node."""
         return self.experiment.training.devices if self.request is None else 1
 
     @property
     def nodes(self) -> int:
-        """How many nodes it takes."""
+        """The number of nodes."""
         return self.experiment.training.num_nodes if self.request is None else 1
 
 
 def resolve(command: Command, trial: Trial) -> Resolved:
-    """The configs of a trial.
+    """Resolve the configs of a trial.
 
     Raises:
-        UserError: for anything wrong with them.
+        UserError: if they are invalid.
     """
     if command.kind == "train":
         return Resolved(load_experiment(command.target, command.overrides, trial))
@@ -61,14 +61,16 @@ def resolve(command: Command, trial: Trial) -> Resolved:
     trained = amended(load_experiment(_run_of(command.target)), data)
     request = load_evaluate_request(command.table, rest, trained, trial)
     if request.sampler is None:
-        raise UserError("sampler: is required: a trial of diffexp evaluate scores one")
+        raise UserError("sampler: expected one sampler, which each trial of diffexp evaluate scores, got none.")
     return Resolved(trained, request)
 
 
 def _run_of(target: str) -> str:
-    """The run that a run's directory or a checkpoint in it names."""
+    """Return the run directory of a run or of a checkpoint in it."""
     path = Path(target)
     run = path.parent.parent if path.suffix == ".ckpt" else path
     if not (run / "config.yaml").is_file():
-        raise UserError(f"command: {target} is no run, or no checkpoint of one; train it first, or give --config RUN")
+        raise UserError(
+            f"command: expected a run or a checkpoint in one, got {target}. Train it first, or pass --config RUN."
+        )
     return str(run)

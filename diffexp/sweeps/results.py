@@ -1,4 +1,4 @@
-"""What a sweep has found: a row a trial, sorted by the mean of its setting, and the best setting's config."""
+"""The results of a sweep: one row per trial, sorted by the mean of its setting, and the best setting's config."""
 
 import csv
 import io
@@ -25,11 +25,11 @@ from diffexp.sweeps.state import TrialState, history, read_state
 
 @dataclass(frozen=True)
 class Row:
-    """A trial.
+    """A trial and its result.
 
     Attributes:
-        value: the last one of the sweep's metric; None before it is logged, and of a trial that failed: what it logged
-            before is no result.
+        value: the last value of the sweep's metric; None before it is logged, and for a failed trial, whose earlier
+            values are not a result.
     """
 
     index: int
@@ -41,11 +41,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """Trials that differ in seeds alone: one setting, several draws of its result.
+    """Trials that differ only in seeds: one setting with several samples of its result.
 
     Attributes:
-        name: of its trials, without their seeds.
-        rows: by index.
+        name: the name of its trials without their seeds.
+        rows: its trials in order of their index.
     """
 
     name: str
@@ -53,21 +53,21 @@ class Setting:
 
     @property
     def values(self) -> list[float]:
-        """Of the trials that have one."""
+        """The values of the trials that have one."""
         return [row.value for row in self.rows if row.value is not None]
 
     @property
     def mean(self) -> float | None:
-        """Over the trials that have a value."""
+        """The mean over the trials that have a value; None if none has."""
         return fmean(self.values) if self.values else None
 
     @property
     def is_complete(self) -> bool:
-        """Whether every trial has a value: the mean over some of the seeds may be that of the lucky ones."""
+        """Whether every trial has a value; the mean over some of the seeds may be over the lucky ones."""
         return len(self.values) == len(self.rows)
 
     def summary(self) -> str:
-        """``0.94``; of seeds ``0.94 ± 0.09, 5 seeds``, with their standard deviation, or ``0.94, 1 of 3 seeds``."""
+        """Format the mean: ``0.94``, ``0.94 ± 0.09, 5 seeds`` (standard deviation) or ``0.94, 1 of 3 seeds``."""
         if not self.values:
             return ""
         spread = f" ± {stdev(self.values):.2g}" if len(self.values) > 1 else ""
@@ -77,7 +77,7 @@ class Setting:
 
 
 def settings(sweep: Sweep) -> list[Setting]:
-    """The settings that were tried, the best mean first; those that lack a seed's value behind those that do not."""
+    """Return the settings, best mean first; incomplete settings come after complete ones."""
     found: dict[str, Setting] = {}
     for row in _known(sweep):
         parameters = {key: value for key, value in row.parameters.items() if not is_seed(key)}
@@ -94,7 +94,7 @@ def settings(sweep: Sweep) -> list[Setting]:
 
 
 def rows(sweep: Sweep) -> list[Row]:
-    """All trials that are known, setting by setting, those of the best one first."""
+    """Return all known trials, grouped by setting, best setting first."""
     return [row for setting in settings(sweep) for row in setting.rows]
 
 
@@ -129,14 +129,14 @@ def _value(sweep: Sweep, planned: PlannedTrial) -> float | None:
 
 
 def best_value(sweep: Sweep) -> float | None:
-    """The best value that a single trial has so far, of whatever seed: what W&B compares with metric.target."""
+    """Return the best value of any single trial so far, which W&B compares with metric.target."""
     metric = sweep.file.metric
     values = [row.value for row in _known(sweep) if row.value is not None]
     return None if metric is None or not values else min(values, key=metric.better)
 
 
 def is_target_reached(sweep: Sweep) -> bool:
-    """Whether a trial has reached metric.target: W&B begins no further trials then."""
+    """Whether a trial has reached metric.target, after which W&B starts no further trials."""
     metric, best = sweep.file.metric, best_value(sweep)
     if metric is None or metric.target is None or best is None:
         return False
@@ -144,7 +144,7 @@ def is_target_reached(sweep: Sweep) -> bool:
 
 
 def best_setting(sweep: Sweep) -> Setting | None:
-    """The setting with the best mean so far; None if there is only one, as a seed is no setting to choose."""
+    """Return the setting with the best mean so far; None if trials differ only in seeds or none has a value."""
     found = settings(sweep)
     if sweep.file.metric is None or not found or found[0].mean is None:
         return None
@@ -152,25 +152,25 @@ def best_setting(sweep: Sweep) -> Setting | None:
 
 
 def best_config(sweep: Sweep) -> str:
-    """The config of the best setting, a file for the command that its trials run.
+    """Return the best setting's config as a file for the command that its trials run.
 
-    The setting is the one with the best mean over its seeds, and the config that of its first seed with a value: the
-    luckiest one would promise what another seed does not keep.
+    The best setting has the best mean over its seeds. The config is that of its first seed with a value, because the
+    result of the luckiest seed would be biased.
 
     Raises:
-        UserError: if there is none yet, or the trials differ in seeds alone.
+        UserError: if there is none yet, or the trials differ only in seeds.
     """
     metric, best = sweep.file.metric, best_setting(sweep)
     if metric is None:
-        raise UserError(f"{sweep.path}: the sweep file has no metric to be best by")
+        raise UserError(f"{sweep.path}: metric: expected one to choose the best setting by, got none.")
     if best is None and any(setting.values for setting in settings(sweep)):
         (only,) = settings(sweep)
         raise UserError(
-            f"{sweep.path}: expected settings to choose from, got trials that differ in seeds alone "
-            f"({metric.name}: {only.summary()}). Use any of their configs"
+            f"{sweep.path}: expected settings to choose from, got trials that differ only in seeds "
+            f"({metric.name}: {only.summary()}). Use any of their configs."
         )
     if best is None:
-        raise UserError(f"{sweep.path}: no trial has logged {metric.name} yet")
+        raise UserError(f"{sweep.path}: expected a trial that has logged {metric.name}, got none yet. Run the sweep.")
     command = sweep.file.command
     row = next(row for row in best.rows if row.value is not None)
     head = f"# trial {row.index} of {sweep.path}, {row.name}: {metric.name} = {row.value:.6g}\n"
@@ -183,7 +183,7 @@ def best_config(sweep: Sweep) -> str:
 
 
 def _config_that_ran(sweep: Sweep, index: int) -> str:
-    """The config in the trial's run directory, no longer that of a trial: without a comment, and with other names."""
+    """Return the config in the trial's run directory as one of an independent run: no comment, and other names."""
     run = sweep.trial(index).run
     assert run is not None
     if sweep.file.command.kind == "train":
@@ -194,7 +194,7 @@ def _config_that_ran(sweep: Sweep, index: int) -> str:
 
 
 def told_value(row: Row) -> str:
-    """``", 0.536"``, or nothing."""
+    """Format a row's value as ``", 0.536"``, or an empty string."""
     return "" if row.value is None else f", {row.value:.4g}"
 
 
@@ -204,7 +204,7 @@ def _path(sweep: Sweep, index: int) -> Path | None:
 
 
 def as_records(sweep: Sweep) -> list[dict[str, Any]]:
-    """One flat record a trial, for CSV and JSON."""
+    """Return one flat record per trial, for CSV and JSON."""
     metric = sweep.file.metric
     return [
         {
@@ -223,7 +223,7 @@ def as_records(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def as_csv(sweep: Sweep) -> str:
-    """The records as CSV."""
+    """Format the records as CSV."""
     records = as_records(sweep)
     if not records:
         return ""
@@ -235,14 +235,14 @@ def as_csv(sweep: Sweep) -> str:
 
 
 def as_json(sweep: Sweep) -> str:
-    """The records as JSON."""
+    """Format the records as JSON."""
     return json.dumps(as_records(sweep), indent=1) + "\n"
 
 
 def as_table(sweep: Sweep) -> str:
-    """The records as a Markdown table: what was swept, what came out, and what it took.
+    """Format the records as a Markdown table: swept parameters, metric, state, steps and seconds.
 
-    Where there are several seeds, a column has the mean of each setting over them.
+    With several seeds, one column contains each setting's mean over them.
     """
     metric, found = sweep.file.metric, rows(sweep)
     means = {each.rows[0].index: each.summary() for each in settings(sweep) if len(each.rows) > 1}
@@ -265,11 +265,11 @@ def _shown(value: Any) -> str:
 
 
 def status_text(sweep: Sweep, gone: Collection[int] = ()) -> str:
-    """How a sweep stands: how many trials in which state, and a line for each that is not done or waiting.
+    """Format a sweep's status: the number of trials in each state, and a line for each active or unfinished one.
 
     Args:
         sweep: the sweep.
-        gone: trials that are on record as running, but are not.
+        gone: trials that are recorded as running but are not.
     """
     found = sorted(rows(sweep), key=lambda row: row.index)
     for row in found:

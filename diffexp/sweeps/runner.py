@@ -1,6 +1,6 @@
-"""One try at a trial: its training (or evaluation) as a process, watched, and what becomes of it on record.
+"""One try of a trial: run its training (or evaluation) in a process, monitor it, and record the outcome.
 
-The same function runs a trial on a laptop and inside a Slurm job, so that both keep the same records.
+The same function runs a trial on a laptop and inside a Slurm job, so both write the same records.
 """
 
 import json
@@ -22,17 +22,17 @@ from diffexp.sweeps.spec.file import SweepMetric
 from diffexp.sweeps.state import ENDED, TrialState, history, locked, past_trials, progress, read_state, write_state
 from diffexp.system.files import atomic_write_text
 
-# A trial that crashes so often without getting a step further has failed.
+# A trial fails after so many successive crashes without a further step.
 FRUITLESS_LIMIT = 3
-_POLL = 0.2  # seconds between two looks at the process
-_LOOK = 2.0  # seconds between two looks at its metrics
-_PATIENCE = 1.0  # seconds to wait for a trial's lock, which whoever looks at a running one takes for a moment
-_INSIST = 5.0  # seconds after which a process that was told to stop is told again
+_POLL = 0.2  # seconds between two checks of the process
+_LOOK = 2.0  # seconds between two checks of its metrics
+_PATIENCE = 1.0  # seconds to wait for a trial's lock, which a status check takes for a moment
+_INSIST = 5.0  # seconds between two stop signals to a process
 
-# "taken": another process runs it; "again": it is to be tried again; "over": nothing is left to do.
+# "taken": another process runs it; "again": try it again; "over": nothing is left to do.
 Verdict = Literal["over", "again", "taken"]
 
-# The file that `diffexp sweep cancel` leaves, so that what is stopped does not begin again.
+# The file that `diffexp sweep cancel` writes, so that stopped trials do not restart.
 CANCELLED = "cancelled"
 
 _asking = threading.Lock()
@@ -40,11 +40,11 @@ _asking = threading.Lock()
 
 @dataclass
 class Stop:
-    """What the outside asks of running trials.
+    """Requests to running trials to stop.
 
     Attributes:
-        asked: to end at the next step boundary, with a checkpoint.
-        now: to end at once, from where the last checkpoint is.
+        asked: stop at the next step boundary, with a checkpoint.
+        now: stop immediately; a resume starts from the latest checkpoint.
     """
 
     asked: bool = False
@@ -52,18 +52,18 @@ class Stop:
 
 
 def try_trial(sweep: Sweep, index: int, environment: Mapping[str, str], stop: Stop) -> Verdict:
-    """Run a trial, or resume it from its latest checkpoint, unless nothing is left to do.
+    """Run a trial, or resume it from its latest checkpoint, unless it has ended.
 
     Args:
         sweep: the sweep.
-        index: of the trial.
-        environment: of the process.
-        stop: asks to end it at the next step boundary, with a checkpoint.
+        index: the trial's index.
+        environment: the environment of its process.
+        stop: requests to stop it.
     """
     with locked(sweep.trial(index), patience=_PATIENCE) as lock:
         if lock is None:
             return "taken"
-        planned = sweep.trial(index)  # another process may have asked bayes for it meanwhile
+        planned = sweep.trial(index)  # another process may have chosen its parameters meanwhile
         record = read_state(planned)
         if record.state in ENDED:
             return "over"
@@ -77,7 +77,7 @@ def try_trial(sweep: Sweep, index: int, environment: Mapping[str, str], stop: St
 
 
 def _asked(sweep: Sweep, planned: PlannedTrial) -> PlannedTrial:
-    """The trial; asks bayes for its parameters where that has not been done."""
+    """Return the trial, after Bayesian search has chosen its parameters if it had none."""
     with _asking:
         planned = sweep.trial(planned.index)
         if planned.trial is None:
@@ -87,7 +87,7 @@ def _asked(sweep: Sweep, planned: PlannedTrial) -> PlannedTrial:
 
 
 def command_of(sweep: Sweep, planned: PlannedTrial) -> list[str]:
-    """The command line of a trial: that of the sweep file, with its run directory."""
+    """Return the command line of a trial: that of the sweep file with the trial's run directory."""
     assert planned.trial is not None
     assert planned.run is not None
     words = sweep.file.command.arguments(planned.trial)
@@ -100,7 +100,7 @@ def command_of(sweep: Sweep, planned: PlannedTrial) -> list[str]:
 def _run(
     sweep: Sweep, planned: PlannedTrial, record: TrialState, environment: Mapping[str, str], stop: Stop, lock: int
 ) -> Verdict:
-    # counted before it starts: whatever happens to this process, the try is not forgotten
+    # counted before it starts, so that the try counts even if this process is killed
     record = replace(
         record,
         state="running",
@@ -114,12 +114,12 @@ def _run(
     watch = _Watch(sweep, planned)
     started = time.monotonic()
     process = start(sweep, planned, environment, lock)
-    told = -_INSIST
+    signalled = -_INSIST
     while process.poll() is None:
         ended_early = watch.stops()
-        if (stop.asked or ended_early) and time.monotonic() - told > _INSIST:
-            process.send_signal(signal.SIGTERM)  # again and again: it may have come before anyone listened
-            told = time.monotonic()
+        if (stop.asked or ended_early) and time.monotonic() - signalled > _INSIST:
+            process.send_signal(signal.SIGTERM)  # repeated, because the process may not have had a handler yet
+            signalled = time.monotonic()
         if stop.now:
             process.kill()
         time.sleep(_POLL)
@@ -135,14 +135,14 @@ def _run(
 
 
 def _settle(record: TrialState, *, asked: bool, cancelled: bool, early: bool) -> Verdict:
-    """Say in the record what has become of a try that has ended, and whether another is wanted."""
+    """Record the outcome of a try that has ended; return whether to try again."""
     verdict: Verdict = "over"
     if record.exit_code == 0:
         record.state, record.fruitless = "done", 0
     elif early:
         record.state = "stopped"
     elif asked or cancelled:
-        record.fruitless = max(0, record.fruitless - 1)  # a try that was not let go on says nothing
+        record.fruitless = max(0, record.fruitless - 1)  # a try that was stopped does not count as a crash
         record.state, verdict = ("cancelled", "over") if cancelled else ("interrupted", "again")
     elif record.exit_code == 2 or record.fruitless >= FRUITLESS_LIMIT:
         record.state = "failed"
@@ -154,9 +154,9 @@ def _settle(record: TrialState, *, asked: bool, cancelled: bool, early: bool) ->
 def start(
     sweep: Sweep, planned: PlannedTrial, environment: Mapping[str, str], lock: int | None = None
 ) -> "subprocess.Popen[bytes]":
-    """Start a trial's process, in a session of its own: Ctrl-C in the terminal reaches it through us alone."""
+    """Start a trial's process in a new session, so that Ctrl-C in the terminal does not reach it directly."""
     planned.log.parent.mkdir(parents=True, exist_ok=True)
-    # where an earlier training of whoever started the sweep has told its own other processes to go
+    # an earlier training in this process may have set it for its own other processes
     environment = {name: value for name, value in environment.items() if name != RUN_VARIABLE}
     with planned.log.open("ab") as out:
         return subprocess.Popen(
@@ -172,7 +172,7 @@ def start(
 
 
 class _Watch:
-    """Looks at a running trial's metric now and then, and decides about its early termination."""
+    """Checks a running trial's metric periodically and decides on its early termination."""
 
     def __init__(self, sweep: Sweep, planned: PlannedTrial) -> None:
         self.sweep = sweep
@@ -182,7 +182,7 @@ class _Watch:
         self._known = -1
 
     def stops(self) -> bool:
-        """Whether it is to end."""
+        """Whether the trial should end early."""
         rule, metric = self.sweep.file.hyperband, self.sweep.file.metric
         if self.stopped or rule is None or metric is None or time.monotonic() - self._looked < _LOOK:
             return self.stopped

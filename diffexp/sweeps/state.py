@@ -1,4 +1,4 @@
-"""How each trial stands: one small file a trial, written by whoever runs it, and a lock while it does."""
+"""The state of each trial: one small file per trial, written by the process that runs it and holds its lock."""
 
 import fcntl
 import json
@@ -17,28 +17,30 @@ from diffexp.sweeps.search.tpe import PastTrial
 from diffexp.sweeps.spec.file import SweepMetric
 from diffexp.system.files import atomic_write_text
 
-# pending: not begun; interrupted: asked to stop, goes on from its checkpoint; lost: ended without a word;
-# stopped: by early termination; cancelled: by `diffexp sweep cancel`
+# pending: not started; interrupted: stopped on request or crashed, resumes from its checkpoint; lost: ended without
+# a record; stopped: by early termination; cancelled: by `diffexp sweep cancel`
 State = Literal["pending", "running", "interrupted", "lost", "done", "stopped", "failed", "cancelled"]
 
-# States in which nothing is left to do.
+# States of trials that do not run again.
 ENDED: tuple[State, ...] = ("done", "stopped", "failed")
 
 
 @dataclass
 class TrialState:
-    """How a trial stands.
+    """The recorded state of a trial.
 
     Attributes:
-        state: see `State`.
-        tries: how often it was begun.
-        fruitless: how many tries in a row, the last included, have ended without getting a step further.
-        from_step: the step that the last try began at.
-        step: optimiser steps (or blocks of images) done, of `steps`.
-        seconds: that it has run, all tries together.
-        exit_code: of the last try.
-        began: when the last try began, seconds since 1970.
-        host, job: where: the machine, and the Slurm job.
+        state: one of `State`.
+        tries: the number of tries started.
+        fruitless: the number of successive tries, including the last, that ended without a further step.
+        from_step: the step at which the last try started.
+        step: optimiser steps (or blocks of images) done.
+        steps: optimiser steps (or blocks of images) in total.
+        seconds: run time over all tries.
+        exit_code: the exit code of the last try.
+        began: the start of the last try, in seconds since 1970.
+        host: the machine of the last try.
+        job: the Slurm job of the last try.
     """
 
     state: State = "pending"
@@ -55,12 +57,12 @@ class TrialState:
 
 
 def read_state(trial: PlannedTrial) -> TrialState:
-    """How a trial stands."""
+    """Read the state of a trial."""
     try:
         record = TrialState(**json.loads(trial.state_file.read_text()))
     except FileNotFoundError:
         return TrialState()
-    except (ValueError, TypeError):  # cut off by a loss of power: the run's own files say how far it is
+    except (ValueError, TypeError):  # truncated by a power failure; the run's own files still record its progress
         return TrialState("lost")
     if record.state == "running" and record.host == os.uname().nodename and not _is_locked(trial):
         record.state = "lost"
@@ -70,17 +72,17 @@ def read_state(trial: PlannedTrial) -> TrialState:
 
 
 def write_state(trial: PlannedTrial, record: TrialState) -> None:
-    """Keep how a trial stands."""
+    """Write the state of a trial atomically."""
     atomic_write_text(trial.state_file, json.dumps(asdict(record)) + "\n")
 
 
 def left(sweep: Sweep) -> list[PlannedTrial]:
-    """The trials that have not ended."""
+    """Return the trials that have not ended."""
     return [trial for trial in sweep.trials() if read_state(trial).state not in ENDED]
 
 
 def progress(trial: PlannedTrial) -> tuple[int, int]:
-    """Steps done and wanted, as the run's own status.json tells; (0, 0) before it has begun."""
+    """Return (steps done, steps in total) from the run's status.json; (0, 0) before it has started."""
     if trial.run is None:
         return 0, 0
     try:
@@ -91,7 +93,7 @@ def progress(trial: PlannedTrial) -> tuple[int, int]:
 
 
 def history(trial: PlannedTrial, metric: SweepMetric) -> list[float]:
-    """A metric of a trial in the order in which it was logged."""
+    """Return the values of a trial's metric in the order in which they were logged."""
     if trial.run is None:
         return []
     name = current_metric_name(metric.name)
@@ -99,7 +101,7 @@ def history(trial: PlannedTrial, metric: SweepMetric) -> list[float]:
 
 
 def past_trials(sweep: Sweep) -> list[PastTrial]:
-    """The trials that bayes has been asked for, as it learns from them."""
+    """Return the trials with known parameters, as Bayesian search learns from them."""
     metric = sweep.file.metric
     assert metric is not None
     found = []
@@ -114,7 +116,7 @@ def past_trials(sweep: Sweep) -> list[PastTrial]:
 
 
 def retry(sweep: Sweep) -> list[int]:
-    """Make the failed trials pending again; which they are."""
+    """Reset the failed trials to pending and return their indices."""
     failed = []
     for trial in sweep.trials():
         record = read_state(trial)
@@ -126,10 +128,10 @@ def retry(sweep: Sweep) -> list[int]:
 
 
 def stop_orphan(trial: PlannedTrial) -> None:
-    """Ask a trial's training on this machine to stop, also where whoever watched it was killed."""
+    """Signal a trial's training on this machine to stop, even if its supervisor was killed."""
     record = read_state(trial)
     if record.state == "running" and record.host == os.uname().nodename and trial.run is not None:
-        with suppress(OSError, ValueError, KeyError):  # it has not begun, or has just ended
+        with suppress(OSError, ValueError, KeyError):  # it has not started, or has just ended
             os.kill(json.loads(trial.run.status.read_text())["pid"], signal.SIGTERM)
 
 
@@ -138,10 +140,10 @@ def stop_orphan(trial: PlannedTrial) -> None:
 
 @contextmanager
 def locked(trial: PlannedTrial, patience: float = 0.0) -> Iterator[int | None]:
-    """Hold a trial's lock; gives its file descriptor, or None if another process has it for longer than `patience`.
+    """Hold a trial's lock; yield its file descriptor, or None if another process holds it longer than `patience`.
 
-    A process that is handed the descriptor holds the lock as well, until both have ended, however they end: a
-    training whose supervisor was killed is not begun a second time beside itself.
+    A child process that inherits the descriptor also holds the lock, which is free once both have ended in any way.
+    So a training whose supervisor was killed is never started a second time while it runs.
     """
     trial.lock.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(trial.lock, os.O_RDWR | os.O_CREAT, 0o666)
@@ -159,7 +161,7 @@ def _take(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a network file system without locks: Slurm runs an array's task once anyway
+    except OSError:  # a network file system without locks; Slurm runs each array task only once anyway
         return True
     return True
 

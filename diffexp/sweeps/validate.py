@@ -1,4 +1,4 @@
-"""A sweep against our own schemas, before anything runs: a misspelt key must not cost 200 jobs."""
+"""Validation of a sweep against diffexp's schemas before anything runs, so that a misspelt key costs no jobs."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,29 +16,29 @@ from diffexp.sweeps.resolve import Resolved, resolve
 from diffexp.sweeps.spec.file import SweepFile, parse_sweep
 from diffexp.sweeps.spec.parameters import nested
 
-# Where a run goes, and what it is called, is the sweep's to say.
+# Keys that the sweep sets itself: the directory and the name of each run.
 _OURS = ("run_dir", "runs_dir", "out", "name")
 
 
 def check_sweep(sweep: SweepFile, trials: Sequence[Trial]) -> list[Resolved]:
-    """Check every trial that is known, and what others may come to.
+    """Validate every known trial, and typical values of trials that a search will choose.
 
     Returns:
         The configs of the known trials.
 
     Raises:
-        UserError: naming the file and the trial.
+        UserError: if a trial is invalid; names the file and the trial.
     """
     load_plugins(sweep.command.plugins)
     for word in sweep.command.overrides:
         if word.partition("=")[0] in _OURS:
-            raise UserError(f"{sweep.source}: command: {word}: where a trial goes is the sweep's to say")
+            raise UserError(f"{sweep.source}: command: {word}: the sweep sets this key itself. Remove it.")
         for parameter in sweep.parameters:
             if parameter.key == word.partition("=")[0]:
-                raise UserError(f"{sweep.source}: {word}: {parameter.key} is swept, so that this would say nothing")
+                raise UserError(f"{sweep.source}: {word}: has no effect, because {parameter.key} is swept. Remove it.")
     for parameter in sweep.parameters:
         if parameter.path[0] in (*_OURS, "wandb"):
-            raise UserError(f"{sweep.source}: parameters.{parameter.key}: is the sweep's to say")
+            raise UserError(f"{sweep.source}: parameters.{parameter.key}: the sweep sets this key itself. Remove it.")
     everything = [*trials, *typical(sweep)]
     found = []
     for trial in tqdm(everything, desc=f"check {sweep.name}", unit="trial", delay=2, leave=False):
@@ -48,13 +48,13 @@ def check_sweep(sweep: SweepFile, trials: Sequence[Trial]) -> list[Resolved]:
         except UserError as error:
             raise UserError(f"{sweep.source}: {trial.name}: {error}") from error
         if problem is not None:
-            raise UserError(f"{sweep.source}: metric.name: {problem} (in {trial.name})")
+            raise UserError(f"{sweep.source}: metric.name: {problem} (in {trial.name}).")
         found.append(resolved)
     return found[: len(trials)]
 
 
 def typical(sweep: SweepFile) -> Iterator[Trial]:
-    """For a search: each parameter at its ends, the others at theirs in turn."""
+    """Yield trials that test the ends of every parameter of a random or Bayesian search; none for a grid."""
     if sweep.method == "grid":
         return
     for place in range(max(len(parameter.typical()) for parameter in sweep.parameters)):
@@ -63,12 +63,13 @@ def typical(sweep: SweepFile) -> Iterator[Trial]:
 
 
 def on_other(sweep: SweepFile, target: str | None, overrides: Sequence[str], plugins: Sequence[str]) -> SweepFile:
-    """The sweep with another config or run, more overrides and plugins.
+    """Return the sweep with another config or run, further overrides and plugins.
 
-    With another config its name says so. A metric of scores becomes the one that is logged then.
+    Another config or run is appended to the sweep's name. A score metric that it does not log is replaced by its
+    default one.
 
     Raises:
-        UserError: for anything wrong with them.
+        UserError: if they are invalid.
     """
     if target is None and not overrides and not plugins:
         return sweep
@@ -91,7 +92,7 @@ def on_other(sweep: SweepFile, target: str | None, overrides: Sequence[str], plu
 
 
 def metric_of(changed: SweepFile, before: SweepFile) -> str | None:
-    """A line that tells that the metric is another one now, or None."""
+    """Return a line that reports a changed metric, or None."""
     one, two = before.metric, changed.metric
     if one is None or two is None or one.name == two.name:
         return None

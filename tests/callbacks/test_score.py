@@ -196,5 +196,5 @@ def test_a_model_that_makes_nan_is_told(tmp_path):
 
 
 def test_too_few_images_are_refused_at_once(tmp_path):
-    with pytest.raises(UserError, match=r"score\.count: 30 images are too few"):
+    with pytest.raises(UserError, match=r"score\.count: expected at least 40 images"):
         score(tmp_path, count=30)

@@ -21,7 +21,7 @@ def test_the_same_images_have_distance_0_and_are_told_to_be_copies():
     assert scores["fd"].value < 1e-6
     assert scores["precision"].value == scores["recall"].value == 1
     assert (scores["nn_distance_ratio"].value, scores["memorized_fraction"].value) == (0, 1)
-    assert "are they copies?" in scores.warnings()[0]
+    assert "whether they are copies" in scores.warnings()[0]
 
 
 def test_some_copies_are_noticed_too():
@@ -129,7 +129,7 @@ def test_a_score_is_told_with_all_that_is_needed_to_read_it():
 
 def test_too_few_images_are_refused():
     with pytest.raises(
-        UserError, match=r"score\.count: 100 images are too few for the 128 features .* take 128 or more"
+        UserError, match=r"score\.count: expected at least 128 images for the 128 features .*, got 100\."
     ):
         check_count(100, fashion_mnist_extractor(), "score.count")
 

@@ -25,7 +25,7 @@ def test_scores_of_an_earlier_evaluation_are_taken_if_they_have_every_metric(tmp
     resumed = table()
     resumed.resume(tmp_path, ["fd", "kd"])
     assert resumed.entries[0].repeats == [scores]
-    with pytest.raises(UserError, match=r"was scored without black_images\. Give another out to score it\."):
+    with pytest.raises(UserError, match=r"expected scores by all metrics, got .* without black_images\. Set out="):
         table().resume(tmp_path, ["fd", "black_images"])
 
 

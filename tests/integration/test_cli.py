@@ -320,7 +320,7 @@ def test_wandb_without_an_answer_is_recorded_offline(tmp_path, monkeypatch):
     # nothing listens on this port of this machine
     server = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     done = diffexp("train", "digits", *overrides, cwd=tmp_path, **server)
-    assert "W&B cannot be reached, so it is recorded offline in run/wandb" in done.stderr
+    assert "W&B cannot be reached, so the run is recorded offline in run/wandb" in done.stderr
     (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     assert next(offline.glob("run-*.wandb")).stat().st_size > 1000
     assert [row["step"] for row in metrics(tmp_path / "run")] == [2]

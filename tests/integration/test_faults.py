@@ -173,7 +173,7 @@ def test_a_server_that_is_broken_from_the_start(tmp_path, answers, mode, undistu
     done = diffexp("train", "digits", *LONG, "loggers=[csv,wandb]", "run_dir=run", cwd=tmp_path, **address)
     server.shutdown()
     assert time.monotonic() - began < 120
-    assert "W&B cannot be reached, so it is recorded offline" in done.stderr
+    assert "W&B cannot be reached, so the run is recorded offline" in done.stderr
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
     assert_same(state(tmp_path / "run"), state(undisturbed))
 

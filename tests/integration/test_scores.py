@@ -160,7 +160,7 @@ def test_what_was_computed_stays_when_less_or_more_is_asked_for(table, run, cach
 
 def test_another_evaluation_in_the_folder_is_refused(table, run, cache):
     done = diffexp("evaluate", "run", *TABLE, "seed=1", f"out={table[1]}", cwd=run.parent, expect=2, **cache)
-    assert "holds an evaluation with another seed" in done.stderr
+    assert "with another seed. Set out=…" in done.stderr
 
 
 @pytest.mark.slow
@@ -241,9 +241,9 @@ PIXELS = torch.zeros(50, 8, 8, dtype=torch.uint8).numpy()
         ({"images": PIXELS.astype(np.float32)}, [], "images is float32, but pixels are uint8"),
         ({"other": PIXELS}, [], "holds other, but no array images or arr_0"),
         ({"images": PIXELS[0]}, [], r"must be (N, H, W) or (N, H, W, C)"),
-        ({"images": PIXELS[:10]}, [], "10 images are too few for the 32 features of digits_v1"),
+        ({"images": PIXELS[:10]}, [], "at least 40 images for the 32 features of digits_v1, got 10"),
         ({"images": PIXELS}, ["count=60"], "count: 60, but images.npz holds 50 images"),
-        ({"images": np.zeros((50, 9, 9), np.uint8)}, [], "digits_v1 was trained on images (1, 8, 8)"),
+        ({"images": np.zeros((50, 9, 9), np.uint8)}, [], "digits_v1: expected images (1, 8, 8)"),
         ({"images": PIXELS}, ["extractor.name=nothing"], "there is no extractor 'nothing' (known: classifier, clip"),
         ({"images": PIXELS}, ["extractor.name=classifier"], "extractor.weights: is required"),
         ({"images": PIXELS}, ["reference.cache=images.npz/x"], "cannot be written"),
@@ -274,9 +274,9 @@ def test_files_that_are_no_images_of_one_size_are_told(tmp_path, cache):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["score.extractor.name=fashion_mnist_v1"], "fashion_mnist_v1 was trained on images (1, 32, 32)"),
-        (["score.count=20"], "score.count: 20 images are too few for the 32 features"),
-        (["score.extractor={'name': 'inception', 'weights': 'no.pth'}"], "no.pth; fetch it from https://"),
+        (["score.extractor.name=fashion_mnist_v1"], "fashion_mnist_v1: expected images (1, 32, 32)"),
+        (["score.count=20"], "score.count: expected at least 40 images for the 32 features"),
+        (["score.extractor={'name': 'inception', 'weights': 'no.pth'}"], "no.pth. Download it from https://"),
         (["score.reference.cache=/dev/null/x"], "reference.cache: /dev/null cannot be written"),
         (["ema=null", "sample_grid=null"], "score.weights: must be raw when ema is null"),
         (["score.samplers.a=null"], "score.samplers: must name at least one"),

@@ -229,7 +229,7 @@ def test_trials_on_two_devices_each(cluster, tmp_path, monkeypatch):
     two = ("training.devices=2", "training.accelerator=cpu", "training.max_steps=200")
     sweep = Faulty(cluster, tmp_path, *two)
     refused = sweep.submit("gpus=1", expect=2).stderr
-    assert "gpus: 1, but a trial uses training.devices = 2" in refused
+    assert "gpus: expected 2, the training.devices of a trial, got 1" in refused
     sweep.submit("gpus=2", "max_parallel=1")
     sweep.wait_until_saved(0)
     # one of its two processes dies: both end, and the trial goes on from its checkpoint

@@ -101,7 +101,7 @@ def test_a_plan_does_not_change(finished):
     folder, _ = finished
     plan = (folder / "runs" / "s" / "plan.json").read_bytes()
     refused = sweep("plan", "s.yaml", "optim.eps=1e-7", cwd=folder, expect=2).stderr
-    assert "runs/s: holds another sweep, or this one before" in refused
+    assert "runs/s: expected the plan of this sweep, got that of another file" in refused
     sweep("plan", "s.yaml", cwd=folder)
     assert "a plan does not change" in sweep("run", "runs/s", "optim.eps=1e-7", cwd=folder, expect=2).stderr
     assert (folder / "runs" / "s" / "plan.json").read_bytes() == plan

@@ -1,4 +1,4 @@
-"""What any feature extractor offers: uint8 images → features, in float32, whatever surrounds it."""
+"""The interface of feature extractors: uint8 images → features, in float32 even under autocast."""
 
 import re
 from abc import ABC, abstractmethod
@@ -16,11 +16,11 @@ _FEWEST_FOR_PAIRS = 40  # two in each block of the kernel distance's jackknife
 
 @dataclass(frozen=True)
 class Features:
-    """What one forward pass gives.
+    """The output of one forward pass.
 
     Attributes:
         values: float32 (B, dim).
-        logits: float32 (B, classes) where the Inception score is defined, else None.
+        logits: float32 (B, classes) if the Inception score is defined, else None.
     """
 
     values: Tensor
@@ -28,17 +28,17 @@ class Features:
 
 
 class Extractor(ABC):
-    """A frozen network that turns images into features.
+    """A frozen network that maps images to features.
 
-    No Module and in no Module: its weights enter neither checkpoints nor optimisers.
+    An extractor is not a Module and not part of one, so its weights enter neither checkpoints nor optimisers.
 
     Args:
-        name: in the names of metrics: ``fd_NAME``.
-        dim: features of an image.
-        network: the network; frozen and switched to evaluation here.
-        identity: plain data that says all that changes the features: sha256 of the weights, layer, resizing, …
-        classes: of its logits, or None if it gives none.
-        is_inception: whether it is the genuine Inception-v3, whose distances alone are called FID and KID.
+        name: its name in the names of metrics: ``fd_NAME``.
+        dim: number of features per image.
+        network: the network; the constructor freezes it and sets it to evaluation mode.
+        identity: plain data with everything that affects the features: sha256 of the weights, layer, resizing, …
+        classes: number of classes of its logits, or None without logits.
+        is_inception: whether it is the genuine Inception-v3; only its distances are called FID and KID.
     """
 
     def __init__(
@@ -61,63 +61,65 @@ class Extractor(ABC):
 
     @abstractmethod
     def features(self, images: Tensor) -> Features:
-        """The features of uint8 images (B, C, H, W) on `device`."""
+        """Return the features of uint8 images (B, C, H, W) on `device`."""
 
     @abstractmethod
     def check(self, image_shape: tuple[int, int, int]) -> None:
-        """Refuse images (C, H, W) that the network cannot take.
+        """Check that the network accepts images (C, H, W).
 
         Raises:
-            UserError: saying which it takes.
+            UserError: if it does not; names the shape that it accepts.
         """
 
     def to(self, device: torch.device) -> Self:
-        """Move to a device."""
+        """Move the network to a device."""
         self.network.to(device)
         self.device = device
         return self
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        """The features of uint8 images (B, C, H, W), computed in full float32.
+        """Return the features of uint8 images (B, C, H, W), computed in full float32.
 
         Raises:
-            TypeError: for images that are not uint8.
-            UserError: if the network gives NaN or infinities.
+            TypeError: if the images are not uint8 (B, C, H, W).
+            UserError: if the network returns NaN or infinities.
         """
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise TypeError(f"features are those of uint8 images (B, C, H, W), not {images.dtype} {images.ndim}-d")
+            raise TypeError(f"expected uint8 images (B, C, H, W), got {images.dtype} with {images.ndim} dimensions")
         with torch.autocast(self.device.type, enabled=False), full_float32():
             found = self.features(images.to(self.device))
         if not found.values.isfinite().all():
-            raise UserError(f"the extractor {self.name} gives features that are not finite; are its weights damaged?")
+            raise UserError(
+                f"extractor: {self.name}: expected finite features, got NaN or infinities. Check its weights."
+            )
         return found
 
 
 def as_rgb(images: Tensor) -> Tensor:
-    """Images (B, 1 or 3, H, W) with three channels: grey is repeated."""
+    """Return images (B, 1 or 3, H, W) with three channels; a grey channel is repeated."""
     return images.expand(-1, 3, -1, -1).contiguous() if images.shape[1] == 1 else images
 
 
 def check_count(count: int, extractor: Extractor, key: str) -> None:
-    """Refuse fewer images than the extractor has features: their covariance would be singular.
+    """Check that there are at least 40 images, and as many as features, for a covariance that is not singular.
 
     Raises:
-        UserError: saying how many are needed.
+        UserError: if there are fewer; names the smallest count.
     """
     fewest = max(extractor.dim, _FEWEST_FOR_PAIRS)
     if count < fewest:
         raise UserError(
-            f"{key}: {count} images are too few for the {extractor.dim} features of {extractor.name}; take {fewest} "
-            "or more, or an extractor with fewer features"
+            f"{key}: expected at least {fewest} images for the {extractor.dim} features of {extractor.name}, "
+            f"got {count}. Use more images, or an extractor with fewer features."
         )
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that could not stand in the names of metrics and files.
+    """Check that a name is valid in the names of metrics and files.
 
     Raises:
-        ValueError: if it has other characters than letters, digits, "_", "-" and ".", or starts with ".".
+        ValueError: if it contains characters other than letters, digits, "_", "-" and ".", or starts with ".".
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
-        raise ValueError(f"{name!r} names metrics and files: use letters, digits, '_', '-' and '.'")
+        raise ValueError(f"expected a name of letters, digits, '_', '-' and '.', not starting with '.', got {name!r}")

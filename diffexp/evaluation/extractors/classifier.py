@@ -1,8 +1,8 @@
-"""A small convolutional classifier of small images, whose last hidden layer gives the features.
+"""A small convolutional classifier of small images, whose last hidden layer provides the features.
 
-Domain-specific networks of this kind stand in for Inception where images are small, grey and far from
-photographs (a LeNet in Bińkowski et al. 2018). Distances under other weights are other distances: values move
-by up to a factor of 2 with the training's seed. So the weights are files with a digest, trained once.
+Such domain-specific networks replace Inception for images that are small, grey and unlike photographs (a LeNet in
+Bińkowski et al. 2018). Distances under different weights are not comparable: values change by up to a factor of 2
+with the training's seed. So the weights are trained once and stored as files with a digest.
 """
 
 import json
@@ -28,10 +28,10 @@ class Classifier(nn.Module):
     """Four convolutions, a hidden layer and the class scores.
 
     Args:
-        image_shape: (C, H, W); images of 16 pixels or more are halved by the first convolution.
-        classes: how many.
+        image_shape: (C, H, W); the first convolution halves images of 16 pixels or more.
+        classes: number of classes.
         features: width of the hidden layer.
-        dropout: before the class scores.
+        dropout: dropout probability before the class scores.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int, features: int, dropout: float = 0.0) -> None:
@@ -52,12 +52,12 @@ class Classifier(nn.Module):
         self.scores = nn.Linear(features, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """The hidden layer (B, features) of images (B, C, H, W) in [-1, 1]."""
+        """Return the hidden layer (B, features) for images (B, C, H, W) in [-1, 1]."""
         hidden: Tensor = self.hidden(self.convolutions(images).flatten(1)).relu()
         return hidden
 
     def forward(self, images: Tensor) -> Tensor:
-        """The class scores (B, classes)."""
+        """Return the class scores (B, classes) for images (B, C, H, W) in [-1, 1]."""
         scores: Tensor = self.scores(self.dropout(self.features(images)))
         return scores
 
@@ -68,11 +68,12 @@ def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) ->
 
 
 class ClassifierExtractor(Extractor):
-    """The hidden layer of a `Classifier`.
+    """The hidden layer of a `Classifier` as a feature extractor.
 
     Args:
-        name, digest: of its file.
-        image_shape: (C, H, W) that it was trained on.
+        name: the name in its file.
+        digest: the sha256 of its file.
+        image_shape: (C, H, W) of the images that it was trained on.
         network: the classifier.
     """
 
@@ -83,45 +84,53 @@ class ClassifierExtractor(Extractor):
         self.classifier = network
 
     def features(self, images: Tensor) -> Features:
-        """See `Extractor.features`."""
+        """Return the hidden layer for uint8 images (B, C, H, W) on `device`."""
         return Features(self.classifier.features(to_float(images)))
 
     def check(self, image_shape: tuple[int, int, int]) -> None:
-        """See `Extractor.check`."""
+        """Check that images (C, H, W) have the shape that the classifier was trained on.
+
+        Raises:
+            UserError: if they do not.
+        """
         if image_shape != self.image_shape:
             raise UserError(
-                f"extractor: {self.name} was trained on images {self.image_shape} (channels, height, width), these are "
-                f"{image_shape}; train one with: diffexp extractor CONFIG name=…"
+                f"extractor: {self.name}: expected images {self.image_shape} (channels, height, width), got "
+                f"{image_shape}. Train an extractor with diffexp extractor CONFIG name=…"
             )
 
 
 def load(weights: str) -> ClassifierExtractor:
-    """An extractor from a file that `write` made. Nothing in it is executed.
+    """Load an extractor from a file of `write`, without executing anything in it.
 
     Raises:
         UserError: if the file is missing, damaged, or of another kind.
     """
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise UserError(f"extractor.weights: there is no file {path}; make it with: diffexp extractor CONFIG name=…")
+        raise UserError(
+            f"extractor.weights: there is no file {path}. Train an extractor with diffexp extractor CONFIG name=…"
+        )
     digest = sha256(path)
     recorded = _digest_file(path)
     shipped = path.parent == SHIPPED
     if (recorded.is_file() or shipped) and (not recorded.is_file() or recorded.read_text().split()[:1] != [digest]):
-        raise UserError(f"extractor.weights: {path} is damaged: its sha256 is {digest}, not that in {recorded}")
+        raise UserError(
+            f"extractor.weights: {path} is damaged: expected the sha256 in {recorded}, got {digest}. Restore the file."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
         tensors = load_file(path)
         if about.get("format") != _FORMAT:
-            raise ValueError("it holds no classifier of `diffexp extractor`")
+            raise ValueError("expected a classifier of `diffexp extractor`, got other tensors")
         channels, height, width = json.loads(about["image_shape"])
         shape = (channels, height, width)
         network = Classifier(shape, json.loads(about["classes"]), json.loads(about["features"]))
         network.load_state_dict(tensors)
         name = about["name"]
         if name in EXTRACTORS.names and not shipped:
-            raise ValueError(f"it calls itself {name}, which is the name of another extractor")
+            raise ValueError(f"its name, {name}, is the name of another extractor")
         return ClassifierExtractor(name, digest, shape, network)
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"extractor.weights: {path} is damaged or of another kind: {error}") from error
@@ -130,17 +139,17 @@ def load(weights: str) -> ClassifierExtractor:
 def write(
     path: Path, network: Classifier, image_shape: tuple[int, int, int], name: str, training: dict[str, Any]
 ) -> None:
-    """Write a classifier as safetensors, and its digest beside it in the format of sha256sum.
+    """Write a classifier as safetensors, and next to it its digest in the format of sha256sum.
 
     Args:
         path: the file.
         network: the classifier.
-        image_shape: (C, H, W).
-        name: of the extractor.
-        training: plain data, how it was trained and how good it is; kept in the file.
+        image_shape: (C, H, W) of its images.
+        name: the extractor's name.
+        training: plain data about its training and accuracy, stored in the file.
 
     Raises:
-        OSError: as writing does.
+        OSError: if a file cannot be written.
     """
     about = {
         "format": _FORMAT,

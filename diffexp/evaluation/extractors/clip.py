@@ -1,4 +1,4 @@
-"""CLIP's image encoder through torch-fidelity, from a file that is already here."""
+"""CLIP's image encoder through torch-fidelity, from a local file."""
 
 from pathlib import Path
 
@@ -12,24 +12,24 @@ from diffexp.system.files import sha256
 
 
 def load(variant: str = "vit-b-32", weights: str | None = None) -> Extractor:
-    """CLIP's image encoder.
+    """Load CLIP's image encoder.
 
     Args:
-        variant: "vit-b-32" and the like.
-        weights: OpenAI's file; None takes the one that torch-fidelity has put into torch's cache.
+        variant: a variant such as "vit-b-32".
+        weights: OpenAI's file; None uses torch-fidelity's copy in torch's cache.
 
     Raises:
-        UserError: if the file is missing, or is not OpenAI's: it is TorchScript, which holds code.
+        UserError: if the file is missing or not OpenAI's; it is TorchScript, which contains code.
     """
     name = f"clip-{variant}"
     digest = MODEL_METADATA[name]["hash"]
     path = Path(weights).expanduser() if weights else Path(torch.hub.get_dir(), "checkpoints", f"{name}-{digest}.pt")
     if not path.is_file():
-        raise UserError(f"extractor.weights: there is no file {path}; fetch it from {MODEL_URLS[name]}")
+        raise UserError(f"extractor.weights: there is no file {path}. Download it from {MODEL_URLS[name]}")
     if sha256(path) != digest:
         raise UserError(
-            f"extractor.weights: {path} is damaged or not OpenAI's {variant} ({MODEL_URLS[name]}): its sha256 is not "
-            f"{digest}"
+            f"extractor.weights: {path} is damaged or not OpenAI's {variant}: expected sha256 {digest}, got another. "
+            f"Download it from {MODEL_URLS[name]}"
         )
     network = FeatureExtractorCLIP(name, ["clip"], feature_extractor_weights_path=str(path))
     return TorchFidelityExtractor(name.replace("-", "_"), network, digest)

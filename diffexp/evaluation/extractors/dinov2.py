@@ -1,4 +1,4 @@
-"""DINOv2 through torch-fidelity, from files that are already here."""
+"""DINOv2 through torch-fidelity, from local files."""
 
 import contextlib
 import hashlib
@@ -14,24 +14,22 @@ from diffexp.evaluation.extractors.base import Extractor
 from diffexp.evaluation.extractors.torch_fidelity import TorchFidelityExtractor
 from diffexp.system.files import sha256
 
-# What torch.hub.load("facebookresearch/dinov2", …) has written where there was a network.
+# The folder that torch.hub.load("facebookresearch/dinov2", …) writes on a machine with a network.
 _DINOV2_CODE = "facebookresearch_dinov2_main"
-
-
 _DINOV2_URL = "https://dl.fbaipublicfiles.com/dinov2"
 
 
 def load(variant: str = "vit-b-14") -> Extractor:
-    """DINOv2's class token.
+    """Load DINOv2, whose class token provides the features.
 
-    torch-fidelity cannot read DINOv2 from a path: it asks torch.hub, which needs the project's code and the weights in
-    its cache. That code is run.
+    torch-fidelity cannot load DINOv2 from a path. It calls torch.hub, which needs the project's code and the weights
+    in its cache, and runs that code.
 
     Args:
-        variant: "vit-b-14" and the like.
+        variant: a variant such as "vit-b-14".
 
     Raises:
-        UserError: if either is not there.
+        UserError: if the code or the weights are missing.
     """
     name = f"dinov2-{variant}"
     model = DINOV2_MODELS[name]
@@ -39,11 +37,11 @@ def load(variant: str = "vit-b-14") -> Extractor:
     weights = hub / "checkpoints" / f"{model}_pretrain.pth"
     if not (hub / _DINOV2_CODE / "hubconf.py").is_file() or not weights.is_file():
         raise UserError(
-            "extractor: dinov2 needs the code of github.com/facebookresearch/dinov2 (its branch main) as "
-            f"{hub / _DINOV2_CODE} and {_DINOV2_URL}/{model}/{weights.name} as {weights}; "
-            "torch-fidelity reads them from nowhere else"
+            "extractor: dinov2: the code or the weights are missing. Download the code of "
+            f"github.com/facebookresearch/dinov2 (branch main) to {hub / _DINOV2_CODE} and "
+            f"{_DINOV2_URL}/{model}/{weights.name} to {weights}. torch-fidelity reads no other place."
         )
-    with contextlib.redirect_stderr(io.StringIO()):  # warnings of the project's code about optional speed
+    with contextlib.redirect_stderr(io.StringIO()):  # the project's warnings about optional accelerations
         network = FeatureExtractorDinoV2(name, ["dinov2"])
     code = hashlib.sha256((hub / _DINOV2_CODE / "hubconf.py").read_bytes()).hexdigest()
     extractor = TorchFidelityExtractor(name.replace("-", "_"), network, sha256(weights))

@@ -5,5 +5,5 @@ from diffexp.evaluation.extractors.classifier import ClassifierExtractor
 
 
 def load() -> ClassifierExtractor:
-    """The classifier of Fashion-MNIST that comes with diffexp."""
+    """Load the Fashion-MNIST classifier that comes with diffexp."""
     return classifier.load(str(classifier.SHIPPED / "fashion_mnist_v1.safetensors"))

@@ -1,4 +1,4 @@
-"""Inception-v3 as FID was defined with it: torch-fidelity's network, whose resizing is that of TensorFlow 1."""
+"""The Inception-v3 that defines FID: torch-fidelity's network, with the resizing of TensorFlow 1."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from diffexp.evaluation.extractors.base import Extractor, Features, as_rgb
 from diffexp.system.files import sha256
 
 VARIABLE = "DIFFEXP_INCEPTION_WEIGHTS"
-# torch.hub's names carry the first digits of the file's SHA-256
+# torch.hub's file names contain the first digits of the file's SHA-256
 GENUINE = "6726825d"
 _NAMES = (f"weights-inception-2015-12-05-{GENUINE}.pth", f"pt_inception-2015-12-05-{GENUINE}.pth")
 _LAYER, _DIM, _CLASSES = "2048", 2048, 1008
@@ -23,7 +23,7 @@ class Inception(Extractor):
     """The pool3 layer (2048 features) and the unbiased logits of Inception-v3.
 
     Args:
-        weights: the file: a state dict of 566 tensors.
+        weights: the file of a state dict with 566 tensors.
 
     Raises:
         UserError: if it is damaged or of another network.
@@ -32,14 +32,14 @@ class Inception(Extractor):
     def __init__(self, weights: Path) -> None:
         digest = sha256(weights)
         try:
-            # torch-fidelity loads a pickle that may run code: it gets one that was made here, from plain tensors
+            # torch-fidelity unpickles its file, which may run code, so it gets a copy made from plain tensors
             tensors = io.BytesIO()
             torch.save(torch.load(weights, map_location="cpu", weights_only=True), tensors)
             tensors.seek(0)
             network = FeatureExtractorInceptionV3(
                 "inception-v3-compat", [_LAYER, "logits_unbiased"], feature_extractor_weights_path=tensors
             )
-        except Exception as error:  # a damaged file makes torch raise almost anything
+        except Exception as error:  # torch raises almost anything for a damaged file
             raise UserError(
                 f"extractor.weights: {weights} is damaged or not the Inception-v3 of torch-fidelity: "
                 f"{str(error).splitlines()[0]}"
@@ -55,29 +55,29 @@ class Inception(Extractor):
         )
 
     def features(self, images: torch.Tensor) -> Features:
-        """See `Extractor.features`."""
+        """Return pool3 features and logits of uint8 images (B, C, H, W) on `device`."""
         values, logits = self.network(as_rgb(images))
         return Features(values, logits)
 
     def check(self, image_shape: tuple[int, int, int]) -> None:
-        """Any size will do."""
+        """Accept images of any size."""
 
 
 def load(weights: str | None = None) -> Inception:
-    """The extractor, from a file that is given, found or downloaded.
+    """Load the extractor from a file, downloading it if necessary.
 
     Args:
-        weights: the file; None looks at $DIFFEXP_INCEPTION_WEIGHTS, then in torch's cache, then downloads to there.
+        weights: the file; None uses $DIFFEXP_INCEPTION_WEIGHTS, then torch's cache, and else downloads into the cache.
 
     Raises:
-        UserError: if there is none and it cannot be downloaded, saying which file to put where.
+        UserError: if there is no file and it cannot be downloaded; says which file to put where.
     """
     given = weights or os.environ.get(VARIABLE)
     if given is not None:
         path = Path(given).expanduser()
         if not path.is_file():
             where = "extractor.weights" if weights else f"${VARIABLE}"
-            raise UserError(f"{where}: there is no file {path}; fetch it from {URL_INCEPTION_V3}")
+            raise UserError(f"{where}: there is no file {path}. Download it from {URL_INCEPTION_V3}")
         return Inception(path)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     for name in _NAMES:
@@ -93,9 +93,9 @@ def _download(path: Path) -> Path:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=GENUINE)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"extractor: the weights of Inception-v3 are not here, and could not be downloaded ({error}). Fetch "
+            f"extractor: the weights of Inception-v3 are missing and could not be downloaded ({error}). Download "
             f"{URL_INCEPTION_V3} (its sha256 starts with {GENUINE}) on a machine with a network and put it at {path}, "
-            f"or name it by extractor.weights=PATH or ${VARIABLE}. Small images can be scored without a download: "
-            "by extractor.name=digits_v1 or fashion_mnist_v1, or a classifier that diffexp extractor trains"
+            f"or set extractor.weights=PATH or ${VARIABLE}. Small images need no download: use "
+            "extractor.name=digits_v1 or fashion_mnist_v1, or train a classifier with diffexp extractor."
         ) from error
     return path

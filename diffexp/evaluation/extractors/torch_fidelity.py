@@ -1,4 +1,4 @@
-"""CLIP and DINOv2 through torch-fidelity, from files that are already here: neither is ever downloaded by diffexp."""
+"""CLIP and DINOv2 through torch-fidelity, from local files: diffexp never downloads either."""
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ class TorchFidelityExtractor(Extractor):
         super().__init__(name, dim, network, identity)
 
     def features(self, images: Tensor) -> Features:
-        """See `Extractor.features`."""
+        """Return the features of uint8 images (B, C, H, W) on `device`."""
         return Features(self.network(as_rgb(images))[0])
 
     def check(self, image_shape: tuple[int, int, int]) -> None:
-        """Any size will do."""
+        """Accept images of any size."""

@@ -1,4 +1,4 @@
-"""The metrics that scores consist of, each a torchmetrics.Metric."""
+"""The metrics of image sets, each a torchmetrics.Metric."""
 
 from diffexp.evaluation.metrics.base import Estimate, Metric
 from diffexp.evaluation.metrics.feature_metric import FeatureMetric

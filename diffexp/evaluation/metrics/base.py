@@ -1,4 +1,4 @@
-"""What a metric is: images in, a value with its standard error out. A torchmetrics.Metric, usable wherever one is."""
+"""The interface of metrics: a torchmetrics.Metric that maps images to a value with its standard error."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -15,8 +15,8 @@ class Estimate(NamedTuple):
 
     Attributes:
         value: the value.
-        error: its standard error; None where it is not known.
-        expected: what a perfect generator would have at this number of images; None where that is not known.
+        error: its standard error; None if unknown.
+        expected: the value of a perfect generator at this number of images; None if unknown.
     """
 
     value: float
@@ -27,13 +27,13 @@ class Estimate(NamedTuple):
 class Metric(torchmetrics.Metric, ABC):
     """A score of a set of images.
 
-    A metric keeps its state in `add_state`, so that it can be moved, reset and reduced over processes like any metric
-    of torchmetrics: in a LightningModule, in a MetricCollection, or on its own.
+    A metric registers its state with `add_state`, so it can be moved, reset and reduced over processes like any
+    torchmetrics metric: in a LightningModule, in a MetricCollection, or alone.
 
     Args:
-        reference: what to compare with.
-        extractor: whose features.
-        count: images in the whole set, over all processes; None where that is not known.
+        reference: the reference to compare with.
+        extractor: the feature extractor.
+        count: images in the complete set, over all processes; None if unknown.
     """
 
     full_state_update: bool = False
@@ -46,7 +46,7 @@ class Metric(torchmetrics.Metric, ABC):
 
     @classmethod
     def available(cls, reference: Reference, extractor: Extractor) -> bool:
-        """Whether a reference and an extractor have all that the metric needs."""
+        """Whether a reference and an extractor provide what the metric needs."""
         return True
 
     @abstractmethod
@@ -55,10 +55,10 @@ class Metric(torchmetrics.Metric, ABC):
 
         Args:
             images: uint8 (B, C, H, W).
-            features: of the images, if they have been extracted already.
-            first: number of the first image in the whole set; None counts on from the images added before.
+            features: the images' features; None extracts them.
+            first: index of the first image in the complete set; None continues after the images added before.
         """
 
     @abstractmethod
     def compute(self) -> Estimate:
-        """Return the value for all images that were added, on all processes."""
+        """Return the value for the images added on all processes."""

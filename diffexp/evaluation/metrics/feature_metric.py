@@ -1,4 +1,4 @@
-"""Metrics that take nothing but statistics of features."""
+"""Metrics that depend only on statistics of features."""
 
 from abc import abstractmethod
 
@@ -12,24 +12,24 @@ from diffexp.system.devices import full_float32
 
 
 class FeatureMetric(FeatureStates, Metric):
-    """A metric of mean, covariance and single features.
+    """A metric of the mean, covariance and individual features.
 
-    Metrics of this kind have the same states, which a MetricCollection of torchmetrics, or a `MetricSet`, keeps once.
+    All such metrics have the same states, which torchmetrics' MetricCollection and `MetricSet` store once.
     """
 
     def __init__(self, reference: Reference, extractor: Extractor, count: int | None = None) -> None:
         super().__init__(extractor.dim, count, reference=reference, extractor=extractor)
 
     def update(self, images: Tensor, features: Features | None = None, first: int | None = None) -> None:
-        """Add images; see `Metric.update`."""
+        """Add images, with the arguments of `Metric.update`."""
         self.add((self.extractor(images) if features is None else features).values, first)
 
     def compute(self) -> Estimate:
-        """Return the value for all images that were added, on all processes."""
+        """Return the value for the images added on all processes."""
         return self.measure(self.summary())
 
     def measure(self, summary: FeatureSummary) -> Estimate:
-        """Return the value for images of which this is known, computed in float64 and full float32."""
+        """Return the value for images with these statistics, computed in float64 and full float32."""
         with full_float32():
             return self._measure(summary)
 

@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of images, from mean and covariance of their features. All in float64."""
+"""The Fréchet distance between two sets of images, from mean and covariance of their features, in float64."""
 
 import math
 from functools import cached_property
@@ -12,9 +12,9 @@ from diffexp.evaluation.metrics.feature_metric import FeatureMetric
 
 
 class FrechetDistance(FeatureMetric):
-    """The squared Fréchet distance between Gaussians of features: FID, if they are Inception-v3's (Heusel et al. 2017).
+    """The squared Fréchet distance between Gaussians of features: FID for Inception-v3 (Heusel et al. 2017).
 
-    Its `Estimate.expected` is its bias: what a perfect generator would have with as many images.
+    Its `Estimate.expected` is its bias: the distance of a perfect generator with as many images.
     """
 
     higher_is_better: bool = False
@@ -31,10 +31,10 @@ class FrechetDistance(FeatureMetric):
 
 
 class FrechetReference:
-    """The side of the Fréchet distance that stays the same: the root of its covariance is computed once.
+    """The reference side of the Fréchet distance, which computes the root of its covariance once.
 
     Args:
-        gaussian: of the reference.
+        gaussian: mean and covariance of the reference's features.
     """
 
     def __init__(self, gaussian: Gaussian) -> None:
@@ -42,7 +42,7 @@ class FrechetReference:
 
     @cached_property
     def _spectrum(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues (d,) and eigenvectors (d, d) of the covariance; what rounding left of zeros is zero."""
+        """Eigenvalues (d,) and eigenvectors (d, d) of the covariance; rounding errors of zeros are set to zero."""
         values, vectors = torch.linalg.eigh(self.gaussian.cov)
         return _without_rounding(values), vectors
 
@@ -53,10 +53,10 @@ class FrechetReference:
         return vectors * values.sqrt()
 
     def distance(self, other: Gaussian) -> float:
-        """The squared Fréchet distance |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½) (FID: Heusel et al. 2017).
+        """Return the squared Fréchet distance (FID: Heusel et al. 2017).
 
-        Σ₁Σ₂ has the eigenvalues of the symmetric Lᵀ Σ₁ L, so that no root of a general matrix is needed.
-        Rounding can make it less than 0 for equal sets; it is then 0.
+        It is ‖μ₁ - μ₂‖² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½). Σ₁Σ₂ has the eigenvalues of the symmetric Lᵀ Σ₁ L, so no root of
+        a general matrix is needed. Negative values from rounding for equal sets become 0.
         """
         ours = self.gaussian
         middle = self._root.T @ other.cov @ self._root
@@ -65,16 +65,16 @@ class FrechetReference:
         return max(0.0, float(squares + other.cov.trace() + ours.cov.trace() - 2 * trace_of_root))
 
     def error(self, other: Gaussian, features: Tensor) -> float:
-        """The standard error of the distance of a sample from the reference, which counts as fixed.
+        """Return the standard error of a sample's distance from the reference, which is treated as fixed.
 
-        To first order a sample x moves the distance by its influence 2 (μ₁ - μ₂)·y + yᵀ(1 - A)y with y = x - μ₁,
+        To first order a sample x changes the distance by its influence 2 (μ₁ - μ₂)·y + yᵀ(1 - A)y with y = x - μ₁,
         where A = L (Lᵀ Σ₁ L)^-½ Lᵀ maps N(0, Σ₁) to the reference's N(0, Σ₂). At the noise floor the true influence
-        vanishes and the variance f² is that of the second order; what noise makes the influence seem to be has 2 f²
-        there. So the variance is max(that of the influence - f², f²).
+        vanishes, and the variance f² is that of the second order. There, the influence estimated from noise has the
+        variance 2 f². So the variance is max(variance of the influence - f², f²).
 
         Args:
-            other: of the sample; its count must be known.
-            features: features of some or all of the sample, (m, d).
+            other: mean and covariance of the sample; its count must be known.
+            features: (m, d), features of some or all of the sample.
         """
         assert other.count is not None
         values, vectors = torch.linalg.eigh(self._root.T @ other.cov @ self._root)
@@ -90,10 +90,10 @@ class FrechetReference:
         return math.sqrt(max(first - second, second))
 
     def expected(self, count: int) -> Estimate:
-        """The distance that as many images from a perfect generator would have, for Gaussian features.
+        """Return the distance of `count` images from a perfect generator, for Gaussian features.
 
-        The second-order expansion of the distance of two samples of one Gaussian, of sizes N and M, has the mean
-        (1/N + 1/M) [5/4 tr Σ + ½ Σ_ij λ_i λ_j/(λ_i + λ_j)]; `error` is its standard deviation.
+        To second order, the distance of two samples of one Gaussian, of sizes N and M, has the mean
+        (1/N + 1/M) [5/4 tr Σ + ½ Σ_ij λ_i λ_j/(λ_i + λ_j)]. `error` is its standard deviation.
         """
         mean, deviation = self._second_order
         scale = 1 / count + (1 / self.gaussian.count if self.gaussian.count is not None else 0.0)
@@ -112,6 +112,6 @@ class FrechetReference:
 
 
 def _without_rounding(values: Tensor) -> Tensor:
-    """Eigenvalues of a positive semi-definite matrix, with 0 in the place of those that rounding alone can make."""
+    """Set eigenvalues of a positive semi-definite matrix to 0 if they are within rounding error of 0."""
     negligible = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
     return torch.where(values > negligible, values, 0.0)

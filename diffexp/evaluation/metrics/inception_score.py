@@ -11,7 +11,7 @@ SPLITS = 10
 
 
 class InceptionScore(Metric):
-    """exp of the mean of KL(p(y|x) ‖ p(y)): the mean over ten splits, and the standard deviation over them.
+    """The Inception score exp(E[KL(p(y|x) ‖ p(y))]): mean and standard deviation over ten splits.
 
     Image i of the set belongs to split i mod 10.
     """
@@ -21,17 +21,17 @@ class InceptionScore(Metric):
 
     def __init__(self, reference: Reference, extractor: Extractor, count: int | None = None) -> None:
         super().__init__(reference, extractor, count)
-        # for each split: how many images, Σ p·log p, and Σ p
+        # for each split: number of images, Σ p·log p, and Σ p
         sums = torch.zeros(SPLITS, 2 + (extractor.classes or 0), dtype=torch.float64)
         self.add_state("sums", sums, dist_reduce_fx="sum")
 
     @classmethod
     def available(cls, reference: Reference, extractor: Extractor) -> bool:
-        """Whether the extractor gives logits of classes."""
+        """Whether the extractor provides class logits."""
         return extractor.classes is not None
 
     def update(self, images: Tensor, features: Features | None = None, first: int | None = None) -> None:
-        """Add images; see `Metric.update`."""
+        """Add images, with the arguments of `Metric.update`."""
         logits = (self.extractor(images) if features is None else features).logits
         assert logits is not None
         start = int(self.sums[:, 0].sum()) if first is None else first
@@ -42,13 +42,13 @@ class InceptionScore(Metric):
         self.sums.index_add_(0, numbers % SPLITS, terms)
 
     def compute(self) -> Estimate:
-        """Return the mean and standard deviation over the splits, on all processes.
+        """Return the mean and standard deviation over the splits of the images of all processes.
 
         Raises:
-            ValueError: for fewer than ten images.
+            ValueError: if a split has no image.
         """
         images, p_log_p, p = self.sums[:, 0], self.sums[:, 1], self.sums[:, 2:] / self.sums[:, :1]
         if not images.all():
-            raise ValueError(f"expected {SPLITS} images or more, got {int(images.sum())}")
+            raise ValueError(f"expected at least {SPLITS} images, got {int(images.sum())}")
         scores = (p_log_p / images - torch.xlogy(p, p).sum(dim=1)).exp()
         return Estimate(float(scores.mean()), float(scores.std(correction=0)))

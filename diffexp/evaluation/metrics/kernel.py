@@ -1,4 +1,4 @@
-"""The kernel distance between two sets of images, from single features: unbiased at any number of images."""
+"""The kernel distance between two sets of images, from individual features: unbiased at any number of images."""
 
 from functools import cached_property
 
@@ -11,19 +11,19 @@ from diffexp.evaluation.metrics.base import Estimate
 from diffexp.evaluation.metrics.feature_metric import FeatureMetric
 from diffexp.evaluation.reference import Reference
 
-MOST = 10_000  # features on each side: the custom of the field
-_GROUPS = 20  # of the jackknife
-_CHUNK = 2_000  # rows of a matrix of pairs at a time
+MOST = 10_000  # features per side, as is customary
+_GROUPS = 20  # blocks of the jackknife
+_CHUNK = 2_000  # rows of the matrix of pairs per chunk
 
 
 class KernelDistance(FeatureMetric):
-    """The unbiased squared MMD with a cubic kernel: KID, if the features are Inception-v3's (Bińkowski et al. 2018)."""
+    """The unbiased squared MMD with a cubic kernel: KID for Inception-v3 (Bińkowski et al. 2018)."""
 
     higher_is_better: bool = False
 
     @classmethod
     def available(cls, reference: Reference, extractor: Extractor) -> bool:
-        """Whether features of single real images are known."""
+        """Whether the reference has features of individual images."""
         return reference.features is not None
 
     @cached_property
@@ -36,10 +36,10 @@ class KernelDistance(FeatureMetric):
 
 
 class KernelReference:
-    """The side of the kernel distance that stays the same: the kernel among its own features is computed once.
+    """The reference side of the kernel distance, which computes the kernel among its own features once.
 
     Args:
-        features: features (m, d); of more than 10,000, that many, evenly spread.
+        features: features (m, d); if there are more than 10,000, that many, evenly spaced, are used.
     """
 
     def __init__(self, features: Tensor) -> None:
@@ -50,14 +50,13 @@ class KernelReference:
         return _block_sums(self.features, self.features)
 
     def distance(self, features: Tensor) -> Estimate:
-        """The unbiased squared MMD with the kernel (x·y/d + 1)³ (KID: Bińkowski et al. 2018), over all pairs.
+        """Return the unbiased squared MMD with the kernel (x·y/d + 1)³ over all pairs (KID: Bińkowski et al. 2018).
 
-        The error is the block jackknife's, of the distance without each of 20 blocks of the sample; the reference
-        counts as fixed, as in the Fréchet distance. Where the two cannot be told from each other it is too large, by
-        about √2.
+        The error is a block jackknife over 20 blocks of the sample. The reference is treated as fixed, as for the
+        Fréchet distance. If the two sets are statistically indistinguishable, the error is too large by about √2.
 
         Args:
-            features: features (m, d) of at least 40 images.
+            features: features (m, d) of at least 40 images; at most 10,000, evenly spaced, are used.
         """
         features = at_most(features, MOST)
         theirs, between = _block_sums(features, features), _block_sums(features, self.features)
@@ -71,14 +70,14 @@ class KernelReference:
 
 
 def _mmd(theirs: Tensor, between: Tensor, ours: Tensor, sizes: tuple[Tensor, Tensor], kept: Tensor) -> Tensor:
-    """The estimate from the sample's blocks with kept = 1. Sums within a set leave an image's own pair out."""
+    """Return the estimate from the sample's blocks with kept = 1; sums within a set exclude self-pairs."""
     n, m = sizes[0] @ kept, sizes[1].sum()
     within = kept @ theirs @ kept / (n * (n - 1)) + ours.sum() / (m * (m - 1))
     return within - 2 * (kept @ between).sum() / (n * m)
 
 
 def _block_sums(x: Tensor, y: Tensor) -> Tensor:
-    """Sums (20, 20) of the kernel over pairs of blocks; if x is y, without its diagonal."""
+    """Return sums (20, 20) of the kernel over pairs of blocks; if x is y, without self-pairs."""
     same = x is y
     x_blocks = torch.arange(len(x), device=x.device) * _GROUPS // len(x)
     y_blocks = torch.arange(len(y), device=x.device) * _GROUPS // len(y)

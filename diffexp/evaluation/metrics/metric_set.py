@@ -14,21 +14,21 @@ from diffexp.evaluation.reference import Reference
 
 
 class MetricSet:
-    """Metrics of one set of images, from one pass through their extractor.
+    """Metrics of one set of images, computed from one pass through their extractor.
 
-    Metrics that take statistics of features share one accumulation of them.
+    All instances of `FeatureMetric` share one set of states.
 
     Args:
-        metrics: by name.
-        extractor: of all of them.
+        metrics: the metrics by name.
+        extractor: their common extractor.
     """
 
     @classmethod
     def of(cls, reference: Reference, extractor: Extractor, count: int) -> Self:
-        """Build all registered metrics for which the reference and the extractor have all that they need.
+        """Build all registered metrics that are available for the reference and the extractor.
 
         Raises:
-            UserError: if a plugin has registered something that is no `Metric`.
+            UserError: if a plugin has registered something other than a `Metric`.
         """
         metrics: dict[str, Metric] = {}
         for config in (schema() for schema in METRICS.schemas):
@@ -49,21 +49,21 @@ class MetricSet:
         ]
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Reset all metrics."""
         for metric in self._updated:
             metric.reset()
 
     def update(self, images: Tensor, first: int) -> None:
-        """Add uint8 images (B, C, H, W), of which `first` is the number of the first one in the whole set."""
+        """Add uint8 images (B, C, H, W); `first` is the index of the first one in the complete set."""
         self.add(images, self.extractor(images), first)
 
     def add(self, images: Tensor, features: Features, first: int) -> None:
-        """Add images, as `update`, whose features are known."""
+        """Add images like `update`, with known features."""
         for metric in self._updated:
             metric.update(images, features=features, first=first)
 
     def compute(self) -> dict[str, Estimate]:
-        """Return the values by name. Every process must call it."""
+        """Return the values by name; every process must call it."""
         found: dict[str, Estimate] = {}
         summary = None
         if self._leader is not None:

@@ -1,4 +1,4 @@
-"""Whether images are copies of training images, by the distances to the nearest of them."""
+"""Metrics that detect copies of training images by the distance to the nearest training image."""
 
 import torch
 from torch import Tensor
@@ -11,11 +11,11 @@ from diffexp.evaluation.reference import Reference
 
 
 class _NearestMetric(FeatureMetric):
-    """A metric of the distances of 1,000 images of the sample to the nearest training image."""
+    """A metric of the distances of 1,000 sampled images to their nearest training image."""
 
     @classmethod
     def available(cls, reference: Reference, extractor: Extractor) -> bool:
-        """Whether the reference has all images that a model may have learned by heart."""
+        """Whether the reference has all images that a model may have memorised."""
         return reference.features is not None and reference.typical is not None
 
     def _distances(self, summary: FeatureSummary) -> Tensor:
@@ -30,7 +30,7 @@ class _NearestMetric(FeatureMetric):
 class NearestDistanceRatio(_NearestMetric):
     """The mean distance to the nearest training image, as a multiple of that between training images.
 
-    1 is as it should be.
+    1 is expected.
     """
 
     def _measure(self, summary: FeatureSummary) -> Estimate:
@@ -39,9 +39,9 @@ class NearestDistanceRatio(_NearestMetric):
 
 
 class MemorizedFraction(_NearestMetric):
-    """The share of images that are nearer to a training image than all but 1 % of those are to each other.
+    """The fraction of images closer to a training image than 99 % of training images are to their nearest neighbour.
 
-    .01 is as it should be; copies have 1.
+    .01 is expected; copies have 1.
     """
 
     higher_is_better: bool = False

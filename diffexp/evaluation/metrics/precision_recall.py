@@ -1,4 +1,4 @@
-"""How good and how varied samples are, by the nearest neighbours of features."""
+"""Precision and recall of samples, from nearest neighbours of features."""
 
 from functools import cached_property
 
@@ -13,22 +13,22 @@ from diffexp.evaluation.nearest_neighbors import rank_smallest
 from diffexp.evaluation.reference import Reference
 
 NEIGHBORS = 3  # k of precision and recall
-MOST = 10_000  # features on each side of precision and recall: the custom of the field
-_CHUNK = 1_000  # rows of a matrix of distances at a time
+MOST = 10_000  # features per side, as is customary
+_CHUNK = 1_000  # rows of the matrix of distances per chunk
 
 
 class _ManifoldMetric(FeatureMetric):
     """Precision or recall (Kynkäänniemi et al. 2019).
 
-    An image reaches as far as its 3rd nearest neighbour of its own set. Of more than 10,000 features of either side, as
-    many are taken, evenly spread. Precision says nothing alone: uniform noise had .8 on Fashion-MNIST.
+    The radius of an image is the distance to its 3rd nearest neighbour in its own set. At most 10,000 features per
+    side, evenly spaced, are used. Precision alone is not informative: uniform noise had .8 on Fashion-MNIST.
     """
 
     higher_is_better: bool = True
 
     @classmethod
     def available(cls, reference: Reference, extractor: Extractor) -> bool:
-        """Whether features of single real images are known."""
+        """Whether the reference has features of individual images."""
         return reference.features is not None
 
     @cached_property
@@ -37,7 +37,7 @@ class _ManifoldMetric(FeatureMetric):
         return self.reference.features.double().mean(dim=0).to(self.reference.features)
 
     def _centred(self, features: Tensor) -> Tensor:
-        # around the mean: distances between large vectors lose their digits in products of matrices
+        # centred, because matrix products lose digits of distances between large vectors
         return at_most(features, MOST) - self._mean
 
     @cached_property
@@ -47,7 +47,7 @@ class _ManifoldMetric(FeatureMetric):
 
 
 class Precision(_ManifoldMetric):
-    """The share of the sample within the reach of some real image."""
+    """The fraction of sampled images within the radius of some real image."""
 
     @cached_property
     def _real_reach(self) -> Tensor:
@@ -58,7 +58,7 @@ class Precision(_ManifoldMetric):
 
 
 class Recall(_ManifoldMetric):
-    """The share of the real images within the reach of a sampled one."""
+    """The fraction of real images within the radius of some sampled image."""
 
     def _measure(self, summary: FeatureSummary) -> Estimate:
         sample = self._centred(summary.features)
@@ -66,12 +66,12 @@ class Recall(_ManifoldMetric):
 
 
 def _reach(features: Tensor) -> Tensor:
-    """The distance (m,) of each to its 3rd nearest other one."""
+    """Return the radius (m,) of each feature: the distance to its 3rd nearest other feature."""
     distances = (torch.cdist(rows, features) for rows in torch.split(features, _CHUNK))
     return torch.cat([rank_smallest(each, NEIGHBORS + 1) for each in distances])
 
 
 def _within(asked: Tensor, centres: Tensor, reach: Tensor) -> float:
-    """The share of the asked features (n, d) that lie within the reach (m,) of one of the centres (m, d)."""
+    """Return the fraction of the features (n, d) that are within the radius `reach` (m,) of some centre (m, d)."""
     found = [(torch.cdist(rows, centres) <= reach).any(dim=1) for rows in torch.split(asked, _CHUNK)]
     return float(torch.cat(found).double().mean())

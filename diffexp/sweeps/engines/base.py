@@ -1,4 +1,4 @@
-"""What an engine is: where the trials of a sweep run."""
+"""The interface of engines, which run the trials of a sweep."""
 
 import json
 from abc import ABC, abstractmethod
@@ -18,23 +18,23 @@ from diffexp.sweeps.runner import CANCELLED
 from diffexp.sweeps.state import stop_orphan
 from diffexp.system.files import atomic_write_text
 
-# What a task exits with when its trial is to be tried again (EX_TEMPFAIL of sysexits.h).
+# The exit code of a task whose trial should be tried again (EX_TEMPFAIL of sysexits.h).
 AGAIN = 75
 
 
 class Engine(ABC):
-    """Runs the trials of a sweep that have not ended: here, or as jobs that each call `diffexp sweep trial DIR INDEX`.
+    """Runs the unfinished trials of a sweep: locally, or as jobs that each call `diffexp sweep trial DIR INDEX`.
 
-    Such a job exits with 0 when its trial is over, 1 when it has failed, and `AGAIN` when it is to be queued again.
+    A job exits with 0 if its trial is over, 1 if it failed, and `AGAIN` if it should be queued again.
 
     Args:
-        config: what is asked of the engine.
+        config: the engine's settings.
 
     Raises:
-        UserError: for what cannot be asked of it.
+        UserError: if the settings are invalid.
     """
 
-    # Whether `submit` waits until the trials have ended.
+    # Whether `submit` returns only after the trials have ended.
     is_blocking: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
@@ -42,45 +42,45 @@ class Engine(ABC):
 
     @abstractmethod
     def submit(self, sweep: Sweep) -> list[str]:
-        """Run what is left of a sweep, and return the ids of the jobs; none if nothing is left."""
+        """Run the unfinished trials of a sweep and return the ids of the jobs; none if all have ended."""
 
     def script(self, sweep: Sweep) -> str:
-        """Return what `submit` would submit, for people.
+        """Return the script that `submit` would submit, for display.
 
         Raises:
             UserError: if this engine submits no script.
         """
-        raise UserError(f"--print: the engine {self.config.name} submits no script. Leave it out.")
+        raise UserError(f"--print: expected an engine with a job script, got {self.config.name}. Remove --print.")
 
     def alive(self, sweep: Sweep) -> list[str]:
-        """Return the ids of a sweep's jobs that wait or run."""
+        """Return the ids of a sweep's queued and running jobs."""
         return []
 
     def gone(self, sweep: Sweep) -> set[int]:
-        """Return the trials that are on record as running in a job that there is no more."""
+        """Return the trials that are recorded as running in a job that no longer exists."""
         return set()
 
     def cancel(self, sweep: Sweep) -> list[str]:
-        """Cancel a sweep's jobs, and return their ids."""
+        """Cancel a sweep's jobs and return their ids."""
         return []
 
     def rank(self, environment: Mapping[str, str]) -> int:
-        """Return the number of this process among those that a job has started for one trial."""
+        """Return the rank of this process among those that a job has started for one trial."""
         return 0
 
 
 def build_engine(name: str, overrides: Sequence[str] = ()) -> tuple[Engine, list[str]]:
-    """Build an engine, with the overrides that are its own.
+    """Build an engine with the overrides of its keys.
 
     Args:
-        name: as in `ENGINES`.
-        overrides: ``key=value`` texts, of which those with a key of the engine are its.
+        name: a name in `ENGINES`.
+        overrides: ``key=value`` texts; the engine uses those with its keys.
 
     Returns:
         The engine, and the other overrides.
 
     Raises:
-        UserError: for an unknown engine, or anything wrong with its keys.
+        UserError: if the engine is unknown or a value is invalid.
     """
     schema = ENGINES.schema(name)
     own = [text for text in overrides if text.partition("=")[0] in engine_keys(name)]
@@ -94,12 +94,12 @@ def build_engine(name: str, overrides: Sequence[str] = ()) -> tuple[Engine, list
 
 
 def engine_keys(name: str) -> list[str]:
-    """The keys that an engine takes."""
+    """Return the keys of an engine's settings."""
     return ENGINES.own_fields(ENGINES.schema(name))
 
 
 def record_plugins(sweep: Sweep, plugins: Sequence[str]) -> None:
-    """Record which plugins the engine of a sweep needs, for `status` and `cancel`."""
+    """Record the plugins that the engine of a sweep needs, for `status` and `cancel`."""
     known = _plugins(sweep)
     if not set(plugins) <= set(known):
         atomic_write_text(_plugins_file(sweep), json.dumps(list(dict.fromkeys([*known, *plugins]))) + "\n")
@@ -118,21 +118,24 @@ def _plugins_file(sweep: Sweep) -> Path:
 
 
 def engines(sweep: Sweep) -> list[Engine]:
-    """All engines that a sweep may have been submitted to, with nothing asked of them."""
+    """Build, with default settings, all engines that a sweep may have been submitted to."""
     if plugins := _plugins(sweep):
-        with chdir(sweep.working_directory):  # where a module next to the sweep file is found
+        with chdir(sweep.working_directory):  # so that modules next to the sweep file are importable
             load_plugins(plugins)
     return [build_engine(name)[0] for name in ENGINES.names]
 
 
 def gone_trials(sweep: Sweep) -> set[int]:
-    """The trials that are on record as running, and do not, as far as any engine can tell."""
+    """Return the trials that are recorded as running but whose job some engine reports as gone."""
     return {index for engine in engines(sweep) for index in engine.gone(sweep)}
 
 
 def cancel(sweep: Sweep) -> list[str]:
-    """Stop a sweep, here and on every engine; running trials save where they are. The ids of the jobs cancelled."""
-    atomic_write_text(sweep.path / CANCELLED, "")  # first, so that nothing that stops begins again
+    """Stop a sweep locally and on every engine, and return the ids of the cancelled jobs.
+
+    Running trials save a checkpoint first.
+    """
+    atomic_write_text(sweep.path / CANCELLED, "")  # first, so that no stopped trial restarts
     for trial in sweep.trials():
         stop_orphan(trial)
     return [job for engine in engines(sweep) for job in engine.cancel(sweep)]

@@ -1,4 +1,4 @@
-"""A sweep on this machine: a few trials at a time, each a process of its own, with no server and no account."""
+"""The local engine: runs a few trials at a time, each in a separate process, without a server or an account."""
 
 import os
 import signal
@@ -22,40 +22,42 @@ from diffexp.sweeps.runner import CANCELLED, Stop, try_trial
 from diffexp.sweeps.state import ENDED, TrialState, left, read_state
 
 _LOOK = 1.0  # seconds between two updates of the progress bar
-_LOGGED = 60.0  # and of its lines in a log file
-_WAIT = 1.0  # seconds before another look at a trial that another process runs
+_LOGGED = 60.0  # the same in a log file
+_WAIT = 1.0  # seconds before checking again a trial that another process runs
 
 
 def slots(workers: int | None, devices: Sequence[str], each: int) -> list[dict[str, str]]:
-    """For each trial that can run at the same time, what its environment says of GPUs and threads.
+    """Return the environment of each concurrent trial, with its GPUs and threads.
 
     Args:
-        workers: how many; None is one for each group of devices, or one.
-        devices: the GPUs to share out; none leaves all to every trial.
-        each: devices that a trial takes.
+        workers: the number of concurrent trials; None means one per group of devices, or one.
+        devices: the GPUs to divide among the trials; if empty, every trial may use all.
+        each: devices per trial.
 
     Raises:
-        UserError: if there are not enough devices.
+        UserError: if there are too few devices.
     """
     if devices and len(devices) < each:
-        raise UserError(f"devices: a trial takes {each} (training.devices), but only {len(devices)} are given")
+        raise UserError(f"devices: expected at least {each} for a trial (training.devices), got {len(devices)}.")
     groups = [",".join(devices[start : start + each]) for start in range(0, len(devices) - each + 1, each)]
     if groups and workers is not None and workers > len(groups):
-        raise UserError(f"workers: {len(devices)} devices are enough for {len(groups)} trials of {each} at a time")
+        raise UserError(
+            f"workers: expected at most {len(groups)} with {len(devices)} devices and {each} per trial, got {workers}."
+        )
     count = workers or len(groups) or 1
     environment = without_slurm(os.environ)
     if "OMP_NUM_THREADS" not in environment:
-        # torch's threads wait for each other, so that more of them than cores are slower than one
+        # torch's threads wait for each other, so more threads than cores are slower than one
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // (count * each if not groups else count)))
     return [{**environment, **({"CUDA_VISIBLE_DEVICES": groups[slot]} if groups else {})} for slot in range(count)]
 
 
 class LocalRun:
-    """Runs what is left of a sweep.
+    """Runs the unfinished trials of a sweep.
 
     Args:
         sweep: the sweep.
-        environments: of the trials that run at the same time, from `slots`.
+        environments: one per concurrent trial, from `slots`.
     """
 
     def __init__(self, sweep: Sweep, environments: list[dict[str, str]]) -> None:
@@ -68,9 +70,9 @@ class LocalRun:
         self._errors: list[BaseException] = []
 
     def run(self) -> bool:
-        """Run until nothing is left, or Ctrl-C. Whether all trials have ended.
+        """Run until all trials have ended or Ctrl-C; return whether all have ended.
 
-        Ctrl-C lets the running trials stop at their next step; another one kills them.
+        Ctrl-C stops the running trials at their next step; a second one kills them.
         """
         (self.sweep.path / CANCELLED).unlink(missing_ok=True)
         threads = [threading.Thread(target=self._work, args=(each,), daemon=True) for each in self.environments]
@@ -91,7 +93,7 @@ class LocalRun:
     def _asked(self, number: int, _: FrameType | None) -> None:
         self.stop.now = self.stop.asked and number == signal.SIGINT
         if not self.stop.asked:
-            tqdm.write("stopping: the running trials save where they are (Ctrl-C again: at once)", file=sys.stderr)
+            tqdm.write("stopping: running trials save a checkpoint first (Ctrl-C again kills them)", file=sys.stderr)
         self.stop.asked = True
 
     # --- workers
@@ -128,7 +130,7 @@ class LocalRun:
         tqdm.write(line, file=sys.stderr)
 
     def _show(self, threads: list[threading.Thread]) -> None:
-        """A bar over all trials, the shares of running ones counted, until the workers are done."""
+        """Show a progress bar over all trials, including fractions of running ones, until the workers finish."""
         total = len(self.sweep)
         shape = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
         records = self.records()
@@ -148,7 +150,7 @@ class LocalRun:
         bar.set_postfix_str(self._summary(records))
 
     def records(self) -> list[TrialState]:
-        """How each trial stands."""
+        """Return the state of each trial."""
         return [read_state(trial) for trial in self.sweep.trials()]
 
     def _summary(self, records: list[TrialState]) -> str:
@@ -162,21 +164,21 @@ class LocalRun:
 
 
 def _shares(records: list[TrialState]) -> float:
-    """Trials done, counting the done shares of the others."""
+    """Return the number of ended trials plus the completed fractions of the others."""
     return sum(1.0 if each.state in ENDED else each.step / each.steps if each.steps else 0.0 for each in records)
 
 
 class LocalEngine(Engine):
-    """Runs a sweep on this machine, and waits for it.
+    """Runs a sweep on this machine and waits for it.
 
     Args:
-        config: how many trials at a time, on which devices.
+        config: the number of concurrent trials and their devices.
     """
 
     is_blocking: ClassVar[bool] = True
     config: LocalEngineConfig
 
     def submit(self, sweep: Sweep) -> list[str]:
-        """Run what is left of a sweep, until nothing is or Ctrl-C; there are no jobs."""
+        """Run the unfinished trials until all have ended or Ctrl-C; return no jobs."""
         LocalRun(sweep, slots(self.config.workers, self.config.devices, sweep.devices)).run()
         return []

@@ -1,4 +1,4 @@
-"""A sweep on a Slurm cluster: job arrays with one task a trial, submitted, cancelled, and told of."""
+"""The Slurm engine: submits, cancels and queries job arrays with one task per trial."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from diffexp.sweeps.runner import CANCELLED
 from diffexp.sweeps.state import left, read_state
 from diffexp.system.files import atomic_write_text
 
-_USUAL_ARRAY_SIZE = 1001  # Slurm's MaxArraySize where it does not say
+_USUAL_ARRAY_SIZE = 1001  # Slurm's default MaxArraySize
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,22 @@ class Array:
     """A job array.
 
     Attributes:
-        tasks: as sbatch's --array has them.
-        offset: what is added to a task's number to get the trial's.
+        tasks: the value of sbatch's --array.
+        offset: added to a task's number to give the trial's index.
     """
 
     tasks: str
     offset: int
 
     def command(self, script: Path) -> list[str]:
-        """What submits it."""
+        """Return the command that submits the array."""
         return ["sbatch", "--parsable", f"--array={self.tasks}", str(script), str(self.offset)]
 
 
 def arrays(indices: Sequence[int], max_parallel: int | None, largest: int = _USUAL_ARRAY_SIZE) -> list[Array]:
-    """The arrays that run these trials: several where there are more than Slurm's MaxArraySize allows in one."""
+    """Return the arrays that run these trials: several if one would exceed Slurm's MaxArraySize."""
     groups = len({index // largest for index in indices})
-    # the arrays run beside each other, and share the limit
+    # the arrays run concurrently and share the limit
     limit = f"%{max(1, max_parallel // groups)}" if max_parallel is not None and groups else ""
     return [
         Array(_ranges([index - part * largest for index in group]) + limit, part * largest)
@@ -48,7 +48,7 @@ def arrays(indices: Sequence[int], max_parallel: int | None, largest: int = _USU
 
 
 def _ranges(numbers: list[int]) -> str:
-    """``0-3,7`` for 0, 1, 2, 3, 7."""
+    """Format numbers as ranges: ``0-3,7`` for 0, 1, 2, 3, 7."""
     texts = []
     for _, group in groupby(enumerate(numbers), key=lambda each: each[1] - each[0]):
         members = [value for _, value in group]
@@ -57,10 +57,13 @@ def _ranges(numbers: list[int]) -> str:
 
 
 class SlurmEngine(Engine):
-    """Job arrays with one task a trial; tasks that are stopped or crash are queued again.
+    """Runs a sweep as job arrays with one task per trial; tasks that stop early or crash are requeued.
 
     Args:
-        config: what Slurm is asked for.
+        config: the resources to request from Slurm.
+
+    Raises:
+        UserError: if the request is invalid.
     """
 
     def __init__(self, config: SlurmEngineConfig) -> None:
@@ -68,15 +71,16 @@ class SlurmEngine(Engine):
         check_request(config)
 
     def submit(self, sweep: Sweep) -> list[str]:
-        """Submit what is left of a sweep; see `Engine.submit`.
+        """Submit the unfinished trials of a sweep and return the ids of the jobs.
 
         Raises:
-            UserError: if Slurm refuses, or has jobs of the sweep already.
+            UserError: if Slurm rejects the job or already has jobs of the sweep.
         """
         running = self.alive(sweep)
         if running:
             raise UserError(
-                f"{sweep.path}: Slurm has its jobs {', '.join(running)} already; wait, or diffexp sweep cancel"
+                f"{sweep.path}: expected no jobs of this sweep in Slurm, got {', '.join(running)}. "
+                "Wait for them, or run diffexp sweep cancel."
             )
         (sweep.path / CANCELLED).unlink(missing_ok=True)
         todo = [trial.index for trial in left(sweep)]
@@ -88,26 +92,26 @@ class SlurmEngine(Engine):
         for each in arrays(todo, self.config.max_parallel, _largest_array()):
             jobs.append(slurm(each.command(script)).strip().partition(";")[0])  # ID, or ID;CLUSTER
             known = [*_jobs(sweep), jobs[-1]]
-            atomic_write_text(_jobs_file(sweep), json.dumps(known) + "\n")  # at once: the next may fail
+            atomic_write_text(_jobs_file(sweep), json.dumps(known) + "\n")  # after each, as the next may fail
         return jobs
 
     def script(self, sweep: Sweep) -> str:
-        """Return the job script, and the commands that submit it."""
+        """Return the job script and, as comments, the commands that submit it."""
         submitted = arrays([trial.index for trial in left(sweep)], self.config.max_parallel)
-        commands = [f"# submitted by: {' '.join(each.command(Path('trials.sh')))}\n" for each in submitted]
+        commands = [f"# submit with: {' '.join(each.command(Path('trials.sh')))}\n" for each in submitted]
         return trials_script(sweep, self.config) + "".join(commands)
 
     def alive(self, sweep: Sweep) -> list[str]:
-        """Return the jobs of a sweep that Slurm still has, waiting or running."""
+        """Return the ids of a sweep's jobs that are queued or running in Slurm."""
         jobs = _jobs(sweep)
         if not jobs:
             return []
-        # an id that Slurm has forgotten makes squeue fail, so ask for all of the user's
+        # squeue fails on an id that Slurm has forgotten, so list all jobs of the user
         listed = slurm(["squeue", "--noheader", "--me", "--format=%F"]).split()
         return [job for job in jobs if job in listed]
 
     def gone(self, sweep: Sweep) -> set[int]:
-        """Return the trials that run in a task that Slurm has no more; none where there is no Slurm."""
+        """Return the trials recorded as running in a task that Slurm no longer has; none without Slurm."""
         records = {trial.index: read_state(trial) for trial in sweep.trials()}
         running = {index: each.job for index, each in records.items() if each.state == "running" and each.job}
         if not running:
@@ -119,22 +123,22 @@ class SlurmEngine(Engine):
         return {index for index, job in running.items() if job not in alive}
 
     def cancel(self, sweep: Sweep) -> list[str]:
-        """Cancel a sweep's jobs, and return their ids."""
+        """Cancel a sweep's jobs and return their ids."""
         jobs = self.alive(sweep)
         if jobs:
             slurm(["scancel", *jobs])
         return jobs
 
     def rank(self, environment: Mapping[str, str]) -> int:
-        """Return the number of this task among those of a trial on several devices."""
+        """Return the rank of this task among those of a trial on several devices."""
         return int(environment.get("SLURM_PROCID", "0"))
 
 
 def submit_agents(script: str, folder: Path) -> str:
-    """Submit agents; the id of the job.
+    """Submit W&B agents and return the id of the job.
 
     Raises:
-        UserError: if Slurm refuses.
+        UserError: if Slurm rejects the job.
     """
     path = folder / "agents.sh"
     atomic_write_text(path, script)
@@ -161,16 +165,18 @@ def _largest_array() -> int:
 
 
 def slurm(command: list[str]) -> str:
-    """What a command of Slurm's prints.
+    """Run a Slurm command and return its output.
 
     Raises:
-        UserError: if there is no Slurm here, or it refuses.
+        UserError: if the command is missing, fails, or does not answer within 60 s.
     """
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     except FileNotFoundError as error:
-        raise UserError(f"{command[0]}: there is no Slurm on this machine; --print shows the job script") from error
+        raise UserError(
+            f"{command[0]}: Slurm is not installed on this machine. Pass --print to see the job script."
+        ) from error
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{command[0]}: Slurm does not answer") from error
+        raise UserError(f"{command[0]}: Slurm did not answer within 60 s. Try again later.") from error
     except subprocess.CalledProcessError as error:
         raise UserError(f"{' '.join(command)}: {error.stderr.strip() or error.returncode}") from error

@@ -1,11 +1,11 @@
-"""What passes between Slurm's job scripts and the processes in them."""
+"""The environment variables of Slurm that trials keep."""
 
 from collections.abc import Mapping
 
 from diffexp.runs.directory import RUN_VARIABLE
 
-# Ids of the job stay, for the record. The rest makes Lightning take itself for one of the tasks of an srun: it would
-# wait for the others, or, as a second task's child, log nothing.
+# Ids of the job are kept for the record. With the others, Lightning would assume that it is a task of an srun: it
+# would wait for the other tasks or, as the child of a second task, log nothing.
 KEPT = (
     *("SLURM_CONF", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"),
     *("SLURM_JOB_NODELIST", "SLURM_NODELIST", "SLURMD_NODENAME"),
@@ -13,7 +13,7 @@ KEPT = (
 
 
 def without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without what makes a process take itself for a task of Slurm's."""
+    """Return an environment without the variables that identify a process as a Slurm task."""
     return {
         name: value
         for name, value in environment.items()

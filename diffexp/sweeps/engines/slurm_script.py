@@ -1,9 +1,9 @@
-"""The job scripts for Slurm: what is in them, and why, was measured on a real one.
+"""Job scripts for Slurm, based on observations of a real Slurm.
 
-- A signal that comes while Python starts would kill it, so signals are ignored until its handlers are there.
-- Slurm requeues for a dead node or a preemption only, so the script does for a crash and a time limit.
-- `scontrol requeue` must not die of the SIGTERM that a preemption sends to the whole job.
-- A cancelled job would come back if it were requeued.
+- A signal during Python's start would kill it, so tasks ignore signals until its handlers are installed.
+- Slurm requeues only after a node failure or a preemption, so the script requeues after a crash or a time limit.
+- `scontrol requeue` must survive the SIGTERM that a preemption sends to all processes of the job.
+- Requeueing a cancelled job would restart it.
 """
 
 import re
@@ -20,23 +20,24 @@ from diffexp.sweeps.plan import Sweep
 
 
 def check_request(request: SlurmEngineConfig) -> None:
-    """Refuse what Slurm could not be asked for.
+    """Validate a request to Slurm.
 
     Raises:
-        UserError: naming it.
+        UserError: if an option contains spaces, or the grace period is half of the time limit or more.
     """
     for value in (request.partition, request.account, request.qos, request.constraint, request.mem, request.time):
         if value is not None and any(letter.isspace() for letter in value):
-            raise UserError(f"command line: {value!r}: an option of sbatch has no spaces")
+            raise UserError(f"command line: expected an sbatch option without spaces, got {value!r}.")
     limit = _seconds(request.time) if request.time is not None else None
     if limit is not None and limit <= 2 * request.grace:
         raise UserError(
-            f"grace: {request.grace} s before a limit of {limit} s leave too little; take less, or more time"
+            f"grace: expected less than half of the time limit of {limit} s, got {request.grace} s. "
+            "Decrease grace or increase time."
         )
 
 
 def _seconds(time: str) -> int | None:
-    """A time limit as Slurm writes them: MIN, MIN:S, H:MIN:S, D-H, D-H:MIN, D-H:MIN:S; None for words as UNLIMITED."""
+    """Parse a Slurm time limit: MIN, MIN:S, H:MIN:S, D-H, D-H:MIN or D-H:MIN:S; None for words such as UNLIMITED."""
     days, dash, rest = time.rpartition("-")
     parts = rest.split(":")
     if not all(part.isdigit() for part in [*parts, *([days] if dash else [])]) or len(parts) > 3:
@@ -46,7 +47,7 @@ def _seconds(time: str) -> int | None:
     return int(days or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
 
 
-# Restarts of a task whose crashes `diffexp sweep trial` could not count, because it never began.
+# Restarts of a task whose crashes `diffexp sweep trial` could not count because it never started.
 _RESTARTS = 10
 
 
@@ -54,20 +55,23 @@ _RESTARTS = 10
 
 
 def trials_script(sweep: Sweep, request: SlurmEngineConfig) -> str:
-    """The job script of the trials.
+    """Return the job script of the trials.
 
     Raises:
-        UserError: if the GPUs asked for are not the devices that a trial uses, or the trials differ in them.
+        UserError: if the requested GPUs differ from the devices of a trial, or trials differ in devices or nodes.
     """
     for key in ("devices", "nodes"):
         if len(sweep.plan[key]) > 1:
-            told = " or ".join(map(str, sweep.plan[key]))
-            raise UserError(f"{sweep.path}: a trial takes {told} {key}, but a job array asks for the same for all")
+            counts = " and ".join(map(str, sweep.plan[key]))
+            raise UserError(
+                f"{sweep.path}: {key}: expected one number for all trials of a job array, got {counts}. "
+                "Plan a sweep for each."
+            )
     devices, (nodes,) = sweep.devices, sweep.plan["nodes"]
     if request.gpus is not None and request.gpus != devices:
         raise UserError(
-            f"gpus: {request.gpus}, but a trial uses training.devices = {devices}; "
-            f"plan the sweep with training.devices={request.gpus}"
+            f"gpus: expected {devices}, the training.devices of a trial, got {request.gpus}. "
+            f"Plan the sweep with training.devices={request.gpus}."
         )
     python, folder = shlex.quote(sys.executable), shlex.quote(str(sweep.path.absolute()))
     options = [
@@ -76,29 +80,29 @@ def trials_script(sweep: Sweep, request: SlurmEngineConfig) -> str:
         f"--signal=USR1@{request.grace}",
         *_options(sweep.file.name, request, _log(sweep.logs, "slurm-%A_%a.log")),
     ]
-    return f"""{_head(f"The trials of the sweep {sweep.file.name}, one a task.", options)}
+    return f"""{_head(f"The trials of the sweep {sweep.file.name}, one per task.", options)}
 index=$(( ${{1:-0}} + SLURM_ARRAY_TASK_ID ))
 cd {shlex.quote(str(sweep.working_directory))} || exit 2
 {_setup(request)}
-[ -z "${{SLURM_CPUS_PER_TASK:-}}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # not every srun takes it over
-# This shell must outlive the signals that end the tasks, to ask for another try.
+[ -z "${{SLURM_CPUS_PER_TASK:-}}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # not every srun inherits it
+# This shell must survive the signals that end the tasks, so that it can requeue the task.
 trap : USR1 USR2 TERM
-# The tasks ignore signals until their own handlers are there: one that came earlier would kill them.
+# The tasks ignore signals until their handlers are installed: an earlier signal would kill them.
 srun --kill-on-bad-exit=1 \\
     bash -c 'trap "" USR1 USR2 TERM; exec "$@"' trial \\
     {python} -m diffexp sweep trial {folder} "$index"
 code=$?
 case $code in
-    0 | 1 | 2) exit $code ;;  # it is done, or has failed for good
+    0 | 1 | 2) exit $code ;;  # done, or failed permanently
     {AGAIN}) ;;
-    126 | 127) exit $code ;;  # there is no such program on this node
-    *) [ "${{SLURM_RESTART_COUNT:-0}}" -lt {_RESTARTS} ] || exit $code ;;  # it crashed before anybody could count that
+    126 | 127) exit $code ;;  # the program is missing on this node
+    *) [ "${{SLURM_RESTART_COUNT:-0}}" -lt {_RESTARTS} ] || exit $code ;;  # crashed before diffexp could count it
 esac
 
-# It was stopped, or it crashed. Slurm itself begins again only for a dead node or a preemption, so we ask; not if the
-# job was cancelled. The question must not die of the signals that a preemption sends to the whole job.
+# The task was stopped or crashed. Slurm itself requeues only after a node failure or a preemption, so this script
+# does, except for a cancelled job. It must survive the signals that a preemption sends to all processes of the job.
 trap '' USR1 USR2 TERM
-# not $SLURM_JOB_ID: of one task, that is the id of the whole array
+# not $SLURM_JOB_ID, which for one of the tasks is the id of the entire array
 task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
 case $(scontrol --oneliner show job "$task") in
     *JobState=RUNNING* | *Reason=TimeLimit*) scontrol requeue "$task" ;;
@@ -108,13 +112,13 @@ exit $code
 
 
 def agents_script(sweep: str, agents: int, request: SlurmEngineConfig, logs: Path) -> str:
-    """The job script of agents for a sweep that is registered with W&B's server.
+    """Return the job script of agents for a sweep that is registered with W&B's server.
 
     Args:
         sweep: ENTITY/PROJECT/ID.
-        agents: how many jobs.
-        request: what to ask for.
-        logs: folder of their output.
+        agents: the number of agents, one job each.
+        request: the resources to request.
+        logs: the folder of their output.
     """
     options = [
         "--nodes=1",
@@ -125,14 +129,14 @@ def agents_script(sweep: str, agents: int, request: SlurmEngineConfig, logs: Pat
     ]
     return f"""{_head(f"Agents of the W&B sweep {sweep}.", options)}
 {_setup(request)}
-# The trainings that the agent starts are no tasks of Slurm's: they would wait for others, or log nothing.
+# The agent's trainings are not Slurm tasks: with these variables they would wait for other tasks or log nothing.
 for name in $(compgen -e); do
     case $name in
         {" | ".join(KEPT)}) ;;
         SLURM_* | PMI_*) unset "$name" ;;
     esac
 done
-# Forwarded signals let a training save, and tell W&B that it was preempted.
+# Forwarded signals let a training save a checkpoint and report to W&B that it was preempted.
 exec {shlex.quote(sys.executable)} -m wandb agent --forward-signals {shlex.quote(sweep)}
 """
 
@@ -143,7 +147,7 @@ def _head(title: str, options: Iterable[str]) -> str:
 
 
 def _log(folder: Path, name: str) -> str:
-    """A log's path, in which Slurm replaces what follows a %."""
+    """Return a log's path, with the folder's % escaped, because Slurm expands patterns that start with %."""
     return f"{str(folder.absolute()).replace('%', '%%')}/{name}"
 
 
@@ -161,7 +165,7 @@ def _options(name: str, request: SlurmEngineConfig, log: str) -> list[str]:
     return [
         f"--job-name={name}",
         f"--output={log}",
-        "--open-mode=append",  # a new try must not erase what the last one printed
+        "--open-mode=append",  # a new try must not erase the previous output
         "--requeue",
         *(f"--{option}={value}" for option, value in given.items() if value is not None),
         *request.options,
@@ -169,7 +173,7 @@ def _options(name: str, request: SlurmEngineConfig, log: str) -> list[str]:
 
 
 def _quoted(option: str) -> str:
-    """An option as sbatch reads it in a script."""
+    """Quote an option as sbatch parses it in a script."""
     return option if re.fullmatch(r"[\w./:,=@%+-]+", option) else '"' + option.replace('"', '\\"') + '"'
 
 

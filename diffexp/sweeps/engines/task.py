@@ -1,4 +1,4 @@
-"""What a job of an engine does: one try at a trial, in one process or, for several devices, as several."""
+"""The work of an engine's job: one try of a trial, in one process or, for several devices, in several."""
 
 import os
 import signal
@@ -13,16 +13,16 @@ from diffexp.sweeps.runner import Stop, start, try_trial
 from diffexp.sweeps.state import ENDED, read_state
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-_PATIENCE = 300.0  # seconds that other tasks wait for the first one to have chosen the trial's parameters
+_PATIENCE = 300.0  # seconds that other tasks wait for the first one to choose the trial's parameters
 
 
 def run_task(sweep: Sweep, index: int, environment: Mapping[str, str], engine: Engine) -> int:
-    """Try a trial; the exit code: 0 over, 1 failed, `AGAIN` to be tried again.
+    """Try a trial and return the exit code: 0 over, 1 failed, `AGAIN` to try again.
 
-    Of several processes (`Engine.rank`) the first one watches and keeps the records; the others only run their share.
+    With several processes (`Engine.rank`), only the first one monitors the trial and writes its records.
 
     Raises:
-        UserError: if there is no such trial.
+        UserError: if no trial has this index.
     """
     sweep.check_index(index)
     stop = Stop()
@@ -42,7 +42,7 @@ def run_task(sweep: Sweep, index: int, environment: Mapping[str, str], engine: E
 
 
 def _share(sweep: Sweep, index: int, environment: Mapping[str, str], stop: Stop) -> int:
-    """Run this task's process of a trial on several devices; how it goes is the first task's to say."""
+    """Run this task's process of a trial on several devices; the first task determines the outcome."""
     deadline = time.monotonic() + _PATIENCE
     while sweep.trial(index).trial is None and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -50,11 +50,11 @@ def _share(sweep: Sweep, index: int, environment: Mapping[str, str], stop: Stop)
     if planned.trial is None or read_state(planned).state in ENDED:
         return 0
     process = start(sweep, planned, environment)
-    told = 0.0
+    signalled = 0.0
     while process.poll() is None:
-        if stop.asked and time.monotonic() - told > 5:
+        if stop.asked and time.monotonic() - signalled > 5:
             process.send_signal(signal.SIGTERM)
-            told = time.monotonic()
+            signalled = time.monotonic()
         try:
             process.wait(0.5)
         except subprocess.TimeoutExpired:

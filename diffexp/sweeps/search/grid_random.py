@@ -1,4 +1,4 @@
-"""Which trials a sweep has: grid and random search are functions of (file, seed, index) alone."""
+"""Grid and random search: their trials are functions of (file, seed, index) alone."""
 
 import itertools
 from typing import Any
@@ -9,9 +9,9 @@ from diffexp.sweeps.spec.parameters import nested
 
 
 def known_trials(sweep: SweepFile, seed: int) -> list[Trial]:
-    """The trials of a grid or a random search, in order; [] for bayes, whose next trial depends on the others.
+    """Return the trials of grid or random search in order; [] for Bayesian search, which chooses them one by one.
 
-    A grid's last parameter varies fastest. Random trials that equal an earlier one stay: W&B's do too.
+    A grid's last parameter varies fastest. Random search keeps duplicate trials, as W&B does.
     """
     if sweep.method == "grid":
         cells = itertools.product(*(parameter.values for parameter in sweep.parameters))

@@ -1,9 +1,9 @@
 """W&B's early termination, a one-sided Hyperband (Li et al. 2018): at each band the worse runs end.
 
-A band is a number of values in the history of the metric. Of all runs that have so many, the values there are sorted,
-and the one at position ⌊n/eta⌋ is the threshold; a run whose value is above that of the last band it has
-reached is stopped. Its value is the best it has had so far, or, if strict, that at the band. Values that are
-not finite do not count. (W&B's engine `sweeps` 0.3 decides alike; its releases before count one value more.)
+A band is a number of values in the history of the metric. The threshold of a band is the value at position ⌊n/eta⌋
+among the sorted values that the n runs with such a history have at the band. A run stops if its value exceeds the
+threshold of the last band it has reached. Its value is its best so far or, if strict, the one at the band. Values
+that are not finite do not count. (W&B's engine `sweeps` 0.3 decides alike; earlier releases count one value more.)
 """
 
 import math
@@ -16,9 +16,9 @@ def should_stop(history: Sequence[float], others: Sequence[Sequence[float]], rul
     """Whether a running trial should end now.
 
     Args:
-        history: its metric so far, where lower is better.
-        others: those of all other trials, ended ones included.
-        rule: the bands.
+        history: the trial's metric so far; lower is better.
+        others: the histories of all other trials, including ended ones.
+        rule: the bands, eta and strict.
     """
     finite = [[value for value in each if math.isfinite(value)] for each in [history, *others]]
     mine = finite[0]

@@ -1,6 +1,6 @@
-"""Bayesian search: Optuna's TPE (Bergstra et al. 2011), its study made anew from the trials' records at every ask.
+"""Bayesian search: Optuna's TPE (Bergstra et al. 2011), with a study rebuilt from the trials' records at every ask.
 
-So there is no server and no database: what a worker asks depends on nothing but the sweep's directory.
+So it needs no server and no database: a worker's choice depends only on the sweep's directory.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ class PastTrial:
     """An earlier trial.
 
     Attributes:
-        parameters: nested.
-        value: its metric, where lower is better; None while it runs.
-        failed: it ended without one.
+        parameters: its nested parameters.
+        value: its metric; lower is better; None while it runs.
+        failed: whether it ended without a value.
     """
 
     parameters: dict[str, Any]
@@ -32,10 +32,10 @@ class PastTrial:
 
 
 def check_space(sweep: SweepFile) -> None:
-    """Refuse what cannot be searched.
+    """Check that Optuna can search the sweep's parameters.
 
     Raises:
-        UserError: if Optuna is not installed or has no such distribution.
+        UserError: if Optuna is not installed or lacks a distribution.
     """
     with requires_extra(f"{sweep.source}: method: bayes", "bayes"):
         import optuna  # noqa: F401
@@ -47,19 +47,19 @@ def check_space(sweep: SweepFile) -> None:
 
 
 def ask(sweep: SweepFile, seen: Sequence[PastTrial], seed: int, index: int) -> dict[str, Any]:
-    """Parameters for a trial, nested.
+    """Choose the nested parameters of a trial.
 
     Args:
-        sweep: what may be chosen.
-        seen: all trials that have been asked for.
-        seed: of the whole sweep.
-        index: of the trial.
+        sweep: the sweep file with the search space.
+        seen: all trials with known parameters.
+        seed: the sweep's seed.
+        index: the trial's index.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = {parameter.key: _distribution(parameter) for parameter in sweep.parameters}
-    # the index is part of the seed, or trials that begin at the same time, before there are results, would be the same
+    # without the index in the seed, trials that start together before any result would be equal
     sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + index) % 2**32, constant_liar=True)
     study = optuna.create_study(sampler=sampler)
     for each in seen:
@@ -73,7 +73,7 @@ def _frozen(
 ) -> "optuna.trial.FrozenTrial":
     import optuna
 
-    params = {each.key: _told(each, seen.parameters) for each in sweep.parameters}
+    params = {each.key: _optuna_value(each, seen.parameters) for each in sweep.parameters}
     if seen.failed:
         return optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, params=params, distributions=space)
     if seen.value is None:
@@ -85,26 +85,26 @@ def _distribution(parameter: Parameter) -> "optuna.distributions.BaseDistributio
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if is_seed(parameter.key) and len(parameter.values) != 1:
-        raise ValueError("expected one seed with bayes, which would search for the luckiest. Use grid or random")
+        raise ValueError("expected one seed with bayes, which would search for the luckiest. Use grid or random.")
     if parameter.values:
         return CategoricalDistribution(list(range(len(parameter.values))))
     low, high = parameter.bounds()
     if low is None or high is None or parameter.distribution.endswith("beta"):
-        raise ValueError(f"bayes searches values and ranges; {parameter.distribution} is for random")
+        raise ValueError(f"expected values or a range with bayes, got {parameter.distribution}. Use random.")
     if parameter.distribution == "int_uniform":
         return IntDistribution(int(low), int(high))
     return FloatDistribution(float(low), float(high), log="log" in parameter.distribution)
 
 
 def _value(parameter: Parameter, asked: Any) -> Any:
-    """From Optuna's value: values are told to it by their place, because it takes no lists and mappings."""
+    """Convert Optuna's value: it knows listed values by their index, because it accepts no lists or mappings."""
     if parameter.values:
         return parameter.values[asked]
     return quantised(asked, parameter.numbers["q"]) if parameter.distribution.startswith("q_") else asked
 
 
-def _told(parameter: Parameter, parameters: dict[str, Any]) -> Any:
-    """What Optuna is told of a trial's value."""
+def _optuna_value(parameter: Parameter, parameters: dict[str, Any]) -> Any:
+    """Convert a trial's value to Optuna's."""
     node: Any = parameters
     for part in parameter.path:
         node = node[part]
@@ -115,4 +115,4 @@ def _told(parameter: Parameter, parameters: dict[str, Any]) -> Any:
     low, high = parameter.bounds()
     assert low is not None
     assert high is not None
-    return min(max(node, low), high)  # what was rounded to a multiple of q may lie outside
+    return min(max(node, low), high)  # rounding to a multiple of q may leave the range

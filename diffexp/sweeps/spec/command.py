@@ -1,4 +1,4 @@
-"""The `command:` of a sweep file: which command every trial runs, on what, and what is fixed for all of them."""
+"""The `command:` of a sweep file: the command that every trial runs, its target, and the overrides they share."""
 
 import json
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ _ENVIRONMENT = "${env}"
 
 @dataclass(frozen=True)
 class Command:
-    """What a trial runs.
+    """The command that a trial runs.
 
     Attributes:
-        kind: the command.
+        kind: the diffexp command.
         target: the config to train, or the run or checkpoint to evaluate.
         sweep: the sweep's name.
-        overrides: ``key=value`` for every trial.
+        overrides: ``key=value`` texts for every trial.
         plugins: modules to import.
-        table: what `evaluate` starts from; None for its default.
+        table: the table request that `evaluate` starts from; None for its default.
     """
 
     kind: Literal["train", "evaluate"]
@@ -34,7 +34,7 @@ class Command:
     table: str | None = None
 
     def amended(self, target: str | None, overrides: Sequence[str], plugins: Sequence[str]) -> "Command":
-        """The same with another target, and more overrides and plugins."""
+        """Return a copy with another target, and further overrides and plugins."""
         return replace(
             self,
             target=target or self.target,
@@ -43,11 +43,11 @@ class Command:
         )
 
     def arguments(self, trial: Trial) -> list[str]:
-        """The command line of a trial, after `diffexp`."""
+        """Return the arguments of a trial's command line after `diffexp`."""
         return self._words(json.dumps(trial.parameters))
 
     def words(self) -> list[str]:
-        """As it stands in a sweep file."""
+        """Return the command as a sweep file has it."""
         return [_ENVIRONMENT, "diffexp", *self._words(_PARAMETERS)]
 
     def _words(self, parameters: str) -> list[str]:
@@ -60,20 +60,23 @@ class Command:
 
 
 def parse_command(given: Any, where: str) -> Command:
-    """Read a `command:`.
+    """Parse a `command:`.
 
     Raises:
-        UserError: if it does not run a diffexp command on the trial's parameters.
+        UserError: if it does not run a diffexp command with the trial's parameters.
     """
     if not isinstance(given, list) or not all(isinstance(word, (str, int, float)) for word in given):
-        raise UserError(f"{where}: command: must be a list of words such as {EXAMPLE}")
+        raise UserError(f"{where}: command: expected a list of words such as {EXAMPLE}, got {given!r}.")
     changed = next((word for word in given if isinstance(word, (bool, float))), None)
     if changed is not None:
         raise UserError(f"{where}: command: expected words, got one that YAML reads as {changed}. Quote it.")
     words = [str(word) for word in given]
     words = words[1:] if words[:1] == [_ENVIRONMENT] else words
     if words[:1] != ["diffexp"] or len(words) < 3 or words[1] not in ("train", "evaluate"):
-        raise UserError(f"{where}: command: must run diffexp train or diffexp evaluate, as in {EXAMPLE}")
+        raise UserError(
+            f"{where}: command: expected diffexp train or diffexp evaluate and a target, as in {EXAMPLE}, "
+            f"got {' '.join(words)!r}."
+        )
     kind: Literal["train", "evaluate"] = "train" if words[1] == "train" else "evaluate"
     options: dict[str, list[str]] = {"--plugin": [], "--table": [], "--trial": []}
     plain: list[str] = []
@@ -82,21 +85,25 @@ def parse_command(given: Any, where: str) -> Command:
         word = rest.pop(0)
         if word not in options and word.startswith(("-", "$")):
             raise UserError(
-                f"{where}: command: {word} is not understood; the parameters go in as --trial NAME '{_PARAMETERS}', "
-                "which keeps their types and names the run"
+                f"{where}: command: unknown word {word}. Pass the parameters as --trial NAME '{_PARAMETERS}', "
+                "which keeps their types and names the run."
             )
         if word not in options:
             plain.append(word)
             continue
         length = 2 if word == "--trial" else 1
         if len(rest) < length:
-            raise UserError(f"{where}: command: something is missing after {word}")
+            raise UserError(f"{where}: command: {word}: expected {length} argument(s), got {len(rest)}.")
         options[word] += [rest.pop(0) for _ in range(length)]
     trial = options["--trial"]
     if len(trial) != 2 or trial[1] != _PARAMETERS:
-        raise UserError(f"{where}: command: must end with --trial NAME '{_PARAMETERS}', as in {EXAMPLE}")
+        got = " ".join(["--trial", *trial]) if trial else "none"
+        raise UserError(f"{where}: command: expected --trial NAME '{_PARAMETERS}', as in {EXAMPLE}, got {got}.")
     if not plain or any("=" not in word for word in plain[1:]):
-        raise UserError(f"{where}: command: after {kind} one config or run is needed, then key=value for every trial")
+        raise UserError(
+            f"{where}: command: expected one config or run after {kind}, then key=value for every trial, "
+            f"got {' '.join(plain) or 'none'}."
+        )
     check_sweep_name(trial[0], f"{where}: command: --trial")
     table = options["--table"][-1] if options["--table"] else None
     return Command(kind, plain[0], trial[0], tuple(plain[1:]), tuple(options["--plugin"]), table)

@@ -1,4 +1,4 @@
-"""A W&B sweep file: what it may hold, by W&B's rules and by common sense where W&B's are silent."""
+"""W&B sweep files, checked by W&B's rules and, where those have gaps, by stricter ones."""
 
 import math
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ _HYPERBAND = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 
 @dataclass(frozen=True)
 class SweepMetric:
-    """What trials are compared by: a metric in metrics.jsonl, and which direction is better."""
+    """The metric in metrics.jsonl by which trials are compared, and the direction that is better."""
 
     name: str
     goal: Literal["minimize", "maximize"] = "minimize"
     target: float | None = None
 
     def better(self, value: float) -> float:
-        """The value, so that lower is better."""
+        """Return the value, negated if higher is better, so that lower is better."""
         return value if self.goal == "minimize" else -value
 
 
 @dataclass(frozen=True)
 class Hyperband:
-    """W&B's early termination: see `diffexp.sweeps.search.hyperband`."""
+    """The settings of W&B's early termination, which `diffexp.sweeps.search.hyperband` describes."""
 
     bands: tuple[int, ...]
     eta: float
@@ -45,11 +45,11 @@ class Hyperband:
 
 @dataclass(frozen=True)
 class SweepFile:
-    """A sweep file that has been read and checked.
+    """A validated sweep file.
 
     Attributes:
-        source: where it was read.
-        content: all of it, as plain data.
+        source: the path it was read from.
+        content: the complete file as plain data.
         run_cap: the number of trials; None for all cells of a grid.
     """
 
@@ -68,40 +68,40 @@ class SweepFile:
         return self.command.sweep
 
     def text(self) -> str:
-        """As YAML that `wandb sweep` takes."""
+        """Format the sweep as YAML for `wandb sweep`."""
         return yaml.safe_dump({**self.content, "command": self.command.words()}, sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads as `wandb sweep` does, but refuses what YAML 1.1 changes without a word.
+    """Reads YAML 1.1 as `wandb sweep` does, but rejects what YAML 1.1 changes silently.
 
-    That is a key written twice, of which the last counts, and the numbers 010 (8), 12:30 (750) and 1:30.5 (90.5). A
-    date stays a text, as JSON has no dates.
+    These are duplicate keys, of which the last counts, and numbers such as 010 (8), 12:30 (750) and 1:30.5 (90.5).
+    A date stays a string, because JSON has no dates.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, whose keys differ."""
+        """Construct a mapping; duplicate keys are an error."""
         mapping = super().construct_mapping(node, deep)
         if len(mapping) < len(node.value):
-            raise yaml.YAMLError(f"a key is written twice {node.start_mark}")
+            raise yaml.YAMLError(f"a mapping has a duplicate key{node.start_mark}")
         return mapping
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """A whole number that is written as Python writes it."""
+        """Construct an integer; notations that Python reads differently are an error."""
         number = super().construct_yaml_int(node)
         if number != scalar(str(node.value)):
-            raise yaml.YAMLError(f"W&B reads {node.value} as {number}; write {number}, or quote it{node.start_mark}")
+            raise yaml.YAMLError(f"W&B reads {node.value} as {number}. Write {number} or quote it{node.start_mark}")
         return number
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
-        """A number that is not to the base of 60."""
+        """Construct a float; base 60 is an error."""
         number = super().construct_yaml_float(node)
         if ":" in node.value:
-            raise yaml.YAMLError(f"W&B reads {node.value} as {number}; write {number}, or quote it{node.start_mark}")
+            raise yaml.YAMLError(f"W&B reads {node.value} as {number}. Write {number} or quote it{node.start_mark}")
         return number
 
     def construct_date(self, node: yaml.ScalarNode) -> str:
-        """A date as it was written."""
+        """Keep a date as the string in the file."""
         return str(node.value)
 
 
@@ -111,10 +111,10 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_date)
 
 
 def _bound(content: Any) -> None:
-    """Refuse aliases that make little text endless: one within itself, or many times many.
+    """Reject YAML aliases that contain themselves or that expand a short text into too many values.
 
     Raises:
-        ValueError: saying which.
+        ValueError: for either.
     """
     left, within = _MOST_VALUES, set()
 
@@ -122,10 +122,10 @@ def _bound(content: Any) -> None:
         nonlocal left
         left -= 1
         if left < 0:
-            raise ValueError(f"it holds more than {_MOST_VALUES} values")
+            raise ValueError(f"expected at most {_MOST_VALUES} values, got more")
         if isinstance(node, (dict, list)):
             if id(node) in within:
-                raise ValueError("an alias (*…) stands within what it means")
+                raise ValueError("an alias (*…) contains itself")
             within.add(id(node))
             for each in [*node, *node.values()] if isinstance(node, dict) else node:
                 look(each)
@@ -135,10 +135,10 @@ def _bound(content: Any) -> None:
 
 
 def read_sweep(path: Path) -> SweepFile:
-    """Read and check a sweep file.
+    """Read and validate a sweep file.
 
     Raises:
-        UserError: for what W&B would refuse, or would accept though it cannot work.
+        UserError: if W&B would reject the file, or would accept it although it cannot work.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # as `wandb sweep` reads it
@@ -151,54 +151,58 @@ def read_sweep(path: Path) -> SweepFile:
 
 
 def parse_sweep(content: Any, where: str) -> SweepFile:
-    """Check the content of a sweep file.
+    """Validate the content of a sweep file.
 
     Args:
         content: plain data.
-        where: it came from, for messages.
+        where: the source of the content, for messages.
 
     Raises:
         UserError: as `read_sweep`.
     """
     if not isinstance(content, dict):
-        raise UserError(f"{where}: must hold a mapping with method, parameters and command")
+        got = type(content).__name__
+        raise UserError(f"{where}: expected a mapping with method, parameters and command, got a {got}.")
     for key in content:
         if key not in _TOP:
-            raise UserError(f"{where}: {key!r} is no key of W&B's sweeps.{did_you_mean(str(key), _TOP)}")
+            raise UserError(f"{where}: unknown key {key!r} in a W&B sweep.{did_you_mean(str(key), _TOP)}")
     method = content.get("method")
     if method not in ("grid", "random", "bayes"):
-        raise UserError(f"{where}: method: must be grid, random or bayes, not {method!r}")
+        raise UserError(f"{where}: method: expected grid, random or bayes, got {method!r}.")
     if "command" not in content:
-        raise UserError(f"{where}: command: is required: {EXAMPLE}")
+        raise UserError(f"{where}: command: expected a list of words, got none. Add one, such as {EXAMPLE}.")
     command = parse_command(content["command"], where)
     if content.get("name", command.sweep) != command.sweep:
-        raise UserError(f"{where}: name: is {content['name']!r}, but the command says --trial {command.sweep}")
+        raise UserError(
+            f"{where}: name: expected {command.sweep!r}, the name after --trial in the command, "
+            f"got {content['name']!r}. Use one name in both."
+        )
     if "parameters" not in content:
-        raise UserError(f"{where}: parameters: is required")
+        raise UserError(f"{where}: parameters: expected a mapping of config keys to values, got none.")
     try:
         parameters = tuple(parse_parameters(content["parameters"], where))
     except RecursionError as error:
-        raise UserError(f"{where}: parameters: contains itself") from error
+        raise UserError(f"{where}: parameters: expected a finite tree, got one that contains itself.") from error
     metric = _metric(content.get("metric"), where)
     hyperband = _hyperband(content.get("early_terminate"), where)
     if metric is None and (method == "bayes" or hyperband is not None):
-        raise UserError(f"{where}: metric: is required by {'bayes' if method == 'bayes' else 'early_terminate'}")
+        needs = "bayes" if method == "bayes" else "early_terminate"
+        raise UserError(f"{where}: metric: expected a mapping with a name, required by {needs}, got none.")
     for parameter in parameters:
+        at = f"{where}: parameters.{parameter.key}"
         if method == "grid" and not parameter.values:
-            raise UserError(f"{where}: parameters.{parameter.key}: a grid needs values, not a range")
+            raise UserError(f"{at}: expected values for a grid, got {parameter.distribution}. List the values.")
         if method == "grid" and parameter.numbers.get("probabilities") is not None:
-            raise UserError(
-                f"{where}: parameters.{parameter.key}: a grid runs all values, whatever their probabilities"
-            )
+            raise UserError(f"{at}: probabilities: expected none, because a grid runs all values. Remove them.")
     run_cap = content.get("run_cap")
     if run_cap is None and method != "grid":
-        raise UserError(f"{where}: run_cap: is required: {method} has no end of its own")
+        raise UserError(f"{where}: run_cap: expected an integer >= 1, got none: {method} search has no end. Add one.")
     if run_cap is not None and (not isinstance(run_cap, int) or isinstance(run_cap, bool) or run_cap < 1):
-        raise UserError(f"{where}: run_cap: must be a whole number of at least 1, not {run_cap!r}")
+        raise UserError(f"{where}: run_cap: expected an integer >= 1, got {run_cap!r}.")
     cells = math.prod(len(parameter.values) for parameter in parameters) if method == "grid" else _MOST + 1
     count = min(cells, run_cap) if run_cap is not None else cells
     if count > _MOST:
-        raise UserError(f"{where}: {count:,} trials are more than {_MOST:,}; give a run_cap")
+        raise UserError(f"{where}: expected at most {_MOST:,} trials, got {count:,}. Set run_cap to {_MOST:,} or less.")
     return SweepFile(where, content, command, method, parameters, metric, hyperband, run_cap)
 
 
@@ -206,17 +210,18 @@ def _metric(given: Any, where: str) -> SweepMetric | None:
     if given is None:
         return None
     if not isinstance(given, dict) or not isinstance(given.get("name"), str) or not given["name"]:
-        raise UserError(f"{where}: metric: must have a name, and may have goal and target")
+        raise UserError(
+            f"{where}: metric: expected a mapping with name, and optionally goal and target, got {given!r}."
+        )
     for key in given:
         if key not in ("name", "goal", "target"):
-            raise UserError(
-                f"{where}: metric: there is no {key!r}.{did_you_mean(str(key), ('name', 'goal', 'target'))}"
-            )
+            hint = did_you_mean(str(key), ("name", "goal", "target"))
+            raise UserError(f"{where}: metric: unknown key {key!r} in a W&B metric.{hint}")
     goal, target = given.get("goal", "minimize"), given.get("target")
     if goal not in ("minimize", "maximize"):
-        raise UserError(f"{where}: metric.goal: must be minimize or maximize, not {goal!r}")
+        raise UserError(f"{where}: metric.goal: expected minimize or maximize, got {goal!r}.")
     if target is not None and (not isinstance(target, (int, float)) or isinstance(target, bool)):
-        raise UserError(f"{where}: metric.target: must be a number, not {target!r}")
+        raise UserError(f"{where}: metric.target: expected a number, got {target!r}.")
     return SweepMetric(given["name"], goal, target)
 
 
@@ -225,26 +230,27 @@ def _hyperband(given: Any, where: str) -> Hyperband | None:
         return None
     at = f"{where}: early_terminate"
     if not isinstance(given, dict) or given.get("type") != "hyperband":
-        raise UserError(f"{at}: type: W&B has hyperband only")
+        raise UserError(f"{at}: expected a mapping with type: hyperband, the only rule W&B has, got {given!r}.")
     for key, value in given.items():
         if key not in _HYPERBAND:
-            raise UserError(f"{at}: there is no {key!r}.{did_you_mean(str(key), _HYPERBAND)}")
+            raise UserError(f"{at}: unknown key {key!r} in W&B's hyperband.{did_you_mean(str(key), _HYPERBAND)}")
         if key in ("min_iter", "max_iter", "s") and (
             not isinstance(value, int) or isinstance(value, bool) or value < 1
         ):
-            raise UserError(f"{at}: {key}: must be a whole number of at least 1, not {value!r}")
+            raise UserError(f"{at}: {key}: expected an integer >= 1, got {value!r}.")
     eta, strict = given.get("eta", 3), given.get("strict", False)
     if not isinstance(eta, (int, float)) or isinstance(eta, bool) or not 1 < eta <= 1000:
-        raise UserError(f"{at}: eta: must be above 1 and at most 1000, not {eta!r}")
+        raise UserError(f"{at}: eta: expected a number > 1 and <= 1000, got {eta!r}.")
     if not isinstance(strict, bool):
-        raise UserError(f"{at}: strict: must be true or false, not {strict!r}")
+        raise UserError(f"{at}: strict: expected true or false, got {strict!r}.")
     if "min_iter" in given and "max_iter" not in given and "s" not in given:
         bands = [int(given["min_iter"] * eta**k) for k in range(30)]
     elif "max_iter" in given and "s" in given and "min_iter" not in given:
         bands = [int(given["max_iter"] / eta**k) for k in range(given["s"], 0, -1)]
     else:
-        raise UserError(f"{at}: needs min_iter, or max_iter and s")
+        got = ", ".join(key for key in ("min_iter", "max_iter", "s") if key in given) or "none"
+        raise UserError(f"{at}: expected either min_iter, or max_iter and s, got {got}.")
     bands = [band for band in dict.fromkeys(bands) if band >= 1]
     if not bands:
-        raise UserError(f"{at}: no band is left; take a larger max_iter or a smaller s or eta")
+        raise UserError(f"{at}: expected at least one band >= 1, got none. Increase max_iter, or decrease s or eta.")
     return Hyperband(tuple(bands), float(eta), strict)

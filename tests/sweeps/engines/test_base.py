@@ -69,8 +69,8 @@ def test_an_engine_takes_its_own_keys():
     [
         ("slrum", [], "there is no engine 'slrum'.*Did you mean 'slurm'"),
         ("slurm", ["gpus=0"], "command line: gpus: must be at least 1"),
-        ("slurm", ["partition=a b"], "an option of sbatch has no spaces"),
-        ("slurm", ["time=00:02:00"], "grace: 120 s before a limit of 120 s"),
+        ("slurm", ["partition=a b"], "expected an sbatch option without spaces, got 'a b'"),
+        ("slurm", ["time=00:02:00"], "grace: expected less than half of the time limit of 120 s, got 120 s"),
     ],
 )
 def test_what_is_wrong_is_refused(name, overrides, message):

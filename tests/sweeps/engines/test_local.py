@@ -223,7 +223,7 @@ def test_a_config_that_has_changed_since_it_was_planned_is_refused(sweep, tmp_pa
     made = sweep("at(10)", count=2, command=["diffexp", "train", "mine.yaml", "--trial", "s", "${args_json}"])
     made.check_unchanged([0, 1])
     (tmp_path / "mine.yaml").write_text("base: [digits]\noptim: {lr: 0.5}\n")
-    with pytest.raises(UserError, match=r"trial 0 \(seed=0\): its config comes to something else than when it was"):
+    with pytest.raises(UserError, match=r"trial 0 \(seed=0\): expected the planned config, got another"):
         LocalRun(made, [dict(os.environ)])
 
 

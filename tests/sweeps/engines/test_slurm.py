@@ -21,7 +21,7 @@ def test_arrays_are_split_where_slurm_ends_them():
 )
 def test_time_limits_as_slurm_writes_them(time, seconds):
     build_engine("slurm", [f"time={time}", f"grace={(seconds - 1) // 2}"])
-    with pytest.raises(UserError, match=f"before a limit of {seconds} s leave too little"):
+    with pytest.raises(UserError, match=f"less than half of the time limit of {seconds} s"):
         build_engine("slurm", [f"time={time}", f"grace={(seconds + 1) // 2}"])
 
 

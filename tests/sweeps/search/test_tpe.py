@@ -63,6 +63,6 @@ def test_it_finds_a_minimum_sooner_than_chance():
 
 def test_what_cannot_be_searched_is_told():
     with pytest.raises(
-        UserError, match=r"f\.yaml: parameters\.x: bayes searches values and ranges; normal is for random"
+        UserError, match=r"f\.yaml: parameters\.x: expected values or a range with bayes, got normal\. Use random"
     ):
         check_space(sweep({"x": {"distribution": "normal"}}))

@@ -47,67 +47,67 @@ def test_its_text_is_the_same_sweep():
 
 
 WRONG = [
-    ([], "must hold a mapping"),
-    (changed(methode="grid"), "'methode' is no key of W&B's sweeps. Did you mean 'method'?"),
-    (changed(method="custom"), "method: must be grid, random or bayes, not 'custom'"),
-    (changed(method=None), "method: must be"),
-    (changed(parameters=None), "parameters: is required"),
-    (changed(parameters={}), "parameters: must hold keys"),
-    (changed(metric=None, method="bayes", run_cap=3), "metric: is required by bayes"),
-    (changed(metric=None, early_terminate={"type": "hyperband", "min_iter": 1}), "is required by early_terminate"),
-    (changed(metric={"goal": "minimize"}), "metric: must have a name"),
-    (changed(metric={"name": "a", "goal": "min"}), "metric.goal: must be minimize or maximize, not 'min'"),
+    ([], "expected a mapping with method, parameters and command, got a list"),
+    (changed(methode="grid"), "unknown key 'methode' in a W&B sweep. Did you mean 'method'?"),
+    (changed(method="custom"), "method: expected grid, random or bayes, got 'custom'"),
+    (changed(method=None), "method: expected grid"),
+    (changed(parameters=None), "parameters: expected a mapping of config keys to values, got none"),
+    (changed(parameters={}), "parameters: expected a mapping of config keys to values, got {}"),
+    (changed(metric=None, method="bayes", run_cap=3), "metric: expected a mapping with a name, required by bayes"),
+    (changed(metric=None, early_terminate={"type": "hyperband", "min_iter": 1}), "required by early_terminate"),
+    (changed(metric={"goal": "minimize"}), "metric: expected a mapping with name"),
+    (changed(metric={"name": "a", "goal": "min"}), "metric.goal: expected minimize or maximize, got 'min'"),
     (changed(metric={"name": "a", "gaol": "minimize"}), "Did you mean 'goal'?"),
-    (changed(metric={"name": "a", "target": "low"}), "metric.target: must be a number"),
-    (changed(method="random"), "run_cap: is required: random has no end of its own"),
-    (changed(run_cap=0), "run_cap: must be a whole number of at least 1, not 0"),
-    (changed(run_cap=True), "run_cap: must be a whole number"),
-    (changed(name="other"), "name: is 'other', but the command says --trial lr"),
-    (of({"min": 1, "max": 3}), "parameters.x: a grid needs values, not a range"),
-    (of({"distribution": "q_uniform", "min": 1, "max": 3, "q": 1}), "a grid needs values"),
-    (of({"values": []}), "values: must be a list of one or more"),
-    (of({"values": [1, 1]}), "values: 1 is there twice"),
-    (of({"values": [1], "value": 1}), "needs exactly one of"),
-    (of({}), "needs exactly one of"),
-    (of(3), "must be a mapping"),
+    (changed(metric={"name": "a", "target": "low"}), "metric.target: expected a number, got 'low'"),
+    (changed(method="random"), "run_cap: expected an integer >= 1, got none: random search has no end"),
+    (changed(run_cap=0), "run_cap: expected an integer >= 1, got 0"),
+    (changed(run_cap=True), "run_cap: expected an integer >= 1, got True"),
+    (changed(name="other"), "name: expected 'lr', the name after --trial in the command, got 'other'"),
+    (of({"min": 1, "max": 3}), "parameters.x: expected values for a grid, got int_uniform"),
+    (of({"distribution": "q_uniform", "min": 1, "max": 3, "q": 1}), "expected values for a grid, got q_uniform"),
+    (of({"values": []}), "values: expected a list of at least one value, got []"),
+    (of({"values": [1, 1]}), "values: expected distinct values, got 1 twice"),
+    (of({"values": [1], "value": 1}), "expected exactly one of value, values, min and max, distribution or parameters"),
+    (of({}), "or parameters, got none"),
+    (of(3), "x: expected a mapping with value"),
     (of({"valeus": [1]}), "Did you mean 'values'?"),
-    (of({"values": [1], "parameters": {"y": {"value": 1}}}), "nested parameters and values exclude each other"),
-    (of({"values": ["1e-4"]}), "1e-4 is a text in YAML 1.1"),
-    (of({"min": 0, "max": 1.0}, method="random", run_cap=1), "both be whole numbers or both have a dot, not 0 and 1.0"),
-    (of({"min": 0.0}, method="random", run_cap=1), "max: is required"),
-    (of({"min": 2.0, "max": 1.0}, method="random", run_cap=1), "min must be below max"),
-    (of({"min": "1e-4", "max": 1.0}, method="random", run_cap=1), "write a dot and a sign, as in 1.0e-4"),
-    (of({"distribution": "log_uniform_values", "min": 0.0, "max": 1.0}, method="random", run_cap=1), "must be above 0"),
-    (of({"distribution": "gauss"}, method="random", run_cap=1), "there is no distribution 'gauss'"),
-    (of({"distribution": "normal", "min": 1}, method="random", run_cap=1), "min does not go with normal"),
-    (of({"distribution": "normal", "sigma": 0}, method="random", run_cap=1), "sigma: must be above 0"),
-    (of({"distribution": "int_uniform", "min": 0.5, "max": 2.5}, method="random", run_cap=1), "needs whole numbers"),
-    (of({"values": [1, 2], "probabilities": [0.5]}), "probabilities: must be 2 numbers"),
-    (of({"values": [1, 2], "probabilities": [0.5, 0.6]}), "must add up to 1, not 1.1"),
-    (changed(parameters={"optim.lr": {"values": [1]}}), "write optim: {parameters: {lr: …"),
-    (changed(early_terminate={"type": "envelope"}), "W&B has hyperband only"),
-    (changed(early_terminate={"type": "hyperband"}), "needs min_iter, or max_iter and s"),
-    (changed(early_terminate={"type": "hyperband", "max_iter": 9}), "needs min_iter, or max_iter and s"),
-    (changed(early_terminate={"type": "hyperband", "min_iter": 0}), "min_iter: must be a whole number of at least 1"),
-    (changed(early_terminate={"type": "hyperband", "min_iter": 1, "eta": 1}), "eta: must be above 1"),
-    (changed(early_terminate={"type": "hyperband", "min_iter": 1, "strict": "no"}), "strict: must be true or false"),
-    (changed(early_terminate={"type": "hyperband", "max_iter": 1, "s": 2}), "no band is left"),
-    (changed(early_terminate={"type": "hyperband", "min_iter": 1, "eta": float("inf")}), "at most 1000"),
-    (of({"distribution": ["uniform"]}), "there is no distribution ['uniform']"),
-    (of({"values": [1], "distribution": None}), "there is no distribution None"),
-    (of({"distribution": "log_uniform", "min": 1, "max": 1000}, method="random", run_cap=1), "are logarithms"),
-    (of({"values": [1, 2], "probabilities": [0.5, 0.5]}), "runs all values, whatever their probabilities"),
-    (of({"values": [1, 1.0]}), "values: 1.0 is there twice"),
-    (of({"values": list(range(10_001))}), "10,001 trials are more than 10,000; give a run_cap"),
-    (changed(command=None), "command: is required"),
-    (changed(command="diffexp train digits"), "command: must be a list of words"),
-    (changed(command=["python", "train.py", "${args}"]), "command: must run diffexp train or diffexp evaluate"),
-    (changed(command=["diffexp", "train", "digits", "${args}"]), "${args} is not understood"),
+    (of({"values": [1], "parameters": {"y": {"value": 1}}}), "expected either nested parameters or values, got both"),
+    (of({"values": ["1e-4"]}), "expected a number, got 1e-4, a string in YAML 1.1"),
+    (of({"min": 0, "max": 1.0}, method="random", run_cap=1), "expected two integers or two floats, got 0 and 1.0"),
+    (of({"min": 0.0}, method="random", run_cap=1), "max: expected a finite number, got none"),
+    (of({"min": 2.0, "max": 1.0}, method="random", run_cap=1), "expected min < max, got 2.0 and 1.0"),
+    (of({"min": "1e-4", "max": 1.0}, method="random", run_cap=1), "Write a dot and a sign, as in 1.0e-4"),
+    (of({"distribution": "log_uniform_values", "min": 0.0, "max": 1.0}, method="random", run_cap=1), "a number > 0"),
+    (of({"distribution": "gauss"}, method="random", run_cap=1), "unknown distribution 'gauss'"),
+    (of({"distribution": "normal", "min": 1}, method="random", run_cap=1), "min: not a key of distribution normal"),
+    (of({"distribution": "normal", "sigma": 0}, method="random", run_cap=1), "sigma: expected a number > 0, got 0"),
+    (of({"distribution": "int_uniform", "min": 0.5, "max": 2.5}, method="random", run_cap=1), "expected integers"),
+    (of({"values": [1, 2], "probabilities": [0.5]}), "probabilities: expected 2 non-negative numbers, got [0.5]"),
+    (of({"values": [1, 2], "probabilities": [0.5, 0.6]}), "expected a sum of 1, got 1.1"),
+    (changed(parameters={"optim.lr": {"values": [1]}}), "Write optim: {parameters: {lr: …"),
+    (changed(early_terminate={"type": "envelope"}), "hyperband, the only rule W&B has, got {'type': 'envelope'}"),
+    (changed(early_terminate={"type": "hyperband"}), "expected either min_iter, or max_iter and s, got none"),
+    (changed(early_terminate={"type": "hyperband", "max_iter": 9}), "or max_iter and s, got max_iter"),
+    (changed(early_terminate={"type": "hyperband", "min_iter": 0}), "min_iter: expected an integer >= 1, got 0"),
+    (changed(early_terminate={"type": "hyperband", "min_iter": 1, "eta": 1}), "eta: expected a number > 1"),
+    (changed(early_terminate={"type": "hyperband", "min_iter": 1, "strict": "no"}), "strict: expected true or false"),
+    (changed(early_terminate={"type": "hyperband", "max_iter": 1, "s": 2}), "expected at least one band"),
+    (changed(early_terminate={"type": "hyperband", "min_iter": 1, "eta": float("inf")}), "<= 1000, got inf"),
+    (of({"distribution": ["uniform"]}), "unknown distribution ['uniform']"),
+    (of({"values": [1], "distribution": None}), "unknown distribution None"),
+    (of({"distribution": "log_uniform", "min": 1, "max": 1000}, method="random", run_cap=1), "expected logarithms"),
+    (of({"values": [1, 2], "probabilities": [0.5, 0.5]}), "expected none, because a grid runs all values"),
+    (of({"values": [1, 1.0]}), "values: expected distinct values, got 1.0 twice"),
+    (of({"values": list(range(10_001))}), "expected at most 10,000 trials, got 10,001. Set run_cap"),
+    (changed(command=None), "command: expected a list of words, got none"),
+    (changed(command="diffexp train digits"), "command: expected a list of words"),
+    (changed(command=["python", "train.py", "${args}"]), "command: expected diffexp train or diffexp evaluate"),
+    (changed(command=["diffexp", "train", "digits", "${args}"]), "unknown word ${args}"),
     (changed(command=["diffexp", "train", "digits", "${args_no_hyphens}"]), "--trial NAME '${args_json}'"),
-    (changed(command=["diffexp", "train", "digits", "--resume", *COMMAND[5:]]), "--resume is not understood"),
-    (changed(command=["diffexp", "train", "digits"]), "must end with --trial NAME"),
-    (changed(command=["diffexp", "train", "digits", "--trial"]), "something is missing after --trial"),
-    (changed(command=["diffexp", "train", "--trial", "lr", "${args_json}"]), "one config or run is needed"),
+    (changed(command=["diffexp", "train", "digits", "--resume", *COMMAND[5:]]), "unknown word --resume"),
+    (changed(command=["diffexp", "train", "digits"]), "expected --trial NAME"),
+    (changed(command=["diffexp", "train", "digits", "--trial"]), "--trial: expected 2 argument(s), got 0"),
+    (changed(command=["diffexp", "train", "--trial", "lr", "${args_json}"]), "expected one config or run after train"),
     (changed(command=["diffexp", "train", "digits", "twice", "--trial", "lr", "${args_json}"]), "then key=value"),
     (changed(command=["diffexp", "train", "digits", "--trial", "a/b", "${args_json}"]), "names a directory"),
 ]  # fmt: skip
@@ -123,14 +123,14 @@ def test_what_is_wrong_is_told(content, message):
 
 def test_a_key_written_twice_is_refused(tmp_path):
     (tmp_path / "f.yaml").write_text(yaml.safe_dump(RIGHT) + "method: random\n")
-    with pytest.raises(UserError, match="a key is written twice"):
+    with pytest.raises(UserError, match="a mapping has a duplicate key"):
         read_sweep(tmp_path / "f.yaml")
 
 
 def test_a_grid_too_large_to_list_needs_a_cap():
     values = {"values": list(range(100))}
     parameters = {f"x{index}": values for index in range(5)}
-    with pytest.raises(UserError, match="10,000,000,000 trials"):
+    with pytest.raises(UserError, match="got 10,000,000,000"):
         parse_sweep(changed(parameters=parameters), "f.yaml")
     assert parse_sweep(changed(parameters=parameters, run_cap=5), "f.yaml").run_cap == 5
 
@@ -138,13 +138,13 @@ def test_a_grid_too_large_to_list_needs_a_cap():
 def test_a_file_that_contains_itself_is_told(tmp_path):
     text = yaml.safe_dump({key: value for key, value in RIGHT.items() if key != "parameters"})
     (tmp_path / "f.yaml").write_text(f"{text}parameters: &a {{x: {{parameters: *a}}}}\n")
-    with pytest.raises(UserError, match=r"an alias \(\*…\) stands within what it means"):
+    with pytest.raises(UserError, match=r"an alias \(\*…\) contains itself"):
         read_sweep(tmp_path / "f.yaml")
 
 
 def test_numbers_without_a_dot_are_texts_in_the_file(tmp_path):
     (tmp_path / "f.yaml").write_text(yaml.safe_dump(RIGHT).replace("0.001", "1e-3"))
-    with pytest.raises(UserError, match=r"parameters\.optim\.lr: 1e-3 is a text in YAML 1\.1"):
+    with pytest.raises(UserError, match=r"parameters\.optim\.lr: expected a number, got 1e-3, a string in YAML 1\.1"):
         read_sweep(tmp_path / "f.yaml")
 
 
@@ -193,7 +193,7 @@ def test_numbers_that_yaml_1_1_changes_are_refused(tmp_path, written, read):
     assert yaml.safe_load(written) == read
     file = tmp_path / "f.yaml"
     file.write_text(yaml.safe_dump(of({"values": ["HERE"]})).replace("HERE", written))
-    with pytest.raises(UserError, match=f"W&B reads {written} as {read}; write {read}, or quote it"):
+    with pytest.raises(UserError, match=f"W&B reads {written} as {read}. Write {read} or quote it"):
         read_sweep(file)
 
 
