@@ -1,8 +1,7 @@
-"""Addressed randomness: every random number is a function of what it is for, not of what was drawn before.
+"""Addressed randomness: every random number depends only on its purpose, not on earlier random numbers.
 
-So a resumed run draws what the uninterrupted one would have drawn, and a result does not depend on how
-the work was cut into batches, devices or processes. An address is a tuple such as ("noise", seed, step);
-no generator's state is ever saved.
+A resumed run thus draws the same numbers as an uninterrupted one. Results do not depend on the division of the work
+into batches, devices or processes. An address is a tuple such as ("noise", seed, step). No generator state is saved.
 """
 
 import hashlib
@@ -16,10 +15,10 @@ from torch import Tensor
 
 
 def derive_seed(*address: int | str) -> int:
-    """A 64-bit seed that is a function of the address alone, the same on every machine.
+    """Return a 64-bit seed that depends only on the address, the same on every machine.
 
     Args:
-        address: what the random numbers are for. The parts' order and types count: 1 is not "1".
+        address: the purpose of the random numbers. Order and types of its parts matter: 1 is not "1".
 
     Returns:
         An integer in [0, 2**64).
@@ -29,14 +28,14 @@ def derive_seed(*address: int | str) -> int:
 
 
 def generator(device: torch.device, *address: int | str) -> torch.Generator:
-    """A torch generator on `device`, seeded by the address."""
+    """Return a torch generator on `device`, seeded by the address."""
     return torch.Generator(device).manual_seed(derive_seed(*address))
 
 
 def seed_default_generators(device: torch.device, *address: int | str) -> None:
-    """Seed what is drawn without a generator, on the host and on `device`, by the address.
+    """Seed torch's default generators on the host and on `device` by the address.
 
-    As torch.manual_seed, which takes 1.7 ms for notes to itself about kinds of devices that are not in use.
+    It replaces torch.manual_seed, which takes 1.7 ms because it also handles kinds of devices that are not in use.
     """
     seed = derive_seed(*address)
     torch.default_generator.manual_seed(seed)
@@ -53,12 +52,12 @@ _WORD = 0xFFFFFFFF  # the 32 bits of a word
 
 @dataclass(frozen=True)
 class Draw:
-    """What one draw gives each of B images.
+    """The random numbers of one draw for B images.
 
     Attributes:
-        normals: N(0, 1), float32 (B, *shape).
-        uniforms: four numbers in [0, 1), multiples of 2⁻³²: float64 (4, B).
-        positions: of the images, int64 (B,).
+        normals: N(0, 1), float32, shape `(B, *shape)`.
+        uniforms: four uniform numbers in [0, 1) for each image, multiples of 2⁻³², float64 (4, B).
+        positions: positions of the images, int64 (B,).
     """
 
     normals: Tensor
@@ -67,16 +66,18 @@ class Draw:
 
 
 class RandomNumbers:
-    """Random numbers of the images of a batch: those of one image depend on (key, its position, draw) alone.
+    """Counter-based random numbers for the images of a batch; an image's depend only on (key, its position, draw).
 
-    The generator is Philox4x32-10 (Salmon et al. 2011), a function of a 64-bit key and a 128-bit counter, computed in
-    tensor operations where the positions are: a GPU draws for a whole batch as fast as it computes anything else, and
-    draws the same numbers as a CPU. The integers agree exactly. Normals come from them by the Box-Muller transform in
-    float64 and are rounded to float32, so two devices differ in about one normal of 10⁸, by its last bit.
+    The generator is Philox4x32-10 (Salmon et al. 2011), a function of a 64-bit key and a 128-bit counter. It runs as
+    tensor operations on the device of the positions. A GPU thus draws for a batch in parallel, and draws the same
+    numbers as a CPU.
+
+    The integers agree exactly. Normals come from them by the Box-Muller transform in float64, rounded to float32. Two
+    devices therefore differ in about one normal of 10⁸, by its last bit.
 
     Args:
         key: in [0, 2⁶⁴), for instance from `derive_seed`.
-        positions: int64 (B,), in [0, 2⁶³), on the device where the numbers are wanted.
+        positions: positions of the images, int64 (B,), in [0, 2⁶³), on the device that needs the numbers.
     """
 
     def __init__(self, key: int, positions: Tensor) -> None:
@@ -84,24 +85,24 @@ class RandomNumbers:
         self.positions = positions
 
     def draws(self, first: int, several: int, shape: Sequence[int]) -> list[Draw]:
-        """Several consecutive draws, computed at once.
+        """Compute several consecutive draws at once.
 
         Args:
-            first: number of the first, in [0, 2³²).
-            several: how many.
-            shape: of the normals of an image.
+            first: number of the first draw, in [0, 2³²).
+            several: number of draws.
+            shape: shape of the normals of an image.
         """
         device, size = self.positions.device, math.prod(shape)
         blocks = -(-size // 4)
-        block = torch.arange(1 + blocks, device=device)  # the first gives the uniform numbers
+        block = torch.arange(1 + blocks, device=device)  # the first block gives the uniforms
         draw = torch.arange(first, first + several, device=device)[:, None, None]
         low, high = (self.positions & _WORD)[:, None], (self.positions >> 32)[:, None]
         words = _philox(self.key, (block, draw, low, high))  # (several, B, 1 + blocks) each
-        # in float64: float32 would round the largest of them to 1
+        # in float64, because float32 rounds the largest to 1
         uniforms = torch.stack([word[:, :, 0] for word in words], dim=1).double().mul_(2.0**-32)
         normals = torch.empty(several, len(self.positions), 4, blocks, device=device)
         for pair in (0, 2):
-            # 1 - u is in (0, 1], whose logarithm is finite
+            # 1 - u is in (0, 1], where the logarithm is finite
             radius = words[pair][:, :, 1:].double().add_(1).mul_(2.0**-32).log_().mul_(-2).sqrt_()
             angle = words[pair + 1][:, :, 1:].double().mul_(2 * math.pi / 2**32)
             normals[:, :, pair] = angle.cos().mul_(radius)
@@ -111,11 +112,11 @@ class RandomNumbers:
 
 
 def _philox(key: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10 of int64 tensors that hold words of 32 bits and broadcast (Salmon et al. 2011, section 3.3)."""
+    """Compute Philox4x32-10 for broadcastable int64 tensors of 32-bit words (Salmon et al. 2011, section 3.3)."""
     c0, c1, c2, c3 = counter
     k0, k1 = key & _WORD, key >> 32
     for _ in range(_ROUNDS):
-        # Products are right modulo 2⁶⁴. Only words that are multiplied next need their high bits cleared.
+        # Products are exact modulo 2⁶⁴. Only words that are multiplied next need their high bits cleared.
         product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0 = ((product1 >> 32) ^ c1).bitwise_xor_(k0).bitwise_and_(_WORD)
         c2 = ((product0 >> 32) ^ c3).bitwise_xor_(k1).bitwise_and_(_WORD)
@@ -125,17 +126,17 @@ def _philox(key: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[T
 
 
 _DRAWS_AT_ONCE = 8
-_IN_CACHE, _AT_ONCE = 2**18, 2**21  # numbers that a CPU and a GPU compute at once
+_IN_CACHE, _AT_ONCE = 2**18, 2**21  # largest count of numbers computed at once, on a CPU and on a GPU
 
 
 class DrawsAhead:
-    """Consecutive draws of `RandomNumbers`, of which several are computed ahead.
+    """Consecutive draws of `RandomNumbers`, several of which are computed in advance.
 
-    A draw is a hundred small operations. A GPU, and a CPU with a small batch, wait for their launches, not for numbers.
+    A draw takes about a hundred small operations. On a GPU, or on a CPU with a small batch, launching them dominates.
 
     Args:
-        numbers: of the images.
-        shape: of the normals of an image.
+        numbers: random numbers of the images.
+        shape: shape of the normals of an image.
     """
 
     def __init__(self, numbers: RandomNumbers, shape: Sequence[int]) -> None:
@@ -147,22 +148,22 @@ class DrawsAhead:
         self._ahead: dict[int, Draw] = {}
 
     def at(self, number: int) -> Draw:
-        """The draw of a number, in [0, 2³²)."""
+        """Return draw `number`, in [0, 2³²)."""
         if number not in self._ahead:
             self._ahead = dict(enumerate(self._numbers.draws(number, self._count, self._shape), number))
         return self._ahead[number]
 
 
 class PerSampleNoise:
-    """The noise that makes images: image i gets a stream of normals that depends on (seed, i) alone.
+    """The noise of sampling: image i receives a stream of normals that depends only on (seed, i).
 
     The first draw is x_T; each further draw is the z of one sampling step. See `RandomNumbers`.
 
     Args:
-        seed: of the whole set of images.
-        indices: which images, in the order of the batch; kept as an attribute.
-        shape: of one image, (C, H, W).
-        device: where the noise is wanted.
+        seed: seed of the set of images.
+        indices: numbers of the images, in the order of the batch; also an attribute.
+        shape: (C, H, W) of one image.
+        device: the device that needs the noise.
     """
 
     def __init__(self, seed: int, indices: Sequence[int], shape: Sequence[int], device: torch.device) -> None:
@@ -171,12 +172,12 @@ class PerSampleNoise:
         self._draws = self._infinite(seed, torch.tensor(list(indices), device=device))
 
     def draw(self) -> Tensor:
-        """The next normals of every image: float32, shape (len(indices), C, H, W)."""
+        """Return the next normals of every image: float32 (len(indices), C, H, W)."""
         return next(self._draws)
 
     def _infinite(self, seed: int, indices: Tensor) -> Iterator[Tensor]:
         numbers = RandomNumbers(derive_seed("image", seed), indices)
-        yield numbers.draws(0, 1, self._shape)[0].normals  # x_T, which may be all that is wanted
+        yield numbers.draws(0, 1, self._shape)[0].normals  # x_T alone, because deterministic samplers need no more
         ahead = DrawsAhead(numbers, self._shape)
         for number in count(1):
             yield ahead.at(number).normals

@@ -24,7 +24,7 @@ def test_import_takes_nothing_heavy_and_names_are_found():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DDIM(eta=7), "eta: expected a number from 0 to 1, got 7"),
+        (lambda: DDIM(eta=7), r"eta: expected a number in \[0, 1\], got 7\."),
         (lambda: DDIM(sigma_hat=True), "eta: expected 1 with sigma_hat, got 0.0"),
         (lambda: DDPM("large"), "variance: expected one of fixed_small, fixed_large, none, learned, got 'large'"),
         (lambda: DPMSolver(order=4), "order: expected one of 1, 2, 3, got 4"),

@@ -1,4 +1,4 @@
-"""When checkpoints are saved, what must be safe before, and what happens if one cannot be."""
+"""Save checkpoints during training, after everything they depend on, and handle failures to save."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -20,18 +20,18 @@ from diffexp.system.best_effort import BestEffort, reason
 
 log = logging.getLogger(__name__)
 
-_MISSES = 3  # checkpoints in a row that could not be saved: what is trained from then on would only be lost
+_MISSES = 3  # failed saves in a row that end the run, because further training would be lost
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, sealed with a digest; see `diffexp.checkpoints.file`.
+    """Atomic checkpoints: complete or absent, and sealed with a digest; see `diffexp.checkpoints.file`.
 
-    Lightning's own writer goes through $TMPDIR, from where moving is not atomic across filesystems, and its reader runs
-    what an http address sends.
+    Lightning's own writer goes through $TMPDIR, from where a move is not atomic across file systems. Its reader
+    executes content from http addresses.
 
     Args:
-        on_error: called with what made a save fail, instead of raising it: only the main process writes, and the others
-            would wait for it for ever.
+        on_error: called with the error of a failed save instead of raising it. Only the main process writes, and the
+            others would wait for it indefinitely.
     """
 
     def __init__(self, on_error: Callable[[OSError], None] | None = None) -> None:
@@ -48,25 +48,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self.on_error(error)
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        """Read a checkpoint of ours from a local file, as data."""
+        """Read a diffexp checkpoint from a local file, as data only."""
         return read_checkpoint(Path(path), needed=())
 
 
 class StepCheckpoint(L.Callback):
-    """Saves a checkpoint every so many optimiser steps and when training ends, however it ends at a step boundary.
+    """Saves a checkpoint every `every` optimiser steps, and when training ends at a step boundary for any reason.
 
-    What the loggers hold is on the disk before. If a save fails, diffexp warns, and training continues to the next;
-    after three in a row, or at the end, it is an `EnvironmentFailure`. The last good checkpoint stays in any case.
+    The loggers write to disk first. If a save fails, diffexp warns, and training continues until the next save. After
+    three failures in a row, or at the end, it raises an `EnvironmentFailure`. The last good checkpoint is kept in any
+    case.
 
-    Lightning's ModelCheckpoint saves neither at the end of a run that is no whole number of intervals,
-    nor under a name that says the step alone.
+    Lightning's ModelCheckpoint does not save at the end of a run whose length is not a multiple of the interval, nor
+    under a name that contains only the step.
 
     Args:
-        folder: where the files step-00001000.ckpt, … go, in one that exists.
-        every: steps between two.
-        keep: how many of the newest stay; None keeps all.
-        extra: called at each save for plain data to put into the checkpoint.
-        on_saved: called with the file on the main process, after it is safe.
+        folder: an existing folder for the files step-00001000.ckpt, ….
+        every: optimiser steps between two checkpoints.
+        keep: number of latest checkpoints to keep; None keeps all.
+        extra: called at each save; returns plain data to add to the checkpoint.
+        on_saved: called with the file on the main process, after the file is safe.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class StepCheckpoint(L.Callback):
 
     @classmethod
     def from_config(cls, experiment: Experiment, run: Run, fingerprint: str, loggers: Sequence[Logger]) -> Self:
-        """The checkpoints that a config asks for; each says of which run it is, and of which training images."""
+        """Build the callback of a config; each checkpoint records its run and its training images' fingerprint."""
         config = config_text(experiment)
 
         def extra() -> dict[str, Any]:
@@ -101,27 +102,35 @@ class StepCheckpoint(L.Callback):
         return cls(run.checkpoints, experiment.checkpoint.every, experiment.checkpoint.keep, extra)
 
     def failed(self, error: OSError) -> None:
-        """Take note of what made a save fail; for `AtomicCheckpointIO`."""
+        """Record the error of a failed save; for `AtomicCheckpointIO`."""
         self._error = error
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A resumed run need not save again what it started from; all its processes must have started from the same."""
+        """Skip the save at the step that a resumed run starts from; check that all processes start from the same step.
+
+        Raises:
+            UserError: if they do not.
+        """
         self._saved_step = trainer.global_step
         self._last_good = next(reversed(list_checkpoints(self.folder)), None)
         first = trainer.strategy.broadcast(trainer.global_step)
         if not trainer.strategy.reduce_boolean_decision(first == trainer.global_step, all=True):
             raise UserError(
-                f"{self.folder}: the first process goes on from step {first}, but not all do (this one from "
-                f"{trainer.global_step}): they do not see the same files"
+                f"{self.folder}: expected all processes to start from the same step, got {first} in the first and "
+                f"{trainer.global_step} in this one. Give all of them access to the same files."
             )
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Save, if this batch ended a step that is due, or the last one."""
+        """Save if this batch ended a step that is due, or the last step."""
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the last step."""
+        """Save the last step.
+
+        Raises:
+            EnvironmentFailure: if the last save failed.
+        """
         self._save(trainer)
         if self._misses:
             raise self._failure()
@@ -135,7 +144,7 @@ class StepCheckpoint(L.Callback):
         if step == self._saved_step:
             return
         if not all(parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()):
-            raise DivergedError(f"step {step}: the weights are not finite: training has diverged; {REMEDY}")
+            raise DivergedError(f"step {step}: the weights are not finite: training has diverged. {REMEDY}")
         self._saved_step = step
         path = self.folder / f"step-{step:08d}.ckpt"
         why = self._write(trainer, path)
@@ -149,23 +158,23 @@ class StepCheckpoint(L.Callback):
             return
         self._misses += 1
         if trainer.is_global_zero:
-            log.warning("%s could not be saved: %s; %s", path, why, self._safe())
+            log.warning("%s could not be saved: %s; %s.", path, why, self._safe())
         if self._misses == _MISSES:
             raise self._failure()
 
     def _write(self, trainer: L.Trainer, path: Path) -> str | None:
-        """Save; why it failed, the same in every process."""
+        """Save; return why it failed or None, the same in every process."""
         self._error = None
         try:
             if trainer.is_global_zero:
                 for logger in trainer.loggers:
-                    logger.save()  # a resumed run never makes up for what was logged before its checkpoint
+                    logger.save()  # a resumed run does not log again what precedes its checkpoint
         except OSError as error:
             self._error = error
         if trainer.strategy.broadcast(self._error is None):
             try:
                 trainer.save_checkpoint(path)
-            except OSError as error:  # of another CheckpointIO
+            except OSError as error:  # from another CheckpointIO
                 self._error = error
         why: str | None = trainer.strategy.broadcast(None if self._error is None else reason(self._error))
         return why
@@ -175,10 +184,10 @@ class StepCheckpoint(L.Callback):
             prune(self.folder, self.keep)
 
     def _safe(self) -> str:
-        return f"the last good checkpoint is {self._last_good}" if self._last_good else "there is none before it"
+        return f"the last good checkpoint is {self._last_good}" if self._last_good else "there is no earlier checkpoint"
 
     def _failure(self) -> EnvironmentFailure:
         times = "the last checkpoint" if self._misses == 1 else f"{self._misses} checkpoints in a row"
         return EnvironmentFailure(
-            f"{self.folder}: {times} could not be saved (see above); {self._safe()}, and --resume goes on from there"
+            f"{self.folder}: {times} could not be saved (see above); {self._safe()}. Fix the cause and use --resume."
         )

@@ -1,4 +1,4 @@
-"""A moving average of the weights, beside the raw ones."""
+"""Exponential moving average (EMA) of the weights, kept in addition to the raw weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,19 +13,22 @@ from diffexp.config.schemas.experiment import Experiment
 
 
 class EMA(L.Callback):
-    """Exponential moving average of the parameters, updated after every optimiser step.
+    """Exponential moving average of the parameters θ, updated after every optimiser step.
 
-    After a step of B images the average moves by 1 - 2^(-B/h) towards the weights: a weight's share in it
-    halves every h images. During warm-up h is smaller: `rampup` times the images seen so far (EDM's rule),
-    so that the average soon forgets the random start.
+    After step k = 1, 2, … of B images each, with EDM's ramp-up (Karras et al. 2022)::
 
-    Why not Lightning's WeightAveraging: it counts no images, copies the whole module, and at the end of
-    training puts the average in the place of the raw weights; here both stay, in memory and in checkpoints.
+        θ_ema ← d θ_ema + (1-d) θ,      d = 2^(-B/h_k),      h_k = min(h, rampup · k B)
+
+    The contribution of θ to the average halves every h images. The ramp-up makes the average forget the random
+    initialisation quickly.
+
+    Lightning's WeightAveraging does not count images, copies the entire module, and replaces the raw weights by the
+    average at the end of training. Here both are kept, in memory and in checkpoints.
 
     Args:
         half_life: h, in images.
         batch_size: B, images per optimiser step over all processes and accumulated batches.
-        rampup: the warm-up's share of the images seen; None switches it off.
+        rampup: upper limit of the half-life as a share of the images seen so far; None disables it.
     """
 
     def __init__(self, half_life: float, batch_size: int, rampup: float | None = 0.05) -> None:
@@ -38,24 +41,24 @@ class EMA(L.Callback):
 
     @classmethod
     def from_config(cls, experiment: Experiment) -> Self | None:
-        """The average that a config asks for, or None."""
+        """Build the EMA of a config, or return None if it has none."""
         wanted = experiment.ema
         return None if wanted is None else cls(wanted.half_life, experiment.training.batch_size, wanted.rampup)
 
     @property
     def state_key(self) -> str:
-        """The name of the average in checkpoints."""
+        """The key of the average in checkpoints."""
         return STATE_KEY
 
     def decay(self, step: int) -> float:
-        """The share of the old average that stays at optimiser step 1, 2, …"""
+        """Return d, the weight of the old average at optimiser step 1, 2, …."""
         half_life = self.half_life
         if self.rampup is not None:
             half_life = min(half_life, self.rampup * step * self.batch_size)
         return float(0.5 ** (self.batch_size / half_life))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start from the raw weights, or from a checkpoint's average."""
+        """Initialise the average with the raw weights, or with the average of a checkpoint."""
         self._parameters = list(pl_module.parameters())
         with torch.no_grad():
             self._average = {
@@ -64,7 +67,7 @@ class EMA(L.Callback):
             }
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Update, if this batch ended an optimiser step."""
+        """Update the average if this batch ended an optimiser step."""
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -73,7 +76,7 @@ class EMA(L.Callback):
 
     @contextmanager
     def applied(self, pl_module: L.LightningModule) -> Iterator[None]:
-        """Within this context the module has the averaged weights."""
+        """Use the averaged weights in the module within this context."""
         raw = {name: parameter.data for name, parameter in pl_module.named_parameters()}
         for name, parameter in pl_module.named_parameters():
             parameter.data = self._average[name]
@@ -84,10 +87,10 @@ class EMA(L.Callback):
                 parameter.data = raw[name]
 
     def state_dict(self) -> dict[str, Any]:
-        """The average and the step it belongs to."""
+        """Return the average and its step."""
         return {"step": self._step, "average": self._average}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the average of a checkpoint."""
+        """Restore the average of a checkpoint."""
         self._step = state_dict["step"]
         self._average = state_dict["average"]

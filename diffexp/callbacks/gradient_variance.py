@@ -1,4 +1,4 @@
-"""The gradient's variance of the lecture notes' un-merged loss beside that of the merged one, while training."""
+"""Measure in training the gradient variance of the merged and the un-merged loss of the lecture notes."""
 
 from typing import Any
 
@@ -13,15 +13,16 @@ from diffexp.rng import RandomNumbers, derive_seed
 
 
 class GradientVariance(L.Callback):
-    """Every so many steps, draws t, ε and ω anew for the step's images, and logs how much the gradient varies.
+    """Logs the variance of the gradient for the current batch, over repeated draws of t, ε and ω.
 
-    Both losses have the same expectation: the un-merged target is ε_t = √(β_t/(1-ᾱ_t)) ε + √(1-β_t/(1-ᾱ_t)) ω, and the
-    merged one its mean over ω. The variance is the trace of the gradient's covariance over all weights; logged are
-    ``train/gradient_variance_unmerged`` and ``train/gradient_variance_merged``. The training itself does not change.
+    Both losses have the same expectation. The un-merged target is ε_t = √(β_t/(1-ᾱ_t)) ε + √(1-β_t/(1-ᾱ_t)) ω, and the
+    merged target is its mean over ω. The variance is the trace of the covariance of the gradient with respect to all
+    weights, logged as ``train/gradient_variance_unmerged`` and ``train/gradient_variance_merged``. Training is not
+    affected.
 
     Args:
-        every: optimiser steps between two times.
-        draws: how many times they are drawn, at least 2.
+        every: optimiser steps between two measurements.
+        draws: number of draws, at least 2.
     """
 
     def __init__(self, every: int, draws: int) -> None:
@@ -30,19 +31,19 @@ class GradientVariance(L.Callback):
         self._step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin after the step of the checkpoint."""
+        """Start after the step of the checkpoint."""
         self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure, if this batch ended a step that is due."""
+        """Measure if this batch ended a step that is due."""
         step, before = trainer.global_step, self._step
         self._step = step
         if step == before or step % self.every or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, DiffusionModule)
-        pl_module.network.eval()  # without dropout, whose random numbers are the training's
+        pl_module.network.eval()  # no dropout, which would consume random numbers of training
         with trainer.precision_plugin.forward_context():
             given = as_batch(batch)
             merged, unmerged = self.measure(pl_module, given.images, given.labels, step)
@@ -52,7 +53,17 @@ class GradientVariance(L.Callback):
             logger.log_metrics(metrics, step=step)
 
     def measure(self, model: DiffusionModule, x0: Tensor, labels: Tensor | None, step: int) -> tuple[float, float]:
-        """(variance of the merged loss's gradient, of the un-merged one's) for images x0 (B, C, H, W) in [-1, 1]."""
+        """Estimate the gradient variance of the merged and of the un-merged loss.
+
+        Args:
+            model: the model.
+            x0: x_0 in [-1, 1], shape (B, C, H, W).
+            labels: class labels (B,), or None.
+            step: the optimiser step, which seeds the draws.
+
+        Returns:
+            (variance of the merged loss's gradient, variance of the un-merged loss's gradient).
+        """
         weights = [weight for weight in model.network.parameters() if weight.requires_grad]
         sums = [torch.zeros(sum(each.numel() for each in weights), device=x0.device) for _ in range(2)]
         squares = [0.0, 0.0]

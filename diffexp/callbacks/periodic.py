@@ -1,4 +1,4 @@
-"""What is done every so many steps, and made up for by a resumed run."""
+"""Actions every so many steps, which a resumed run repeats if they were interrupted."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -8,17 +8,17 @@ import lightning as L
 
 
 class StoppedError(Exception):
-    """What was being done was stopped because the run is to stop."""
+    """The action was interrupted because the run is stopping."""
 
 
 class Periodic(L.Callback, ABC):
-    """Acts every so many optimiser steps and after the last one.
+    """Acts every `every` optimiser steps and after the last one.
 
-    A resumed run first makes up for what was stopped at the step it starts from.
+    A resumed run first repeats an action that was interrupted at the step it starts from.
 
     Args:
-        every: steps between two times.
-        should_stop: asked after every network call whether to leave it undone, because the run is to stop.
+        every: optimiser steps between two actions.
+        should_stop: called after every network call; True interrupts the action, because the run is stopping.
     """
 
     def __init__(self, every: int, should_stop: Callable[[], bool] = lambda: False) -> None:
@@ -29,28 +29,28 @@ class Periodic(L.Callback, ABC):
 
     @abstractmethod
     def act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do it. Called in every process."""
+        """Perform the action. Called in every process."""
 
     @abstractmethod
     def finished(self, step: int) -> bool:
-        """Whether it has been done at a step."""
+        """Return whether the action at a step is complete."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Make up for what was stopped."""
+        """Repeat an interrupted action."""
         self._step = self._tried = trainer.global_step
         self._catch_up(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Act, if this batch ended a step that is due."""
+        """Act if this batch ended a step that is due."""
         if trainer.global_step != self._step and self._due(trainer):
             self._tried = trainer.global_step
             self.act(trainer, pl_module)
         self._step = trainer.global_step
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Make up for what is missing in a run that is resumed after its last step, where training does not start."""
+        """Repeat an interrupted action of a run that is resumed after its last step, where training does not start."""
         if self._tried != trainer.global_step:
-            pl_module.to(trainer.strategy.root_device)  # Lightning has taken it back to the CPU
+            pl_module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU
             self._catch_up(trainer, pl_module)
 
     def _due(self, trainer: L.Trainer) -> bool:
@@ -63,11 +63,15 @@ class Periodic(L.Callback, ABC):
             self.act(trainer, pl_module)
 
     def watch(self, trainer: L.Trainer, tell: Callable[[], object]) -> Callable[[], None]:
-        """What a model calls after every network call: it tells the progress, and gives up if the run is to stop."""
+        """Return a callback for network calls that reports progress, and interrupts the action if the run is stopping.
+
+        Raises:
+            StoppedError: from the callback, to interrupt the action; in single-process runs only.
+        """
 
         def after_call() -> None:
             tell()
-            # alone only: processes that stop at different calls would wait for each other without end
+            # Single process only: processes that stop at different calls would deadlock.
             if trainer.world_size == 1 and self.should_stop():
                 raise StoppedError
 

@@ -1,4 +1,4 @@
-"""A progress bar that counts optimiser steps, with rate and time left."""
+"""A progress bar over optimiser steps, with rate and time left."""
 
 import sys
 from contextlib import suppress
@@ -10,20 +10,20 @@ from tqdm import tqdm
 
 from diffexp.models.base import log_every_n_steps
 
-# Lightning's bar counts the batches of an epoch; an endless stream has none, so it could not tell the time left.
+# Lightning's bar counts batches of an epoch. An endless stream has no epochs, so that bar has no time left to show.
 
 
 class Stderr:
-    """Standard error, which may be a log on a full disk, or a pipe that nobody reads: what cannot be told is not."""
+    """Standard error that drops output it cannot write, such as to a log on a full disk or a closed pipe."""
 
     def write(self, text: str) -> int:
-        """Write, if that is possible."""
+        """Write the text, if possible."""
         with suppress(OSError, ValueError):
             sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, if that is possible."""
+        """Flush, if possible."""
         with suppress(OSError, ValueError):
             sys.stderr.flush()
 
@@ -32,12 +32,12 @@ class Stderr:
 
 
 def interval() -> float:
-    """Seconds between two looks of a bar: a log file shall not be flooded."""
+    """Return the seconds between two updates of a bar: fewer on a terminal than in a log file."""
     return 0.2 if sys.stderr.isatty() else 30.0
 
 
 def calls_bar(what: str, calls: int, *, disable: bool) -> "tqdm[Any]":
-    """A bar over network calls, which goes away when they are done."""
+    """Return a progress bar over network calls that disappears when they are done."""
     return tqdm(
         file=Stderr(),
         desc=what,
@@ -52,9 +52,9 @@ def calls_bar(what: str, calls: int, *, disable: bool) -> "tqdm[Any]":
 
 
 class StepProgress(ProgressBar):
-    """Shows step, rate, time left and what the model logs for the bar, on the main process's standard error.
+    """Shows step, rate, time left and the model's `prog_bar` metrics on the main process's standard error.
 
-    Where that is no terminal (a batch job's log) it writes a line every half minute.
+    If standard error is not a terminal (a batch job's log), it writes a line every half minute.
     """
 
     def __init__(self) -> None:
@@ -63,15 +63,15 @@ class StepProgress(ProgressBar):
         self._bar: tqdm[Any] | None = None
 
     def disable(self) -> None:
-        """Show nothing; Lightning calls it on all processes but the main one."""
+        """Hide the bar; Lightning calls it on all processes but the main one."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Show again."""
+        """Show the bar."""
         self._enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the bar at the step that a resumed run starts from."""
+        """Open the bar at the trainer's step."""
         self._bar = tqdm(
             file=Stderr(),
             total=trainer.max_steps,

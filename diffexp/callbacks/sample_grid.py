@@ -1,4 +1,4 @@
-"""Grids of samples while training: several samplers side by side, from the same starting noise."""
+"""Save grids of samples during training, with several samplers from the same noise."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -25,12 +25,18 @@ from diffexp.system.best_effort import BestEffort
 from diffexp.system.devices import out_of_memory_explained
 from diffexp.system.files import require_folder
 
-_REAL_IMAGES = 8  # in the row above each grid
+_REAL_IMAGES = 8  # in the first row of each grid
 
 
 @dataclass(frozen=True)
 class GridCost:
-    """What one sampler's last grid cost."""
+    """The cost of one sampler's last grid.
+
+    Attributes:
+        network_calls: calls for one batch.
+        images: number of images.
+        seconds: wall-clock time.
+    """
 
     network_calls: int
     images: int
@@ -38,25 +44,24 @@ class GridCost:
 
 
 class SampleGrid(Periodic):
-    """Every so many steps, and at the end, draws a grid of images with each of the named samplers.
+    """Draws a grid of images with each of the named samplers, every `every` steps and at the end.
 
-    All samplers start from the same noise: image i from (seed, i). The network runs in the precision of
-    the training. The grids are written as
-    ``step-00001000-NAME.png``, with a row of real images above, and beside each other as
-    ``step-00001000.png``; both go to the loggers under fixed keys.
+    All samplers start from the same noise: image i from (seed, i). The network runs in the precision of training. Each
+    grid is saved as ``step-00001000-NAME.png`` with a row of real images at the top, and all grids side by side as
+    ``step-00001000.png``. Loggers receive the grids under fixed keys.
 
     Args:
-        folder: where the pictures go, in one that exists.
-        samplers: named samplers of the model's `sample` (for diffusion: sampler configs).
-        every: steps between two grids.
+        folder: an existing folder for the pictures.
+        samplers: named sampler configs of the model.
+        every: optimiser steps between two grids.
         count: images in a grid.
-        seed: of the starting noise.
-        ema: the callback whose averaged weights to use; None uses the raw ones.
-        real: uint8 (M, C, H, W), for the first row.
-        should_stop: asked after every network call whether to leave the grid undrawn, because the run is to stop.
+        seed: seed of the noise.
+        ema: the callback whose averaged weights are used; None uses the raw ones.
+        real: uint8 (M, C, H, W), for the first row, or None.
+        should_stop: called after every network call; True interrupts the grid, because the run is stopping.
 
     Attributes:
-        drawn: by name, what the last grid cost.
+        drawn: the cost of the last grid, by name of the sampler.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class SampleGrid(Periodic):
     def from_config(
         cls, experiment: Experiment, run: Run, data: ImageDataModule, ema: EMA | None, should_stop: Callable[[], bool]
     ) -> Self | None:
-        """The grids that a config asks for, below a row of training images from all over the set; or None."""
+        """Build the callback of a config, with evenly spaced training images in the first row; or return None."""
         wanted = experiment.sample_grid
         if wanted is None:
             return None
@@ -103,11 +108,11 @@ class SampleGrid(Periodic):
         )
 
     def picture(self, step: int) -> Path:
-        """The file with all grids of a step beside each other."""
+        """Return the file with all grids of a step side by side."""
         return self.folder / f"step-{step:08d}.png"
 
     def finished(self, step: int) -> bool:
-        """Whether the grids of a step are there."""
+        """Return whether the grids of a step exist."""
         return self.picture(step).is_file()
 
     def act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -126,10 +131,10 @@ class SampleGrid(Periodic):
             self._publish(trainer, pictures)
 
     def _sample(self, trainer: L.Trainer, model: GenerativeModel, name: str, sampler: Any) -> Tensor:
-        """uint8 (count, C, H, W), the same on every process."""
+        """Return uint8 (count, C, H, W), the same on every process."""
         world, rank = trainer.world_size, trainer.global_rank
         share = -(-self.count // world)
-        mine = range(rank * share, (rank + 1) * share)  # the last process may draw a few more than are wanted
+        mine = range(rank * share, (rank + 1) * share)  # the last process may draw a few surplus images
         calls = model.network_calls(sampler)
         start = time.perf_counter()
         with (
@@ -153,4 +158,4 @@ class SampleGrid(Periodic):
             require_folder(self.folder.parent)
             for name, picture in pictures.items():
                 save_png(picture, self.folder / f"step-{step:08d}-{name}.png")
-            save_png(beside(pictures), self.picture(step))  # last: this file says that the grids are there
+            save_png(beside(pictures), self.picture(step))  # last, because this file marks the grids as complete

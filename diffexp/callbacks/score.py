@@ -1,4 +1,4 @@
-"""Scores while training: FID, or the distance of another extractor, of samples from each of the named samplers."""
+"""Score samples during training: FID, or the Fréchet distance of another extractor, for each named sampler."""
 
 import json
 import time
@@ -36,12 +36,12 @@ from diffexp.system.files import atomic_write_text, require_folder
 
 @dataclass(frozen=True)
 class SamplerScores:
-    """One sampler's scores, and what they cost.
+    """The scores of one sampler, and their cost.
 
     Attributes:
-        label: of the sampler, its steps and keys.
-        network_calls: for each image.
-        seconds: for drawing all images and extracting their features.
+        label: the sampler's name, steps and keys.
+        network_calls: network calls for each image.
+        seconds: time to draw all images and extract their features.
         scores: the scores.
     """
 
@@ -52,38 +52,39 @@ class SamplerScores:
 
 
 class ScoreSamples(Periodic):
-    """Every so many steps, and at the end, scores samples from each of the named samplers.
+    """Scores samples from each of the named samplers, every `every` steps and at the end.
 
-    Exactly `count` images are drawn over all processes, each by its own seed, so that every scoring starts from the
-    same noise and the number of processes changes nothing but rounding. The scores go to every logger as
-    ``score/LABEL-WEIGHTS/METRIC``, where LABEL says sampler, steps and keys and METRIC extractor and count;
-    ``METRIC_best`` beside it is the lowest distance so far, and ``score/METRIC_best`` the lowest of any
-    sampler. All of it is written to ``step-00001000.json``. It prints the expected time of each
-    sampler before training starts.
+    Exactly `count` images are drawn over all processes, each from its own seed. Every scoring thus starts from the same
+    noise, and the number of processes changes only rounding. Before training, diffexp prints the expected time of each
+    sampler. All results are written to ``step-00001000.json`` and logged:
 
-    Nothing of this is part of the module, of checkpoints or of the training's randomness.
+    - ``score/LABEL-WEIGHTS/METRIC``: LABEL is sampler, steps and keys, METRIC is extractor and count.
+    - ``score/LABEL-WEIGHTS/METRIC_best``: the lowest distance so far.
+    - ``score/METRIC_best``: the lowest distance of any sampler.
+
+    Scoring is independent of the module, of checkpoints and of the random numbers of training.
 
     Args:
-        folder: where the files go, in one that exists.
-        extractor: whose features.
-        reference: makes the reference, once the processes of the training know each other; called in all of them.
-        samplers: named samplers of the model's `sample` (for diffusion: sampler configs).
-        every: steps between two scorings.
-        count: images.
-        seed: of the images.
-        batch_size: images at once in each process.
-        ema: the callback whose averaged weights to use; None uses the raw ones.
-        max_seconds: samplers that are expected to take longer are skipped.
-        max_time_fraction: a scoring that would bring the time for scores above this share of the time since training
-            started (or was resumed) is skipped.
-        should_stop: asked after every network call whether to stop, because the run is to.
+        folder: an existing folder for the files.
+        extractor: the feature extractor.
+        reference: builds the reference, after the processes of the training are connected; called in all of them.
+        samplers: named sampler configs of the model.
+        every: optimiser steps between two scorings.
+        count: number of images.
+        seed: seed of the images.
+        batch_size: images of one batch in each process.
+        ema: the callback whose averaged weights are used; None uses the raw ones.
+        max_seconds: samplers whose expected time exceeds it are skipped; None is no limit.
+        max_time_fraction: a scoring is skipped if it would raise the share of scoring in the time since the start (or
+            resumption) of training above this limit; None is no limit.
+        should_stop: called after every network call; True interrupts the scoring, because the run is stopping.
 
     Attributes:
-        scored: by name, the last scores.
-        scored_step: the step they belong to.
+        scored: the latest scores, by name of the sampler.
+        scored_step: their step.
 
     Raises:
-        UserError: if the count is less than the extractor's features.
+        UserError: if `count` is less than the number of features.
     """
 
     def __init__(
@@ -132,10 +133,10 @@ class ScoreSamples(Periodic):
         ema: EMA | None,
         should_stop: Callable[[], bool],
     ) -> Self | None:
-        """The scores that a config asks for, or None.
+        """Build the callback of a config, or return None if it has no scores.
 
         Raises:
-            UserError: if anything that they need is not there: a lack must not show hours later.
+            UserError: if anything that scoring needs is missing, so that the error does not appear hours later.
         """
         wanted = experiment.score
         if wanted is None:
@@ -163,55 +164,55 @@ class ScoreSamples(Periodic):
         )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Have the reference before training starts: what is wrong with it shows now."""
+        """Build the reference before training, so that its errors appear immediately."""
         self._reference = self._make_reference(self.extractor.to(pl_module.device))
         self._metrics = MetricSet.of(self._reference, self.extractor, self.count)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tell the cost."""
+        """Print the expected cost."""
         self._started = time.monotonic()
         self._tell_cost(trainer, pl_module)
         super().on_train_start(trainer, pl_module)
 
     def file(self, step: int) -> Path:
-        """The file with the scores of a step."""
+        """Return the file with the scores of a step."""
         return self.folder / f"step-{step:08d}.json"
 
     def finished(self, step: int) -> bool:
-        """Whether the scores of a step are there."""
+        """Return whether the scores of a step exist."""
         return self.file(step).is_file()
 
     def protocol(self) -> Protocol:
-        """What makes these scores comparable with others."""
+        """Return the protocol, which must be equal for scores to be comparable."""
         assert self._reference is not None
         return protocol(self.count, self.extractor, self._reference)
 
     @property
     def weights(self) -> str:
-        """Which weights are scored."""
+        """Which weights are scored, "ema" or "raw"."""
         return "raw" if self.ema is None else "ema"
 
     # --- cost
 
     def _tell_cost(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Time a few network calls of each sampler, tell what a scoring will cost, and apply max_seconds."""
+        """Time a few network calls of each sampler, print the expected cost of a scoring, and apply max_seconds."""
         assert isinstance(pl_module, GenerativeModel)
         with self._out_of_memory_explained(trainer), trainer.precision_plugin.forward_context():
             seconds = {
                 name: expected_seconds(pl_module, sampler, self.count, self.batch_size)
                 for name, sampler in self.samplers.items()
             }
-        self._seconds = trainer.strategy.broadcast(seconds)  # all processes must decide the same
+        self._seconds = trainer.strategy.broadcast(seconds)  # all processes must agree
         for name, sampler in list(self.samplers.items()):
             cost = f"{pl_module.network_calls(sampler)} network calls × {self.count} images"
             line = f"score {name} ({pl_module.label(sampler)}): {cost}, about {duration(self._seconds[name])}"
             if self.max_seconds is not None and self._seconds[name] > self.max_seconds:
                 del self.samplers[name]
-                line += f": skipped, score.max_seconds is {self.max_seconds:g}"
+                line += f": skipped, because score.max_seconds = {self.max_seconds:g}"
             _say(trainer, line)
 
     def _too_long(self, trainer: L.Trainer) -> bool:
-        """Whether another scoring would exceed max_time_fraction; the first process decides."""
+        """Return whether another scoring would exceed max_time_fraction; the first process decides."""
         if self.max_time_fraction is None:
             return False
         expected = sum(self._seconds.get(name, 0.0) for name in self.samplers)
@@ -222,7 +223,7 @@ class ScoreSamples(Periodic):
     # --- scoring
 
     def act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Score. Every process must call it; each draws its share."""
+        """Score the samplers. Every process must call it; each draws its share."""
         assert isinstance(pl_module, GenerativeModel)
         if not self._seconds:  # a run that is resumed after its last step
             self._tell_cost(trainer, pl_module)
@@ -249,7 +250,7 @@ class ScoreSamples(Periodic):
             require_folder(self.folder.parent)
             for logger in trainer.loggers:
                 logger.save()
-            self._write(trainer, scored)  # last: this file says that the scores are there, and logged
+            self._write(trainer, scored)  # last, because this file marks the scores as complete and logged
 
     def _score(self, trainer: L.Trainer, model: GenerativeModel, name: str, sampler: Any) -> SamplerScores:
         assert self._metrics is not None
@@ -296,12 +297,12 @@ class ScoreSamples(Periodic):
                 update_config(trainer.loggers, {"score_protocol": rules.id})
 
     def _best(self, step: int, rules: Protocol) -> dict[str, float]:
-        """By label, the lowest distance at earlier steps, under the same protocol and with the same weights."""
+        """Return the lowest distance by label at earlier steps, under the same protocol and with the same weights."""
         best: dict[str, float] = {}
         for file in sorted(self.folder.glob("step-*.json")):
             try:
                 content = json.loads(file.read_text())
-            except (OSError, ValueError):  # it can do without
+            except (OSError, ValueError):  # the file is optional
                 continue
             if content["step"] < step and (content["protocol"], content["weights"]) == (rules.id, self.weights):
                 for each in content["scores"].values():

@@ -1,4 +1,4 @@
-"""Tells the outside where a run stands."""
+"""Report the state of a run to other programs."""
 
 import time
 from collections.abc import Callable
@@ -13,12 +13,13 @@ _INTERVAL = 5.0  # seconds between two writes while training
 
 
 class StatusFile(L.Callback):
-    """Reports state and step when training starts, every few seconds, and however it ends.
+    """Reports state and step when training starts, every few seconds, and when it ends for any reason.
 
     Args:
-        write: called on the main process with ("running" | "finished" | "interrupted" | "failed", step,
-            steps), seconds=… spent in training and, after a failure, error=text.
-        seconds: that the run was trained before it was resumed.
+        write: called on the main process as write(state, step, steps, seconds=…, error=…). The state is "running",
+            "finished", "interrupted" or "failed". `seconds` is the time spent in training. `error` is a text, given
+            only if training was interrupted or failed with an exception.
+        seconds: training time before the run was resumed.
     """
 
     def __init__(self, write: Callable[..., None], seconds: float = 0.0) -> None:
@@ -31,7 +32,7 @@ class StatusFile(L.Callback):
 
     @classmethod
     def from_run(cls, run: Run, *, resumed: bool) -> Self:
-        """status.json of a run; of a resumed one, with the seconds that it was trained for before."""
+        """Build the callback that writes a run's status.json; for a resumed run, add the earlier training time."""
         return cls(run.write_status, run.seconds() if resumed else 0.0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -41,7 +42,7 @@ class StatusFile(L.Callback):
         self._report(trainer, "running")
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Report the step, now and then."""
+        """Report the step every few seconds."""
         if time.monotonic() - self._written > _INTERVAL:
             self._report(trainer, "running")
 
@@ -50,7 +51,7 @@ class StatusFile(L.Callback):
         self._report(trainer, "finished" if trainer.global_step >= trainer.max_steps else "interrupted")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report the end of a run that was killed after its last checkpoint: resumed, it trains no step."""
+        """Report the end of a run that was killed after its last checkpoint; the resumed run trains no step."""
         if not self._trained:
             self._report(trainer, "finished")
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: they set a flag, and training ends at the next step boundary."""
+"""End training at the next step boundary when a signal requests it."""
 
 import os
 import signal
@@ -14,10 +14,10 @@ from diffexp.system.signals import SIGNALS
 
 
 class StopOnSignal(L.Callback):
-    """Ctrl-C (SIGINT), SIGTERM, SIGUSR1 and SIGUSR2 end training after the running step.
+    """Ends training after the current optimiser step on Ctrl-C (SIGINT), SIGTERM, SIGUSR1 or SIGUSR2.
 
-    So what is saved is a whole step. A second Ctrl-C interrupts at once, as without this callback. Lightning's own
-    handling acts between any two instructions, where weights may be half updated.
+    The saved state is thus that of a complete step. A second Ctrl-C interrupts immediately, as without this callback.
+    Lightning's own handlers act between any two instructions, where weights may be partly updated.
 
     Attributes:
         received: the signal that ended training, or None.
@@ -29,33 +29,33 @@ class StopOnSignal(L.Callback):
         self._step = 0
 
     def is_asked(self) -> bool:
-        """Whether a signal has asked to stop."""
+        """Return whether a signal has requested a stop."""
         return self.received is not None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Install the handlers; not earlier, because Lightning then calls them besides its own."""
+        """Install the handlers; earlier ones Lightning would call in addition to its own."""
         self._step = trainer.global_step
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Stop, if a signal came and this batch ended an optimiser step; all processes at the same one."""
+        """Stop at the end of an optimiser step if a signal arrived; all processes stop at the same step."""
         if trainer.global_step == self._step:
             return  # an accumulated batch: its gradients would be lost
         self._step = trainer.global_step
         number = int(self.received or 0)
-        if trainer.world_size > 1:  # a launcher may send it to one of them only
+        if trainer.world_size > 1:  # a launcher may signal only one of them
             mine = torch.tensor(float(number), device=trainer.strategy.root_device)
             number = int(trainer.strategy.reduce(mine, reduce_op="max"))
-        if number:  # one that comes in between counts at the next step: the others do not know of it
+        if number:  # a signal after the reduction counts at the next step, because other processes have not seen it
             self.received = signal.Signals(number)
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the former handlers back."""
+        """Restore the previous handlers."""
         self._restore()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Put the former handlers back."""
+        """Restore the previous handlers."""
         self._restore()
 
     def _restore(self) -> None:
@@ -69,6 +69,6 @@ class StopOnSignal(L.Callback):
         self.received = signal.Signals(number)
         if is_main_process():
             text = f"\n{self.received.name}: stopping after this step"
-            text += " (Ctrl-C again: at once, losing it)" if number == signal.SIGINT else ""
+            text += " (Ctrl-C again stops immediately and loses it)" if number == signal.SIGINT else ""
             with suppress(OSError):
-                os.write(2, f"{text}\n".encode())  # not print, which may be within another one
+                os.write(2, f"{text}\n".encode())  # not print, which is not reentrant

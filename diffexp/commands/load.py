@@ -39,15 +39,15 @@ class LoadedModel:
         """Draw images.
 
         Args:
-            sampler: "ddpm", "ddim", "dpmpp", "unipc" or "heun", of a diffusion model; None takes the model's default.
-            steps: how many the sampler takes; None is the sampler's default.
-            count: images.
-            seed: image i depends on (seed, i) and the weights alone.
-            keys: further keys of the sampler (eta=0.5), or, with "request_" before it, of the request
+            sampler: "ddpm", "ddim", "dpmpp", "unipc" or "heun", for a diffusion model; None is the model's default.
+            steps: number of sampling steps; None is the sampler's default.
+            count: number of images.
+            seed: image i depends only on (seed, i) and the weights.
+            keys: further keys of the sampler (eta=0.5), or of the request with the prefix `request_`
                 (request_batch_size=64).
 
         Returns:
-            uint8 (count, C, H, W).
+            Pixels, uint8 (count, C, H, W).
 
         Raises:
             ValueError: for an unknown key, or a value that the model cannot be sampled with.

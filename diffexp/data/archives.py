@@ -14,25 +14,26 @@ from PIL import Image
 from diffexp.data.notices import notice
 from diffexp.errors import UserError
 
-DATASET_JSON = "dataset.json"  # the labels, in the zips and folders of StyleGAN and EDM
-_NAMED = 3  # kinds of skipped files that a message names
-# Formats that PIL recognises but cannot decode by itself; for EPS it starts another program.
+DATASET_JSON = "dataset.json"  # the labels in the zips and folders of StyleGAN and EDM
+_NAMED = 3  # kinds of skipped files listed in a message
+# Formats that PIL recognises but cannot decode by itself; for EPS it runs another program.
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 
 State = tuple[str, int, int, int, int]
 
 
 class ImageFiles(ABC):
-    """Image files below a place.
+    """The image files in a folder or zip.
 
     Args:
         place: the folder or zip.
-        names: relative paths with "/", in any order. Hidden ones are dropped: below a folder or of a name that begins
-            with a dot, or below __MACOSX.
+        names: relative paths with "/", in any order. Hidden files are dropped: those with a dot at the start of their
+            name or of a folder's name, and those in __MACOSX.
 
     Attributes:
-        names: those that PIL reads by their suffix, sorted by code point, so the same on every machine.
-        others: the names of all other files, sorted.
+        names: the files with a suffix that PIL reads, sorted by code point, which gives the same order on every
+            machine.
+        others: all other files, sorted.
 
     Raises:
         UserError: if there is no image.
@@ -45,22 +46,22 @@ class ImageFiles(ABC):
         self.names = [name for name in visible if _suffix(name) in suffixes]
         self.others = [name for name in visible if _suffix(name) not in suffixes]
         if not self.names:
-            there = f"; it holds {self._described()}" if self.others else ""
-            raise UserError(f"{place} holds no images that PIL can read{there}.")
+            there = self._described() if self.others else "none"
+            raise UserError(f"{place}: expected images that PIL can read, got {there}.")
 
     @abstractmethod
     def open(self, name: str) -> IO[bytes]:
-        """One file, to be read and closed. Callable from several threads, and from processes forked meanwhile."""
+        """Open one file for reading; the caller closes it. Safe in threads, and in processes forked in the meantime."""
 
     @abstractmethod
     def states(self, names: list[str]) -> list[State]:
-        """What changes with the content of the files, or of the zip: name, size, mtime and ctime in ns, inode.
+        """Return what changes with the content of each file, or of the zip: name, size, mtime and ctime in ns, inode.
 
-        The ctime and the inode also give away a copy that kept size and mtime.
+        The ctime and inode also reveal a replacement with the same size and mtime.
         """
 
     def report_skipped(self) -> None:
-        """Warn, once, of files that are not read as images."""
+        """Warn once about files that are not read as images."""
         skipped = [name for name in self.others if PurePosixPath(name).name != DATASET_JSON]
         if skipped:
             notice(f"{self.place}: diffexp skips files that PIL cannot read: {self._described()}.")
@@ -76,13 +77,13 @@ class ImageFiles(ABC):
 
 
 class FolderFiles(ImageFiles):
-    """The images of a folder and its sub-folders; symbolic links are followed."""
+    """The images in a folder and its sub-folders, following symbolic links."""
 
     def __init__(self, place: Path) -> None:
         names, seen = [], set()
         for directory, below, files in os.walk(place, followlinks=True):
             real = os.path.realpath(directory)
-            if real in seen:  # a link back, which would go round for ever
+            if real in seen:  # a cyclic link
                 below.clear()
                 continue
             seen.add(real)
@@ -90,21 +91,21 @@ class FolderFiles(ImageFiles):
         super().__init__(place, names)
 
     def open(self, name: str) -> IO[bytes]:
-        """See `ImageFiles.open`."""
+        """Open one file for reading; the caller closes it."""
         return (self.place / name).open("rb")
 
     def states(self, names: list[str]) -> list[State]:
-        """See `ImageFiles.states`."""
+        """Return name, size, mtime, ctime and inode of each file."""
         return [(name, *_state(self.place / name)) for name in names]
 
 
 class ZipFiles(ImageFiles):
-    """The images of a zip, read from it without extracting anything to disk.
+    """The images in a zip, read without extracting anything to disk.
 
-    A backslash in a name separates folders. Of several members of one name the last counts.
+    A backslash in a name separates folders. If several members have the same name, the last one is read.
 
     Raises:
-        UserError: if it is no zip, damaged or encrypted, or holds no images.
+        UserError: if the file is not a zip, is damaged or encrypted, or contains no images.
     """
 
     def __init__(self, place: Path) -> None:
@@ -113,26 +114,28 @@ class ZipFiles(ImageFiles):
             with zipfile.ZipFile(place) as archive:
                 members = [member for member in archive.infolist() if not member.filename.endswith(("/", "\\"))]
         except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{place} is neither a folder nor an intact zip: {error}.") from error
+            raise UserError(f"{place}: expected a folder or an intact zip, got: {error}.") from error
         if any(member.flag_bits & 1 for member in members):
-            raise UserError(f"{place} is encrypted; unpack it, or pack it again without a password.")
+            raise UserError(
+                f"{place}: expected an unencrypted zip, got an encrypted one. Unpack it, or zip it without a password."
+            )
         self._members = {PurePosixPath(member.filename.replace("\\", "/")).as_posix(): member for member in members}
         if len(self._members) < len(members):
             twice = len(members) - len(self._members)
-            notice(f"{place}: {twice} of {len(members)} files have the name of a later one; diffexp reads the last.")
+            notice(f"{place}: {twice} of {len(members)} files have the name of a later file; diffexp reads the last.")
         super().__init__(place, self._members)
 
     def open(self, name: str) -> IO[bytes]:
-        """See `ImageFiles.open`."""
+        """Open one member for reading; the caller closes it."""
         return self._archive().open(self._members[name])
 
     def states(self, names: list[str]) -> list[State]:
-        """See `ImageFiles.states`."""
+        """Return the name of each member with size, mtime, ctime and inode of the zip."""
         state = _state(self.place)
         return [(name, *state) for name in names]
 
     def _archive(self) -> zipfile.ZipFile:
-        # a forked process shares the file's position with its parent, so each process opens its own
+        # A forked process shares the file position with its parent, so each process opens the zip itself.
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = os.getpid(), zipfile.ZipFile(self.place)
         return self._opened[1]
@@ -142,13 +145,13 @@ class ZipFiles(ImageFiles):
 
 
 def open_files(place: Path) -> ImageFiles:
-    """The image files of a folder or zip; a warning counts the files that are no images.
+    """Return the image files of a folder or zip, after a warning that counts the files that are not images.
 
     Raises:
-        UserError: if there is no such path, or it is neither, or it holds no images.
+        UserError: if the path does not exist, is neither a folder nor a zip, or contains no images.
     """
     if not place.exists():
-        raise UserError(f"there is no folder or zip {place}.")
+        raise UserError(f"{place}: expected a folder or a zip, got none. Check the path.")
     files = FolderFiles(place) if place.is_dir() else ZipFiles(place)
     files.report_skipped()
     return files
@@ -156,9 +159,9 @@ def open_files(place: Path) -> ImageFiles:
 
 @cache
 def readable_suffixes() -> frozenset[str]:
-    """The suffixes, in lower case, of the files that the installed PIL decodes."""
+    """Return the lower-case suffixes of the files that the installed PIL decodes."""
     suffixes = Image.registered_extensions().items()
-    # MPO, of stereo cameras, has no opener of its own: its files begin as a JPEG does
+    # MPO (stereo cameras) is opened as JPEG, because its files start like one.
     decoded = (Image.OPEN.keys() | {"MPO"}) - _NOT_DECODED
     return frozenset(suffix for suffix, kind in suffixes if kind in decoded)
 

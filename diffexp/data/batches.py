@@ -1,4 +1,4 @@
-"""The endless stream of training batches, a function of (seed, step) alone."""
+"""An endless stream of training batches that depends only on (seed, step)."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -18,33 +18,41 @@ Pass = tuple[Indices, Flips]
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """The images (B, C, H, W), those of them left to right that `mirrored` (bool, (B,)) says."""
+    """Mirror the images (B, C, H, W) for which `mirrored`, bool (B,), is True left to right."""
     both = torch.cat([images, images.flip(-1)])
     return both.index_select(0, torch.arange(len(images), device=images.device) + len(images) * mirrored)
 
 
 class InfiniteBatches(IterableDataset[dict[str, Tensor]]):
-    """Batches for ever, starting at any optimiser step.
+    """An endless stream of batches that can start at any optimiser step.
 
-    The images form one endless stream: pass p over them is a permutation that depends on (seed, p) alone.
-    Step k takes the positions [k · batch_size, (k + 1) · batch_size) of the stream, across the end of a pass
-    where need be. Of these, accumulated batch m on rank r takes b = batch_size / (world_size · accumulate)
-    from (m · world_size + r) · b on. Which images are mirrored depends on (seed, pass, position in it).
-    So how the work is spread over ranks, accumulated batches and workers changes nothing, and a run that
-    starts at step k continues one that stopped there.
+    Pass p over the N images is a permutation that depends only on (seed, p). The passes form one stream of positions:
 
-    For ``DataLoader(batches, batch_size=None, num_workers=any)``. Items are dicts: ``images``, uint8
-    (b, C, H, W), ``index``, int64 (b,), their numbers in the set, and ``labels``, int64 (b,), if they have any. Without
-    `pixels` they have ``index`` and, if some are mirrored, ``mirrored``, bool (b,): for callers that hold the set.
+    - Step k reads the positions [k · batch_size, (k + 1) · batch_size), across the end of a pass if necessary.
+    - Within it, accumulated batch m on rank r reads b = batch_size / (world_size · accumulate) positions, starting at
+      (m · world_size + r) · b.
+    - Whether an image is mirrored depends on (seed, pass, position in the pass).
+
+    The data of a step is thus independent of ranks, accumulated batches and workers, and a run that starts at step k
+    continues one that stopped there.
+
+    Use it as ``DataLoader(batches, batch_size=None, num_workers=any)``. Each item is a dict:
+
+    - ``images``: uint8 (b, C, H, W).
+    - ``index``: the numbers of the images in the set, int64 (b,).
+    - ``labels``: int64 (b,), if the images have labels.
+
+    Without `pixels`, an item has ``index`` and, with `random_flip`, ``mirrored``, bool (b,). The caller then holds the
+    set.
 
     Args:
-        images: what to read.
+        images: the set to read.
         batch_size: images per optimiser step, over all ranks and accumulated batches.
-        rank: of this process, in [0, world_size).
-        world_size: processes that train together.
+        rank: rank of this process, in [0, world_size).
+        world_size: number of processes that train together.
         accumulate: batches per optimiser step on each process.
-        seed: of the order and the mirroring.
-        random_flip: mirror half of the images left to right.
+        seed: seed of order and mirroring.
+        random_flip: mirror each image left to right with probability 1/2.
         start_step: optimiser steps already done.
         pixels: whether to fetch the images.
 
@@ -66,9 +74,11 @@ class InfiniteBatches(IterableDataset[dict[str, Tensor]]):
         pixels: bool = True,
     ) -> None:
         if not len(images):
-            raise ValueError("there are no images to make batches of")
+            raise ValueError("images: expected at least one image, got none.")
         if batch_size % (world_size * accumulate):
-            raise ValueError(f"batch_size {batch_size} is not divisible by {world_size} ranks · {accumulate} batches")
+            raise ValueError(
+                f"batch_size: expected a multiple of {world_size} ranks · {accumulate} batches, got {batch_size}."
+            )
         self.images = images
         self.batch_size = batch_size
         self.rank = rank
@@ -82,15 +92,15 @@ class InfiniteBatches(IterableDataset[dict[str, Tensor]]):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = get_worker_info()
         number, every = (worker.id, worker.num_workers) if worker else (0, 1)
-        passes = lru_cache(maxsize=2)(self._pass)  # a batch may lie across two
-        # the loader asks its workers in turn: worker w of n makes batches w, w + n, …
+        passes = lru_cache(maxsize=2)(self._pass)  # a batch may span two
+        # The loader reads its workers in turn: worker w of n yields batches w, w + n, ….
         batch = self.start_step * self.accumulate + number
         while True:
             yield self._batch(batch, passes)
             batch += every
 
     def _batch(self, batch: int, passes: Callable[[int], Pass]) -> dict[str, Tensor]:
-        """This rank's batch, counted from the start of training."""
+        """Return this rank's batch number `batch`, counted from the start of training."""
         size = self.batch_size // (self.world_size * self.accumulate)
         start = (batch * self.world_size + self.rank) * size
         indices, flips = map(torch.from_numpy, self._positions(start, start + size, passes))
@@ -103,7 +113,7 @@ class InfiniteBatches(IterableDataset[dict[str, Tensor]]):
         return item
 
     def _positions(self, start: int, stop: int, passes: Callable[[int], Pass]) -> Pass:
-        """Which images are at [start, stop) of the stream, and whether they are mirrored: int64 and bool."""
+        """Return the images at [start, stop) of the stream, int64, and whether they are mirrored, bool."""
         length = len(self.images)
         pieces = [
             (indices[max(start - begin, 0) : stop - begin], flips[max(start - begin, 0) : stop - begin])
@@ -114,8 +124,8 @@ class InfiniteBatches(IterableDataset[dict[str, Tensor]]):
         return np.concatenate(indices), np.concatenate(flips)
 
     def _pass(self, number: int) -> Pass:
-        """The order of the images in a pass over them, and which of its positions are mirrored."""
-        # Ranks of raw random bits: numpy promises that these bits never change, but not what shuffle makes of them.
+        """Return the order of the images in a pass, and which of its positions are mirrored."""
+        # Argsort of raw random bits: numpy guarantees that these bits never change, but not the result of shuffle.
         order = np.argsort(self._bits("order", number), kind="stable")
         return order, self._bits("flip", number) >> 63 == 1
 

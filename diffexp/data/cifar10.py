@@ -11,18 +11,18 @@ from diffexp.errors import requires_extra
 
 
 def load(split: str, image_size: int, channels: int, memory_gb: float, root: str) -> ImageSet:
-    """CIFAR-10: 50,000 training and 10,000 test images of 32×32 RGB pixels, padded evenly with black.
+    """Load CIFAR-10: 50,000 training and 10,000 test images of 32×32 RGB pixels, padded evenly with black.
 
     Args:
         split: "train" or "test".
         image_size: 32 or more.
-        channels: 3.
-        memory_gb: not needed; the training split takes 150 MB at 32×32.
-        root: holds the folder cifar-10-batches-py, or cifar-10-python.tar.gz; else it is downloaded to it.
-            The files' checksums are compared at every start, so damaged ones are never used.
+        channels: must be 3.
+        memory_gb: unused; the training split takes 150 MB at 32×32.
+        root: the folder that contains cifar-10-batches-py or cifar-10-python.tar.gz; otherwise diffexp downloads them
+            to it. The files' checksums are verified at every start, so damaged files are never used.
 
     Raises:
-        UserError: if the files are neither found whole nor downloaded.
+        UserError: if intact files are neither found nor downloaded.
     """
     with requires_extra("data.name: cifar10", "datasets"):
         from torchvision.datasets import CIFAR10  # slow to import
@@ -38,8 +38,8 @@ def load(split: str, image_size: int, channels: int, memory_gb: float, root: str
 
     try:
         dataset = CIFAR10(folder, train)
-    except RuntimeError:  # what torchvision raises for missing and damaged files
-        instead = f"Put {CIFAR10.filename} (from {CIFAR10.url}) into {folder} yourself."
+    except RuntimeError:  # torchvision raises it for missing and damaged files
+        instead = f"Download {CIFAR10.filename} from {CIFAR10.url} into {folder}."
         download(fetch, folder, CIFAR10.base_folder, instead)
         dataset = CIFAR10(folder, train)
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()

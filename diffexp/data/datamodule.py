@@ -1,4 +1,4 @@
-"""Training data for any Trainer, in an order that survives stops, resumes and other device counts."""
+"""Training data for any Trainer, in an order that does not depend on stops, resumes and the number of devices."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -18,21 +18,22 @@ Images = ImageSet | Callable[[], ImageSet]
 
 
 class ImageDataModule(L.LightningDataModule):
-    """Endless batches of images, positioned by the trainer's global step; see `InfiniteBatches`.
+    """Endless batches of images that start at the trainer's global step; see `InfiniteBatches`.
 
     Training ends by ``Trainer(max_steps=…, max_epochs=-1)``, never at the end of the data. The position counts
-    optimiser steps, as ``trainer.global_step`` does with one optimiser; checkpoints belong at the end of a
-    step, not between accumulated batches.
+    optimiser steps, as ``trainer.global_step`` does with one optimiser. Save checkpoints at the end of a step, not
+    between accumulated batches.
 
     Args:
-        train: the training images, or what loads them; called by one process of each node first (which may
-            download), then by the others.
+        train: the training images, or a function that loads them. One process of each node calls it first (and may
+            download), then the others.
         batch_size: images per optimiser step, over all devices, nodes and accumulated batches.
-        seed: of the order and the mirroring.
-        random_flip: mirror half of the images left to right.
-        num_workers: processes that fetch batches beside the training process; 0 fetches in it.
-        test: the test images or what loads them, for `images`; None if there are none.
-        held_out: images like the training ones that are not trained on, or what loads them, for `images`.
+        seed: seed of order and mirroring.
+        random_flip: mirror each image left to right with probability 1/2.
+        num_workers: number of processes that fetch batches; 0 fetches in the training process.
+        test: the test images or a function that loads them, for `images`; None if there are none.
+        held_out: images held out of the training set or a function that loads them, for `images`; None if there are
+            none.
     """
 
     def __init__(
@@ -57,12 +58,12 @@ class ImageDataModule(L.LightningDataModule):
 
     @classmethod
     def from_config(cls, data: DataConfig, batch_size: int, seed: int) -> "ImageDataModule":
-        """The data that a config describes; nothing is loaded yet.
+        """Build the data module of a config, without loading anything yet.
 
         Args:
-            data: the image source.
+            data: config of the image source.
             batch_size: images per optimiser step.
-            seed: of the order and the mirroring.
+            seed: seed of order and mirroring.
         """
 
         def source(split: str) -> Callable[[], ImageSet]:
@@ -84,20 +85,20 @@ class ImageDataModule(L.LightningDataModule):
         )
 
     def images(self, split: str) -> ImageSet:
-        """The images of "train", "held_out" or "test", loaded at the first call.
+        """Return the images of "train", "held_out" or "test", loading them at the first call.
 
         Raises:
             UserError: if there is no such split, or it cannot be loaded.
         """
         images = self._splits[split]
         if images is None:
-            raise UserError(f"there are no {split.replace('_', '-')} images")
+            raise UserError(f"data: expected {split.replace('_', '-')} images, got none.")
         if not isinstance(images, ImageSet):
             images = self._splits[split] = images()
         return images
 
     def prepare_data(self) -> None:
-        """Load the training images in the one process a node in which Lightning calls this."""
+        """Load the training images, in the one process per node in which Lightning calls this."""
         self.images("train")
 
     def setup(self, stage: str) -> None:
@@ -105,10 +106,10 @@ class ImageDataModule(L.LightningDataModule):
         self.images("train")
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """The batches from the trainer's next step on.
+        """Return the batches from the trainer's next step on.
 
         Raises:
-            UserError: if batch_size cannot be shared out evenly.
+            UserError: if batch_size is not divisible by devices times accumulated batches.
         """
         trainer = self.trainer
         assert trainer is not None
@@ -116,8 +117,8 @@ class ImageDataModule(L.LightningDataModule):
         device = trainer.strategy.root_device
         if self.batch_size % (world_size * accumulate):
             raise UserError(
-                f"a batch of {self.batch_size} images cannot be shared out evenly over {world_size} devices "
-                f"and {accumulate} accumulated batches: choose a multiple of {world_size * accumulate}."
+                f"batch_size: expected a multiple of {world_size * accumulate} ({world_size} devices × {accumulate} "
+                f"accumulated batches), got {self.batch_size}."
             )
         images = self.images("train")
         self._resident = self._resident_labels = None
@@ -137,7 +138,7 @@ class ImageDataModule(L.LightningDataModule):
         return _FromNextStep(trainer, batches, self.num_workers)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        """Take the images from those that are on the device, where they are."""
+        """Take the images of a batch from those on the device, if the set is there."""
         if self._resident is None:
             return batch
         index = batch["index"]
@@ -149,9 +150,9 @@ class ImageDataModule(L.LightningDataModule):
 
 
 def resides(images: ImageSet, device: torch.device) -> TypeGuard[MemoryImages]:
-    """Whether all images are kept on the device: on a GPU of which they take a tenth at most.
+    """Return whether the images are kept on the device: on a GPU, if they take at most a tenth of its memory.
 
-    Then all that goes there for a batch is the images' numbers, and which are mirrored.
+    A batch then transfers only the numbers of its images and which are mirrored.
     """
     if device.type != "cuda" or not isinstance(images, MemoryImages):
         return False
@@ -160,10 +161,10 @@ def resides(images: ImageSet, device: torch.device) -> TypeGuard[MemoryImages]:
 
 
 class _FromNextStep(DataLoader[dict[str, Tensor]]):
-    """Starts at the trainer's next step whenever it is iterated: a Trainer may cut training into epochs."""
+    """A loader whose iterations start at the trainer's next step, because a Trainer may divide training into epochs."""
 
     def __init__(self, trainer: L.Trainer, batches: InfiniteBatches, num_workers: int) -> None:
-        # Workers are not persistent, because those would keep the position of the first iteration.
+        # No persistent workers, because they would keep the position of the first iteration.
         on_gpu = trainer.strategy.root_device.type == "cuda"
         super().__init__(batches, batch_size=None, num_workers=num_workers, pin_memory=on_gpu)
         self._trainer = trainer
@@ -173,5 +174,5 @@ class _FromNextStep(DataLoader[dict[str, Tensor]]):
         self._batches.start_step = self._trainer.global_step
         try:
             yield from super().__iter__()
-        except UserError as error:  # from a worker it comes with that process's traceback around the message
+        except UserError as error:  # from a worker, the message contains that process's traceback
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None

@@ -1,17 +1,17 @@
-"""From the bytes of any image file to uint8 pixels of one shape: every rule of conversion is here.
+"""Decode any image file to uint8 pixels of one shape; this module has every rule of the conversion.
 
-- Of several frames (GIF, TIFF, animated PNG and WebP), the first.
+- Of several frames (GIF, TIFF, animated PNG and WebP), the first is read.
 - EXIF orientation is applied; colour profiles are not.
 - Grey levels become round(x · 255 / white). White is the largest value of the depth that the file declares:
-  BitsPerSample of a TIFF, MaxVal of a PGM, sBIT of a PNG whose values end there, otherwise 65535 for 16 bits. Of
-  16-bit colours PIL reads the high bytes.
-- Integers without a declared range (32-bit or signed) have 255 as white if none exceeds it, otherwise 65535.
-  Beyond that, negative or as floating-point numbers, pixels have no known range: diffexp refuses the file.
-- Whatever is transparent is laid on white.
-- Palette, 1-bit, CMYK and others become RGB as PIL converts them.
+  BitsPerSample of a TIFF, MaxVal of a PGM, sBIT of a PNG whose values end there, otherwise 65535 for 16 bits. PIL reads
+  only the high bytes of 16-bit colours.
+- Integers without a declared range (32-bit or signed) have 255 as white if none exceeds it, otherwise 65535. Integers
+  above 65535, negative integers and floating-point numbers have no known range: diffexp rejects the file.
+- Transparent pixels are composited on white.
+- Palette, 1-bit, CMYK and other modes become RGB as PIL converts them.
 - RGB becomes grey by ITU-R 601 luma, (299 R + 587 G + 114 B) / 1000; grey becomes RGB by repetition.
-- The short side is resized to the wanted size (bicubic, antialiased; the long side in proportion, rounded to
-  whole pixels), then the centre is cut out. An image that has the size already keeps every bit.
+- The short side is resized to the requested size (bicubic, antialiased; the long side in proportion, rounded to an
+  integer), then the centre is cropped. An image that already has the size is unchanged, bit for bit.
 """
 
 import io
@@ -25,18 +25,19 @@ from diffexp.data.depth import Depth, Doubt, declared, doubt_colours, grey_8_bit
 
 
 def decode(file: IO[bytes], image_size: int, channels: int, doubt: Doubt = lambda reason: None) -> NDArray[np.uint8]:
-    """The image in a file, as uint8 (channels, image_size, image_size).
+    """Decode the image in a file to uint8 (channels, image_size, image_size).
 
     Args:
-        file: anything that PIL can read.
+        file: a file in any format that PIL reads.
         image_size: height and width of the result.
         channels: 1 (grey) or 3 (RGB).
-        doubt: called with the reason if the file leaves the range of its values uncertain.
+        doubt: called with a reason if the file leaves the range of its values uncertain.
 
     Raises:
-        Exception: of any kind, as PIL's decoders do on damaged bytes; ValueError for pixels without a known range.
+        ValueError: for pixels without a known range.
+        Exception: of any type, from PIL's decoders on damaged bytes.
     """
-    data = file.read()  # all of it: decoders seek, which is slow inside a zip
+    data = file.read()  # at once: decoders seek, which is slow inside a zip
     with Image.open(io.BytesIO(data)) as image:
         depth = declared(image, data)
         upright = ImageOps.exif_transpose(image)
@@ -64,6 +65,6 @@ def _centre(image: Image.Image, size: int) -> Image.Image:
     width, height = (round(side * size / short) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
     across, down = image.width / width, image.height / height
-    # resizing only what the crop keeps: a very long image would else become a very large one
+    # Resize only what the crop keeps, because a very long image would become a very large one.
     box = (left * across, top * down, (left + size) * across, (top + size) * down)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)

@@ -1,4 +1,4 @@
-"""What the levels in an image file stand for: integers of any declared depth as 8 bits."""
+"""Convert integers of any declared depth in an image file to 8 bits."""
 
 import struct
 from collections.abc import Callable
@@ -17,24 +17,24 @@ DARK = (
     "it declares 16 bits, but every value is below a quarter of white. If it holds 10 to 14 bits, scale it to 16, or "
     "declare the depth by sBIT (PNG), BitsPerSample (TIFF) or MaxVal (PGM)"
 )
-HIGH_BITS = "its transparent colour has 16 bits; diffexp compares the high 8 of each colour, as PIL keeps no more"
+HIGH_BITS = "its transparent colour has 16 bits; diffexp compares the high 8 of each colour, because PIL keeps no more"
 _DARK = 2**14
 
 # TIFF tags
 _BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339
 _WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2
-_GREY_PNG = 0  # its colour type
+_GREY_PNG = 0  # colour type
 
 
 @dataclass(frozen=True)
 class Depth:
-    """What a file declares about its samples.
+    """The depth that a file declares for its samples.
 
     Attributes:
-        bits: of each sample; None without a range that the file declares.
-        significant: fewer bits, which the file says that its grey samples had when they were made.
-        scaled: whether PIL has stretched the samples to 16 bits already.
-        inverted: whether 0 is white, which PIL has not turned round.
+        bits: bits of each sample; None if the file declares no range.
+        significant: the smaller number of bits that grey samples originally had, if the file declares it.
+        scaled: whether PIL has already scaled the samples to 16 bits.
+        inverted: whether 0 is white and PIL has not inverted the samples.
     """
 
     bits: int | None = 8
@@ -44,14 +44,14 @@ class Depth:
 
 
 def declared(image: Image.Image, data: bytes) -> Depth:
-    """The depth that a file declares. It also corrects the transparent colour of a PNG to PIL's 8 bits.
+    """Return the depth that a file declares, and correct the transparent colour of a PNG to PIL's 8 bits.
 
     Args:
-        image: as opened, not loaded yet.
+        image: the image, opened but not loaded yet.
         data: the file's bytes.
 
     Raises:
-        ValueError: for signed 8-bit samples, of which PIL makes unsigned ones.
+        ValueError: for signed 8-bit samples, which PIL reads as unsigned.
     """
     if image.format == "PNG":
         bits, colour = data[24], data[25]
@@ -61,7 +61,7 @@ def declared(image: Image.Image, data: bytes) -> Depth:
         elif image.mode == "RGB" and bits == 16 and transparent is not None:
             image.info["transparency"] = tuple(level >> 8 for level in transparent)
         if bits < 8:
-            return Depth()  # PIL stretches them
+            return Depth()  # PIL scales them
         return Depth(bits, _significant_bits(data) if colour == _GREY_PNG else None)
     if isinstance(image, TiffImageFile):
         bits = max(image.tag_v2.get(_BITS, (1,)))
@@ -74,21 +74,21 @@ def declared(image: Image.Image, data: bytes) -> Depth:
         codec, _, _, arguments = image.tile[0]
         if codec == "raw":
             return Depth(16 if image.mode == "I" else 8)
-        # PIL stretches the samples of a smaller MaxVal than 65535, which it hands to its decoder
+        # PIL scales samples with MaxVal < 65535; its decoder receives MaxVal as the last argument.
         return Depth(16, scaled=not (isinstance(arguments, tuple) and arguments[-1] == 65535))
     return Depth(16 if image.mode.startswith("I;16") else None)
 
 
 def grey_8_bit(image: Image.Image, depth: Depth, doubt: Doubt) -> Image.Image:
-    """An image of mode L from grey samples of another depth; what is transparent is white.
+    """Convert grey samples of another depth to an image of mode L, with transparent pixels white.
 
     Args:
         image: of mode L, I, I;16 (of any byte order) or F.
-        depth: what its file declares.
-        doubt: called with the reason when the range is not certain.
+        depth: the depth that its file declares.
+        doubt: called with a reason if the range is uncertain.
 
     Raises:
-        ValueError: if the range cannot be known: floating point, negative or wider than 16 bits.
+        ValueError: if the range is unknown: floating point, negative or above 65535.
     """
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
@@ -113,7 +113,7 @@ def grey_8_bit(image: Image.Image, depth: Depth, doubt: Doubt) -> Image.Image:
 
 
 def doubt_colours(image: Image.Image, depth: Depth, doubt: Doubt) -> None:
-    """Doubt an image of 16 bits a colour, of which PIL has kept the high bytes, if it is suspiciously dark."""
+    """Report doubt about a suspiciously dark image with 16 bits a colour, of which PIL keeps the high bytes."""
     if depth.bits == 16 and not depth.scaled and image.mode in ("RGB", "RGBA", "LA"):
         colours = np.asarray(image.convert("L" if image.mode == "LA" else "RGB"))
         if colours.max() < _DARK >> 8:
@@ -123,7 +123,7 @@ def doubt_colours(image: Image.Image, depth: Depth, doubt: Doubt) -> None:
 
 
 def _significant_bits(data: bytes) -> int | None:
-    """The first number of a PNG's sBIT chunk."""
+    """Return the first number of a PNG's sBIT chunk."""
     position = len(b"\x89PNG\r\n\x1a\n")
     while position + 9 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -136,9 +136,9 @@ def _significant_bits(data: bytes) -> int | None:
 
 
 def _right_aligned(values: np.ndarray, depth: Depth) -> bool:
-    """Whether samples fill the low bits, where PNG wants the significant bits on top.
+    """Return whether samples occupy the low bits, although a PNG's significant bits belong at the top.
 
-    On top of a dark image, the low bits are 0, or 1 after rounding.
+    In a dark image with the significant bits at the top, the low bits are 0, or 1 after rounding.
     """
     if depth.significant is None or depth.bits is None or not 0 < depth.significant < depth.bits:
         return False

@@ -1,4 +1,4 @@
-"""The 8×8 digits that ship inside scikit-learn."""
+"""The 8×8 digits of scikit-learn."""
 
 import numpy as np
 import torch
@@ -10,15 +10,15 @@ TEST_EVERY = 10
 
 
 def load(split: str, image_size: int, channels: int, memory_gb: float) -> ImageSet:
-    """The digits, their grey levels 0..16 scaled to 0..255 and rounded.
+    """Load the digits, with grey levels 0..16 scaled to 0..255 and rounded.
 
-    Images 0, 10, 20, … of scikit-learn's order are the test split (180), the others the train split (1617).
+    Images 0, 10, 20, … in scikit-learn's order are the test split (180), the others the train split (1617).
 
     Args:
         split: "train" or "test".
-        image_size: 8 or more; larger images are padded evenly with black.
-        channels: 1.
-        memory_gb: not needed; the images take 0.1 MB.
+        image_size: 8 or more; images are padded evenly with black.
+        channels: must be 1.
+        memory_gb: unused; the images take 0.1 MB.
     """
     digits = load_digits()
     in_test = np.arange(len(digits.target)) % TEST_EVERY == 0

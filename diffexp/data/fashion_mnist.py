@@ -15,14 +15,14 @@ _FASHION_MNIST = Collection(
     ),
     folders=["FashionMNIST/raw", "FashionMNIST", "fashion_mnist", "fashion-mnist", "."],
     elsewhere=[DEBIAN_FASHION_MNIST],
-    hint=" On Debian and Ubuntu `apt install dataset-fashion-mnist` brings them too.",
+    hint=" On Debian and Ubuntu, `apt install dataset-fashion-mnist` installs them too.",
 )
 
 
 def load(split: str, image_size: int, channels: int, memory_gb: float, root: str) -> ImageSet:
-    """Fashion-MNIST: as `diffexp.data.mnist.load`, from other folders.
+    """Load Fashion-MNIST; the arguments, sizes and errors are those of `diffexp.data.mnist.load`.
 
-    These are root/FashionMNIST/raw, root/FashionMNIST, root/fashion_mnist, root/fashion-mnist, root and that of
-    Debian's package dataset-fashion-mnist. Else it is downloaded to root/FashionMNIST/raw.
+    The files are searched in root/FashionMNIST/raw, root/FashionMNIST, root/fashion_mnist, root/fashion-mnist, root and
+    the folder of Debian's package dataset-fashion-mnist. Otherwise diffexp downloads them to root/FashionMNIST/raw.
     """
     return load_idx(_FASHION_MNIST, split, image_size, Path(root).expanduser())

@@ -1,4 +1,4 @@
-"""Images as one picture: tiles, grids, PNG files."""
+"""Pictures of images: tiles, grids, PNG files."""
 
 from pathlib import Path
 
@@ -9,20 +9,20 @@ from torch import Tensor
 from diffexp.system.files import atomic_write
 
 _GAP = 2  # pixels between tiles
-_TILE = 32  # a tile is enlarged, without smoothing, until it is at least this high
-_SHADE = 96  # grey level of the gaps, visible beside black and white tiles
+_TILE = 32  # smallest height of a tile; smaller images are enlarged without smoothing
+_SHADE = 96  # grey level of the gaps, visible next to black and white tiles
 
 
 def grid(images: Tensor, real: Tensor | None = None, columns: int = 8) -> Image.Image:
-    """A picture of images in rows, below one row of real images.
+    """Arrange images in rows, with a row of real images at the top.
 
     Args:
-        images: uint8 (N, C, H, W), C 1 or 3.
-        real: uint8 (M, C, H, W); the first `columns` of them make the first row, set apart.
+        images: uint8 (N, C, H, W), C = 1 or 3.
+        real: uint8 (M, C, H, W), or None; the first `columns` of them are the top row, with a gap below.
         columns: tiles in a row.
 
     Returns:
-        An RGB picture; small images are enlarged by a whole factor, without smoothing.
+        An RGB picture. Small images are enlarged by an integer factor, without smoothing.
     """
     factor = max(1, -(-_TILE // images.shape[-2]))
     rows = [list(images[start : start + columns]) for start in range(0, len(images), columns)]
@@ -39,7 +39,7 @@ def grid(images: Tensor, real: Tensor | None = None, columns: int = 8) -> Image.
 
 
 def to_picture(image: Tensor, factor: int = 1) -> Image.Image:
-    """One image, uint8 (C, H, W), as a picture, each pixel a square of `factor` pixels."""
+    """Convert one image, uint8 (C, H, W), to a picture in which each pixel is a square of `factor` pixels."""
     squares = image.cpu().repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
     if len(squares) == 1:
         return Image.fromarray(squares[0].numpy())
@@ -47,7 +47,7 @@ def to_picture(image: Tensor, factor: int = 1) -> Image.Image:
 
 
 def beside(pictures: dict[str, Image.Image]) -> Image.Image:
-    """Pictures of equal height side by side, each under its name."""
+    """Arrange pictures of equal height side by side, each below its name."""
     line = 16
     width = sum(picture.width for picture in pictures.values()) + 4 * _GAP * (len(pictures) - 1)
     height = max(picture.height for picture in pictures.values())
@@ -61,13 +61,13 @@ def beside(pictures: dict[str, Image.Image]) -> Image.Image:
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG atomically."""
     with atomic_write(path) as file:
         picture.save(file, format="PNG")
 
 
 def tensor_of(picture: Image.Image) -> Tensor:
-    """An RGB picture as uint8 (3, H, W)."""
+    """Convert an RGB picture to uint8 (3, H, W)."""
     return (
         torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(*picture.size[::-1], 3).permute(2, 0, 1)
     )

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, read from their idx files (http://yann.lecun.com/exdb/mnist/)."""
+"""Read MNIST and Fashion-MNIST from their idx files (http://yann.lecun.com/exdb/mnist/)."""
 
 import gzip
 import math
@@ -21,17 +21,26 @@ PREFIX = {"train": "train", "test": "t10k"}
 
 @dataclass(frozen=True)
 class Collection:
-    """A data set of idx files: its classes, torchvision's name for it and where its files may lie."""
+    """A data set of idx files.
+
+    Attributes:
+        torchvision_name: name of torchvision's class.
+        class_names: names of the classes.
+        folders: folders below root that may contain the files, the most specific first, because all these sets use the
+            same file names.
+        elsewhere: further folders.
+        hint: another source of the files, for the message of a failed download.
+    """
 
     torchvision_name: str
     class_names: Sequence[str]
-    folders: Sequence[str]  # below root, the most telling first: all these sets use the same file names
+    folders: Sequence[str]
     elsewhere: Sequence[Path] = ()
     hint: str = ""
 
 
 def load_idx(collection: Collection, split: str, image_size: int, root: Path) -> ImageSet:
-    """Read a split of a collection from below `root`; download it to there if it is not found.
+    """Read a split of a collection from below `root`, after downloading it there if it is not found.
 
     Raises:
         UserError: if the files are damaged, or neither found nor downloaded.
@@ -45,44 +54,44 @@ def load_idx(collection: Collection, split: str, image_size: int, root: Path) ->
     images = read_idx(images_file)
     labels = read_idx(labels_file).long()
     if images.shape[1:] != (SIDE, SIDE):
-        raise UserError(f"{images_file} holds {tuple(images.shape)}, not (N, {SIDE}, {SIDE}) images. {_REPLACE}")
+        raise UserError(f"{images_file}: expected images (N, {SIDE}, {SIDE}), got {tuple(images.shape)}. {_REPLACE}")
     if labels.shape != images.shape[:1]:
         raise UserError(
-            f"{labels_file} holds {len(labels)} labels for the {len(images)} images of {images_file}. {_REPLACE}"
+            f"{labels_file}: expected {len(images)} labels, as in {images_file}, got {len(labels)}. {_REPLACE}"
         )
     if labels.max() >= len(collection.class_names):
-        raise UserError(f"{labels_file} holds a label {labels.max()}; there are 0 to 9. {_REPLACE}")
+        raise UserError(f"{labels_file}: expected labels 0 to 9, got {labels.max()}. {_REPLACE}")
     return MemoryImages(pad_to_square(images.unsqueeze(1), image_size), labels, list(collection.class_names))
 
 
-_REPLACE = "Replace the file, or delete it to have it downloaded again."
+_REPLACE = "Replace the file, or delete it to download it again."
 
 
 def read_idx(path: Path) -> Tensor:
-    """The array in an idx file of unsigned bytes, gzipped (``.gz``) or not, as uint8 of the shape it states.
+    """Read the array in an idx file of unsigned bytes, gzipped (``.gz``) or not, as uint8 of its declared shape.
 
     Raises:
-        UserError: if the file cannot be read, is no such file, or is shorter or longer than it states.
+        UserError: if the file cannot be read, has another format, or is shorter or longer than it declares.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}. {_REPLACE}") from error
-    # the format: two zeros, 8 for unsigned bytes, the number of dimensions; each as a big-endian int32; the data
+        raise UserError(f"{path}: expected a readable file, got: {error}. {_REPLACE}") from error
+    # Format: two zeros, 8 for unsigned bytes, the number of dimensions; each as a big-endian int32; the data.
     if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise UserError(f"{path} is not an idx file of unsigned bytes. {_REPLACE}")
+        raise UserError(f"{path}: expected an idx file of unsigned bytes, got another format. {_REPLACE}")
     start = 4 + 4 * data[3]
     shape = [int(length) for length in np.frombuffer(data[4:start], dtype=">u4")]
     if len(data) - start != math.prod(shape) or not math.prod(shape):
         raise UserError(
-            f"{path} is damaged: it states {'×'.join(map(str, shape))} bytes and holds {len(data) - start}. {_REPLACE}"
+            f"{path}: expected {'×'.join(map(str, shape))} > 0 bytes, as declared, got {len(data) - start}. {_REPLACE}"
         )
-    # a copy: tensors over a bytes object would be read-only
+    # copied, because tensors over a bytes object are read-only
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape).copy())
 
 
 def _find(collection: Collection, split: str, root: Path) -> tuple[Path, Path] | None:
-    """The images file and the labels file of a split, from the first folder that has both."""
+    """Return the images file and the labels file of a split, from the first folder that has both."""
     for folder in [*(root / name for name in collection.folders), *collection.elsewhere]:
         images = _idx_file(folder, f"{PREFIX[split]}-images", "idx3-ubyte")
         labels = _idx_file(folder, f"{PREFIX[split]}-labels", "idx1-ubyte")
@@ -98,7 +107,7 @@ def _idx_file(folder: Path, stem: str, kind: str) -> Path | None:
 
 def _download(collection: Collection, root: Path) -> None:
     with requires_extra("data: the download", "datasets"):
-        import torchvision  # slow to import, and needed only here
+        import torchvision  # imported here because it is slow
 
     dataset = getattr(torchvision.datasets, collection.torchvision_name)
     folder = f"{collection.torchvision_name}/raw"
@@ -107,5 +116,5 @@ def _download(collection: Collection, root: Path) -> None:
         root,
         folder,
         f"Put train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
-        f"t10k-labels-idx1-ubyte.gz into that folder yourself.{collection.hint}",
+        f"t10k-labels-idx1-ubyte.gz into that folder.{collection.hint}",
     )

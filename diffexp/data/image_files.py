@@ -1,4 +1,4 @@
-"""Image files as an `ImageSet`: decoded once into memory, or batch by batch."""
+"""Image files as an `ImageSet`, decoded once into memory or batch by batch."""
 
 import logging
 import os
@@ -22,23 +22,23 @@ from diffexp.errors import UserError
 
 log = logging.getLogger(__name__)
 
-NAMED = 5  # broken files named in a message
-CHUNK = 64  # files that a thread takes at a time
-# Seconds a file must take for threads to help. They wait for each other while Python runs, which is most of
-# the time with thumbnails (0.1 ms each), and little of it with photographs or a slow disk.
+NAMED = 5  # damaged files listed in a message
+CHUNK = 64  # files of one task of a thread
+# Seconds a file must take for threads to help. Threads wait for each other while Python code runs: most of the time
+# with thumbnails (0.1 ms each), rarely with photographs or a slow disk.
 WORTH_THREADS = 1e-3
 
 
 class StoredImages(ImageSet):
-    """Images that stay on disk; a fetch reads and decodes its own.
+    """Images on disk, decoded when they are fetched.
 
     Args:
-        files: where the images are.
-        names: which of the files, in order.
+        files: the folder or zip with the files.
+        names: the files of this set, in order.
         image_shape: (C, H, W) after conversion, with H = W.
         labels: int64 (N,) or None.
-        class_names: one name a class, or None.
-        known: the fingerprint, where all files were decoded before.
+        class_names: names of the classes, or None.
+        known: the fingerprint, if all files were decoded before; else None.
     """
 
     def __init__(
@@ -54,17 +54,17 @@ class StoredImages(ImageSet):
         self.files = files
         self.names = names
         self._known = known
-        self._doubts: dict[str, str] = {}  # a file for each reason
+        self._doubts: dict[str, str] = {}  # one file for each reason
         self._warned: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.names)
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """See `ImageSet.fetch`.
+        """Return the images at `indices` (int64, (B,)), in that order: uint8 (B, C, H, W).
 
         Raises:
-            UserError: if a file cannot be decoded; a batch is never short of an image.
+            UserError: if a file cannot be decoded; a batch never lacks an image.
         """
         images = torch.empty(len(indices), *self.image_shape, dtype=torch.uint8)
         for row, index in enumerate(indices.tolist()):
@@ -78,17 +78,17 @@ class StoredImages(ImageSet):
         return images
 
     def fingerprint(self) -> str:
-        """See `ImageSet.fingerprint`."""
+        """Return the digest of all pixels, without decoding if it is known; see `ImageSet.fingerprint`."""
         return super().fingerprint() if self._known is None else self._known
 
     def in_memory(self, on_decode_error: str) -> MemoryImages:
-        """All images, decoded now.
+        """Decode all images into memory.
 
         Args:
-            on_decode_error: "refuse" or "skip" files that cannot be decoded.
+            on_decode_error: "refuse" raises on files that cannot be decoded, "skip" omits them with a warning.
 
         Raises:
-            UserError: for broken files, with "refuse"; if nothing else is left, with "skip".
+            UserError: for damaged files, with "refuse"; if no other files remain, with "skip".
         """
         images = torch.empty(len(self), *self.image_shape, dtype=torch.uint8)
 
@@ -104,9 +104,9 @@ class StoredImages(ImageSet):
         return MemoryImages(images, None if self.labels is None else self.labels[kept], self.class_names)
 
     def checked(self, on_decode_error: str) -> "StoredImages":
-        """These images without those that cannot be decoded; see `in_memory`.
+        """Return these images without those that cannot be decoded; the argument and errors are those of `in_memory`.
 
-        All of them are decoded once. While the files stay as they are, later calls read what was found from the cache.
+        Every image is decoded once. As long as the files do not change, later calls read the result from the cache.
         """
         record = cached_record(lambda: self.files.states(self.names), self.image_shape, self._examine)
         self._doubts |= record.doubts
@@ -117,7 +117,7 @@ class StoredImages(ImageSet):
         return StoredImages(self.files, names, self.image_shape, labels, self.class_names, record.pixels)
 
     def _examine(self) -> Record:
-        """Decode all images, a block at a time."""
+        """Decode all images, one block at a time."""
         failures: dict[int, Exception] = {}
         digest = new_fingerprint(len(self), self.image_shape)
         size = images_in_a_block(self.image_shape)
@@ -132,7 +132,7 @@ class StoredImages(ImageSet):
                 failures |= _failures(work, indices, bar)
                 digest.update(block[: len(indices)].numpy().data)
         fingerprint = digest.hexdigest()
-        if failures:  # the digest begins with how many there are, so that of the others is another
+        if failures:  # the digest starts with the number of images, so it is recomputed for the others
             left = [name for index, name in enumerate(self.names) if index not in failures]
             fingerprint = StoredImages(self.files, left, self.image_shape).fingerprint()
         reasons = {self.names[index]: _reason(error) for index, error in failures.items()}
@@ -149,7 +149,7 @@ class StoredImages(ImageSet):
             return torch.from_numpy(decode(file, size, channels, doubt))
 
     def _warn(self) -> None:
-        """Warn of doubts, once each; not from the processes of a loader, where each would."""
+        """Warn about each doubt once, but not from worker processes, where each worker would."""
         if get_worker_info() is None:
             for reason, name in self._doubts.items():
                 if reason not in self._warned:
@@ -157,15 +157,15 @@ class StoredImages(ImageSet):
                     notice(f"{self.files.place}: {name}: {reason}.")
 
     def _without(self, failures: Mapping[str, str], on_decode_error: str) -> Tensor:
-        """The indices (int64) of the files that did not fail, after a warning or an error that names the others."""
+        """Return the indices (int64) of the files that did not fail; list the failures in a warning or an error."""
         if failures:
             listed = [f"{name} ({failures[name]})" for name in list(failures)[:NAMED]]
             more = f" and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
             message = (
-                f"{self.files.place}: {len(failures)} of {len(self)} files cannot be decoded: {', '.join(listed)}{more}"
+                f"{self.files.place}: cannot decode {len(failures)} of {len(self)} files: {', '.join(listed)}{more}"
             )
             if on_decode_error == "refuse" or len(failures) == len(self):
-                raise UserError(f"{message}. Remove them, or skip them with data.on_decode_error=skip.")
+                raise UserError(f"{message}. Remove them, or set data.on_decode_error=skip.")
             log.warning("%s. diffexp skips them.", message)
         return torch.tensor([index for index, name in enumerate(self.names) if name not in failures])
 
@@ -175,14 +175,14 @@ def _progress(count: int) -> "tqdm[NoReturn]":
 
 
 def _failures(work: Callable[[int], None], indices: range, bar: "tqdm[NoReturn]") -> dict[int, Exception]:
-    """Call work(index) for all indices; what failed, by index and in order."""
+    """Call work(index) for all indices; return the exceptions by index, in order."""
     failures: dict[int, Exception] = {}
 
     def work_on(chunk: range) -> int:
         for index in chunk:
             try:
                 work(index)
-            except Exception as error:  # on damaged bytes PIL's decoders raise whatever they run into
+            except Exception as error:  # PIL's decoders raise any exception on damaged bytes
                 failures[index] = error
         return len(chunk)
 
@@ -198,10 +198,10 @@ def _failures(work: Callable[[int], None], indices: range, bar: "tqdm[NoReturn]"
 
 
 def _reason(error: Exception) -> str:
-    # PIL's own words here are the address of an object
+    # PIL's message contains only the address of an object
     return "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether an error says something of the machine and not of the file."""
+    """Return whether an error is due to the machine and not to the file."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)

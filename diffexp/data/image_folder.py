@@ -1,4 +1,4 @@
-"""Images from any folder or zip, with one sub-folder a class or none."""
+"""Images from any folder or zip, with class sub-folders or without."""
 
 import math
 from pathlib import Path
@@ -24,16 +24,20 @@ def load(
     test_fraction: float = 0.0,
     on_decode_error: str = "refuse",
 ) -> ImageSet:
-    """The images of a folder or zip, sorted by name and converted by the rules of `diffexp.data.decode`.
+    """Load the images of a folder or zip, sorted by name and converted by the rules of `diffexp.data.decode`.
 
-    `diffexp.data.layout` says what its folders mean: splits, classes or nothing. Hidden files are dropped; diffexp
-    counts in a warning what else it cannot read.
+    `diffexp.data.layout` defines which folders are splits and which are classes. Hidden files are ignored. A warning
+    counts the other files that diffexp cannot read.
 
-    Where there is a train folder, the training images are in it. The test split is, in this order: `test_path`,
-    the share `test_fraction` of the training images, the test folder, the validation folder.
+    If there is a train folder, it contains the training images. The test split is the first of these that exists:
 
-    Every file is decoded once, so that damage shows before training. If the split fits into memory, this happens at
-    each start. Otherwise diffexp keeps what it found in its cache, and each batch decodes its own files.
+    1. `test_path`;
+    2. the share `test_fraction` of the training images;
+    3. the test folder;
+    4. the validation folder.
+
+    Every file is decoded once, so that damage appears before training. If the split fits into memory, this happens at
+    each start. Otherwise diffexp caches the result, and each batch decodes its own files.
 
     Args:
         split: "train" or "test".
@@ -41,15 +45,15 @@ def load(
         channels: 1 (grey) or 3 (RGB).
         memory_gb: largest size of a split in memory as uint8, in GiB.
         path: the folder or zip.
-        test_path: the folder or zip of the test split; its classes must be among those of `path`. If it has splits
-            itself, its test or validation folder is meant.
-        test_fraction: without test_path, the share of `path` that makes the test split, in [0, 1). A file belongs
-            to it or not by a hash of its name relative to `path`, whatever other files there are.
-        on_decode_error: "refuse" files that cannot be decoded, or "skip" them with a warning.
+        test_path: the folder or zip of the test split. Its classes must be among those of `path`. If it has splits
+            itself, its test or validation folder is read.
+        test_fraction: without test_path, the share of `path` for the test split, in [0, 1). A hash of a file's name
+            relative to `path` selects it, independent of the other files.
+        on_decode_error: "refuse" raises on files that cannot be decoded, "skip" omits them with a warning.
 
     Raises:
-        UserError: if there are no images, no test split or broken files, or a path is no folder or zip; if folders or
-            labels have no clear meaning (see `diffexp.data.layout`).
+        UserError: if there are no images, no test split or damaged files, if a path is neither a folder nor a zip, or
+            if the meaning of folders or labels is unclear (see `diffexp.data.layout`).
     """
     place = Path(path).expanduser()
     files = open_files(place)
@@ -82,24 +86,24 @@ def _test_role(parts: dict[Role, list[str]]) -> Role:
 
 
 def _held_out(files: ImageFiles) -> list[str]:
-    """The images of a place that is given for the test split."""
+    """Return the images of a folder or zip given for the test split."""
     parts = splits(files.place, files.names)
     return files.names if parts is None else parts[_test_role(parts)]
 
 
 def _test_classes(files: ImageFiles, names: list[str], class_names: list[str], path: str) -> dict[str, str]:
-    """The class of each test image, if the training images have classes."""
+    """Return the class of each test image, if the training images have classes."""
     class_of, found = classes(files, names, class_names) if class_names else ({}, [])
     unknown = sorted(set(found).difference(class_names))
     if unknown:
         raise UserError(
-            f"{files.place} has test classes that the training images of {path} do not: {', '.join(unknown)}."
+            f"{files.place}: expected the classes of {path}, got also {', '.join(unknown)}. Rename or remove them."
         )
     return class_of
 
 
 def _report(place: Path, parts: dict[Role, list[str]], used: bool) -> None:
-    """Warn which folder is which split."""
+    """Report which folder is which split."""
     test = _test_role(parts) if used else None
     unused = [f"{role} ({len(parts[role])} images)" for role in parts if role not in ("train", test)]
     tested = "" if test is None else f", tests on {test} ({len(parts[test])})"
@@ -111,10 +115,12 @@ def _report(place: Path, parts: dict[Role, list[str]], used: bool) -> None:
 
 
 def _share(names: list[str], split: str, test_fraction: float, path: str) -> list[str]:
-    """The files of one split, by the rule of `load`."""
+    """Return the files of one split, by the rule of `load`."""
     if split == "test" and test_fraction == 0:
-        raise UserError(f"{path} has no test split: set data.test_path or data.test_fraction.")
+        raise UserError(f"{path}: expected a test split, got none. Set data.test_path or data.test_fraction.")
     share = [name for name in names if (derive_seed("test split", name) < test_fraction * 2**64) == (split == "test")]
     if not share:
-        raise UserError(f"data.test_fraction={test_fraction} leaves no {split} image among the {len(names)} of {path}.")
+        raise UserError(
+            f"data.test_fraction: expected a {split} image of {len(names)} in {path}, got none with {test_fraction}."
+        )
     return share

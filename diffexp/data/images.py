@@ -1,4 +1,4 @@
-"""Sets of uint8 images, and the one rule by which pixels become floats and floats become pixels."""
+"""Sets of uint8 images, and the conversion between pixels and floats."""
 
 import hashlib
 import math
@@ -12,12 +12,12 @@ from diffexp.errors import UserError
 
 
 class ImageSet(ABC):
-    """Images of one shape, read in whole batches, with a class label each or none.
+    """A set of images of one shape, read in batches, with class labels or without.
 
     Args:
         image_shape: (C, H, W) of every image.
         labels: int64 (N,), indices into `class_names`; None for unlabelled images.
-        class_names: one name a class; None for unlabelled images.
+        class_names: names of the classes; None for unlabelled images.
     """
 
     def __init__(
@@ -32,23 +32,23 @@ class ImageSet(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images, N."""
 
     @abstractmethod
     def fetch(self, indices: Tensor) -> Tensor:
-        """The images at `indices` (int64, (B,)), in that order: uint8 (B, C, H, W)."""
+        """Return the images at `indices` (int64, (B,)), in that order: uint8 (B, C, H, W)."""
 
     def fingerprint(self) -> str:
-        """A digest of all pixels in order, the same wherever the images are held."""
+        """Return a digest of all pixels in order; it is the same wherever the images are stored."""
         digest = new_fingerprint(len(self), self.image_shape)
         for indices in torch.split(torch.arange(len(self)), images_in_a_block(self.image_shape)):
             digest.update(self.fetch(indices).contiguous().numpy().data)
         return digest.hexdigest()
 
     def brief_fingerprint(self) -> str:
-        """A digest of how many images there are, their labels, and the pixels of up to 1000 of them, evenly spread.
+        """Return a digest of the number of images, their labels, and the pixels of up to 1000 evenly spaced images.
 
-        It is quick also where images are decoded when they are fetched, and the same where they are not.
+        It is fast even if images are decoded when they are fetched, and the same wherever they are stored.
         """
         digest = hashlib.sha256(repr((len(self), self.image_shape, self.class_names)).encode())
         if self.labels is not None:
@@ -59,34 +59,34 @@ class ImageSet(ABC):
 
 
 def new_fingerprint(count: int, image_shape: tuple[int, int, int]) -> "hashlib._Hash":
-    """The digest of `ImageSet.fingerprint` before its first pixel."""
+    """Return the initial state of the digest of `ImageSet.fingerprint`."""
     return hashlib.sha256(repr((count, image_shape)).encode())
 
 
 def images_in_a_block(image_shape: tuple[int, int, int]) -> int:
-    """How many images take about 64 MiB, enough to read at once and little next to a set."""
+    """Return the number of images in about 64 MiB: enough for efficient reads, and small compared with a set."""
     return max(1, 2**26 // math.prod(image_shape))
 
 
 class MemoryImages(ImageSet):
-    """Images held in one tensor.
+    """Images in one tensor.
 
     Args:
         images: uint8 (N, C, H, W).
         labels: int64 (N,) or None.
-        class_names: one name a class, or None.
+        class_names: names of the classes, or None.
 
     Raises:
-        ValueError: if the images are not uint8 (N, C, H, W) or the labels do not fit them.
+        ValueError: if the images are not uint8 (N, C, H, W), or the labels not int64 (N,).
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None = None, class_names: list[str] | None = None) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+            raise ValueError(f"images: expected uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}.")
         if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
             raise ValueError(
-                f"labels must be int64 ({len(images)},) for {len(images)} images, "
-                f"not {labels.dtype} {tuple(labels.shape)}"
+                f"labels: expected int64 ({len(images)},) for {len(images)} images, "
+                f"got {labels.dtype} {tuple(labels.shape)}."
             )
         _, channels, height, width = images.shape
         super().__init__((channels, height, width), labels, class_names)
@@ -96,16 +96,16 @@ class MemoryImages(ImageSet):
         return len(self.images)
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """See `ImageSet.fetch`."""
+        """Return the images at `indices` (int64, (B,)), in that order: uint8 (B, C, H, W)."""
         return self.images.index_select(0, indices)  # plain indexing takes ten times as long
 
 
 class Subset(ImageSet):
-    """Some images of a set.
+    """A subset of an image set.
 
     Args:
         images: the set.
-        indices: int64 (N,), which of them, in that order.
+        indices: int64 (N,), the images of the subset, in order.
     """
 
     def __init__(self, images: ImageSet, indices: Tensor) -> None:
@@ -118,15 +118,15 @@ class Subset(ImageSet):
         return len(self.indices)
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """See `ImageSet.fetch`."""
+        """Return the images at `indices` (int64, (B,)) of the subset, in that order: uint8 (B, C, H, W)."""
         return self.images.fetch(self.indices[indices])
 
 
 def without_held_out(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
-    """The images to train on, and the `count` that are held out, evenly spread over the set.
+    """Split a set into the images to train on and `count` evenly spaced images that are held out.
 
     Raises:
-        UserError: if none would be left to train on.
+        UserError: if no image would remain to train on.
     """
     if count >= len(images):
         raise UserError(
@@ -147,31 +147,31 @@ def _some(images: ImageSet, indices: Tensor) -> ImageSet:
 
 
 def pad_to_square(images: Tensor, size: int) -> Tensor:
-    """Surround images (N, C, H, W) evenly with black (0): (N, C, size, size).
+    """Pad images (N, C, H, W) evenly with black (0) to (N, C, size, size).
 
-    An odd row or column goes to the bottom or the right.
+    An odd row or column is added at the bottom or the right.
 
     Raises:
         ValueError: if an image is larger than `size`.
     """
     height, width = images.shape[-2:]
     if max(height, width) > size:
-        raise ValueError(f"images of {height}×{width} pixels cannot be padded to {size}×{size}")
+        raise ValueError(f"size: expected at least the images' {height}×{width} pixels, got {size}×{size}.")
     top, left = (size - height) // 2, (size - width) // 2
     return pad(images, (left, size - width - left, top, size - height - top))
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Pixels 0..255 as float32 in [-1, 1]: x / 127.5 - 1."""
+    """Convert pixels 0..255 to float32 in [-1, 1]: x / 127.5 - 1."""
     return images.to(torch.float32, copy=True).div_(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Floats, meant to lie in [-1, 1], as the pixels a saved PNG would hold: clamped, rounded to nearest.
+    """Convert floats, nominally in [-1, 1], to the pixels of a saved PNG: clamp, then round to the nearest level.
 
     Raises:
-        ValueError: if there is a NaN, which has no pixel value.
+        ValueError: if an image contains NaN, which has no pixel value.
     """
     if images.isnan().any():
-        raise ValueError("the images contain NaN")
+        raise ValueError("images: expected numbers, got NaN.")
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

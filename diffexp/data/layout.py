@@ -1,4 +1,4 @@
-"""What the folders around images mean: splits, classes, or nothing."""
+"""Interpret the folders around images: as splits, as classes, or as neither."""
 
 import json
 import os
@@ -13,31 +13,32 @@ from diffexp.errors import UserError
 
 Role = Literal["train", "test", "validation"]
 
-# The words that Hugging Face's image folders take for splits, in any case, and words that say nothing beside them, as
-# in train2017, test_set, val-images, seg_train.
+# The words that Hugging Face's image folders read as splits, in any case, and neutral words next to them, as in
+# train2017, test_set, val-images, seg_train.
 _ROLES: dict[str, Role] = {
     **dict.fromkeys(("train", "training", "trainset", "trainingset"), "train"),
     **dict.fromkeys(("test", "testing", "testset", "eval", "evaluation"), "test"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "valset", "validationset", "holdout"), "validation"),
 }
 _NEUTRAL = frozenset(("set", "data", "dataset", "image", "images", "img", "imgs", "photos", "split", "seg"))
-_INDEX_FOLDER, _INDEX = 5, 8  # digits of a folder, and at least of an image's number, in StyleGAN's and EDM's zips
+# Digits of a folder, and smallest number of digits of an image, in StyleGAN's and EDM's zips.
+_INDEX_FOLDER, _INDEX = 5, 8
 _NAMED = 5
 
 
 def splits(place: Path, names: list[str]) -> dict[Role, list[str]] | None:
-    """The images by their split, where the first-level folders are splits; None where they are not.
+    """Return the images by split if the first-level folders are splits, otherwise None.
 
-    They are if one is called train or training and another one test or validation, in any of the usual words. Folders
-    around everything do not count.
+    They are splits if one is called train or training, and another test or validation, in any of the usual words.
+    Folders that contain all the images are ignored.
 
     Args:
         place: the folder or zip, for messages.
-        names: of the images in it.
+        names: the images in it.
 
     Raises:
-        UserError: if there are images outside the folders of the splits, two folders of one role or no train folder; if
-            the splits are below the classes.
+        UserError: if there are images outside the folders of the splits, two folders of one role or no train folder, or
+            if the splits are below the classes.
     """
     around = len(_common(names))
     below: dict[str, list[str]] = defaultdict(list)
@@ -48,51 +49,52 @@ def splits(place: Path, names: list[str]) -> dict[Role, list[str]] | None:
     others = sorted(below.keys() - folders.keys())
     roles = set(folders.values())
     if not others and len(folders) > len(roles):
-        raise UserError(f"{place}: expected one folder a split, got {_listed(folders)}. Merge or remove some.")
+        raise UserError(f"{place}: expected one folder for each split, got {_listed(folders)}. Merge or remove some.")
     if "train" not in roles and not others:
         raise UserError(
             f"{place}: expected a train folder next to {_listed(folders)}, got none. "
-            "Name the folder to read by data.path."
+            "Set data.path to the folder to read."
         )
     if "train" not in roles or len(roles) == 1:
         _refuse_splits_below_classes(place, below, around)
         if "train" in roles and len(folders) < len(below) and "" not in below:
             notice(
-                f"{place}: diffexp takes {_listed(sorted(below))} for classes. If {next(iter(folders))} is a split, "
-                "name the folder to read by data.path."
+                f"{place}: diffexp reads {_listed(sorted(below))} as classes. If {next(iter(folders))} is a split, "
+                "set data.path to the folder to read."
             )
         return None
     if others:
         more = below[""][0] if others == [""] else _listed(filter(None, others))
         raise UserError(
-            f"{place}: expected the splits {_listed(folders)} alone, or classes alone; got {more} as well. "
+            f"{place}: expected only the splits {_listed(folders)}, or only classes, got {more} as well. "
             "Move one of the two elsewhere."
         )
     return {role: below[folder] for folder, role in folders.items()}
 
 
 def _role(folder: str) -> Role | None:
-    """The split that a folder's name says it is: by one of the words for it, and no others but neutral ones."""
+    """Return the split that a folder's name denotes: by one word for it, and no others except neutral ones."""
     words = [word for word in re.split(r"[^a-z]+", folder.casefold()) if word and word not in _NEUTRAL]
     return _ROLES.get(words[0]) if len(words) == 1 else None
 
 
 def classes(files: ImageFiles, names: list[str], known: list[str] | None = None) -> tuple[dict[str, str], list[str]]:
-    """The class of each image, and the names of the classes in order; both empty for unlabelled images.
+    """Return the class of each image, and the names of the classes in order; both are empty for unlabelled images.
 
-    - A dataset.json in a folder around all of the images holds the labels: {"labels": [[file, number], …]} as StyleGAN
-      and EDM write it, in the order of the numbers. With {"labels": null} there are none.
-    - Otherwise, if every image is in a sub-folder, the first-level sub-folders are the classes, sorted by name.
-      Folders around everything do not count. Nor do folders that only number the images, as FFHQ, StyleGAN and EDM
-      have them.
+    - A dataset.json in a folder that contains all the images holds the labels: {"labels": [[file, number], …]}, as
+      StyleGAN and EDM write it. The classes are in the order of the numbers. {"labels": null} means that there are
+      none.
+    - Otherwise, if every image is in a sub-folder, the first-level sub-folders are the classes, sorted by name. Folders
+      that contain all the images are ignored. So are folders that only number the images, as in FFHQ, StyleGAN and EDM.
 
     Args:
-        files: the place.
-        names: which images of it.
-        known: classes of the training images. A folder of such a name is a class even if it is the only one.
+        files: the folder or zip.
+        names: the images of it to classify.
+        known: the classes of the training images. A folder with one of these names is a class even if it is the only
+            one.
 
     Raises:
-        UserError: if dataset.json is damaged, lacks an image, or has a label that is no number of a class.
+        UserError: if dataset.json is damaged, lacks an image, or has a label that is not the number of a class.
     """
     numbers = _labels_of_json(files, names)
     if numbers is not None:
@@ -120,15 +122,15 @@ def classes(files: ImageFiles, names: list[str], known: list[str] | None = None)
     if len(numbered) > len(parts) / 2:
         others = ["/".join(path) for path in parts if path not in numbered]
         raise UserError(
-            f"{files.place}: expected folders that number the images, as {numbered[0][around]}, alone, or classes "
-            f"alone; got {_listed(others)} as well. Move one of the two elsewhere."
+            f"{files.place}: expected only folders that number the images, such as {numbered[0][around]}, or only "
+            f"classes, got {_listed(others)} as well. Move one of the two elsewhere."
         )
     of = {name: path[around] for name, path in zip(names, parts, strict=True)}
     return of, sorted(set(of.values()))
 
 
 def _labels_of_json(files: ImageFiles, names: list[str]) -> dict[str, int] | None:
-    """The label of each image in the nearest dataset.json above them; {} if it says that there are none."""
+    """Return the label of each image from the nearest dataset.json above them; {} if it declares no labels."""
     common = _common(names)
     candidates = ["/".join((*common[:depth], DATASET_JSON)) for depth in range(len(common), -1, -1)]
     there = {name for name in files.others if name.endswith(DATASET_JSON)}
@@ -140,7 +142,7 @@ def _labels_of_json(files: ImageFiles, names: list[str]) -> dict[str, int] | Non
         with files.open(found) as file:
             content = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{source}: expected JSON, got {error}. Repair or remove it.") from error
+        raise UserError(f"{source}: expected JSON, got: {error}. Repair or remove it.") from error
     if not isinstance(content, dict) or "labels" not in content:
         notice(f'{source} has no "labels", so diffexp does not use it.')
         return None
@@ -164,7 +166,7 @@ def _entries(labels: Any, source: str) -> dict[str, Any]:
         entries = [(PurePosixPath(str(name).replace("\\", "/")).as_posix(), label) for name, label in labels]
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{source}: labels: expected [[file, number], …] or null, got something else. Repair it."
+            f"{source}: labels: expected [[file, number], …] or null, got something else. Repair the file."
         ) from error
     found: dict[str, Any] = {}
     for name, label in entries:
@@ -176,15 +178,16 @@ def _entries(labels: Any, source: str) -> dict[str, Any]:
 def _number(label: Any, name: str, source: str) -> int:
     if isinstance(label, bool) or not isinstance(label, int | float) or label < 0 or label != label // 1:
         raise UserError(
-            f"{source}: labels: {name}: expected the number of a class, from 0, got {json.dumps(label)[:60]}. diffexp "
-            'learns neither from several classes an image nor from vectors; set "labels" to null to train without.'
+            f"{source}: labels: {name}: expected a class, an integer >= 0, got {json.dumps(label)[:60]}. diffexp "
+            'supports neither several classes for an image nor vectors; set "labels" to null to train without labels.'
         )
     return int(label)
 
 
 def _is_number(folder: str, stem: str) -> bool:
-    """Whether a folder is the beginning of the image's number: 00012/img00012345 of StyleGAN and EDM, 00012/000120034
-    of img2dataset, 12000/12345 of FFHQ.
+    """Return whether a folder's name is the start of the image's number.
+
+    Examples: 00012/img00012345 (StyleGAN, EDM), 00012/000120034 (img2dataset), 12000/12345 (FFHQ).
     """
     digits = stem.removeprefix("img")
     if len(folder) != _INDEX_FOLDER or not (folder + digits).isdecimal():
@@ -201,12 +204,12 @@ def _refuse_splits_below_classes(place: Path, below: dict[str, list[str]], aroun
         if "train" in roles and len(roles) > 1:
             raise UserError(
                 f"{place}: expected splits above classes, as train/{folder}, got {_listed(sorted(inner))} in {folder}. "
-                "Move them, or name one folder to read by data.path."
+                "Move them, or set data.path to one folder to read."
             )
 
 
 def _common(names: list[str]) -> tuple[str, ...]:
-    """The folders around all of the images."""
+    """Return the folders that contain all the images."""
     return tuple(os.path.commonprefix([PurePosixPath(name).parts[:-1] for name in names]))  # noqa: RUF071
 
 

@@ -1,4 +1,4 @@
-"""Images that are scored as they are: nothing is resized, cut or converted."""
+"""Load images for scoring as they are, without resizing, cropping or conversion."""
 
 import logging
 from pathlib import Path
@@ -16,23 +16,23 @@ from diffexp.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# Ours and, for samples, that of guided-diffusion, which others took over.
+# diffexp's, and guided-diffusion's name for samples, which other projects use too.
 _ARRAYS = ("images", "arr_0")
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".jp2")
 
 
 def load_images(path: Path) -> ImageSet:
-    """The images of a .npz, a folder or a zip.
+    """Load the images of a .npz, a folder or a zip.
 
-    A .npz holds `images` (or `arr_0`): uint8, (N, H, W, C) or grey (N, H, W). The files of a folder or zip must all
-    have the same square size; they are grey if all of them are.
+    A .npz contains `images` (or `arr_0`), uint8 (N, H, W, C), or (N, H, W) for grey images. The files in a folder or
+    zip must be square and of one size. They are read as grey if all of them are.
 
     Raises:
-        UserError: if they are anything else.
+        UserError: for anything else.
     """
     if not path.exists():
-        raise UserError(f"{path}: there is no such .npz, folder or zip of images")
+        raise UserError(f"{path}: expected a .npz, folder or zip of images, got none. Check the path.")
     return _from_npz(path) if path.suffix.lower() == ".npz" else _from_files(path)
 
 
@@ -41,18 +41,20 @@ def _from_npz(path: Path) -> MemoryImages:
         with np.load(path, allow_pickle=False) as file:
             name = next((each for each in _ARRAYS if each in file), None)
             if name is None:
-                raise UserError(f"{path}: holds {', '.join(file) or 'nothing'}, but no array {' or '.join(_ARRAYS)}")
+                raise UserError(
+                    f"{path}: expected an array {' or '.join(_ARRAYS)}, got {', '.join(file) or 'nothing'}."
+                )
             pixels = file[name]
     except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read as a .npz of arrays: {error}") from error
+        raise UserError(f"{path}: expected a .npz of arrays, got: {error}.") from error
     if pixels.dtype != np.uint8:
         raise UserError(
-            f"{path}: {name} is {pixels.dtype}, but pixels are uint8 in 0 … 255; round and clamp them before saving"
+            f"{path}: {name}: expected uint8 pixels in 0 … 255, got {pixels.dtype}. Round and clamp them before saving."
         )
     if pixels.ndim == 3:
         pixels = pixels[..., None]
     if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3):
-        raise UserError(f"{path}: {name} is {pixels.shape}, but must be (N, H, W) or (N, H, W, C) with C 1 or 3")
+        raise UserError(f"{path}: {name}: expected (N, H, W) or (N, H, W, C) with C = 1 or 3, got {pixels.shape}.")
     return MemoryImages(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
 
 
@@ -60,8 +62,8 @@ def _from_files(path: Path) -> ImageSet:
     files = open_files(path)
     if (parts := splits(path, files.names)) is not None:
         raise UserError(
-            f"{path}: expected one set of images, got folders of splits ({', '.join(parts)}). Name one of them; unpack "
-            "a zip before."
+            f"{path}: expected one set of images, got folders of splits ({', '.join(parts)}). Give one of these "
+            "folders; unpack a zip first."
         )
     sizes: dict[tuple[int, int], str] = {}
     grey = True
@@ -70,20 +72,20 @@ def _from_files(path: Path) -> ImageSet:
             with files.open(name) as file, Image.open(file) as image:
                 sizes.setdefault(image.size, name)
                 grey = grey and image.mode in _GREY
-        except Exception as error:  # on damaged bytes PIL's decoders raise whatever they run into
-            raise UserError(f"{path}: cannot decode {name}: {error}. Repair or remove it.") from error
+        except Exception as error:  # PIL's decoders raise any exception on damaged bytes
+            raise UserError(f"{path}: cannot decode {name} ({error}). Repair or remove it.") from error
     if len(sizes) > 1:
         (one, first), (other, second) = list(sizes.items())[:2]
         raise UserError(
-            f"{path}: images must be of one size: {first} is {one[0]}×{one[1]}, {second} {other[0]}×{other[1]}"
+            f"{path}: expected images of one size, got {first}: {one[0]}×{one[1]}, {second}: {other[0]}×{other[1]}."
         )
     width, height = next(iter(sizes))
     if width != height:
-        raise UserError(f"{path}: images must be square, not {width}×{height}")
+        raise UserError(f"{path}: expected square images, got {width}×{height}.")
     lossy = sum(name.lower().endswith(_LOSSY) for name in files.names)
     if lossy:
         log.warning(
-            "%s: %d of %d files may be lossy (JPEG, WebP, AVIF), which changes scores; use PNG",
+            "%s: %d of %d files may be lossy (JPEG, WebP, AVIF), which changes scores. Use PNG.",
             path,
             lossy,
             len(files.names),

@@ -1,4 +1,4 @@
-"""Warnings about a dataset that many loads of it would repeat."""
+"""Warnings about a dataset that every load of it would repeat."""
 
 import logging
 from functools import cache

@@ -1,4 +1,4 @@
-"""What diffexp found in stored images, kept in its cache so that they are decoded once and not at every start."""
+"""Cached results of decoding stored images, so that they are decoded once and not at every start."""
 
 import fcntl
 import hashlib
@@ -18,19 +18,19 @@ from diffexp.data.archives import State
 from diffexp.data.notices import notice
 from diffexp.system.files import atomic_write, cache_folder, sha256
 
-# Seconds within which a file may change twice without its times showing it, on the coarsest file systems.
+# Coarsest time stamps of file systems, in seconds: a second change within them may leave the times unchanged.
 SETTLING = 2.0
 
 
 @dataclass(frozen=True)
 class Record:
-    """What decoding a set once has shown.
+    """The result of decoding a set once.
 
     Attributes:
-        pixels: the fingerprint of the images that can be decoded.
-        failures: why files cannot be decoded, by name.
-        doubts: the name of one file for each reason to doubt the range of its values.
-        lasting: whether it holds while the files are as they are: reading them did not fail for other reasons.
+        pixels: fingerprint of the images that can be decoded.
+        failures: by name of the file, why it cannot be decoded.
+        doubts: by reason to doubt the range of values, the name of one file.
+        lasting: whether the record is valid as long as the files do not change: no read failed for other reasons.
     """
 
     pixels: str
@@ -42,14 +42,14 @@ class Record:
 def cached_record(
     states: Callable[[], list[State]], image_shape: tuple[int, int, int], examine: Callable[[], Record]
 ) -> Record:
-    """The record of a set: from the cache if every file is as it was, otherwise from `examine`.
+    """Return the record of a set: from the cache if no file has changed, otherwise from `examine`.
 
-    Of several processes that need the same record, one examines and the others wait for it. diffexp replaces a damaged
-    record. It keeps none of files that changed in the last seconds or meanwhile.
+    If several processes need the same record, one examines the files and the others wait. diffexp replaces a damaged
+    record. It keeps no record of files that changed in the last seconds or in the meantime.
 
     Args:
-        states: of the files now; see `ImageFiles.states`.
-        image_shape: (C, H, W) that the files are converted to.
+        states: returns the current states of the files; see `ImageFiles.states`.
+        image_shape: (C, H, W) of the decoded images.
         examine: decodes all of them.
     """
     before = states()
@@ -60,7 +60,7 @@ def cached_record(
     with _one_at_a_time(path.with_suffix(".lock")):
         if (known := _read(path, key)) is not None:
             return known
-        newest = max(ctime for _, _, _, ctime, _ in before) / 1e9  # an mtime may be anything
+        newest = max(ctime for _, _, _, ctime, _ in before) / 1e9  # an mtime can be arbitrary
         settled = time.time() - newest > SETTLING
         record = examine()
         if settled and record.lasting and states() == before:
@@ -69,7 +69,7 @@ def cached_record(
 
 
 def _rules() -> tuple[str, ...]:
-    """What turns bytes into pixels: our rules, and PIL with its decoders."""
+    """Return what determines the conversion from bytes to pixels: diffexp's rules, and PIL with its decoders."""
     ours = [sha256(Path(str(module.__file__))) for module in (decode, depth)]
     decoders = [*features.get_supported_codecs(), *(name for name in ("webp", "avif") if name in features.modules)]
     return (*ours, PIL.__version__, *(f"{name} {features.version(name)}" for name in decoders))
@@ -91,7 +91,7 @@ def _write(path: Path, key: str, record: Record) -> None:
         with atomic_write(path) as file:
             file.write(json.dumps({"check": _check(key, found), "found": found}).encode())
     except OSError as error:
-        notice(f"{path}: cannot be written ({error.strerror}), so diffexp decodes all images at each start")
+        notice(f"{path}: cannot be written ({error.strerror}), so diffexp decodes all images at each start.")
 
 
 def _check(key: str, found: object) -> str:
@@ -100,11 +100,11 @@ def _check(key: str, found: object) -> str:
 
 @contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold the lock of a record, where the file system has locks; a crash leaves it free."""
+    """Hold the lock of a record, if the file system supports locks; the kernel releases it after a crash."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError:  # the record cannot be written either, which is where diffexp warns
+    except OSError:  # the record cannot be written either; diffexp warns there
         yield
         return
     try:
@@ -112,7 +112,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
-                notice(f"{path}: another process decodes these images; waiting for what it finds")
+                notice(f"{path}: another process is decoding these images; diffexp waits for its result.")
                 fcntl.lockf(lock, fcntl.LOCK_EX)
         yield
     finally:

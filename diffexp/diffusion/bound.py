@@ -1,11 +1,18 @@
-"""The variational bound on the likelihood, term by term, in bits per dimension (Ho et al. 2020, eq. 5).
+"""The variational bound on -log p(x_0), term by term, in bits per dimension (Ho et al. 2020, eq. 5).
 
-    L_T     = KL(q(x_T | x_0) ‖ N(0, I))                                 `prior`
-    L_{t-1} = KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t))               `term` at t ≥ 1
-    L_0     = -log p(x_0 | x_1), a Gaussian cut into the 256 levels      `term` at t = 0
+The terms are::
 
-with q(x_{t-1} | x_t, x_0) = N(μ̃(x_t, x_0), β̃_t I) (eq. 6, 7), and the model's p(x_{t-1} | x_t) with x̂_0 for x_0 and
-its own σ_t² for β̃_t.
+    L_T     = KL(q(x_T | x_0) ‖ N(0, I))                                        `Bound.prior`
+    L_{t-1} = KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t))                      `Bound.term` at t ≥ 1
+    L_0     = -log p(x_0 | x_1), a Gaussian discretised to 256 levels           `Bound.term` at t = 0
+
+The forward posterior is (eq. 6, 7)::
+
+    q(x_{t-1} | x_t, x_0) = N(μ̃_t(x_t, x_0), β̃_t I)
+    μ̃_t(x_t, x_0) = √ᾱ_{t-1} β_t/(1-ᾱ_t) x_0 + √α_t (1-ᾱ_{t-1})/(1-ᾱ_t) x_t
+    β̃_t = (1-ᾱ_{t-1})/(1-ᾱ_t) β_t
+
+The model's p(x_{t-1} | x_t) = N(μ̃_t(x_t, x̂_0), σ_t² I) has x̂_0 in place of x_0 and its own σ_t² in place of β̃_t.
 """
 
 import math
@@ -19,17 +26,17 @@ from diffexp.diffusion.schedules import Schedule, TimestepTable
 
 Variance = Literal["fixed_small", "fixed_large", "learned"]
 
-_LEVELS = 256  # of a pixel
-_SMALLEST = 1e-12  # a share, against a logarithm of 0
+_LEVELS = 256  # levels of a pixel
+_SMALLEST = 1e-12  # floor of a probability, to avoid log 0
 
 
 class Bound:
-    """The terms of the bound on one schedule.
+    """The terms of the bound for one schedule and one reverse variance.
 
     Args:
-        schedule: gives ᾱ; without a zero terminal SNR.
-        variance: σ_t² is "fixed_small" β̃_t, "fixed_large" β_t, or "learned": β_t^v β̃_t^(1-v) with the network's share
-            v in [0, 1] (Nichol & Dhariwal 2021, eq. 15). At t = 0, where β̃ is 0, that of t = 1 stands in.
+        schedule: the noise schedule; it must not have zero terminal SNR.
+        variance: σ_t². "fixed_small" is β̃_t and "fixed_large" is β_t. "learned" is β_t^v β̃_t^(1-v), where the network
+            predicts v in [0, 1] (Nichol & Dhariwal 2021, eq. 15). At t = 0, where β̃_t = 0, β̃ of t = 1 replaces it.
     """
 
     def __init__(self, schedule: Schedule, variance: Variance) -> None:
@@ -47,14 +54,17 @@ class Bound:
         self._log_large = TimestepTable((beta if variance == "learned" else large).log())
 
     def term(self, x0: Tensor, x_t: Tensor, t: Tensor, estimate: Tensor, share: Tensor | None = None) -> Tensor:
-        """The term of each image at its index t: (B,), bits per dimension.
+        """Compute each image's term at its index t.
 
         Args:
-            x0: images in [-1, 1], whose pixels are among 256 equal steps, shape (B, C, H, W).
-            x_t: their noised ones.
-            t: indices (B,).
-            estimate: x̂_0, of x0's shape.
-            share: v in [0, 1] of x0's shape, of a learned variance.
+            x0: x_0 in [-1, 1], on 256 equally spaced levels, shape (B, C, H, W).
+            x_t: the noised images, same shape.
+            t: indices, int64 (B,).
+            estimate: x̂_0, same shape as x0.
+            share: v in [0, 1], same shape as x0; required for the "learned" variance.
+
+        Returns:
+            Bits per dimension, shape (B,).
         """
         mean = self._coef_x0.at(t, x0) * estimate + self._coef_x.at(t, x0) * x_t
         log_variance = self.log_variance(t, x0, share)
@@ -65,14 +75,20 @@ class Bound:
         return nats.flatten(1).mean(1) / math.log(2)
 
     def prior(self, x0: Tensor) -> Tensor:
-        """L_T of each image (B,), bits per dimension."""
+        """Compute L_T of each image x_0 (B, C, H, W), in bits per dimension, shape (B,)."""
         alpha_bar = self.schedule.alpha_bar(self.schedule.timesteps - 1)
         log_variance = torch.full_like(x0, math.log1p(-alpha_bar))
         zero = torch.zeros_like(x0)
         return _gaussian_kl(alpha_bar**0.5 * x0, log_variance, zero, zero).flatten(1).mean(1) / math.log(2)
 
     def log_variance(self, t: Tensor, like: Tensor, share: Tensor | None = None) -> Tensor:
-        """log σ_t² at indices t (B,), of a shape that broadcasts with `like`."""
+        """Return log σ_t² at the indices t (B,), broadcastable to `like`.
+
+        Args:
+            t: indices, int64 (B,).
+            like: a tensor (B, …) that gives dtype and number of dimensions.
+            share: v in [0, 1], for the "learned" variance.
+        """
         small, large = self._log_small.at(t, like), self._log_large.at(t, like)
         if self.variance == "learned":
             assert share is not None
@@ -81,16 +97,27 @@ class Bound:
 
 
 def _gaussian_kl(mean: Tensor, log_variance: Tensor, other: Tensor, other_log_variance: Tensor) -> Tensor:
-    """KL(N(mean, e^log_variance) ‖ N(other, e^other_log_variance)) of each element, in nats."""
+    """Compute the elementwise KL(N(mean, e^log_variance) ‖ N(other, e^other_log_variance)), in nats."""
     ratio = log_variance - other_log_variance
     return 0.5 * (ratio.exp() - 1 - ratio + (mean - other).square() * (-other_log_variance).exp())
 
 
 def log_probability_of_levels(x0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """log of the mass that N(mean, std²) has within half a level of x0; the outer levels reach to infinity (eq. 13)."""
+    """Compute the log-probability of each pixel's level under N(mean, std²), in nats (Ho et al. 2020, eq. 13).
+
+    A level's probability is the mass within half a level of x0. The lowest and highest level extend to ∓∞.
+
+    Args:
+        x0: images in [-1, 1], on 256 equally spaced levels.
+        mean: of the Gaussian, same shape.
+        std: of the Gaussian, broadcastable to x0.
+
+    Returns:
+        One value a pixel and channel, same shape as x0.
+    """
     half = 1 / (_LEVELS - 1)
     above, below = ((x0 + half - mean) / std), ((x0 - half - mean) / std)
-    # the mass between two points beyond the mean is a difference of two small numbers: take the mirrored ones there
+    # Above the mean, both CDFs are near 1 and their difference cancels; the mirrored interval avoids this.
     mirrored = below > 0
     upper, lower = log_ndtr(torch.where(mirrored, -below, above)), log_ndtr(torch.where(mirrored, -above, below))
     inside = upper + (-torch.expm1(lower - upper)).clamp(min=_SMALLEST).log()

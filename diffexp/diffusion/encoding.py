@@ -1,4 +1,4 @@
-"""The deterministic ODE run backwards: from an image to its noise (Song et al. 2021, section 5.4)."""
+"""DDIM encoding: integrate the probability-flow ODE from an image to its noise (Song et al. 2021, section 5.4)."""
 
 from torch import Tensor
 
@@ -9,17 +9,21 @@ from diffexp.diffusion.schedules import Schedule
 
 
 def encode(denoiser: Denoiser, schedule: Schedule, path: Path, x0: Tensor) -> Tensor:
-    """x_T of images x0, shape (B, C, H, W): DDIM's steps with η = 0 taken from t_prev to t,
+    """Encode images x_0 into x_T by reversed DDIM steps with η = 0::
 
-        x_t = √ᾱ_t x̂_0(x_prev, t_prev) + √(1-ᾱ_t) ε̂(x_prev, t_prev);
+        x_t = √ᾱ_t x̂_0(x_prev, t_prev) + √(1-ᾱ_t) ε̂(x_prev, t_prev)
 
-    the first, from the data, asks the denoiser at the lowest t. Decode with `DDIM().trajectory` on the same path.
+    The first step starts from the data, which has no t: the denoiser is evaluated at the lowest t of the path, and x_0
+    replaces x̂_0. `DDIM().trajectory` on the same path decodes x_T.
 
     Args:
-        denoiser: without clipping, which cannot be run backwards.
-        schedule: gives ᾱ.
-        path: pairs (t, t_prev).
-        x0: images.
+        denoiser: without clipping, because clipping is not invertible.
+        schedule: the noise schedule, which gives ᾱ.
+        path: pairs (t, t_prev), see `diffexp.diffusion.paths`.
+        x0: images in [-1, 1], shape (B, C, H, W).
+
+    Returns:
+        x_T, same shape.
     """
     x = x0
     for t, t_prev in reversed(path):

@@ -1,4 +1,4 @@
-"""Class labels, and classifier-free guidance by them (Ho & Salimans 2022)."""
+"""Class-conditional networks and classifier-free guidance (Ho & Salimans 2022)."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,30 +11,33 @@ from diffexp.diffusion.predictions import Denoised, Denoiser, Network
 
 
 class LabelledNetwork(Protocol):
-    """(x_t (B, C, H, W), indices t (B,), classes (B,)) → output; one class more than there are means "no class"."""
+    """A class-conditional network: (x_t (B, C, H, W), indices t (B,), classes (B,)) → output.
+
+    With K classes, labels are 0 … K-1, and K is the null label ("no class").
+    """
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Apply the network."""
+        """Apply the network to x_t, at indices t, for classes `labels`."""
         ...
 
 
 def labelled(network: LabelledNetwork, labels: Tensor) -> Network:
-    """The network for images of these classes, int64 (B,)."""
+    """Bind the class labels, int64 (B,), to a class-conditional network; returns (x_t, t) → output."""
     return lambda x, t: network(x, t, labels)
 
 
 def guided(of_class: Denoiser, of_none: Denoiser, weight: float, active: Callable[[int], bool]) -> Denoiser:
-    """The denoiser whose ε̂ is that without class, moved by a weight towards and beyond that with class:
+    """Combine a conditional and an unconditional denoiser by classifier-free guidance (Ho & Salimans 2022, eq. 6)::
 
-        ε̂ = ε̂(none) + w (ε̂(class) - ε̂(none))            (Ho & Salimans 2022, eq. 6, whose w is ours less 1)
+        ε̂ = ε̂(x_t, ∅) + w (ε̂(x_t, c) - ε̂(x_t, ∅)),      w = 1 + (the paper's w)
 
-    and x̂_0 alike, which is the same. A share of the variance is that with class.
+    x̂_0 is combined likewise, which is equivalent. A learned variance is the conditional one.
 
     Args:
-        of_class: the denoiser with class.
-        of_none: the denoiser without; the network is called for both.
-        weight: w; 1 is the denoiser with class, 0 that without, and then only that is called.
-        active: the t at which to guide (Kynkäänniemi et al. 2024); elsewhere the denoiser is that with class.
+        of_class: the conditional denoiser.
+        of_none: the unconditional denoiser (null label). Each guided step calls both.
+        weight: the guidance scale w. With w = 1 only `of_class` is called, with w = 0 only `of_none`.
+        active: whether to guide at index t (Kynkäänniemi et al. 2024). At other t the result is `of_class`.
     """
     if weight == 0:
         return of_none

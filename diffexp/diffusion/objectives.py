@@ -1,4 +1,13 @@
-"""What training minimises: the error of the prediction, weighted by timestep, the variational bound, or both."""
+"""Training losses: the simple loss, the variational bound, or their sum.
+
+The loss of an image at index t is one of::
+
+    simple    w_t ‖target - estimate‖², averaged over the pixels                (Ho et al. 2020, eq. 14)
+    vlb       T · L_t, so that its mean over uniform t is the bound             (Ho et al. 2020, eq. 5)
+    hybrid    simple + λ vlb with λ = 0.001; vlb trains only the variance       (Nichol & Dhariwal 2021, eq. 16)
+
+L_t is `diffexp.diffusion.bound.Bound.term`.
+"""
 
 from typing import Literal
 
@@ -14,16 +23,12 @@ _BOUND_IN_HYBRID = 1e-3  # λ of Nichol & Dhariwal 2021, eq. 16
 
 
 class Objective:
-    """The loss of each image.
-
-        simple    w_t ‖target - estimate‖², averaged over the pixels        (Ho et al. 2020, eq. 14)
-        vlb       T · L_t, so that its mean over t is the bound             (eq. 5)
-        hybrid    simple + .001 · vlb, where vlb moves the variance alone   (Nichol & Dhariwal 2021, eq. 16)
+    """The training loss of each image.
 
     Args:
-        prediction: what the network predicts; for vlb and hybrid with a learned variance.
-        loss: one of these.
-        weights: w_t of the error of what the network predicts, (T,); None is 1.
+        prediction: what the network predicts. "vlb" and "hybrid" need a learned variance.
+        loss: "simple", "vlb" or "hybrid", as defined in this module.
+        weights: w_t of the squared error of the prediction, shape (T,); None is 1.
     """
 
     def __init__(self, prediction: Prediction, loss: LossName = "simple", weights: Tensor | None = None) -> None:
@@ -35,14 +40,17 @@ class Objective:
     def losses(
         self, network: Network, x0: Tensor, noise: Tensor, t: Tensor, other: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(‖target - estimate‖² of each image, what is minimised of it), both (B,).
+        """Compute the error and the loss of each image.
 
         Args:
-            network: to train.
-            x0: images in [-1, 1], shape (B, C, H, W).
-            noise: ε ~ N(0, I), of x0's shape.
-            t: indices (B,).
-            other: the second noise that `Prediction.target` wants of "step_epsilon".
+            network: the network to train.
+            x0: x_0 in [-1, 1], shape (B, C, H, W).
+            noise: ε ~ N(0, I), same shape.
+            t: indices, int64 (B,).
+            other: the second noise ω ~ N(0, I) that "step_epsilon" needs, see `Prediction.target`.
+
+        Returns:
+            (‖target - estimate‖² averaged over the pixels, the loss to minimise), both (B,).
         """
         prediction = self.prediction
         x_t = prediction.schedule.add_noise(x0, noise, t)

@@ -1,8 +1,8 @@
 """Timestep paths: which S of the T timesteps a sampler visits (Song et al. 2021, section 4.2).
 
-A path is written out as S pairs (t, t_prev) from the noisiest to the data: t falls strictly, each t_prev
-is the next pair's t, and the last t_prev is -1, the data. Libraries that take t_prev = t - T//S instead
-are wrong wherever S does not divide T.
+A path is a list of S pairs (t, t_prev), from the noisiest t to the data. t decreases strictly, each t_prev is the next
+pair's t, and the last t_prev is -1, the data. Computing t_prev as t - T//S, as some libraries do, is wrong unless S
+divides T.
 """
 
 import math
@@ -13,51 +13,53 @@ Path = list[tuple[int, int]]
 
 SPACINGS = ("arctan", "leading", "trailing", "linspace", "quadratic", "quadratic-0.8", "karras", "logsnr")
 
-_RHO = 7  # of Karras et al. 2022
-_POWER = 2 / 3  # of the arctan spacing; docs/guides/solvers.md has the measurements behind it
+_RHO = 7  # ρ of Karras et al. 2022, eq. 5
+_POWER = 2 / 3  # of the "arctan" spacing; measurements in docs/guides/solvers.md
 
 
 def timestep_path(
     timesteps: int, steps: int | None = None, spacing: str = "arctan", alphas_cumprod: Sequence[float] | None = None
 ) -> Path:
-    """Exactly S pairs (t, t_prev).
+    """Return the path of S timesteps under a spacing rule.
+
+    The rules, for i = 0 … S-1 in increasing t:
+
+    - "arctan" (default): equal steps of arctan((√(1-ᾱ)/√ᾱ)^(2/3)) from the data (0) to T-1. With the power 1 these
+      would be equal angles, which is "trailing" on the cosine schedule. The power 2/3 shortens the long steps at both
+      ends in log-SNR.
+    - "leading": ⌊i T/S⌋. Starts at t = 0 and does not reach T-1 (the linear rule of the DDIM paper).
+    - "trailing": ⌊(i+1) T/S⌋ - 1. Ends at T-1.
+    - "linspace": round(i (T-1)/(S-1)). Includes both ends; S = 1 visits T-1.
+    - "quadratic": ⌊c i²⌋ with the last t at T-1 (the DDIM paper's rule for CIFAR-10).
+    - "quadratic-0.8": the same with the last t at 0.8 T (the DDIM authors' code).
+    - "karras": equal steps of (√(1-ᾱ)/√ᾱ)^(1/7) from t = 0 to T-1 (Karras et al. 2022, eq. 5).
+    - "logsnr": equal steps of log(ᾱ/(1-ᾱ)) from t = 0 to T-1 (Lu et al. 2022).
+
+    The quadratic rules would repeat the smallest t. They visit max(i, ⌊c i²⌋) instead, which gives S distinct t.
+    "arctan", "karras" and "logsnr" visit the t whose ᾱ is nearest, or the next t not visited yet.
 
     Args:
-        timesteps: T, the number of timesteps the model was trained with.
-        steps: S, from 1 to T; None visits all T.
-        spacing: the rule for the visited t, in increasing order, i = 0 … S-1:
-            "arctan"         equal steps of arctan((√(1-ᾱ)/√ᾱ)^(2/3)) from the data (0) to T-1. With the power 1 these
-                             would be equal angles, which is "trailing" on the cosine schedule; the power 2/3 makes
-                             the long steps at both ends shorter in log-SNR;
-            "leading"        ⌊i T/S⌋: starts at 0 and does not reach T-1 (the DDIM paper's linear one);
-            "trailing"       ⌊(i+1) T/S⌋ - 1: ends at T-1;
-            "linspace"       round(i (T-1)/(S-1)): both ends (S = 1: T-1);
-            "quadratic"      ⌊c i²⌋ with the last at T-1 (the DDIM paper's, for CIFAR-10);
-            "quadratic-0.8"  the same with the last at 0.8 T (the DDIM authors' code).
-            The quadratic ones would visit the smallest t repeatedly; there each i is visited instead,
-            max(i, ⌊c i²⌋), which keeps the t distinct and their number S.
-            "karras"         equal steps of (√(1-ᾱ)/√ᾱ)^(1/7) from t = 0 to T-1 (Karras et al. 2022, eq. 5);
-            "logsnr"         equal steps of log(ᾱ/(1-ᾱ)) from t = 0 to T-1 (Lu et al. 2022).
-            "arctan", "karras" and "logsnr" visit the timesteps whose ᾱ are nearest, and the next free one where
-            that is taken already.
-        alphas_cumprod: ᾱ, falling, of length T; only these three need it, and only for S < T.
+        timesteps: T, the number of training timesteps.
+        steps: S in [1, T]; None visits all T.
+        spacing: the rule, one of `SPACINGS`.
+        alphas_cumprod: ᾱ, decreasing, of length T. Only "arctan", "karras" and "logsnr" need it, and only for S < T.
 
     Returns:
         [(t_S, t_{S-1}), …, (t_2, t_1), (t_1, -1)].
 
     Raises:
-        ValueError: if S is not in 1 … T, the spacing is unknown, or ᾱ is not given though it needs it.
+        ValueError: if steps is outside [1, T], spacing is unknown, or alphas_cumprod is required but missing.
     """
     count = timesteps if steps is None else steps
     if not 1 <= count <= timesteps:
-        raise ValueError(f"steps must be from 1 to T = {timesteps}, not {count}")
+        raise ValueError(f"steps: expected an integer in [1, T = {timesteps}], got {count}.")
     if spacing not in SPACINGS:
-        raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing!r}")
+        raise ValueError(f"spacing: expected one of {', '.join(SPACINGS)}, got {spacing!r}.")
     if count == timesteps:
         visited = list(range(timesteps))
     elif spacing in ("arctan", "karras", "logsnr"):
         if alphas_cumprod is None:
-            raise ValueError(f"the spacing {spacing} needs alphas_cumprod")
+            raise ValueError(f"alphas_cumprod: expected ᾱ for spacing {spacing}, got None.")
         visited = _by_noise(alphas_cumprod, count, spacing)
     else:
         visited = _by_index(timesteps, count, spacing)
@@ -74,7 +76,7 @@ def _by_index(timesteps: int, steps: int, spacing: str) -> list[int]:
         return [round(i * last / (steps - 1)) for i in range(steps)] if steps > 1 else [last]
     if spacing == "quadratic":
         return _quadratic(steps, last)
-    # numpy's linspace(0, √(0.8 T), S)**2 in the authors' code, cut to integers
+    # the authors' code: numpy.linspace(0, √(0.8 T), S)**2, truncated to integers
     return _quadratic(steps, min(last, math.floor(0.8 * timesteps)))
 
 
@@ -85,13 +87,13 @@ def _quadratic(steps: int, last: int) -> list[int]:
 
 
 def _by_noise(alphas_cumprod: Sequence[float], steps: int, spacing: str) -> list[int]:
-    """The timesteps nearest to equal steps on a scale that rises with the noise, each once, the last at T-1."""
+    """Return the timesteps nearest to equal steps on a scale that grows with the noise, each once, ending at T-1."""
     last = len(alphas_cumprod) - 1
     scale = {"arctan": _arctan, "karras": _karras, "logsnr": _log_noise}[spacing]
-    # A scale without an upper end stops at the noisiest t that has a log-SNR.
+    # An unbounded scale ends at the noisiest t with a finite log-SNR.
     heights = [scale(alpha_bar) for alpha_bar in alphas_cumprod if alpha_bar > 0 or spacing == "arctan"]
     if spacing == "arctan":
-        wanted_heights = _equal_steps(0.0, heights[-1], steps + 1)[1:]  # 0 is the data's height
+        wanted_heights = _equal_steps(0.0, heights[-1], steps + 1)[1:]  # 0 is the height of the data
     else:
         wanted_heights = _equal_steps(heights[0], heights[-1], steps)
     visited: list[int] = []

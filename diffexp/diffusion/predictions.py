@@ -1,17 +1,20 @@
-"""What the network predicts, and how x̂_0 and ε̂ follow from it.
+"""Parametrisations: what the network predicts, and the x̂_0 and ε̂ that follow.
 
-All are the same model written differently; with a = √ᾱ_t and s = √(1-ᾱ_t), so x_t = a x_0 + s ε:
+All are reparametrisations of one model. With a = √ᾱ_t and s = √(1-ᾱ_t), x_t = a x_0 + s ε::
 
-    prediction       target of the network    the denoiser
+    prediction       target of the network    denoiser
     epsilon          ε                        ε̂ = output
     x0               x_0                      x̂_0 = output
     v                a ε - s x_0              x̂_0 = a x_t - s output,  ε̂ = s x_t + a output
     scaled_epsilon   ε                        ε̂ = √((1-ᾱ_t)/β_t) · output
     step_epsilon     ε_t                      ε̂ = √((1-ᾱ_t)/β_t) · output
 
-(ε: Ho et al. 2020; v: Salimans & Ho 2022; scaled ε: the lecture notes, with which the reverse step reads
-x_{t-1} = (x_t - √β_t · output)/√α_t; ε_t: their first, un-merged loss, in which ε_t is the noise of the last of the t
-steps, x_t = √α_t x_{t-1} + √β_t ε_t.) The training loss compares `estimate` with `target`.
+- epsilon: Ho et al. 2020.
+- v: Salimans & Ho 2022.
+- scaled_epsilon: the lecture notes; the reverse step is x_{t-1} = (x_t - √β_t · output)/√α_t.
+- step_epsilon: their first, un-merged loss. ε_t is the noise of the last forward step, x_t = √α_t x_{t-1} + √β_t ε_t.
+
+The training loss compares `Prediction.estimate` with `Prediction.target`.
 """
 
 import math
@@ -26,16 +29,18 @@ from diffexp.diffusion.schedules import Schedule, TimestepTable
 
 PREDICTIONS = ("epsilon", "x0", "v", "scaled_epsilon", "step_epsilon")
 
-# A network: (x_t of shape (B, C, H, W), indices t of shape (B,)) → output of x_t's shape.
+# (x_t (B, C, H, W), indices t (B,)) → output (B, C, H, W), or (B, 2C, H, W) with a learned variance.
 Network = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Denoised:
-    """A denoiser's answer at (x_t, t): x_t = √ᾱ_t x0 + √(1-ᾱ_t) epsilon holds for the pair.
+    """The estimates of a denoiser at (x_t, t); x_t = √ᾱ_t x0 + √(1-ᾱ_t) epsilon holds.
 
     Attributes:
-        variance_share: of a learned variance, where log σ_t² lies between log β̃_t (0) and log β_t (1), of x0's shape.
+        x0: x̂_0, shape (B, C, H, W).
+        epsilon: ε̂, same shape.
+        variance_share: v of a learned variance, same shape, or None: log σ_t² = v log β_t + (1-v) log β̃_t.
     """
 
     x0: Tensor
@@ -44,34 +49,34 @@ class Denoised:
 
 
 class Denoiser(Protocol):
-    """What samplers ask: x̂_0 and ε̂ for images x_t of shape (B, C, H, W), all at index t."""
+    """A denoiser, as samplers call it: (x_t (B, C, H, W), one index t for the batch) → x̂_0 and ε̂."""
 
     def __call__(self, x_t: Tensor, t: int) -> Denoised:
-        """Return (x̂_0, ε̂), both of x_t's shape and type."""
+        """Return x̂_0 and ε̂, both with the shape and dtype of x_t."""
         ...
 
 
 class Prediction:
-    """One of these parametrisations, on one schedule.
+    """One parametrisation on one noise schedule.
 
     Args:
         name: one of `PREDICTIONS`.
         schedule: the noise schedule.
-        learned_variance: whether the network has twice the channels, of which the second half tells the variance.
+        learned_variance: whether the network has 2C output channels, the second half of which gives the variance.
 
     Attributes:
-        divides: whether x̂_0 = (x_t - √(1-ᾱ_t) ε̂)/√ᾱ_t, and so the network's error divided by √ᾱ_t.
+        divides: whether x̂_0 = (x_t - √(1-ᾱ_t) ε̂)/√ᾱ_t, which divides the network's error by √ᾱ_t.
 
     Raises:
-        ValueError: for another name, or one that is derived from ε̂ where the last ᾱ is 0.
+        ValueError: if the name is unknown, or predicts the noise on a schedule with ᾱ_T = 0.
     """
 
     def __init__(self, name: str, schedule: Schedule, *, learned_variance: bool = False) -> None:
         if name not in PREDICTIONS:
-            raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, not {name!r}")
+            raise ValueError(f"prediction: expected one of {', '.join(PREDICTIONS)}, got {name!r}.")
         divides = name not in ("x0", "v")
         if divides and schedule.terminal_signal == 0:
-            raise ValueError(f"prediction must be x0 or v where nothing of x_0 is left in x_T, not {name!r}")
+            raise ValueError(f"prediction: expected x0 or v with zero terminal SNR, got {name!r}.")
         self.name = name
         self.divides = divides
         self.schedule = schedule
@@ -82,17 +87,29 @@ class Prediction:
         self._of_others = TimestepTable((1 - schedule.betas / noise).clamp(min=0).sqrt())
 
     def error_of_x0(self) -> Tensor:
-        """‖target - estimate‖² as a multiple of ‖x_0 - x̂_0‖², float64 (T,): SNR for ε, SNR + 1 for v."""
+        """Return the factor ‖target - estimate‖²/‖x_0 - x̂_0‖², float64 (T,).
+
+        It is 1 for x_0, SNR for ε, SNR + 1 for v, and SNR β_t/(1-ᾱ_t) for "step_epsilon".
+        """
         snr = self.schedule.alphas_cumprod / (1 - self.schedule.alphas_cumprod)
         if self.name == "step_epsilon":
             return snr * self.schedule.betas / (1 - self.schedule.alphas_cumprod)
         return {"x0": torch.ones_like(snr), "v": snr + 1}.get(self.name, snr)
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor, other: Tensor | None = None) -> Tensor:
-        """What `estimate` should be: of x0's shape, for images x0, noise ε and indices t (B,).
+        """Return the regression target of `estimate`.
 
-        Of "step_epsilon" it is ε_t = √(β_t/(1-ᾱ_t)) ε + √(1-β_t/(1-ᾱ_t)) ω: given ε, the last step's noise is known
-        up to an independent ω ~ N(0, I), `other`.
+        For "step_epsilon" it is ε_t = √(β_t/(1-ᾱ_t)) ε + √(1-β_t/(1-ᾱ_t)) ω: given ε, the noise of the last forward
+        step is known up to an independent ω ~ N(0, I).
+
+        Args:
+            x0: x_0, shape (B, C, H, W).
+            noise: ε, same shape.
+            t: indices, int64 (B,).
+            other: ω, same shape; required for "step_epsilon".
+
+        Returns:
+            The target, same shape as x0.
         """
         if self.name == "step_epsilon":
             assert other is not None
@@ -105,15 +122,15 @@ class Prediction:
         return noise
 
     def estimate(self, output: Tensor, t: Tensor) -> Tensor:
-        """The network's output (B, C, H, W), scaled as its target is, at indices t (B,)."""
+        """Scale the network's output (B, C, H, W) at the indices t (B,) like its target."""
         if self.name != "scaled_epsilon":
             return output
         return output * self._output_scale.at(t, output)
 
     def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The network's output as what it predicts, and the share of a learned variance (see `Denoised`), or None.
+        """Split the network's output into the prediction and the v of a learned variance (else None), see `Denoised`.
 
-        The second half of the channels is in [-1, 1] where the share is in [0, 1] (Nichol & Dhariwal 2021).
+        v is in [0, 1] where the second half of the channels is in [-1, 1] (Nichol & Dhariwal 2021).
         """
         if not self.learned_variance:
             return output, None
@@ -121,7 +138,7 @@ class Prediction:
         return predicted, (variance + 1) / 2
 
     def x0(self, estimate: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """x̂_0 of an `estimate` at indices t (B,)."""
+        """Return x̂_0 for an `estimate` (B, C, H, W) of noised images x_t at the indices t (B,)."""
         signal, sigma = self.schedule.levels(t, like=x_t)
         if self.name == "x0":
             return estimate
@@ -131,7 +148,7 @@ class Prediction:
         return (x_t - sigma * epsilon) / signal
 
     def denoiser(self, network: Network) -> Denoiser:
-        """The denoiser that this network is under this prediction."""
+        """Return the denoiser that a network defines under this parametrisation."""
 
         def denoise(x_t: Tensor, t: int) -> Denoised:
             indices = torch.full((len(x_t),), t, device=x_t.device)
@@ -139,10 +156,10 @@ class Prediction:
             estimate = self.estimate(output, indices)
             if self.name == "step_epsilon":
                 estimate = estimate * self._output_scale.at(indices, estimate)
-            # numbers of the host, so that no step waits for the device
+            # Python floats: a step does not synchronise with the device
             alpha_bar = self.schedule.alpha_bar(t)
             signal, sigma = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-            # two operations each, not three: on a GPU with a small network every one counts
+            # two kernels each, not three: with a small network on a GPU, launches dominate
             if self.name == "x0":
                 return Denoised(estimate, torch.sub(x_t, estimate, alpha=signal).div_(sigma), share)
             if self.name == "v":
@@ -154,13 +171,13 @@ class Prediction:
 
 
 def clipped(denoiser: Denoiser, schedule: Schedule, quantile: float | None = None) -> Denoiser:
-    """The denoiser with x̂_0 kept in [-1, 1], the range of images, and ε̂ derived from it again.
+    """Clip x̂_0 of a denoiser to the range of images, and recompute ε̂ from it.
 
     Args:
-        denoiser: to wrap.
-        schedule: gives ᾱ.
-        quantile: None clips to [-1, 1]. Otherwise each image is clipped to this quantile of its |x̂_0|, where that
-            exceeds 1, and divided by it ("dynamic thresholding", Saharia et al. 2022, section 2.3).
+        denoiser: the denoiser to wrap.
+        schedule: the noise schedule, which gives ᾱ.
+        quantile: None clips to [-1, 1]. A number q in (0, 1] is dynamic thresholding (Saharia et al. 2022, section
+            2.3): each image's limit is s = max(1, q-quantile of `|x̂_0|`); x̂_0 is clipped to [-s, s] and divided by s.
     """
 
     def denoise(x_t: Tensor, t: int) -> Denoised:
@@ -174,7 +191,7 @@ def clipped(denoiser: Denoiser, schedule: Schedule, quantile: float | None = Non
 
 
 def _thresholded(x0: Tensor, quantile: float) -> Tensor:
-    ordered = x0.flatten(1).abs().sort(dim=1).values  # torch.quantile takes no more than 2²⁴ numbers
+    ordered = x0.flatten(1).abs().sort(dim=1).values  # torch.quantile is limited to 2²⁴ elements
     below, part = divmod(quantile * (ordered.shape[1] - 1), 1)
     limit = ordered[:, int(below)].lerp(ordered[:, math.ceil(below + part)], part).clamp_(min=1)
     limit = limit.view(-1, *[1] * (x0.ndim - 1))

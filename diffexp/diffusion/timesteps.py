@@ -1,4 +1,4 @@
-"""How training samples the timesteps of a batch."""
+"""Samplers of the training timesteps t in {0, …, T-1} of a batch."""
 
 import math
 from typing import Protocol
@@ -10,50 +10,53 @@ from diffexp.rng import derive_seed
 
 
 class TimestepSampler(Protocol):
-    """A distribution on 0 … T-1."""
+    """A distribution p_t on the indices 0 … T-1."""
 
     def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:
-        """Sample indices (B,) for B images of a step.
+        """Sample one index for each of B images of a step.
 
         Args:
-            uniform: a number in [0, 1) for each image, float64 (B,).
-            positions: of the images in the global batch, int64 (B,), in [0, batch_size).
-            batch_size: images of the step over all processes.
-            seed: of the step, the same for all its images.
+            uniform: one number in [0, 1) for each image, float64 (B,).
+            positions: positions of the images in the global batch, int64 (B,), in [0, batch_size).
+            batch_size: images of the step, over all processes.
+            seed: seed of the step, the same for all of its images.
+
+        Returns:
+            Indices, int64 (B,).
         """
 
     def weights(self, t: Tensor) -> Tensor | None:
-        """What a loss at each of t (B,) counts in the mean, 1 / (T p_t), shape (B,); None is 1."""
+        """Return the importance weights 1/(T p_t) of losses at t (B,), shape (B,); None is 1."""
 
 
 class UniformSampler:
-    """Each on its own (Ho et al. 2020, algorithm 1).
+    """Independent uniform timesteps (Ho et al. 2020, algorithm 1).
 
     Args:
-        timesteps: T.
+        timesteps: T, the number of timesteps.
     """
 
     def __init__(self, timesteps: int) -> None:
         self.timesteps = timesteps
 
     def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:
-        """Draw t from {0, …, T-1} with equal probability, int64 (B,)."""
+        """Sample t uniformly from {0, …, T-1}, int64 (B,)."""
         return (uniform * self.timesteps).long()
 
     def weights(self, t: Tensor) -> None:
-        """Return None: every image counts alike."""
+        """Return None: all weights are 1."""
 
 
 class StratifiedSampler(UniformSampler):
-    """One from each of `batch_size` equal parts of [0, T), dealt to the images in another order in every step.
+    """One timestep from each of `batch_size` equal parts of [0, T), assigned to the images in a new order at each step.
 
-    For each image t is uniform. The mean loss of a batch varies less than with `UniformSampler` (Kingma et al. 2021,
-    appendix I.1, with one offset a part).
+    Each image's t is uniform. The batch mean of the loss has a lower variance than with `UniformSampler` (Kingma et al.
+    2021, appendix I.1, with an independent offset in each part).
     """
 
     def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:
-        """Draw one t from each part, int64 (B,)."""
-        # a permutation that costs nothing: images come in random order themselves
+        """Sample one t from each part, int64 (B,)."""
+        # A linear congruential permutation is enough, because the order of the images is random already.
         shift, factor = derive_seed("shift", seed) % batch_size, derive_seed("factor", seed) % batch_size
         while math.gcd(factor, batch_size) != 1:
             factor += 1
@@ -62,13 +65,15 @@ class StratifiedSampler(UniformSampler):
 
 
 class ImportanceSampler:
-    """In proportion to the root mean square of the last losses at each timestep (Nichol & Dhariwal 2021, eq. 18).
+    """Timesteps with p_t proportional to the RMS of recent losses at t (Nichol & Dhariwal 2021, eq. 18)::
 
-    Uniform until every timestep has `KEPT` losses; then p_t = (1 - MIXED) √E[L_t²] / Σ √E[L²] + MIXED / T. Nothing here
-    waits for a GPU.
+        p_t = (1 - MIXED) √E[L_t²] / Σ_s √E[L_s²] + MIXED/T
+
+    E is the mean over the last `KEPT` losses at t. p_t is uniform until every timestep has `KEPT` losses. No operation
+    synchronises with a GPU.
 
     Args:
-        timesteps: T.
+        timesteps: T, the number of timesteps.
     """
 
     KEPT = 10
@@ -76,11 +81,11 @@ class ImportanceSampler:
 
     def __init__(self, timesteps: int) -> None:
         self.timesteps = timesteps
-        self.squares = torch.zeros(timesteps + 1, self.KEPT)  # the last row takes what is not kept
+        self.squares = torch.zeros(timesteps + 1, self.KEPT)  # the last row receives discarded losses
         self.counts = torch.zeros(timesteps, dtype=torch.long)
 
     def probabilities(self) -> Tensor:
-        """p_t, shape (T,), float64."""
+        """Return p_t, float64 (T,)."""
         means = self.squares[:-1].double().mean(1).sqrt()
         learned = (1 - self.MIXED) * means / means.sum() + self.MIXED / self.timesteps
         even = torch.full_like(learned, 1 / self.timesteps)
@@ -88,9 +93,9 @@ class ImportanceSampler:
         return torch.where(ready, learned, even)
 
     def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:
-        """Draw t with probability p_t, by the inverse of its distribution function, int64 (B,)."""
+        """Sample t with probability p_t by inverting the cumulative distribution, int64 (B,)."""
         self._to(uniform.device)
-        # sums of integers do not depend on their order, which on a GPU varies
+        # Integer sums do not depend on the order of summation, which varies on a GPU.
         limits = (self.probabilities() * 2.0**40).long().cumsum(0)
         chosen = (uniform * limits[-1]).long()
         return torch.searchsorted(limits, chosen, right=True)
@@ -101,7 +106,7 @@ class ImportanceSampler:
         return (1 / (self.timesteps * self.probabilities()[t])).float()
 
     def add(self, t: Tensor, losses: Tensor) -> None:
-        """Remember the losses (B,) of images at t (B,), in this order; none if one is not finite."""
+        """Record the losses (B,) at the indices t (B,), in this order; discard all of them if any is not finite."""
         self._to(t.device)
         same = t[:, None] == t[None, :]
         before, after = same.tril(-1).sum(1), same.triu(1).sum(1)
@@ -112,11 +117,11 @@ class ImportanceSampler:
         self.counts += (t[:, None] == torch.arange(self.timesteps, device=t.device)).sum(0) * finite
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return {"squares": self.squares[:-1].cpu(), "counts": self.counts.cpu()}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take up a state."""
+        """Restore the state of a checkpoint."""
         self.squares[:-1] = state["squares"]
         self.counts = state["counts"].to(self.counts.device, copy=True)
 

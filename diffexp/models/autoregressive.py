@@ -1,4 +1,4 @@
-"""An autoregressive model: the probability of an image as a product over its pixels."""
+"""Autoregressive models: the likelihood of an image as a product of conditionals over its levels."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,13 +21,13 @@ from diffexp.rng import PerSampleNoise
 
 
 class AutoregressiveModule(TrainingModule):
-    """Learns p(x) = ∏_i p(x_i | x_1 … x_{i-1}), x_i one of 256 levels, by its exact negative log-likelihood.
+    """Learns p(x) = ∏_i p(x_i | x_1 … x_{i-1}) by its exact negative log-likelihood; each x_i is one of 256 levels.
 
-    The order is that of reading, row by row, and of each pixel channel by channel.
+    The order is raster order: row by row, and channel by channel within a pixel.
 
     Args:
         image_shape: (C, H, W).
-        network: (B, H, W·C) levels → their logits.
+        network: levels, int64 (B, H, W·C) → logits (B, H, W·C, 256).
     """
 
     def __init__(self, image_shape: tuple[int, int, int], network: AutoregressiveNetwork) -> None:
@@ -36,17 +36,24 @@ class AutoregressiveModule(TrainingModule):
 
     @classmethod
     def from_config(cls, image_shape: tuple[int, int, int], *, network: AutoregressiveNetworkConfig) -> Self:
-        """Build the module that a config describes, its weights drawn from torch's generator."""
+        """Build the module of a config, with weights drawn from torch's default generator."""
         channels, height, width = image_shape
         return cls(image_shape, AUTOREGRESSIVE_NETWORKS.build(network, (height, width * channels)))
 
     def per_sample_loss(self, batch: Batch) -> PerSampleLoss:
-        """Compute bits per dimension."""
+        """Compute the bits per dimension of each image."""
         bits = self.bits(to_uint8(batch.images))
         return PerSampleLoss(bits, {"loss": bits})
 
     def bits(self, images: Tensor) -> Tensor:
-        """Exact bits per dimension, (B,), of uint8 images (B, C, H, W): the mean of -log2 p(x_i | x_1 … x_{i-1})."""
+        """Compute the exact bits per dimension, the mean over i of -log₂ p(x_i | x_1 … x_{i-1}).
+
+        Args:
+            images: uint8 (B, C, H, W).
+
+        Returns:
+            Bits per dimension, shape (B,).
+        """
         levels = as_rows(images).long()
         logits = self.network(levels).float()
         nats = F.cross_entropy(logits.flatten(0, 2), levels.flatten(), reduction="none")
@@ -55,7 +62,11 @@ class AutoregressiveModule(TrainingModule):
     def sample(
         self, sampler: AncestralConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
-        """Level after level. That of image i is where its distribution function passes Φ(ε), ε of (seed, i)."""
+        """Sample level by level; see `GenerativeModel.sample`.
+
+        Each level of image i is the quantile of its conditional distribution at Φ(ε), where ε depends only on (seed,
+        i).
+        """
         noise = PerSampleNoise(seed, indices, self.image_shape, self.device)
         quantiles = as_rows(torch.special.ndtr(noise.draw().double())).flatten(1)
         with self.as_trained():
@@ -63,7 +74,7 @@ class AutoregressiveModule(TrainingModule):
             logits, levels = next(steps), []
             below = torch.ones(LEVELS, LEVELS, dtype=torch.float64, device=self.device).triu()
             for quantile in quantiles.T:
-                # not cumsum, which on a GPU has no deterministic algorithm
+                # not cumsum, which has no deterministic algorithm on a GPU
                 chances = (logits.double() / sampler.temperature).softmax(1) @ below
                 levels.append((chances < quantile[:, None] * chances[:, -1:]).sum(1))
                 if on_call is not None:
@@ -77,7 +88,7 @@ class AutoregressiveModule(TrainingModule):
     def estimate_bits(
         self, images: Tensor, noise: NoiseOfShape, wanted: LikelihoodConfig, on_call: OnCall | None
     ) -> dict[str, Tensor]:
-        """Exactly; see `GenerativeModel.bits_per_dim`."""
+        """Compute the exact bits per dimension; see `GenerativeModel.bits_per_dim`."""
         with self.as_trained():
             bits = self.bits(images)
         if on_call is not None:
@@ -85,19 +96,19 @@ class AutoregressiveModule(TrainingModule):
         return {"exact": bits}
 
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
-        """Return one call for the only estimate."""
+        """Return 1 for the only estimate, "exact"."""
         return {"exact": 1}
 
     def network_calls(self, sampler: AncestralConfig) -> int:
-        """Return one call for each level of each channel of each pixel."""
+        """Return C·H·W: one call for each level of an image."""
         return math.prod(self.image_shape)
 
 
 def as_rows(images: Tensor) -> Tensor:
-    """(B, C, H, W) → (B, H, W·C), the channels of a pixel beside each other."""
+    """Reshape (B, C, H, W) to rows of levels (B, H, W·C), with the channels of a pixel adjacent."""
     return images.permute(0, 2, 3, 1).flatten(2)
 
 
 def as_images(rows: Tensor, channels: int) -> Tensor:
-    """The inverse of `as_rows`."""
+    """Reshape rows of levels (B, H, W·C) to (B, C, H, W), the inverse of `as_rows`."""
     return rows.view(*rows.shape[:2], -1, channels).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""What any generative model offers here; callbacks and commands use nothing else."""
+"""The interface of generative models: everything that callbacks and commands use."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -16,22 +16,22 @@ from diffexp.errors import UserError
 from diffexp.models.nonfinite import REMEDY
 from diffexp.rng import PerSampleNoise
 
-# Told after every network call.
+# Called after every network call.
 OnCall = Callable[[], object]
-# The noise of a batch of images of this shape (C, H, W).
+# (C, H, W) → the noise of a batch of images of this shape.
 NoiseOfShape = Callable[[tuple[int, int, int]], PerSampleNoise]
 
 
 class GenerativeModel(L.LightningModule, ABC):
-    """A LightningModule that learns images and draws new ones.
+    """A LightningModule that learns a distribution of images and samples from it.
 
     Args:
-        image_shape: (C, H, W) of the images it learns and makes.
-        classes: of the images, if it learns them; else None.
+        image_shape: (C, H, W) of the images.
+        classes: number of classes of a class-conditional model, else None.
 
     Attributes:
-        optim: the optimiser's settings, which whoever builds the model sets before it is trained.
-        seed: of everything that training draws, set likewise.
+        optim: settings of the optimiser. The caller sets them between construction and training.
+        seed: seed of all random numbers in training. The caller sets it likewise.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int | None = None) -> None:
@@ -48,13 +48,13 @@ class GenerativeModel(L.LightningModule, ABC):
         """Draw images with the current weights.
 
         Args:
-            sampler: how to sample: a config of the kind that the model's schema names as its `sampler_base`.
-            indices: which images; image i depends on (seed, i) and the weights, not on the rest of the batch.
-            seed: of the whole set of images.
-            on_call: called after every network call, for progress; may raise to stop.
+            sampler: config of the sampler, of the kind that the model's schema names as its `sampler_base`.
+            indices: numbers of the images. Image i depends only on (seed, i) and the weights, not on the batch.
+            seed: seed of the set of images.
+            on_call: called after every network call, for progress; it may raise an exception to stop.
 
         Returns:
-            float32 (len(indices), C, H, W) on the model's device, in [-1, 1] up to what the model overshoots.
+            float32 (len(indices), C, H, W), on the model's device, nominally in [-1, 1]; the model may overshoot.
         """
 
     def bits_per_dim(
@@ -65,17 +65,17 @@ class GenerativeModel(L.LightningModule, ABC):
         wanted: LikelihoodConfig,
         on_call: OnCall | None = None,
     ) -> dict[str, Tensor]:
-        """How likely the model finds images, with the current weights.
+        """Estimate the likelihood of images with the current weights.
 
         Args:
             images: uint8 (B, C, H, W), on the model's device.
-            indices: which images of their set; what is drawn for image i depends on (seed, i).
-            seed: of what is drawn.
-            wanted: by which estimates, how exactly.
+            indices: numbers of the images in their set. The random numbers for image i depend only on (seed, i).
+            seed: seed of these random numbers.
+            wanted: which estimates, and their accuracy.
             on_call: called after every network call, for progress.
 
         Returns:
-            By the name of the estimate, bits per dimension of each image (B,).
+            By name of the estimate, bits per dimension, shape (B,).
 
         Raises:
             UserError: if this model has no likelihood.
@@ -89,55 +89,55 @@ class GenerativeModel(L.LightningModule, ABC):
     def estimate_bits(
         self, images: Tensor, noise: NoiseOfShape, wanted: LikelihoodConfig, on_call: OnCall | None
     ) -> dict[str, Tensor]:
-        """What `bits_per_dim` returns, for models with a likelihood to override; draws from `noise` alone."""
-        raise UserError(f"metrics: bpd: {type(self).__name__} has no likelihood")
+        """Compute the result of `bits_per_dim`; models with a likelihood override it. Use no randomness but `noise`."""
+        raise UserError(f"metrics: bpd: expected a model with a likelihood, got {type(self).__name__}. Remove bpd.")
 
     def resolved_likelihood(self, wanted: LikelihoodConfig) -> LikelihoodConfig:
-        """The settings of `bits_per_dim`, with what they leave to the model filled in."""
+        """Return the settings of `bits_per_dim` with the model's defaults filled in."""
         return wanted
 
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
-        """How many times each estimate of `bits_per_dim` calls the network for one batch."""
+        """Return the network calls for one batch, by name of the estimate of `bits_per_dim`."""
         return {}
 
     def compile_network(self, *, training: bool = False, sampling: bool = False) -> None:
-        """Have the network compiled before the first training step, or the first batch of samples.
+        """Compile the network at the first training step, or at the first batch of samples.
 
         Raises:
-            UserError: if this model knows no way to.
+            UserError: if this model does not support it.
         """
-        raise UserError(f"compile: {type(self).__name__} cannot be compiled; leave it false")
+        raise UserError(f"compile: expected false for {type(self).__name__}, got true. Remove the key.")
 
     def use_cuda_graphs(self) -> None:
-        """Sample by replaying CUDA graphs of the network, where the model is on a GPU.
+        """Replay CUDA graphs of the network in sampling, if the model is on a GPU.
 
         Raises:
-            UserError: if this model knows no way to.
+            UserError: if this model does not support it.
         """
-        raise UserError(f"cuda_graphs: expected false for {type(self).__name__}, got true. Leave it out.")
+        raise UserError(f"cuda_graphs: expected false for {type(self).__name__}, got true. Remove the key.")
 
     def in_bfloat16(self) -> AbstractContextManager[None]:
-        """Within this context the model samples with weights in bfloat16.
+        """Sample with bfloat16 weights within this context.
 
         Raises:
-            UserError: if this model cannot.
+            UserError: if this model does not support it.
         """
         raise UserError(
             f"precision: expected bf16-mixed or 32-true for {type(self).__name__}, got bf16-true. Use bf16-mixed."
         )
 
     def network_calls(self, sampler: Any) -> int:
-        """How many times `sample` calls the network for one batch: the usual measure of its cost."""
+        """Return the network calls of `sample` for one batch, the usual measure of its cost."""
         return 1
 
     def label(self, sampler: Any) -> str:
-        """A short text that tells everything about a sampler, for the names of metrics: "ddim-50-eta0"."""
+        """Return a short, complete description of a sampler for the names of metrics, such as "ddim-50-eta0"."""
         label: str = sampler.label()
         return label
 
     @contextmanager
     def as_trained(self) -> Iterator[None]:
-        """Within this context the model computes as after its training: no dropout, no gradients."""
+        """Switch to evaluation mode within this context: no dropout, no gradients."""
         training = self.training
         self.eval()
         try:
@@ -148,18 +148,18 @@ class GenerativeModel(L.LightningModule, ABC):
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """Samples (N, C, H, W) as uint8.
+    """Convert samples (N, C, H, W) to uint8.
 
     Raises:
-        UserError: if the model made NaN.
+        UserError: if a sample contains NaN.
     """
     try:
         return to_uint8(images)
     except ValueError as error:
-        raise UserError(f"the model makes images with NaN: its training has diverged; {REMEDY}") from error
+        raise UserError(f"samples: expected finite pixels, got NaN: training has diverged. {REMEDY}.") from error
 
 
 def log_every_n_steps(trainer: L.Trainer) -> int:
-    """Steps between two logged points: the Trainer's ``log_every_n_steps``."""
+    """Return the number of steps between two logged points, the Trainer's ``log_every_n_steps``."""
     steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it without declaring it
     return steps

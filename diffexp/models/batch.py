@@ -1,4 +1,4 @@
-"""What a model gets of a batch, whatever gave it."""
+"""Batches as models receive them, from any data loader."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffexp.data.images import to_float
 
-# A batch of `ImageDataModule`, of a torchvision dataset, or images alone.
+# From `ImageDataModule`, from a torchvision dataset, or images alone.
 AnyBatch = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 
@@ -18,8 +18,8 @@ class Batch:
 
     Attributes:
         images: float (B, C, H, W) in [-1, 1].
-        labels: their classes, int64 (B,), of data that has them.
-        index: their numbers in the dataset, (B,), for messages.
+        labels: class labels, int64 (B,), or None for unlabelled data.
+        index: numbers of the images in the dataset, (B,), for messages, or None.
     """
 
     images: Tensor
@@ -28,10 +28,10 @@ class Batch:
 
 
 def as_batch(batch: AnyBatch) -> Batch:
-    """Take images from a tensor, from a pair (images, labels), or from a mapping with "images".
+    """Convert a tensor of images, a pair (images, labels) or a mapping with "images" to a `Batch`.
 
     Args:
-        batch: its images are uint8, or float in [-1, 1]; a mapping may have "labels" and "index".
+        batch: its images are uint8, or float in [-1, 1]. A mapping may also have "labels" and "index".
 
     Raises:
         TypeError: for anything else.
@@ -45,7 +45,7 @@ def as_batch(batch: AnyBatch) -> Batch:
     else:
         raise TypeError(
             "batch: expected images, a pair (images, labels) or a mapping with images, as tensors, "
-            f"got {type(batch).__name__}. Give the DataLoader a collate_fn that makes one."
+            f"got {type(batch).__name__}. Set a collate_fn in the DataLoader that returns one of these."
         )
     images = found.images
     return Batch(to_float(images) if images.dtype == torch.uint8 else images, found.labels, found.index)

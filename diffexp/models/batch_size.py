@@ -1,4 +1,4 @@
-"""How many images can be sampled at once within a budget of memory."""
+"""The largest sampling batch that fits into a memory budget."""
 
 import weakref
 from collections.abc import Callable
@@ -13,44 +13,45 @@ from torch.utils._pytree import tree_leaves
 from diffexp.errors import UserError
 from diffexp.models.base import GenerativeModel
 
-_FEW, _MORE = 1, 5  # images whose memory is measured
-_WORKSPACE = 1.2  # what kernels need to work, and what an allocator cannot fill, on a CPU: seen was 1.07
+_FEW, _MORE = 1, 5  # batch sizes whose memory is measured
+_WORKSPACE = 1.2  # factor for workspaces of kernels and fragmentation on a CPU; the largest seen was 1.07
 
 
 def images_at_once(model: GenerativeModel, sampler: Any, limit: int, memory_gb: float) -> int:
-    """The largest batch, at most `limit`, whose sampling takes no more than a budget beside the model itself.
+    """Find the largest batch, at most `limit`, whose sampling fits into a memory budget, not counting the model itself.
 
-    Measured on small batches, each of two network calls; what an image takes does not depend on the others.
+    The memory of two small batches, each with two network calls, is extrapolated linearly in the number of images.
 
     Args:
-        model: on its device.
-        sampler: how to sample, see `GenerativeModel.sample`.
-        limit: images.
+        model: the model, on its device.
+        sampler: config of the sampler, see `GenerativeModel.sample`.
+        limit: largest batch size.
         memory_gb: the budget, in GiB.
 
     Raises:
-        UserError: if one image takes more.
+        UserError: if one image exceeds the budget.
     """
 
     def peak(count: int) -> int:
         return peak_bytes(lambda: _two_calls(model, sampler, count), model.device)
 
-    first = peak(_FEW)  # with what is made once, as the weights in another precision
+    first = peak(_FEW)  # includes one-time allocations, such as weights in another precision
     few, more = peak(_FEW), peak(_MORE)
     an_image = max((more - few) / (_MORE - _FEW), 1)
     fixed = max(first, few) - _FEW * an_image
     fitting = int((memory_gb * 2**30 - fixed) / an_image)
     if fitting < 1:
-        raise UserError(f"memory_gb: {memory_gb:g}, but sampling one image takes {(fixed + an_image) / 2**30:.2g} GiB")
+        needed = (fixed + an_image) / 2**30
+        raise UserError(f"memory_gb: expected at least {needed:.2g} GiB for one image, got {memory_gb:g}. Raise it.")
     count = min(limit, fitting)
-    if model.device.type == "cuda":  # whose libraries take other algorithms, and memory, for larger batches
+    if model.device.type == "cuda":  # CUDA libraries choose other algorithms, with other workspaces, for larger batches
         while count > 1 and (taken := peak(count)) > memory_gb * 2**30:
             count = max(1, min(count - 1, int(0.95 * count * memory_gb * 2**30 / taken)))
     return count
 
 
 def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that tensors made in a call take at once; on a GPU with what kernels need to work."""
+    """Measure the peak bytes of the tensors that a call allocates; on a GPU, including the workspaces of kernels."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -63,7 +64,7 @@ def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is not annotated
-    """Adds up the storages of all tensors that operations return, until they are freed."""
+    """Tracks the total storage of all tensors that operations return, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -81,7 +82,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
 
     def _see(self, storage: torch.UntypedStorage, known: set[int]) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._live or key in known:  # seen already, or a view of what was there before
+        if key in self._live or key in known:  # already counted, or a view of an input
             return
         self._live.add(key)
         self._now += size
@@ -93,8 +94,8 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self._now -= size
 
 
-class _EnoughError(Exception):
-    """Two calls were made."""
+class _TwoCallsDoneError(Exception):
+    """Ends a measured sampling after two network calls."""
 
 
 def _two_calls(model: GenerativeModel, sampler: Any, count: int) -> None:
@@ -104,7 +105,7 @@ def _two_calls(model: GenerativeModel, sampler: Any, count: int) -> None:
         nonlocal calls
         calls += 1
         if calls == 2:
-            raise _EnoughError
+            raise _TwoCallsDoneError
 
-    with suppress(_EnoughError):
+    with suppress(_TwoCallsDoneError):
         model.sample(sampler, range(count), 0, watch)

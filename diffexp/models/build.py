@@ -1,4 +1,4 @@
-"""The model that an experiment describes."""
+"""Build the model of an experiment."""
 
 import logging
 
@@ -16,10 +16,10 @@ from diffexp.rng import derive_seed
 
 
 def build_model(experiment: Experiment) -> GenerativeModel:
-    """The untrained model of an experiment, its weights drawn from the seed.
+    """Build the untrained model of an experiment, with weights drawn from its seed.
 
     Raises:
-        UserError: for a schedule that is invalid at its T.
+        UserError: if the schedule is invalid for its T.
     """
     data = experiment.data
     shape = (data.channels, data.image_size, data.image_size)
@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 
 
 def build_training_model(experiment: Experiment) -> GenerativeModel:
-    """The model of an experiment, prepared as its `training` section says.
+    """Build the model of an experiment with the options of its `training` section applied.
 
     Raises:
-        UserError: for a schedule that is invalid at its T, or a model that cannot be compiled or recorded.
+        UserError: if the schedule is invalid for its T, or the model does not support compilation or CUDA graphs.
     """
     model, settings = build_model(experiment), experiment.training
     if settings.compile:
@@ -51,38 +51,42 @@ def build_training_model(experiment: Experiment) -> GenerativeModel:
 
 
 def check_images(images: ImageSet, model: GenerativeModel) -> None:
-    """Check that a model was built for images of a set.
+    """Check that a model fits the images of a set.
 
     Raises:
-        UserError: if they have another shape, or other classes.
+        UserError: if the shape of the images or the number of classes differs.
     """
     if images.image_shape != model.image_shape:
-        raise UserError(f"data: the images are {images.image_shape}, but the config says {model.image_shape}")
+        raise UserError(f"data: expected images {model.image_shape}, as in the config, got {images.image_shape}.")
     there = None if images.class_names is None else len(images.class_names)
     if model.classes is not None and model.classes != there:
-        found = "has no labels" if there is None else f"has {there} classes"
-        raise UserError(f"model.classes: is {model.classes}, but the data {found}")
+        found = "null, because the data has no labels" if there is None else f"{there}, as in the data"
+        raise UserError(f"model.classes: expected {found}, got {model.classes}. Change it.")
 
 
 def build_schedule(schedule: ScheduleConfig, timesteps: int) -> Schedule:
-    """The schedule that a config describes; warns if it leaves much signal.
+    """Build the schedule of a config; warns if it leaves much signal in x_T.
+
+    Args:
+        schedule: the config.
+        timesteps: T, the number of timesteps.
 
     Raises:
-        UserError: if it is invalid at this T.
+        UserError: if the schedule is invalid for this T.
     """
     try:
         betas = SCHEDULES.build(schedule, timesteps)
         if not isinstance(betas, Tensor) or betas.shape != (timesteps,):
-            raise ValueError(f"must give a tensor of shape ({timesteps},)")
+            raise ValueError(f"expected a tensor of shape ({timesteps},).")
         wanted = schedule.zero_terminal_snr
         built = Schedule(with_zero_terminal_snr(betas) if wanted else betas, zero_terminal_snr=wanted)
     except ValueError as error:
         raise UserError(f"model.schedule: {schedule.name} at model.timesteps = {timesteps}: {error}") from error
     if built.terminal_signal > MUCH_SIGNAL:
         rescalable = getattr(schedule, "rescale", "") == "none" and built.betas.max() * 1000 / timesteps < 1
-        remedy = "; rescale: 1000/T keeps what T = 1000 has" if rescalable else ""
+        remedy = " Set rescale: 1000/T to keep the signal of T = 1000." if rescalable else ""
         log.warning(
-            "model.schedule: %s at T = %d leaves √ᾱ_T = %.3g of the signal in x_T, but sampling starts from none%s",
+            "model.schedule: expected √ᾱ_T near 0, got %s at T = %d with √ᾱ_T = %.3g. Sampling starts from N(0, I).%s",
             *(schedule.name, timesteps, built.terminal_signal, remedy),
         )
     return built

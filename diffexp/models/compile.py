@@ -1,4 +1,4 @@
-"""A network compiled by torch, that falls back to running as it is."""
+"""torch.compile for a network, with a fallback to eager execution."""
 
 import logging
 
@@ -11,15 +11,15 @@ Key = tuple[torch.Size, torch.dtype, torch.device]
 
 
 class Compiled:
-    """(x_t, t, …) → output, by torch.compile for the shape of its first call; other shapes run as they are.
+    """A network compiled by torch.compile for the input shape of its first call; calls with other shapes run eagerly.
 
-    Compiling takes half a minute to minutes, which every further shape would cost again: the last, smaller batch of a
-    sample is not worth it. Where it cannot be done (no C++ compiler, an operation it does not know), that is told once,
-    and the network runs uncompiled. The network's parameters, state and training mode stay its own.
+    Compilation takes half a minute to minutes for each shape, which the smaller last batch of a sample is not worth. If
+    compilation fails (no C++ compiler, an unsupported operation), diffexp warns once and the network runs eagerly. The
+    network keeps its parameters, buffers and training mode.
 
     Args:
-        network: (x_t (B, C, H, W), indices t (B,), maybe classes (B,)) → (B, C, H, W).
-        graphs: record CUDA graphs where the network is on a GPU: for calls without gradients, by the hundred.
+        network: (x_t (B, C, H, W), indices t (B,), optionally classes (B,)) → (B, C, H, W).
+        graphs: record CUDA graphs if the network is on a GPU; for many calls without gradients.
     """
 
     def __init__(self, network: nn.Module, *, graphs: bool = False) -> None:
@@ -30,7 +30,7 @@ class Compiled:
         self._failed = False
 
     def __call__(self, x: Tensor, *others: Tensor) -> Tensor:
-        """Apply the network."""
+        """Apply the network to x_t (B, C, H, W), t (B,) and optionally classes (B,)."""
         key = (x.shape, x.dtype, x.device)
         if self._failed or (self._key is not None and key != self._key):
             out: Tensor = self._network(x, *others)
@@ -40,14 +40,14 @@ class Compiled:
         self._key = key
         try:
             return self._call(x, *others)
-        except (RuntimeError, OSError) as error:  # what torch's compilers raise is of either kind
+        except (RuntimeError, OSError) as error:  # torch's compilers raise either
             self._failed = True
-            out = self._network(x, *others)  # if the network itself is wrong, this says so
+            out = self._network(x, *others)  # raises again if the network itself is at fault
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            log.warning("compile: torch cannot compile this network here (%s); it runs uncompiled", reason[0])
+            log.warning("compile: expected a network that torch can compile, got: %s. It runs uncompiled.", reason[0])
             return out
 
     def _call(self, x: Tensor, *others: Tensor) -> Tensor:
         out: Tensor = self._compiled(x, *others)
-        # the next run of a CUDA graph overwrites the last one's output
+        # the next replay of a CUDA graph overwrites this output
         return out.clone() if self._graphs and out.is_cuda else out

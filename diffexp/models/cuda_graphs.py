@@ -1,4 +1,4 @@
-"""A network whose calls replay CUDA graphs."""
+"""CUDA graphs for the calls of a network."""
 
 import logging
 from collections.abc import Iterator
@@ -24,18 +24,22 @@ class _Recording:
 
 
 class CUDAGraphs:
-    """(x_t, t, …) → output by replaying a CUDA graph: one launch for all kernels of a network call.
+    """A network that replays a CUDA graph: one launch for all kernels of a call.
 
-    A small batch keeps a GPU waiting for the launches of single kernels. The first call with new shapes or another
-    precision records; later ones replay. A replay reads the weights in place, so an update in place counts; once
-    they have moved, all recordings are released. Calls on a CPU, and calls that need gradients, run the network
-    itself; so do all calls after diffexp has failed to record one, which it warns about once.
+    With a small batch, a GPU otherwise waits for the launches of single kernels.
+
+    - The first call with new shapes or another precision records a graph; later calls replay it.
+    - A replay reads the weights in place and so sees in-place updates. If the weights move, all recordings are
+      released.
+    - Calls on a CPU, and calls that need gradients, run the network eagerly.
+    - If recording fails, diffexp warns once, and all later calls run eagerly.
 
     Args:
-        network: (x_t (B, C, H, W), indices t (B,), maybe classes (B,)) → (B, C, H, W); it must not wait for the GPU.
+        network: (x_t (B, C, H, W), indices t (B,), optionally classes (B,)) → (B, C, H, W). It must not synchronise
+            with the GPU.
 
     Attributes:
-        replays: how many calls replayed a graph.
+        replays: number of calls that replayed a graph.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -43,12 +47,12 @@ class CUDAGraphs:
         self._network = network
         self._weights = list(network.parameters())
         self._recordings: dict[Key, _Recording] = {}
-        self._pool: Any = None  # of memory, which all recordings share: each output is copied before the next replay
+        self._pool: Any = None  # memory shared by all recordings: each output is copied before the next replay
         self._addresses: Key = ()
         self._failed = False
 
     def __call__(self, x: Tensor, *others: Tensor) -> Tensor:
-        """Apply the network to inputs without gradients."""
+        """Apply the network to x_t (B, C, H, W), t (B,) and optionally classes (B,)."""
         if not x.is_cuda or torch.is_grad_enabled() or self._failed:
             out: Tensor = self._network(x, *others)
             return out
@@ -65,7 +69,10 @@ class CUDAGraphs:
             except RuntimeError as error:
                 self._failed = True
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
-                log.warning("cuda_graphs: expected a network that can be recorded, got: %s. It runs as it is.", reason)
+                log.warning(
+                    "cuda_graphs: expected a network that can be recorded, got: %s. It runs without CUDA graphs.",
+                    reason,
+                )
                 return self(x, *others)
         for static, given in zip(recording.inputs, inputs, strict=True):
             static.copy_(given)
@@ -79,7 +86,7 @@ class CUDAGraphs:
         self._pool = None
 
     def _key(self, inputs: tuple[Tensor, ...]) -> Key:
-        """What a recording holds for: shapes and types of the inputs, precision, and the network's mode."""
+        """Return the key of a recording: shapes, dtypes and devices of the inputs, precision, and training mode."""
         shapes = tuple((each.shape, each.dtype, each.device) for each in inputs)
         autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
         return shapes, autocast, self._network.training
@@ -87,7 +94,7 @@ class CUDAGraphs:
     def _record(self, inputs: tuple[Tensor, ...]) -> _Recording:
         static = tuple(each.clone() for each in inputs)
         device = static[0].device
-        # Autocast's cache would hand later calls tensors in the graph's memory.
+        # Autocast's cache would give later calls tensors in the graph's memory.
         precision = torch.autocast(
             "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
         )
@@ -95,14 +102,14 @@ class CUDAGraphs:
             side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(side):
-                self._network(*static)  # libraries choose their algorithms and get their workspaces first
-                with _no_waiting():  # an error here is harmless; one while recording leaves torch's generator in it
+                self._network(*static)  # warm-up: libraries choose algorithms and allocate workspaces
+                with _no_waiting():  # fails safely; a failed recording leaves torch's generator in capture mode
                     self._network(*static)
             torch.cuda.current_stream(device).wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            # Other threads, such as one that pins batches, may use the GPU meanwhile. A recording that fails would
-            # leave its stream as the current one.
+            # thread_local: other threads, such as the one that pins batches, may use the GPU during the recording.
+            # The outer stream context restores the current stream if the recording fails.
             here = torch.cuda.stream(torch.cuda.current_stream(device))
             with here, torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 output = self._network(*static)
@@ -111,7 +118,7 @@ class CUDAGraphs:
 
 @contextmanager
 def _no_waiting() -> Iterator[None]:
-    """Within this context an operation that waits for the GPU raises a RuntimeError."""
+    """Make operations that synchronise with the GPU raise a RuntimeError within this context."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -1,4 +1,4 @@
-"""A denoising diffusion model: network, schedule and loss as a LightningModule."""
+"""Denoising diffusion models: network, schedule, loss and samplers as a LightningModule (Ho et al. 2020)."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -42,24 +42,25 @@ _TIMESTEPS: dict[str, Callable[[int], TimestepSampler]] = {
     "stratified": StratifiedSampler,
     "importance": ImportanceSampler,
 }
-_SMALLEST = 1e-12  # an SNR, against a division by 0
+_SMALLEST = 1e-12  # floor of an SNR, to avoid division by 0
 
 
 class DiffusionModule(TrainingModule):
-    """Learns to predict, from x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε at random t, the target of its prediction.
+    """Learns to predict a target from x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε at random t.
 
-    What is minimised is an `Objective`; what is logged, its unweighted error.
+    Training minimises an `Objective` and logs the unweighted error of the prediction. The notation is that of
+    `diffexp.diffusion`.
 
     Args:
         image_shape: (C, H, W).
-        network: (x_t (B, C, H, W), indices t (B,)) → (B, C, H, W).
+        network: (x_t (B, C, H, W), indices t (B,)) → (B, C, H, W), or (B, 2C, H, W) if the loss is not "simple".
         schedule: the noise schedule.
         prediction: what the network predicts, one of `diffexp.diffusion.predictions.PREDICTIONS`.
-        loss: see `Objective`; with another than "simple", the network has twice the images' channels.
-        weights: of the simple loss by timestep, (T,); None is 1.
-        timesteps: how a step samples them; None is `UniformSampler`.
-        classes: of the images; then the network is a `LabelledNetwork`. None learns without labels.
-        class_dropout_prob: probability in training that an image counts as of no class.
+        loss: "simple", "hybrid" or "vlb", see `Objective`. "hybrid" and "vlb" learn the variance.
+        weights: weights of the simple loss by timestep, shape (T,); None is 1.
+        timesteps: sampler of the training timesteps; None is `UniformSampler`.
+        classes: number of classes K; the network is then a `LabelledNetwork`. None is an unconditional model.
+        class_dropout_prob: probability in training that an image has the null label, in [0, 1].
     """
 
     def __init__(
@@ -107,16 +108,16 @@ class DiffusionModule(TrainingModule):
         gradient_variance: object = None,
         **more: Any,
     ) -> Self:
-        """Build the module that a config describes, its weights drawn from torch's generator.
+        """Build the module of a config, with weights drawn from torch's default generator.
 
         Args:
-            image_shape: (C, H, W) of what the network gets.
-            more: further arguments of a derived class.
+            image_shape: (C, H, W) of the network's input.
+            more: further arguments of a subclass.
 
         The other arguments are the keys of `diffexp.config.schemas.models.diffusion.DiffusionConfig`.
 
         Raises:
-            UserError: if the schedule is invalid at this T.
+            UserError: if the schedule is invalid for its T.
         """
         built = build_schedule(schedule, timesteps)
         of_network = {} if loss == "simple" else {"out_channels": 2 * image_shape[0]}
@@ -139,22 +140,22 @@ class DiffusionModule(TrainingModule):
                 **more,
             )
         except ValueError as error:
-            raise UserError(f"model.prediction: {error}") from error
+            raise UserError(f"model: {error}") from error
 
     def compile_network(self, *, training: bool = False, sampling: bool = False) -> None:
-        """Have the network compiled at its next call; see `Compiled`."""
+        """Compile the network at its next call; see `Compiled`."""
         if training:
             self._compiled["training"] = Compiled(self.network)
         if sampling:
             self._compiled["sampling"] = Compiled(self.network, graphs=True)
 
     def use_cuda_graphs(self) -> None:
-        """See `GenerativeModel.use_cuda_graphs`; `graphs` holds them."""
+        """Replay CUDA graphs of the network in sampling; `graphs` holds them."""
         self.graphs = CUDAGraphs(self.network)
 
     @contextmanager
     def in_bfloat16(self) -> Iterator[None]:
-        """See `GenerativeModel.in_bfloat16`; steps of samplers stay in float32, as do the network's buffers."""
+        """Sample with bfloat16 weights within this context; sampling steps and the network's buffers stay float32."""
         parameters = list(self.network.parameters())
         full = [parameter.data for parameter in parameters]
         for parameter in parameters:
@@ -168,26 +169,26 @@ class DiffusionModule(TrainingModule):
     # --- training
 
     def loss(self, x0: Tensor, noise: TrainingNoise) -> tuple[Tensor, Tensor]:
-        """(the prediction's error of each image, what is minimised of it), both (B,); see `Objective.losses`."""
+        """Compute (error of the prediction, loss to minimise) of images x_0, both (B,); see `Objective.losses`."""
         network: Any = self._compiled.get("training", self.network)
         if noise.labels is not None:
             network = labelled(network, noise.labels)
         return self.objective.losses(network, x0, noise.noise, noise.t, noise.other)
 
     def per_sample_loss(self, batch: Batch) -> PerSampleLoss:
-        """Compute the objective of each image at a timestep of its own; the prediction's error is logged."""
+        """Compute the objective of each image at its sampled timestep; the error of the prediction is logged."""
         noise = self.sample_training_noise(batch.images, batch.labels)
         error, minimized = self.loss(batch.images, noise)
         return PerSampleLoss(minimized, {"loss": error}, noise.t, noise.weights)
 
     def after_loss(self, loss: PerSampleLoss) -> None:
-        """Have the importance sampler learn from the losses of all parts of a step."""
+        """Update the importance sampler with the losses of the step."""
         if isinstance(self.timesteps, ImportanceSampler):
             assert loss.t is not None
             self._learn(self.timesteps, loss.t, loss.minimized.detach())
 
     def sample_training_noise(self, images: Tensor, labels: Tensor | None = None) -> TrainingNoise:
-        """Sample what this step draws for the images (B, C, H, W) of this process and their labels (B,)."""
+        """Sample t, ε and dropped labels of this step for this process's images (B, C, H, W) and labels (B,)."""
         size, shape = len(images), images.shape[1:]
         twice = self.training_noise.second_noise
         other = self.draw(size, shape, "second noise").normals if twice else None
@@ -195,7 +196,7 @@ class DiffusionModule(TrainingModule):
         return self.training_noise.sample(self.draw(size, shape), other, labels, self.parts * size, seed)
 
     def _learn(self, timesteps: ImportanceSampler, t: Tensor, losses: Tensor) -> None:
-        """At the end of a step, remember the losses of all its parts, in the order of its images."""
+        """At the end of a step, add the losses of all its parts to the sampler, in the order of the images."""
         self._seen.append(torch.stack([t.double(), losses.double()]))
         if self.ends_step:
             gathered = self.trainer.strategy.all_gather(torch.stack(self._seen, dim=1))  # (2, accumulated, B) of each
@@ -205,19 +206,19 @@ class DiffusionModule(TrainingModule):
             self._seen.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep p_t too."""
+        """Save also the state of the importance sampler, which gives p_t."""
         super().on_save_checkpoint(checkpoint)
         if isinstance(self.timesteps, ImportanceSampler):
             checkpoint["timesteps"] = self.timesteps.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it up."""
+        """Restore also the state of the importance sampler."""
         super().on_load_checkpoint(checkpoint)
         if isinstance(self.timesteps, ImportanceSampler):
             self.timesteps.load(checkpoint["timesteps"])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Give the memory of recorded samplings back to training."""
+        """Release the memory of the CUDA graphs that sampling recorded."""
         if self.graphs is not None:
             self.graphs.release()
 
@@ -227,7 +228,13 @@ class DiffusionModule(TrainingModule):
     def trajectory(
         self, sampler: DiffusionSamplerConfig, noise: PerSampleNoise, on_call: Callable[[], object] | None = None
     ) -> Iterator[SamplerState]:
-        """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.base`."""
+        """Sample step by step, yielding every intermediate state; see `diffexp.diffusion.samplers.base.Sampler`.
+
+        Args:
+            sampler: config of the sampler.
+            noise: gives x_T and the z of each step.
+            on_call: called after every network call.
+        """
         schedule, path = self.schedule, self._path(sampler)
         self._warn_of_the_start(sampler, path[0][0])
         network: Any = self._compiled.get("sampling") or self.graphs or self.network
@@ -245,7 +252,11 @@ class DiffusionModule(TrainingModule):
         yield from SAMPLERS.build(sampler).trajectory(denoiser, schedule, path, noise.draw(), noise.draw)
 
     def _path(self, sampler: DiffusionSamplerConfig) -> Path:
-        """The timesteps to visit, up to T-1, or up to nearly no signal where errors count 1/√ᾱ times."""
+        """Return the path of a sampler, which starts at T-1.
+
+        With the default spacing, a sampler that multiplies the network's errors by 1/√ᾱ starts where √ᾱ falls to
+        `MUCH_SIGNAL`.
+        """
         alphas = self.schedule.alphas_cumprod.tolist()
         if sampler.spacing == DEFAULT_SPACING and sampler.steps is not None and self._multiplies_errors(sampler):
             noise_alone = next((t for t, each in enumerate(alphas) if each**0.5 <= MUCH_SIGNAL), len(alphas) - 1)
@@ -253,26 +264,26 @@ class DiffusionModule(TrainingModule):
         return timestep_path(len(alphas), sampler.steps, sampler.spacing, alphas)
 
     def _multiplies_errors(self, sampler: DiffusionSamplerConfig) -> bool:
-        """Whether the first step of a path multiplies an error of the network by 1/√ᾱ."""
+        """Return whether the first step of a path multiplies the network's error by 1/√ᾱ."""
         unbounded = self.prediction.divides and not sampler.clip_sample
         return self.schedule.terminal_signal > 0 and (unbounded or sampler.integrates_over_noise_to_signal)
 
     def _warn_of_the_start(self, sampler: DiffusionSamplerConfig, start: int) -> None:
-        """Warn once for each sampler whose path starts with too much signal, or with too little for it."""
+        """Warn once for each sampler whose path starts with too much signal, or with too little for that sampler."""
         signal, label = self.schedule.alpha_bar(start) ** 0.5, self.label(sampler)
         if signal > MUCH_SIGNAL:
-            wanted = f"√ᾱ ≤ {MUCH_SIGNAL:g} where the path starts, as x_T is pure noise"
+            wanted = f"√ᾱ ≤ {MUCH_SIGNAL:g} where the path starts, because x_T is pure noise"
             at_the_end = start == self.schedule.timesteps - 1
             way_out = "a schedule that leaves less signal in x_T" if at_the_end else "spacing: arctan or trailing"
         elif signal < LITTLE_SIGNAL and self._multiplies_errors(sampler):
-            wanted = f"√ᾱ ≥ {LITTLE_SIGNAL:g} where the path starts, as it multiplies errors of the network by 1/√ᾱ"
+            wanted = f"√ᾱ ≥ {LITTLE_SIGNAL:g} where the path starts, because 1/√ᾱ multiplies the network's errors"
             way_out = "spacing: arctan and fewer than T steps"
         else:
             return
         if label not in self._warned_of:
             self._warned_of.add(label)
             log.warning(
-                "sampler %s: expected %s, got √ᾱ = %.3g at t = %d. Use %s", label, wanted, signal, start, way_out
+                "sampler %s: expected %s, got √ᾱ = %.3g at t = %d. Use %s.", label, wanted, signal, start, way_out
             )
 
     def _of_classes(
@@ -283,7 +294,7 @@ class DiffusionModule(TrainingModule):
         path: Path,
         indices: Sequence[int],
     ) -> Denoiser:
-        """The denoiser for the classes of these images, guided as the sampler says."""
+        """Return the denoiser for the classes of these images, with the sampler's guidance."""
         if sampler.guidance_scale != 1:
             self._require_no_class(f"guidance_scale: expected 1, got {sampler.guidance_scale:g}")
         wanted = [index % classes if sampler.class_label is None else sampler.class_label for index in indices]
@@ -296,13 +307,13 @@ class DiffusionModule(TrainingModule):
         return guided(of_class, of_none, sampler.guidance_scale, active.__contains__)
 
     def _require_no_class(self, problem: str) -> None:
-        """Refuse what asks the network for no class where no step of the training does.
+        """Check that training includes the null label.
 
         Raises:
-            UserError: that begins with the problem.
+            UserError: if class_dropout_prob is 0; the message begins with `problem`.
         """
         if self.training_noise.class_dropout_prob == 0:
-            raise UserError(f"{problem}: class_dropout_prob is 0, so that no step trains the network without a class")
+            raise UserError(f"{problem}: class_dropout_prob is 0, so the null label was not trained.")
 
     def sample(
         self,
@@ -321,12 +332,15 @@ class DiffusionModule(TrainingModule):
     def estimate_bits(
         self, images: Tensor, noise: NoiseOfShape, wanted: LikelihoodConfig, on_call: OnCall | None
     ) -> dict[str, Tensor]:
-        """By the variational bound and by the probability-flow ODE, without labels; see `GenerativeModel`."""
+        """Estimate by the variational bound ("bound") and the probability-flow ODE ("ode"), with the null label.
+
+        See `GenerativeModel.bits_per_dim`.
+        """
         wanted = self.resolved_likelihood(wanted)
         self.network.eval()
         network: Any = self.network if on_call is None else _telling(self.network, on_call)
         if self.classes is not None:
-            self._require_no_class("bits per dimension: expected a model that also learns without classes")
+            self._require_no_class("bits per dimension: expected a model trained with the null label too")
             network = labelled(network, torch.full((len(images),), self.classes, device=self.device))
         schedule, prediction, x0 = self.schedule, self.prediction, to_float(images)
         drawn = noise(self.x_shape)
@@ -346,7 +360,7 @@ class DiffusionModule(TrainingModule):
         return found
 
     def resolved_likelihood(self, wanted: LikelihoodConfig) -> LikelihoodConfig:
-        """At most T terms and levels; without a variance, the learned one, else that of `DDPMConfig`."""
+        """Limit terms and levels to T, and fill in the variance: the learned one, otherwise that of `DDPMConfig`."""
         timesteps, learned = self.schedule.timesteps, self.prediction.learned_variance
         usual = DDPMConfig().variance
         assert usual != "none"
@@ -358,7 +372,7 @@ class DiffusionModule(TrainingModule):
         )
 
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
-        """One a term of the bound, and two for each step of the ODE."""
+        """Return one call for each term of the bound, and two for each step of the ODE."""
         wanted = self.resolved_likelihood(wanted)
         assert wanted.terms is not None
         calls = {"bound": wanted.terms}
@@ -367,21 +381,21 @@ class DiffusionModule(TrainingModule):
         return calls
 
     def network_calls(self, sampler: DiffusionSamplerConfig) -> int:
-        """One a step, of most samplers."""
+        """Return the network calls of the sampler: one a step, for most samplers."""
         return sampler.network_calls(self.schedule.timesteps)
 
     def label(self, sampler: DiffusionSamplerConfig) -> str:
-        """The sampler's name, steps and keys."""
+        """Return the sampler's name, steps and keys, such as "ddim-50-eta0"."""
         return sampler.label(sampler.steps or self.schedule.timesteps)
 
 
 def _in_bfloat16(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The network for images x_t of any type, given to it in bfloat16."""
+    """Wrap a network so that it receives x_t in bfloat16."""
     return lambda x, *others: network(x.bfloat16(), *others)
 
 
 def _telling(network: Callable[..., Tensor], on_call: Callable[[], object]) -> Callable[..., Tensor]:
-    """The network that tells after every call."""
+    """Wrap a network so that it calls `on_call` after every call."""
 
     def call(*inputs: Tensor) -> Tensor:
         output = network(*inputs)

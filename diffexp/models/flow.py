@@ -1,4 +1,4 @@
-"""A normalizing flow: invertible, with a known log-determinant (Dinh et al. 2017; Kingma & Dhariwal 2018)."""
+"""Normalizing flows: invertible networks with a known log-determinant (Dinh et al. 2017; Kingma & Dhariwal 2018)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,16 +18,19 @@ from diffexp.models.training_module import TrainingModule
 from diffexp.rng import PerSampleNoise
 
 _LEVELS = 256
-_MARGIN = 0.05  # the logit's argument is kept this far from 0 and 1, as RealNVP's
-_LOG_SCALE = 2.0  # the largest |log s| of a coupling
+_MARGIN = 0.05  # distance of the logit's argument from 0 and 1, as in RealNVP
+_LOG_SCALE = 2.0  # limit of |log s| in a coupling
 
 
 class FlowStep(nn.Module):
-    """y = W (a ⊙ x + b), then an affine coupling: y_2 ← s(y_1) ⊙ (y_2 + t(y_1)).
+    """One step of flow: channelwise affine map, 1×1 convolution, affine coupling (Kingma & Dhariwal 2018)::
+
+        y = W (a ⊙ x + b)
+        y_2 ← s(y_1) ⊙ (y_2 + t(y_1))
 
     Args:
-        channels: of x; even.
-        width: of the network that gives s and t.
+        channels: channels of x; even.
+        width: channels of the network that gives s and t.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -38,13 +41,13 @@ class FlowStep(nn.Module):
         last = nn.Conv2d(width, channels, 3, padding=1)
         nn.init.zeros_(last.weight)
         assert last.bias is not None
-        nn.init.zeros_(last.bias)  # the coupling starts as the identity
+        nn.init.zeros_(last.bias)  # the coupling is initialised as the identity
         self.network = nn.Sequential(
             nn.Conv2d(channels // 2, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 1), nn.SiLU(), last
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(y, log |det ∂y/∂x| of each image (B,)); x is (B, channels, H, W)."""
+        """Map x (B, channels, H, W) to (y, `log |det ∂y/∂x|` of each image (B,))."""
         pixels = x.shape[2] * x.shape[3]
         x = F.conv2d(self.log_a.exp() * x + self.b, self.weight[:, :, None, None])
         fixed, moved = x.chunk(2, dim=1)
@@ -54,7 +57,7 @@ class FlowStep(nn.Module):
         return x, shared + log_s.flatten(1).sum(1)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """x of y."""
+        """Map y to x, both (B, channels, H, W)."""
         fixed, moved = y.chunk(2, dim=1)
         log_s, t = self._coupling(fixed)
         x = torch.cat([fixed, moved * (-log_s).exp() - t], dim=1)
@@ -67,21 +70,23 @@ class FlowStep(nn.Module):
 
 
 class Flow(nn.Module):
-    """x (B, C, H, W) ↔ z of as many numbers: at each level squeeze (C → 4 C, half the height), steps, and half of the
-    channels leave as z.
+    """A multi-scale flow: x (B, C, H, W) ↔ z (B, C·H·W).
+
+    Each level squeezes (C → 4C, half the height and width) and applies the steps. It then splits half of the channels
+    off as z; the last level splits off all.
 
     Args:
         image_shape: (C, H, W).
-        levels: of them.
-        steps: of each level.
-        width: of the couplings' networks.
+        levels: number of levels.
+        steps: steps of each level.
+        width: channels of the couplings' networks.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], levels: int, steps: int, width: int) -> None:
         super().__init__()
         channels, height, breadth = image_shape
         self.levels = nn.ModuleList()
-        self.shapes: list[tuple[int, int, int]] = []  # of what leaves at each level
+        self.shapes: list[tuple[int, int, int]] = []  # of the z split off at each level
         for level in range(levels):
             channels, height, breadth = 4 * channels, height // 2, breadth // 2
             self.levels.append(nn.ModuleList(FlowStep(channels, width) for _ in range(steps)))
@@ -89,7 +94,7 @@ class Flow(nn.Module):
             self.shapes.append((channels, height, breadth))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(z (B, C·H·W), log |det ∂z/∂x| of each image (B,))."""
+        """Map x to (z (B, C·H·W), `log |det ∂z/∂x|` of each image (B,))."""
         left, log_det = [], x.new_zeros(len(x))
         for level, (channels, _, _) in zip(self.levels, self.shapes, strict=True):
             assert isinstance(level, nn.ModuleList)
@@ -102,7 +107,7 @@ class Flow(nn.Module):
         return torch.cat(left, dim=1), log_det
 
     def inverse(self, z: Tensor) -> Tensor:
-        """x of z."""
+        """Map z (B, C·H·W) to x (B, C, H, W)."""
         x = z.new_empty(0)
         parts = torch.split(z, [math.prod(shape) for shape in self.shapes], dim=1)
         for level, shape, part in zip(reversed(self.levels), self.shapes[::-1], parts[::-1], strict=True):
@@ -117,14 +122,17 @@ class Flow(nn.Module):
 
 
 class FlowModule(TrainingModule):
-    """log p(x) = log N(f(x); 0, I) + log |det ∂f/∂x|, of images whose levels are spread evenly over their width.
+    """Learns log p(x) = log N(f(x); 0, I) + `log |det ∂f/∂x|` of uniformly dequantised images.
 
-    p(level) = ∫ p(level + u) du ≥ exp E_u log p(level + u) (Theis et al. 2016): what is minimised bounds the bits per
-    dimension of the levels from above. Computes in float32 whatever the training's precision, to stay invertible.
+    By Jensen's inequality, the loss is an upper bound on the bits per dimension of the levels (Theis et al. 2016)::
+
+        p(level) = ∫ p(level + u) du ≥ exp E_u log p(level + u),      u ~ U[0, 1)
+
+    The flow computes in float32 in any training precision, to stay invertible.
 
     Args:
         image_shape: (C, H, W).
-        flow: f.
+        flow: the flow f.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], flow: Flow) -> None:
@@ -133,15 +141,18 @@ class FlowModule(TrainingModule):
 
     @classmethod
     def from_config(cls, image_shape: tuple[int, int, int], *, levels: int, steps_per_level: int, width: int) -> Self:
-        """Build the module that a config describes, its weights drawn from torch's generator."""
+        """Build the module of a config, with weights drawn from torch's default generator."""
         return cls(image_shape, Flow(image_shape, levels, steps_per_level, width))
 
     def bits(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """-log2 p of level + u per dimension, (B,).
+        """Compute -log₂ p(level + u) per dimension.
 
         Args:
-            images: (B, C, H, W) in [-1, 1].
-            uniform: u in [0, 1), of that shape.
+            images: (B, C, H, W) in [-1, 1], on 256 levels.
+            uniform: u in [0, 1), same shape.
+
+        Returns:
+            Bits per dimension, shape (B,).
         """
         with torch.autocast(images.device.type, enabled=False):
             share = ((images + 1) * 127.5 + uniform) / _LEVELS  # in [0, 1)
@@ -154,7 +165,7 @@ class FlowModule(TrainingModule):
         return bits
 
     def per_sample_loss(self, batch: Batch) -> PerSampleLoss:
-        """Compute bits per dimension of the dequantised images."""
+        """Compute the bits per dimension of the dequantised images."""
         uniform = torch.special.ndtr(self.draw(len(batch.images), self.image_shape).normals)
         bits = self.bits(batch.images, uniform)
         return PerSampleLoss(bits, {"loss": bits})
@@ -162,7 +173,7 @@ class FlowModule(TrainingModule):
     def sample(
         self, sampler: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
-        """f⁻¹(z) of z from the prior, cut to a level; see `GenerativeModel.sample`."""
+        """Return f⁻¹(z) with z from the prior, rounded down to a level; see `GenerativeModel.sample`."""
         noise = PerSampleNoise(seed, indices, self.image_shape, self.device)
         with self.as_trained(), torch.autocast(self.device.type, enabled=False):
             inside = self.flow.inverse(sampler.temperature * noise.draw().flatten(1)).sigmoid()
@@ -175,7 +186,7 @@ class FlowModule(TrainingModule):
     def estimate_bits(
         self, images: Tensor, noise: NoiseOfShape, wanted: LikelihoodConfig, on_call: OnCall | None
     ) -> dict[str, Tensor]:
-        """From one draw of u; see `GenerativeModel.bits_per_dim`."""
+        """Estimate the bits per dimension from one draw of u; see `GenerativeModel.bits_per_dim`."""
         with self.as_trained():
             bits = self.bits(to_float(images), torch.special.ndtr(noise(self.image_shape).draw()))
         if on_call is not None:
@@ -183,5 +194,5 @@ class FlowModule(TrainingModule):
         return {"dequantised": bits}
 
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
-        """Return one call for the only estimate."""
+        """Return 1 for the only estimate, "dequantised"."""
         return {"dequantised": 1}

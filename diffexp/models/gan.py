@@ -1,4 +1,4 @@
-"""A generative adversarial network (Goodfellow et al. 2014)."""
+"""Generative adversarial networks (Goodfellow et al. 2014)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ GanLoss = Literal["non_saturating", "hinge"]
 
 
 class Generator(nn.Module):
-    """z (B, latent_dim) → images (B, C, H, W) in (-1, 1).
+    """A generator: z (B, latent_dim) → images (B, C, H, W) in (-1, 1).
 
     Args:
         image_shape: (C, H, W).
-        latent_dim: of z.
-        widths: of the levels, see `diffexp.networks.conv.up`.
+        latent_dim: dimension of z.
+        widths: channels of the levels, see `diffexp.networks.conv.up`.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, widths: Sequence[int]) -> None:
@@ -37,17 +37,19 @@ class Generator(nn.Module):
         self.up = up(channels, widths, norm=True)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Make images."""
+        """Map z (B, latent_dim) to images (B, C, H, W)."""
         images: Tensor = self.up(self.enter(z).unflatten(1, self.grid)).tanh()
         return images
 
 
 class Discriminator(nn.Module):
-    """Images (B, C, H, W) → how real they look, (B,): the logit of being real.
+    """A discriminator: images (B, C, H, W) → logits of being real (B,).
+
+    It has no normalisation, which R1 does not need.
 
     Args:
         image_shape: (C, H, W).
-        widths: of the levels, see `diffexp.networks.conv.down`; without normalisation, which R1 does without.
+        widths: channels of the levels, see `diffexp.networks.conv.down`.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], widths: Sequence[int]) -> None:
@@ -58,29 +60,32 @@ class Discriminator(nn.Module):
         self.leave = nn.Linear(widths[-1] * (height // factor) * (width // factor), 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Judge images."""
+        """Map images (B, C, H, W) to logits (B,)."""
         logits: Tensor = self.leave(self.down(images).flatten(1))[:, 0]
         return logits
 
 
 class GANModule(TrainingModule):
-    """Both networks take each step at once, by one loss of which each gets the gradient of its own part (simultaneous
-    gradient descent, which R1 makes converge: Mescheder et al. 2018):
+    """Trains both networks in each step, by simultaneous gradient descent with the R1 penalty (Mescheder et al. 2018).
 
-        generator      -log D(G(z))                     or, hinge, -d(G(z))
-        discriminator  -log D(x) - log (1 - D(G(z)))    or, hinge, max(0, 1 - d(x)) + max(0, 1 + d(G(z)))
+    With the logit d, D = sigmoid(d), and z ~ N(0, I), the losses are::
+
+        generator      -log D(G(z))                     hinge: -d(G(z))
+        discriminator  -log D(x) - log(1 - D(G(z)))     hinge: max(0, 1 - d(x)) + max(0, 1 + d(G(z)))
                        + γ/2 ‖∇_x d(x)‖²
 
-    with D = sigmoid(d). So a step is a step as of every other family: counted, averaged, clipped, resumed.
+    R1, the last term, makes simultaneous gradient descent converge. The sum of the losses is minimised, and each
+    network receives the gradient of its own loss only. A step is thus counted, averaged, clipped and resumed as in
+    other families.
 
     Args:
         image_shape: (C, H, W).
         generator: (B, latent_dim) → (B, C, H, W).
-        discriminator: (B, C, H, W) → (B,), the logit d.
-        latent_dim: of z.
-        loss: non_saturating or hinge.
-        r1: γ.
-        discriminator_lr: its learning rate as a multiple of the generator's.
+        discriminator: (B, C, H, W) → d, (B,).
+        latent_dim: dimension of z.
+        loss: "non_saturating" or "hinge".
+        r1: γ; 0 disables the penalty.
+        discriminator_lr: learning rate of the discriminator, as a multiple of the generator's.
     """
 
     def __init__(
@@ -113,13 +118,13 @@ class GANModule(TrainingModule):
         r1: float,
         discriminator_lr: float,
     ) -> Self:
-        """Build the module that a config describes, its weights drawn from torch's generator."""
+        """Build the module of a config, with weights drawn from torch's default generator."""
         generator = Generator(image_shape, latent_dim, widths)
         discriminator = Discriminator(image_shape, discriminator_widths)
         return cls(image_shape, generator, discriminator, latent_dim, loss, r1, discriminator_lr)
 
     def learned(self) -> list[dict[str, Any]]:
-        """The generator's parameters, and the discriminator's with a learning rate of their own."""
+        """Return one parameter group for the generator, and one for the discriminator with its own learning rate."""
         generator, discriminator = list(self.generator.parameters()), list(self.discriminator.parameters())
         return [{"params": generator}, {"params": discriminator, "lr": self.optim.lr * self.discriminator_lr}]
 
@@ -146,7 +151,7 @@ class GANModule(TrainingModule):
     def sample(
         self, sampler: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
-        """G(z) of z from the prior; see `GenerativeModel.sample`."""
+        """Return G(z) with z from the prior; see `GenerativeModel.sample`."""
         noise = PerSampleNoise(seed, indices, (self.latent_dim,), self.device)
         with self.as_trained():
             images: Tensor = self.generator(sampler.temperature * noise.draw()).float()

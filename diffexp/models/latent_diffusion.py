@@ -1,4 +1,4 @@
-"""Diffusion in the latent space of a variational autoencoder (Rombach et al. 2022)."""
+"""Latent diffusion: diffusion in the latent space of a variational autoencoder (Rombach et al. 2022)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,16 +19,16 @@ from diffexp.models.vae import VAEModule
 
 
 class LatentDiffusionModule(DiffusionModule):
-    """Learns z/s, z from the encoder of x, as `DiffusionModule` learns images; samples are decoded.
+    """Trains `DiffusionModule` on z/s, where z is the encoder's latent of an image, and decodes its samples.
 
-    s is the standard deviation of the first batch's latents (section G of the paper), so that z/s is of the size that
-    noise schedules are made for. The autoencoder does not learn.
+    s is the standard deviation of the first batch's latents, so that z/s has unit variance, as noise schedules assume
+    (Rombach et al. 2022, section G). The autoencoder is frozen.
 
     Args:
-        diffusion: what `DiffusionModule` takes, for the latents.
+        diffusion: arguments of `DiffusionModule`, for the latents.
         images: (C, H, W) of the images.
-        autoencoder: a trained one.
-        more: what else `DiffusionModule` takes.
+        autoencoder: a trained autoencoder.
+        more: further arguments of `DiffusionModule`.
     """
 
     def __init__(self, *diffusion: Any, images: tuple[int, int, int], autoencoder: VAEModule, **more: Any) -> None:
@@ -39,39 +39,44 @@ class LatentDiffusionModule(DiffusionModule):
         self.register_buffer("latent_std", torch.zeros(()))
 
     @classmethod
-    def from_config(  # type: ignore[override]  # of other keys
+    def from_config(  # type: ignore[override]  # has other keys
         cls, image_shape: tuple[int, int, int], *, autoencoder: str, vae: VAEConfig, **of_latents: Any
     ) -> Self:
-        """Build the module that a config describes; training takes the autoencoder's weights from `autoencoder`.
+        """Build the module of a config; training loads the autoencoder's weights from `autoencoder`.
 
         Args:
             image_shape: (C, H, W) of the images.
-            autoencoder: the run, checkpoint or exported file of a trained one.
+            autoencoder: run, checkpoint or exported file of a trained autoencoder.
             vae: keys of its model.
-            of_latents: what `DiffusionModule.from_config` takes.
+            of_latents: arguments of `DiffusionModule.from_config`.
 
         Raises:
-            UserError: if the schedule is invalid at this T.
+            UserError: if the schedule is invalid for its T.
         """
         first = MODELS.build(vae, image_shape)
         assert isinstance(first, VAEModule)
         return super().from_config(first.latent_shape, images=image_shape, autoencoder=first, **of_latents)
 
     def encode(self, images: Tensor, noise: Tensor) -> Tensor:
-        """z of images (B, C, H, W) in [-1, 1], drawn from the encoder's distribution with `noise` of z's shape."""
+        """Sample z = μ(x) + σ(x) ε from the encoder's distribution.
+
+        Args:
+            images: x in [-1, 1], shape (B, C, H, W).
+            noise: ε, with the shape of z.
+        """
         with torch.no_grad():
             mean, log_std = self.autoencoder.encode(images)
             return mean + log_std.exp() * noise
 
     def per_sample_loss(self, batch: Batch) -> PerSampleLoss:
-        """Compute those of the latents."""
+        """Compute the loss of the latents; see `DiffusionModule.per_sample_loss`."""
         z = self.encode(batch.images, self.draw(len(batch.images), self.x_shape, "latents").normals)
         if self.trainer.global_step == 0 and not self.latent_std:
             self._begin(batch.images, z)
         return super().per_sample_loss(replace(batch, images=z / self.latent_std))
 
     def _begin(self, images: Tensor, z: Tensor) -> None:
-        """Take s from the first batch, and log what the autoencoder loses."""
+        """Set s from the first batch, and log the autoencoder's reconstruction error (RMSE)."""
         reduce = self.trainer.strategy.reduce
         variance = reduce(z.var(), reduce_op="mean")
         lost = reduce((self.autoencoder.decode(z).clamp(-1, 1) - images).square().mean(), reduce_op="mean")
@@ -88,7 +93,7 @@ class LatentDiffusionModule(DiffusionModule):
         seed: int,
         on_call: Callable[[], object] | None = None,
     ) -> Tensor:
-        """Latents, drawn as `DiffusionModule` draws images, decoded."""
+        """Draw latents as `DiffusionModule` draws images, and decode them."""
         z = super().sample(sampler, indices, seed, on_call)
         with self.as_trained():
             return self.autoencoder.decode(z * self.latent_std)
@@ -96,9 +101,9 @@ class LatentDiffusionModule(DiffusionModule):
     def estimate_bits(
         self, images: Tensor, noise: NoiseOfShape, wanted: LikelihoodConfig, on_call: OnCall | None
     ) -> dict[str, Tensor]:
-        """It has none: that of latents says nothing of images."""
+        """Raise a UserError: the likelihood of latents is not that of images."""
         return GenerativeModel.estimate_bits(self, images, noise, wanted, on_call)
 
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
-        """Return no estimate: there is no likelihood."""
+        """Return {}: there is no likelihood."""
         return {}

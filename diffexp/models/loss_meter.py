@@ -1,4 +1,4 @@
-"""Training losses between two logged points."""
+"""Running means of training losses between two logged points."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ QUARTERS = 4
 
 @dataclass(frozen=True)
 class PerSampleLoss:
-    """What a training step computes of each of B images.
+    """The losses of B images in a training step.
 
     Attributes:
-        minimized: what the step minimises the mean of, (B,).
-        logged: by name, what is logged the mean of, (B,) each.
-        t: timesteps (B,), of models that have such.
-        weights: what each image counts in both means, (B,); None is 1.
+        minimized: the loss whose mean the step minimises, (B,).
+        logged: by name, the values whose means are logged, (B,) each.
+        t: timestep indices (B,), for models with timesteps.
+        weights: weight of each image in both means, (B,); None is 1.
     """
 
     minimized: Tensor
@@ -28,12 +28,13 @@ class PerSampleLoss:
 
 
 class LossMeter:
-    """Sums several losses on the device, without waiting for it, until their means are asked for.
+    """Sums losses on the device; only reading their means synchronises with it.
 
-    Not a module with a buffer: before every step DDP would replace each process's sums by the first one's.
+    It is not a module with a buffer, because DDP would overwrite each process's buffers with rank 0's before every
+    step.
 
     Args:
-        names: of the losses, as they are logged.
+        names: names of the losses, as logged.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -41,29 +42,31 @@ class LossMeter:
         self.sums = torch.zeros(2, len(names))
 
     def update(self, loss: PerSampleLoss) -> None:
-        """Add what a step computed."""
+        """Add the losses of a step."""
         losses = torch.stack([loss.logged[name].detach() for name in self.names], dim=1)
         self.add(losses, None if loss.weights is None else loss.weights[:, None].expand_as(losses))
 
     def add(self, losses: Tensor, weights: Tensor | None = None) -> None:
-        """Add the losses (B, names) of images; none if one is not finite, because that step is left out.
+        """Add losses, or none of them if any is not finite, because that step is skipped.
 
-        `weights`, of that shape, are what each counts.
+        Args:
+            losses: (B, names).
+            weights: their weights, same shape; None is 1.
         """
         finite = losses.isfinite().all()
         counted = (torch.ones_like(losses) if weights is None else weights) * finite
-        losses = losses.masked_fill(~finite, 0)  # not torch.where, which copies a number to the GPU and waits
+        losses = losses.masked_fill(~finite, 0)  # not torch.where, which copies a scalar to the GPU and synchronises
         self.sums = self.sums.to(losses.device)
-        # not index_add_: on a GPU its order, and so its rounding, varies from run to run
+        # not index_add_: on a GPU its summation order, and so its rounding, varies between runs
         self.sums += torch.stack([(counted * losses).sum(0), counted.sum(0)])
 
     def means(self, strategy: Strategy) -> dict[str, float]:
-        """By name, over all processes; just those that were added."""
+        """Return the means over all processes by name, omitting losses without samples."""
         sums, counts = self.totals(strategy)
         return {name: total / count for name, total, count in zip(self.names, sums, counts, strict=True) if count}
 
     def totals(self, strategy: Strategy) -> tuple[list[float], list[float]]:
-        """(sums, counts) over all processes."""
+        """Return (sums, sums of weights) over all processes, one number for each name."""
         sums, counts = torch.tensor(self.state(strategy), dtype=torch.float64).sum(0).tolist()
         return sums, counts
 
@@ -72,14 +75,18 @@ class LossMeter:
         self.sums.zero_()
 
     def state(self, strategy: Strategy) -> list[list[list[float]]]:
-        """[sums, counts] by name, of each process. Every process must call it."""
+        """Gather [sums, sums of weights] by name from each process. Every process must call it."""
         gathered = strategy.all_gather(self.sums.to(strategy.root_device, copy=True))
         assert isinstance(gathered, Tensor)
         values: list[list[list[float]]] = gathered.reshape(-1, *self.sums.shape).tolist()
         return values
 
     def load(self, state: list[list[list[float]]], rank: int, world_size: int) -> None:
-        """Take up a state: each process its own, so that sums round alike; the first all, if their number differs."""
+        """Restore a gathered state.
+
+        Each process restores its own sums, so that rounding is unchanged. If the number of processes differs, rank 0
+        restores the total.
+        """
         self.reset()
         if len(state) == world_size:
             self.sums = torch.tensor(state[rank])
@@ -88,10 +95,10 @@ class LossMeter:
 
 
 class LossByTimestep(LossMeter):
-    """The loss of a diffusion model: overall and by quarter of the timesteps.
+    """The loss of a diffusion model, overall and by quarter of the timesteps.
 
     Args:
-        timesteps: T. Quarter 1 holds the least noisy timesteps, 0 ≤ t < T/4.
+        timesteps: T, the number of timesteps. Quarter 1 holds the least noisy timesteps, 0 ≤ t < T/4.
     """
 
     def __init__(self, timesteps: int) -> None:
@@ -99,12 +106,18 @@ class LossByTimestep(LossMeter):
         self.timesteps = timesteps
 
     def update(self, loss: PerSampleLoss) -> None:
-        """Add ``loss`` of what a step computed, at its timesteps."""
+        """Add the ``loss`` of a step at its timesteps."""
         assert loss.t is not None
         self.add_at(loss.logged["loss"].detach(), loss.t, loss.weights)
 
     def add_at(self, losses: Tensor, t: Tensor, weights: Tensor | None = None) -> None:
-        """Add the losses (B,) of images at indices t (B,), each counted as often as its weight (B,) says."""
+        """Add the losses of images at their timesteps.
+
+        Args:
+            losses: (B,).
+            t: timestep indices (B,).
+            weights: weights of the images (B,); None is 1.
+        """
         quarter = t * QUARTERS // self.timesteps
         member = (quarter[:, None] == torch.arange(QUARTERS, device=t.device)).to(losses.dtype)
         if weights is not None:
@@ -112,7 +125,7 @@ class LossByTimestep(LossMeter):
         self.add(losses[:, None].expand_as(member), member)
 
     def means(self, strategy: Strategy) -> dict[str, float]:
-        """``loss`` and, of the quarters that were hit, ``loss_q1`` … ``loss_q4``, over all processes; {} of nothing."""
+        """Return ``loss`` and the nonempty ones of ``loss_q1`` … ``loss_q4`` over all processes; {} without samples."""
         sums, counts = self.totals(strategy)
         overall = {"loss": sum(sums) / sum(counts)} if sum(counts) else {}
         return overall | {

@@ -1,4 +1,4 @@
-"""Optimiser steps whose loss or gradient is not finite are left out, and limited in number."""
+"""Skip optimiser steps whose loss or gradient is not finite, up to a limit."""
 
 import logging
 from typing import Any
@@ -10,31 +10,32 @@ from diffexp.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# What to do when training has diverged.
-REMEDY = "try a lower optim.lr, more optim.warmup_steps or a training.gradient_clip_val"
+# Ends the messages about diverged training; the trainer appends the last good checkpoint.
+REMEDY = "Lower optim.lr, raise optim.warmup_steps or set training.gradient_clip_val"
 
-# Under fp16 the gradient overflows now and then, and the scaler halves its factor of 2^16 until it does not.
+# Under fp16 gradients overflow occasionally; the scaler then halves its factor, initially 2^16, until they fit.
 _FP16_OVERFLOWS = 20
-_NAMED = 5  # images
+_NAMED = 5  # images listed in a message
 
 # The losses of images (B,), their timesteps and their numbers in the dataset.
 StepLosses = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class DivergedError(UserError):
-    """Training has met a loss or gradient that is not finite."""
+    """A loss, gradient or weight is not finite: training has diverged."""
 
 
 class NonFiniteGuard:
-    """Guards weights, moments and average against NaN: such a step changes nothing, and too many in a row are an error.
+    """Protects weights, optimiser moments and EMA from NaN: skips the step, and raises after too many in a row.
 
-    A loss that is not finite makes the gradient NaN, and adding up the gradients of all processes hands that on, so all
-    of them decide alike without a further word. The fused optimiser leaves the step out on the device. The host looks
-    at the outcome at once on a CPU, and one step later on a GPU, so that the device never waits for it.
+    A non-finite loss makes the gradient NaN, and the all-reduce of the gradients spreads it. All ranks inspect the
+    reduced gradient's norm, so they agree without further communication. The fused optimiser skips the step on the
+    device. The host reads the result immediately on a CPU, and one step later on a GPU, so that the device never waits
+    for the host.
 
     Args:
-        limit: steps in a row that may be left out; 0 makes the first one an error.
-        fp16: whether a gradient scaler looks after overflows itself.
+        limit: consecutive steps that may be skipped; with 0, the first one is an error.
+        fp16: whether a gradient scaler handles overflows itself.
     """
 
     def __init__(self, limit: int, *, fp16: bool = False) -> None:
@@ -46,32 +47,32 @@ class NonFiniteGuard:
         self._before: tuple[int, Tensor, Any, list[StepLosses]] | None = None
 
     def guarded(self, losses: Tensor, t: Tensor | None, images: Tensor | None) -> Tensor:
-        """The loss to differentiate: the mean of the images' (B,), with a NaN gradient if that is not finite.
+        """Return the loss to differentiate, the mean over the images; its gradient is NaN if the mean is not finite.
 
         Args:
-            losses: of the images.
-            t: their timestep indices (B,), of a model that has them.
+            losses: losses of the images, (B,).
+            t: their timestep indices (B,), if the model has timesteps.
             images: their numbers in the dataset (B,), for messages.
         """
         self._seen.append((losses.detach(), t, images))
         loss = losses.mean()
-        # not torch.where, which copies both numbers to a GPU and waits
+        # not torch.where, which copies both scalars to the GPU and synchronises
         return loss * torch.ones_like(loss).masked_fill(~loss.detach().isfinite(), torch.nan)
 
     def check(self, norm: Tensor, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Have the optimiser leave out the step if its gradient's norm is not finite.
+        """Skip the optimiser step if the norm of the gradient is not finite.
 
         Args:
-            norm: of the gradient, a scalar on the device.
-            optimizer: which is about to step; left out on the device if it is a fused one.
-            step: 1, 2, …
+            norm: norm of the gradient, a scalar on the device.
+            optimizer: the optimiser about to step; if it is a fused one, it skips the step on the device.
+            step: the step, 1, 2, …
 
         Raises:
-            DivergedError: if more than `limit` steps in a row were not finite.
+            DivergedError: if more than `limit` consecutive steps were not finite.
         """
         wrong = ~norm.isfinite()
         if optimizer.param_groups[0].get("fused"):
-            optimizer.found_inf = wrong.float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler hands it over
+            optimizer.found_inf = wrong.float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler passes it
         seen, self._seen = self._seen, []
         if wrong.is_cuda:
             on_host = torch.empty((), dtype=torch.bool, pin_memory=True)
@@ -84,10 +85,10 @@ class NonFiniteGuard:
             self._judge(step, bool(wrong), seen)
 
     def look(self) -> None:
-        """Judge the step that has not been looked at yet, if there is one.
+        """Inspect the outcome of the previous step, if it is still pending.
 
         Raises:
-            DivergedError: as `check`.
+            DivergedError: if more than `limit` consecutive steps were not finite.
         """
         if self._before is None:
             return
@@ -105,21 +106,21 @@ class NonFiniteGuard:
         what = _what(seen)
         if self.in_a_row > self.limit:
             times = f", {self.in_a_row} in a row (optim.skip_nonfinite: {self.limit})" if self.limit else ""
-            raise DivergedError(f"step {step}: {what}{times}: training has diverged; {REMEDY}")
+            raise DivergedError(f"step {step}: {what}{times}: training has diverged. {REMEDY}")
         if not self.fp16 or "loss" in what:
-            log.warning("step %d is left out: %s", step, what)
+            log.warning("step %d: skipped, because %s.", step, what)
 
     def state(self) -> dict[str, int]:
-        """What a checkpoint keeps, with the keys of diffexp 0.1."""
+        """Return the state for a checkpoint, with the keys of diffexp 0.1."""
         return {"in_a_row": self.in_a_row, "left_out": self.skipped}
 
     def load(self, state: dict[str, int]) -> None:
-        """Take up what a checkpoint kept."""
+        """Restore the state of a checkpoint."""
         self.in_a_row, self.skipped = state["in_a_row"], state["left_out"]
 
 
 def _what(seen: list[StepLosses]) -> str:
-    """What is not finite: this process's loss, at which images and timesteps, or else the gradient."""
+    """Describe what is not finite: this process's loss with images and timesteps, or else the gradient."""
     wrong = []
     for losses, t, images in seen:
         for position in torch.nonzero(~losses.isfinite()).flatten().tolist():

@@ -1,4 +1,4 @@
-"""How every family learns: one loss an image, AdamW, clipping, steps left out, logged means, what checkpoints keep."""
+"""The training step of all model families: per-image losses, AdamW, clipping, skipped steps, logging, checkpoints."""
 
 import math
 from abc import abstractmethod
@@ -17,15 +17,15 @@ from diffexp.rng import Draw, DrawsAhead, RandomNumbers, derive_seed, seed_defau
 
 
 class TrainingModule(GenerativeModel):
-    """A generative model that gradient steps on one loss train; a family gives `per_sample_loss`.
+    """A generative model trained by gradient steps on one loss; subclasses implement `per_sample_loss`.
 
-    What step k draws for an image is a function of (seed, k) and the image's position in the global batch, so that the
-    devices and accumulated batches over which a step is spread change nothing.
+    The random numbers of step k for an image depend only on (seed, k) and the image's position in the global batch. The
+    result is therefore independent of the number of devices and accumulated batches.
 
     Args:
         image_shape: (C, H, W).
-        losses: takes what is logged.
-        classes: of the images, if it learns them.
+        losses: accumulates the logged losses.
+        classes: number of classes of a class-conditional model, else None.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], losses: LossMeter, classes: int | None = None) -> None:
@@ -38,22 +38,22 @@ class TrainingModule(GenerativeModel):
 
     @abstractmethod
     def per_sample_loss(self, batch: Batch) -> PerSampleLoss:
-        """Compute the loss of each image of this part of the global batch, and what is logged of it."""
+        """Compute the loss of each image in this part of the global batch, and the values to log."""
 
     def after_loss(self, loss: PerSampleLoss) -> None:
-        """Learn from the losses of a step, for models that choose what they train on by them."""
+        """Use the losses of a step; for models that choose their training samples by them."""
 
     def learned(self) -> list[dict[str, Any]]:
-        """The optimiser's parameter groups."""
+        """Return the optimiser's parameter groups."""
         return [{"params": [each for each in self.parameters() if each.requires_grad]}]
 
     # --- a step
 
     def training_step(self, batch: AnyBatch, batch_idx: int) -> Tensor:
-        """Return the mean loss of a batch; see `diffexp.models.batch.as_batch` for what it may be.
+        """Return the mean loss of a batch; see `diffexp.models.batch.as_batch` for its types.
 
         Raises:
-            DivergedError: if it is not finite, or was not in an earlier step that could not be looked at before.
+            DivergedError: if it is not finite, or was not at an earlier step whose outcome was still pending.
         """
         given = as_batch(batch)
         step = self.trainer.global_step
@@ -68,12 +68,12 @@ class TrainingModule(GenerativeModel):
         return self.finite.guarded(minimized, loss.t, given.index)
 
     def draw(self, size: int, shape: Sequence[int], purpose: str = "training") -> Draw:
-        """What this step draws for the `size` images here, by their positions in the global batch.
+        """Return this step's random numbers for this process's images, by their positions in the global batch.
 
         Args:
-            size: images.
-            shape: of the normals of an image.
-            purpose: draws for one purpose are independent of those for another.
+            size: number of images.
+            shape: shape of the normals of an image.
+            purpose: the purpose; draws for different purposes are independent.
         """
         first = self.part * size
         address = (purpose, first, size, tuple(shape), self.device)
@@ -84,21 +84,21 @@ class TrainingModule(GenerativeModel):
 
     @property
     def parts(self) -> int:
-        """Processes times accumulated batches: the parts of a global batch."""
+        """Number of parts of a global batch: processes times accumulated batches."""
         return self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     @property
     def part(self) -> int:
-        """Which of them this process is at."""
+        """Index of this process's current part of the global batch."""
         return self._micro_batch * self.trainer.world_size + self.trainer.global_rank
 
     @property
     def ends_step(self) -> bool:
-        """Whether this is the last of a step's accumulated batches."""
+        """Whether this is the last accumulated batch of a step."""
         return self._micro_batch + 1 == self.trainer.accumulate_grad_batches
 
     def _log(self, step: int) -> None:
-        """Log the losses since the last point, when the step that is about to end is a logged one."""
+        """Log the mean losses since the last logged step, if the step about to end is a logged one."""
         trainer = self.trainer
         if step % log_every_n_steps(trainer) or not self.ends_step:
             return
@@ -108,16 +108,16 @@ class TrainingModule(GenerativeModel):
         if self.optim.skip_nonfinite:
             metrics["train/skipped"] = float(self.finite.skipped)
         metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        for logger in self.loggers:  # not self.log, whose steps are counted from 0 and differ from the checkpoints'
+        for logger in self.loggers:  # not self.log, whose steps count from 0, unlike those of checkpoints
             logger.log_metrics(metrics, step=step)
-        # on the host: Lightning reads what a bar shows after every step, and would wait for a GPU's
+        # on the host: Lightning reads the bar's values after every step, which would synchronise with a GPU
         shown = torch.tensor(means.get("loss", math.nan))
         self.log("loss", shown, prog_bar=True, logger=False, batch_size=1)
 
     # --- the optimiser
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with a linear warm-up and an optional cosine decay to 0 at the last step."""
+        """Return AdamW with a linear warm-up and an optional cosine decay to 0 at the last step."""
         optim, total = self.optim, self.trainer.max_steps
         fp16 = self.trainer.precision == "16-mixed"
         before, self.finite = self.finite, NonFiniteGuard(optim.skip_nonfinite, fp16=fp16)
@@ -128,7 +128,7 @@ class TrainingModule(GenerativeModel):
             betas=(optim.betas[0], optim.betas[1]),
             eps=optim.eps,
             weight_decay=optim.weight_decay,
-            # the fused step unscales gradients itself, which forbids clipping them under fp16
+            # The fused step unscales gradients itself, which prevents clipping under fp16.
             fused=not fp16,
         )
 
@@ -146,11 +146,11 @@ class TrainingModule(GenerativeModel):
     def on_train_start(self) -> None:
         """Set the first step's learning rates from the config.
 
-        A checkpoint holds those of the config it was saved under, which are 0 at the end of a cosine. The values of a
-        resumed run whose config has not changed stay the same, bit for bit.
+        A checkpoint holds the rates of the config it was saved under, which are 0 at the end of a cosine decay. If the
+        config of a resumed run is unchanged, its rates stay the same, bit for bit.
         """
         schedule = self.lr_schedulers()
-        if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):  # a subclass may schedule in another way
+        if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):  # a subclass may use another scheduler
             rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
             schedule._last_lr = [base * factor(schedule.last_epoch) for base, factor in rates]
             for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
@@ -162,11 +162,11 @@ class TrainingModule(GenerativeModel):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient's norm, and leave out the step if that is not finite.
+        """Clip the gradient's norm, and skip the step if the norm is not finite.
 
-        Lightning's own refuses every fused optimiser, though only fp16 is a reason to.
+        Lightning's own implementation rejects every fused optimiser, although only fp16 requires that.
         """
-        # the optimiser's lists: to walk through all modules takes longer than some steps' arithmetic
+        # From the optimiser's lists: traversing all modules takes longer than the arithmetic of some steps.
         groups = optimizer.param_groups
         parameters = [each for group in groups for each in group["params"] if each.grad is not None]
         norm = torch.nn.utils.get_total_norm([each.grad for each in parameters])
@@ -175,18 +175,18 @@ class TrainingModule(GenerativeModel):
         self.finite.check(norm, optimizer, self._step + 1)
 
     def on_train_end(self) -> None:
-        """Look at the last step."""
+        """Inspect the outcome of the last step."""
         self.finite.look()
 
     # --- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what a resumed run needs to do and log the same: losses not yet logged, steps left out."""
+        """Save what a resumed run needs: the losses not logged yet, and the counts of skipped steps."""
         self.finite.look()
         checkpoint["losses"] = self.losses.state(self.trainer.strategy)
         checkpoint["finite"] = self.finite.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up what was kept."""
+        """Restore the losses not logged yet, and the counts of skipped steps."""
         self.losses.load(checkpoint["losses"], self.trainer.global_rank, self.trainer.world_size)
         self.finite.load(checkpoint["finite"])

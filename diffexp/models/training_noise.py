@@ -1,4 +1,4 @@
-"""What training draws at random for the images of a step."""
+"""The random numbers of a diffusion model's training step."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,20 @@ from torch import Tensor
 from diffexp.diffusion.timesteps import TimestepSampler
 from diffexp.rng import Draw
 
-# Which of a draw's uniform numbers each of these takes.
+# Rows of `Draw.uniforms`.
 TIMESTEPS, CLASS_DROPOUT = 0, 1
 
 
 @dataclass(frozen=True)
 class TrainingNoise:
-    """What training draws for a batch.
+    """The random numbers of a batch.
 
     Attributes:
-        t: indices (B,).
+        t: timestep indices, int64 (B,).
         noise: ε, shape (B, C, H, W).
-        other: a second noise of that shape, for the prediction that wants it.
-        labels: classes (B,), one more than there are where the class is dropped; None of a model without classes.
-        weights: what each image's loss counts, (B,), where timesteps are not sampled uniformly; None is 1.
+        other: a second noise ω, same shape, for "step_epsilon"; else None.
+        labels: class labels (B,), with the null label K where the class is dropped; None without classes.
+        weights: importance weights 1/(T p_t) of the losses, (B,); None is 1.
     """
 
     t: Tensor
@@ -32,14 +32,14 @@ class TrainingNoise:
 
 @dataclass(frozen=True)
 class TrainingNoiseSampler:
-    """Samples the training noise of a step; that of an image depends on its position in the global batch alone.
+    """Samples the training noise of a step; an image's noise depends only on its position in the global batch.
 
-    So a process draws for its own images only, and how a batch is spread over processes changes nothing.
+    Each process samples only for its own images, and the distribution of a batch over processes changes nothing.
 
     Attributes:
-        timesteps: their distribution.
-        second_noise: for the prediction that takes one.
-        classes: of the images; None of a model without classes.
+        timesteps: distribution of the timesteps.
+        second_noise: whether the prediction needs a second noise.
+        classes: number of classes K, or None.
         class_dropout_prob: probability that an image's class is dropped.
     """
 
@@ -51,14 +51,14 @@ class TrainingNoiseSampler:
     def sample(
         self, draw: Draw, other: Tensor | None, labels: Tensor | None, batch_size: int, seed: int
     ) -> TrainingNoise:
-        """Sample for images with these labels (B,).
+        """Sample the noise of images.
 
         Args:
-            draw: of the images at their positions in the global batch, with normals of their shape.
-            other: further normals of that shape, if `second_noise` wants them.
-            labels: classes of the images, for a model that learns them.
-            batch_size: images of the step over all processes and accumulated batches.
-            seed: of the step, the same for all its images.
+            draw: random numbers of the images at their positions in the global batch, with normals of their shape.
+            other: further normals of that shape, if `second_noise`.
+            labels: class labels (B,), for a class-conditional model.
+            batch_size: images of the step, over all processes and accumulated batches.
+            seed: seed of the step, the same for all of its images.
         """
         t = self.timesteps.sample(draw.uniforms[TIMESTEPS], draw.positions, batch_size, seed)
         dropped = None

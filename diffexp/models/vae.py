@@ -1,4 +1,4 @@
-"""A variational autoencoder (Kingma & Welling 2014)."""
+"""Variational autoencoders (Kingma & Welling 2014)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,20 +18,23 @@ from diffexp.models.training_module import TrainingModule
 from diffexp.networks.conv import down, up
 from diffexp.rng import PerSampleNoise
 
-_LOG_STD = (-7.0, 2.0)  # the encoder's log σ is kept within
+_LOG_STD = (-7.0, 2.0)  # range of the encoder's log σ
 
 
 class VAEModule(TrainingModule):
-    """q(z|x) = N(μ(x), σ(x)²), p(z) = N(0, I), p(x|z) = N(m(z), s²) over the 256 levels.
+    """A variational autoencoder with a discretised Gaussian decoder over the 256 levels::
 
-    s is learned (Rybkin et al. 2021). Minimised are, in bits per dimension, -E_q log p(x|z) + β KL(q(z|x) ‖ p(z)); with
-    β = 1, the negative evidence lower bound. z = μ + σ ε lets the gradient through.
+        q(z|x) = N(μ(x), σ(x)²),      p(z) = N(0, I),      p(x|z) = N(m(z), s²)
+        loss   = -E_q log p(x|z) + β KL(q(z|x) ‖ p(z))
+
+    The loss is in bits per dimension; with β = 1 it is the negative evidence lower bound. s is learned (Rybkin et al.
+    2021). z = μ + σ ε is the reparametrisation trick.
 
     Args:
         image_shape: (C, H, W).
-        widths: of the levels, see `diffexp.networks.conv.down`.
-        latent_channels: of z, (latent_channels, H/2^(levels-1), W/2^(levels-1)).
-        beta: β.
+        widths: channels of the levels, see `diffexp.networks.conv.down`.
+        latent_channels: channels of z, whose shape is (latent_channels, H/2^(levels-1), W/2^(levels-1)).
+        beta: the weight β of the KL term.
     """
 
     def __init__(
@@ -54,25 +57,25 @@ class VAEModule(TrainingModule):
     def from_config(
         cls, image_shape: tuple[int, int, int], *, widths: Sequence[int], latent_channels: int, beta: float
     ) -> Self:
-        """Build the module that a config describes, its weights drawn from torch's generator."""
+        """Build the module of a config, with weights drawn from torch's default generator."""
         return cls(image_shape, widths, latent_channels, beta)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(μ, log σ) of q(z|x), for images (B, C, H, W) in [-1, 1]."""
+        """Map images (B, C, H, W) in [-1, 1] to (μ, log σ) of q(z|x), both with the shape of z."""
         mean, log_std = self.encoder(images).float().chunk(2, dim=1)
         return mean, log_std.clamp(*_LOG_STD)
 
     def decode(self, z: Tensor) -> Tensor:
-        """m(z), (B, C, H, W)."""
+        """Map z to m(z), shape (B, C, H, W)."""
         images: Tensor = self.decoder(z).float()
         return images
 
     def terms(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """(-log p(x|z), KL(q(z|x) ‖ p(z))), both in bits per dimension of the images, (B,).
+        """Compute (-log p(x|z), KL(q(z|x) ‖ p(z))), both in bits per dimension of the images, (B,).
 
         Args:
-            images: (B, C, H, W) in [-1, 1].
-            noise: ε of z, (B, *latent_shape).
+            images: x in [-1, 1], on 256 levels, shape (B, C, H, W).
+            noise: ε, with the shape of z.
         """
         mean, log_std = self.encode(images)
         decoded = self.decode(mean + log_std.exp() * noise)
@@ -81,7 +84,7 @@ class VAEModule(TrainingModule):
         return reconstruction / unit, kl_to_prior(mean, log_std) / unit
 
     def per_sample_loss(self, batch: Batch) -> PerSampleLoss:
-        """Compute the negative bound, with β."""
+        """Compute the loss, its reconstruction term and its KL term of each image, in bits per dimension."""
         noise = self.draw(len(batch.images), self.latent_shape).normals
         reconstruction, kl = self.terms(batch.images, noise)
         losses = reconstruction + self.beta * kl
@@ -90,7 +93,7 @@ class VAEModule(TrainingModule):
     def sample(
         self, sampler: PriorConfig, indices: Sequence[int], seed: int, on_call: Callable[[], object] | None = None
     ) -> Tensor:
-        """m(z) of z from the prior; see `GenerativeModel.sample`."""
+        """Return m(z) with z from the prior; see `GenerativeModel.sample`."""
         noise = PerSampleNoise(seed, indices, self.latent_shape, self.device)
         with self.as_trained():
             images = self.decode(sampler.temperature * noise.draw())
@@ -101,7 +104,7 @@ class VAEModule(TrainingModule):
     def estimate_bits(
         self, images: Tensor, noise: NoiseOfShape, wanted: LikelihoodConfig, on_call: OnCall | None
     ) -> dict[str, Tensor]:
-        """The evidence lower bound, from one draw of z; see `GenerativeModel.bits_per_dim`."""
+        """Estimate the negative evidence lower bound from one draw of z; see `GenerativeModel.bits_per_dim`."""
         with self.as_trained():
             reconstruction, kl = self.terms(to_float(images), noise(self.latent_shape).draw())
         if on_call is not None:
@@ -109,10 +112,10 @@ class VAEModule(TrainingModule):
         return {"elbo": reconstruction + kl}
 
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
-        """Return one call for the only estimate."""
+        """Return 1 for the only estimate, "elbo"."""
         return {"elbo": 1}
 
 
 def kl_to_prior(mean: Tensor, log_std: Tensor) -> Tensor:
-    """KL(N(μ, σ²) ‖ N(0, I)) = ½ Σ (μ² + σ² - 1 - log σ²), in nats, (B,)."""
+    """Compute KL(N(μ, σ²) ‖ N(0, I)) = ½ Σ (μ² + σ² - 1 - log σ²) of each image, in nats, (B,)."""
     return 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).flatten(1).sum(1)

@@ -1,7 +1,6 @@
-"""Networks of autoregressive models: the logits of each level of an image, given those before it.
+"""The interface of autoregressive networks: logits of each level of an image, given the previous levels.
 
-An image is seen as rows of levels: its height × (width · channels), the channels of a pixel beside each other. The
-order is that of reading.
+An image is a grid of levels, H rows of L = W·C, with the channels of a pixel adjacent. The order is raster order.
 """
 
 from abc import ABC, abstractmethod
@@ -11,17 +10,17 @@ from torch import Tensor, nn
 
 LEVELS = 256
 
-# Yields the logits (B, 256) of the next level, and is sent that level (B,).
+# Yields the logits (B, 256) of the next level, and receives that level (B,) by `send`.
 Steps = Generator[Tensor, Tensor, None]
 
 
 class AutoregressiveNetwork(nn.Module, ABC):
-    """(B, H, L) levels → (B, H, L, 256) logits of each, of which those of a level depend on the earlier ones alone."""
+    """A network that maps levels (B, H, L) to logits (B, H, L, 256), each of which depends only on previous levels."""
 
     @abstractmethod
     def forward(self, levels: Tensor) -> Tensor:
-        """All logits at once: int64 (B, H, L) → (B, H, L, 256)."""
+        """Map all levels, int64 (B, H, L), to logits (B, H, L, 256) at once."""
 
     @abstractmethod
     def stepwise(self, batch: int) -> Steps:
-        """One level after another, with what was computed for the earlier ones kept: the same logits as `forward`."""
+        """Compute the logits level by level, caching intermediate results; they equal those of `forward`."""

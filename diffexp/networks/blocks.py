@@ -1,4 +1,4 @@
-"""The parts of the U-Net of Ho et al. 2020 (appendix B)."""
+"""Building blocks of the U-Net of DDPM (Ho et al. 2020, appendix B)."""
 
 import math
 
@@ -9,10 +9,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm that keeps the type of its input, in which its mean and standard deviation are rounded, too.
+    """GroupNorm that keeps the dtype of its input, in which the mean and standard deviation are rounded too.
 
-    On a GPU, autocast would convert the input to float32: normalisation and activation would then move three times as
-    many bytes, and are limited by that. On a CPU autocast leaves the type as it is.
+    On a GPU, autocast would convert the input to float32. Normalisation and activation are memory-bound, and would then
+    move three times as many bytes. On a CPU autocast keeps the dtype.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -22,18 +22,18 @@ class GroupNorm(nn.GroupNorm):
         return self.in_type_of(x)
 
     def in_type_of(self, x: Tensor) -> Tensor:
-        """Normalise with weights of x's type, also under autocast."""
+        """Normalise with weights in x's dtype, also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
             return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
 def group_norm(groups: int, channels: int) -> GroupNorm:
-    """GroupNorm with the ε of the authors' code."""
+    """Build a GroupNorm with the ε of the authors' code, 1e-6."""
     return GroupNorm(groups, channels, eps=1e-6)
 
 
 def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer with weight and bias zero, so that the block around it starts as the identity."""
+    """Set weight and bias of a layer to zero, so that the block around it starts as the identity; return the layer."""
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
@@ -41,11 +41,11 @@ def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 class TimeEmbedding(nn.Module):
-    """Indices t (B,) → embeddings (B, features): the transformer's sines and cosines, then two layers.
+    """Embeds the indices t (B,) as (B, features): the Transformer's sinusoidal embedding, then two linear layers.
 
     Args:
         frequencies: number of sines plus cosines; even.
-        features: size of the embedding.
+        features: dimension of the embedding.
     """
 
     def __init__(self, frequencies: int, features: int) -> None:
@@ -57,34 +57,34 @@ class TimeEmbedding(nn.Module):
         self.layers = nn.Sequential(nn.Linear(frequencies, features), nn.SiLU(), nn.Linear(features, features))
 
     def forward(self, t: Tensor) -> Tensor:
-        """Embed the indices."""
+        """Map t (B,) to the embedding (B, features)."""
         weights = next(self.layers.parameters())  # bfloat16 where all weights are
         embedding: Tensor = self.layers(self.waves(t).to(weights.dtype))
         return embedding
 
     def waves(self, t: Tensor) -> Tensor:
-        """The sines, then the cosines: float32 (B, frequencies)."""
+        """Return the sines, then the cosines, float32 (B, frequencies)."""
         angles = t[:, None].float() * self.rates
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class Dropout(nn.Module):
-    """Sets elements to zero with a probability while training, and scales the others up (Srivastava et al. 2014).
+    """Dropout (Srivastava et al. 2014): zeroes elements with a given probability in training, and rescales the others.
 
-    On a CPU a mask of torch's own takes a seventh of a small network's step; there each element is told by 16 random
-    bits, which makes the probability a multiple of 2⁻¹⁶, and the scale that of this probability.
+    On a CPU, torch's mask takes a seventh of a small network's step. There, 16 random bits decide about each element.
+    This rounds the probability to a multiple of 2⁻¹⁶, and the scale matches the rounded probability.
 
     Args:
-        probability: of zero, in [0, 1).
+        probability: probability of zero, in [0, 1).
     """
 
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
-        self._zeros = min(round(probability * 2**16), 2**16 - 1)  # of 2¹⁶ equally likely numbers
+        self._zeros = min(round(probability * 2**16), 2**16 - 1)  # zeroed ones of 2¹⁶ equally likely numbers
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply it; the identity outside training."""
+        """Apply dropout to x of any shape; the identity outside training."""
         if not self.training or not self._zeros:
             return x
         if x.device.type != "cpu":
@@ -96,9 +96,10 @@ class Dropout(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """(B, channels_in, H, W), embedding of t → (B, channels_out, H, W).
+    """A residual block: (B, channels_in, H, W) and the embedding of t → (B, channels_out, H, W).
 
-    Norm, SiLU, convolution; t added; norm, SiLU, dropout, convolution (zero at the start); plus the input.
+    Norm, SiLU, convolution; plus a projection of the embedding; norm, SiLU, dropout, convolution (initially zero); plus
+    the input.
     """
 
     def __init__(self, channels_in: int, channels_out: int, time_features: int, groups: int, dropout: float) -> None:
@@ -113,7 +114,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Apply the block; `time` is the embedding (B, time_features)."""
+        """Apply the block to x (B, channels_in, H, W) with the embedding `time` (B, time_features)."""
         hidden = self.conv1(F.silu(self.norm1(x)))
         hidden = hidden + self.time(F.silu(time))[:, :, None, None]
         hidden = self.conv2(self.dropout(F.silu(self.norm2(hidden))))
@@ -122,7 +123,7 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """(B, C, H, W) → the same shape: every pixel attends to every pixel, one head; plus the input."""
+    """A residual block of single-head self-attention over all pixels of (B, C, H, W)."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -131,23 +132,23 @@ class SelfAttention(nn.Module):
         self.out = zero_init(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the block."""
+        """Apply the block to x (B, C, H, W)."""
         b, c, h, w = x.shape
         query, key, value = self.query_key_value(self.norm(x)).reshape(b, 3, c, h * w).transpose(2, 3).unbind(1)
         out: Tensor = x + self.out(attend(query, key, value).transpose(1, 2).reshape(b, c, h, w))
         return out
 
 
-_FEW_PIXELS = 32 * 32  # for whose attention a matrix of all pairs is kept in memory
+_FEW_PIXELS = 32 * 32  # up to which the attention matrix is materialised on a CPU
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(Q Kᵀ/√C) V, all of shape (B, pixels, C) (Vaswani et al. 2017, eq. 1).
+    """Compute softmax(Q Kᵀ/√C) V, all of shape (B, pixels, C) (Vaswani et al. 2017, eq. 1).
 
-    Written out for few pixels on a CPU, where torch's fused kernel takes twice as long in bfloat16.
+    On a CPU with few pixels the matrices are explicit, because torch's fused kernel takes twice as long in bfloat16.
     """
     if query.device.type != "cpu" or query.shape[1] > _FEW_PIXELS:
-        # the fused kernels take four axes (in torch 2.9) whose last is contiguous; for others torch computes all pairs
+        # Fused kernels need four axes (in torch 2.9), the last contiguous; otherwise torch materialises the matrix.
         query, key, value = (each.contiguous().unsqueeze(1) for each in (query, key, value))
         return F.scaled_dot_product_attention(query, key, value).squeeze(1)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(1, 2)
@@ -156,33 +157,33 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class Downsample(nn.Module):
-    """(B, C, H, W) → (B, C, H/2, W/2) by a strided convolution, padded right and below as in TensorFlow."""
+    """Halves the resolution, (B, C, H, W) → (B, C, H/2, W/2): strided convolution, padded as in TensorFlow."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Halve the image."""
-        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        """Map (B, C, H, W) to (B, C, H/2, W/2)."""
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))  # right and below
         return out
 
 
 class Upsample(nn.Module):
-    """(B, C, H, W) → (B, C, 2H, 2W): every pixel repeated, then a convolution."""
+    """Doubles the resolution, (B, C, H, W) → (B, C, 2H, 2W): nearest neighbour, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Double the image."""
+        """Map (B, C, H, W) to (B, C, 2H, 2W)."""
         out: Tensor = self.conv(double(x))
         return out
 
 
 def double(x: Tensor) -> Tensor:
-    """Repeat every pixel: (B, C, H, W) → (B, C, 2H, 2W)."""
+    """Upsample by nearest neighbour: (B, C, H, W) → (B, C, 2H, 2W)."""
     if x.device.type != "cpu":
         return F.interpolate(x, scale_factor=2.0, mode="nearest")  # keeps the memory format
     b, c, h, w = x.shape
@@ -191,13 +192,13 @@ def double(x: Tensor) -> Tensor:
 
 
 class Stage(nn.ModuleList):
-    """Blocks applied one after the other, (B, C, H, W) and the embedding of t → (B, C', H', W').
+    """Blocks in sequence: (B, C, H, W) and the embedding of t → (B, C', H', W').
 
     Args:
-        blocks: the blocks; only residual ones see t.
-        skip: whether the input is first joined with the feature map kept on the way down.
-        gradient_checkpointing: keep only each block's input for the gradient, and apply the block again when it is
-            needed (Chen et al. 2016); dropout draws the same again.
+        blocks: the blocks; only residual blocks receive the embedding.
+        skip: whether the input is first concatenated with the skip connection.
+        gradient_checkpointing: store only each block's input and recompute the block in the backward pass (Chen et al.
+            2016), with the same dropout masks.
     """
 
     def __init__(self, *blocks: nn.Module, skip: bool = False, gradient_checkpointing: bool = False) -> None:
@@ -206,7 +207,7 @@ class Stage(nn.ModuleList):
         self.gradient_checkpointing = gradient_checkpointing
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Apply the blocks."""
+        """Apply the blocks to x (B, C, H, W) with the embedding `time` (B, time_features)."""
         gradient_checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self:
             inputs = (x, time) if isinstance(block, ResidualBlock) else (x,)

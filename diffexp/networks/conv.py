@@ -1,4 +1,4 @@
-"""Convolutions down to a small grid and back up: encoders, decoders, generators and discriminators."""
+"""Convolutional encoders and decoders, for VAEs, generators and discriminators."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Residual(nn.Module):
-    """x + two 3×3 convolutions of it, each after an activation; normalised by groups or not at all."""
+    """A residual block of two 3×3 convolutions, each after an optional GroupNorm and an activation."""
 
     def __init__(self, width: int, *, norm: bool) -> None:
         super().__init__()
@@ -18,19 +18,19 @@ class Residual(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, H, W) → the same shape."""
+        """Map (B, width, H, W) to the same shape."""
         out: Tensor = x + self.layers(x)
         return out
 
 
 def down(channels: int, widths: Sequence[int], *, norm: bool) -> nn.Sequential:
-    """(B, channels, H, W) → (B, widths[-1], h, w), each level after the first half as high.
+    """Build an encoder (B, channels, H, W) → (B, widths[-1], h, w); each level after the first halves the resolution.
 
     Args:
-        channels: of the images.
-        widths: of the levels.
-        norm: normalise groups of channels: of each image by itself, unlike batch normalisation, so that an averaged
-            network needs no statistics of its own, and an image does not depend on its batch.
+        channels: channels of the images.
+        widths: channels of the levels.
+        norm: use GroupNorm. Unlike batch normalisation it works on each image alone, so an averaged network needs no
+            statistics, and an image does not depend on its batch.
     """
     layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1), Residual(widths[0], norm=norm)]
     for before, width in pairwise(widths):
@@ -40,7 +40,7 @@ def down(channels: int, widths: Sequence[int], *, norm: bool) -> nn.Sequential:
 
 
 def up(channels: int, widths: Sequence[int], *, norm: bool) -> nn.Sequential:
-    """(B, widths[-1], h, w) → (B, channels, H, W): `down` backwards."""
+    """Build a decoder (B, widths[-1], h, w) → (B, channels, H, W), the mirror image of `down`."""
     layers: list[nn.Module] = [Residual(widths[-1], norm=norm)]
     for before, width in pairwise(widths[::-1]):
         layers += [*_activated(before, norm), nn.ConvTranspose2d(before, width, 4, stride=2, padding=1)]

@@ -1,4 +1,4 @@
-"""The row LSTM of PixelRNN (van den Oord et al. 2016)."""
+"""The Row LSTM of PixelRNN (van den Oord et al. 2016)."""
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +8,12 @@ from diffexp.networks.autoregressive import LEVELS, AutoregressiveNetwork, Steps
 
 
 def _shifted(x: Tensor) -> Tensor:
-    """Moved by one place along the last dimension, towards the later ones."""
+    """Shift x by one along the last dimension, towards later places, with a zero first."""
     return F.pad(x, (1, -1))
 
 
 class _RowLayer(nn.Module):
-    """An LSTM from row to row. Its gates see the same and the earlier place of its input, and the state above."""
+    """An LSTM over rows. Its gates see its input at the same and the previous place, and the state of the row above."""
 
     def __init__(self, width: int, reach: int) -> None:
         super().__init__()
@@ -23,12 +23,12 @@ class _RowLayer(nn.Module):
         self.out = nn.Conv1d(width, width, 1)
 
     def inputs(self, x: Tensor, earlier: Tensor) -> Tensor:
-        """The input's part of the gates."""
+        """Compute the input-to-state part of the gates."""
         gates: Tensor = self.here(x) + self.before(earlier)
         return gates
 
     def step(self, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(output, hidden state, cell) of places whose gates are complete."""
+        """Return (output, hidden state, cell) for complete gates."""
         forget, enter, show, new = gates.chunk(4, dim=1)
         cell = (forget + 1).sigmoid() * cell + enter.sigmoid() * new.tanh()
         hidden = show.sigmoid() * cell.tanh()
@@ -36,19 +36,19 @@ class _RowLayer(nn.Module):
 
 
 class RowLSTM(AutoregressiveNetwork):
-    """The row LSTM of PixelRNN (van den Oord et al. 2016).
+    """The Row LSTM of PixelRNN (van den Oord et al. 2016).
 
-    A masked convolution sees three rows above and three pixels to the left; the layers on it carry a state from row to
-    row, so that a level depends on a triangle above it, and on its row to the left. In training all places of a row are
-    computed at once.
+    A masked convolution sees three rows above and three places to the left. The LSTM layers carry a state from row to
+    row, so a level depends on a triangle above it and on its row to the left. In training, all places of a row are
+    computed in parallel.
 
     Args:
-        shape: (H, L).
-        width: of every layer.
-        layers: LSTMs on one another, each added to its input.
+        shape: (H, L) of the grid of levels.
+        width: channels of every layer.
+        layers: number of LSTM layers, each with a residual connection.
     """
 
-    REACH = 3  # rows above, and places beside
+    REACH = 3  # rows above, and places on either side
 
     def __init__(self, shape: tuple[int, int], *, width: int, layers: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class RowLSTM(AutoregressiveNetwork):
         self.head = nn.Sequential(nn.ReLU(), nn.Conv1d(width, width, 1), nn.ReLU(), nn.Conv1d(width, LEVELS, 1))
 
     def forward(self, levels: Tensor) -> Tensor:
-        """See `AutoregressiveNetwork.forward`."""
+        """Map all levels, int64 (B, H, L), to logits (B, H, L, 256) at once."""
         batch, height, length = levels.shape
         embedded = self.embedding(levels).permute(0, 3, 1, 2)
         above = self.above(F.pad(embedded, (0, 0, self.REACH, -1)))
@@ -81,11 +81,11 @@ class RowLSTM(AutoregressiveNetwork):
         return logits.view(batch, LEVELS, height, length).permute(0, 2, 3, 1)
 
     def stepwise(self, batch: int) -> Steps:
-        """See `AutoregressiveNetwork.stepwise`: a place costs the same wherever it is."""
+        """Compute the logits level by level, at the same cost for every place."""
         height, length = self.shape
         layers = [each for each in self.layers if isinstance(each, _RowLayer)]
         zeros = self.embedding.weight.new_zeros
-        rows = zeros(batch, self.width, self.REACH, length)  # embedded, the last ones
+        rows = zeros(batch, self.width, self.REACH, length)  # embeddings of the last rows
         hidden = [zeros(batch, self.width, length) for _ in self.layers]
         cell = [zeros(batch, self.width, length) for _ in self.layers]
         for _ in range(height):

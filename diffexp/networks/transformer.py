@@ -1,4 +1,4 @@
-"""A Transformer decoder over the levels of an image (Vaswani et al. 2017; Chen et al. 2020)."""
+"""A decoder-only Transformer over the levels of an image (Vaswani et al. 2017; Chen et al. 2020)."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from diffexp.networks.autoregressive import LEVELS, AutoregressiveNetwork, Steps
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-    """On a CPU in float32: the gradient in bfloat16 takes five times as long."""
+    """Compute attention; on a CPU in float32, because the bfloat16 gradient takes five times as long."""
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
     with torch.autocast("cpu", enabled=False):
@@ -17,7 +17,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Te
 
 
 class _Block(nn.Module):
-    """Attention to the earlier tokens, then a perceptron; each normalised before and added to its input."""
+    """Causal self-attention, then an MLP, each with pre-normalisation and a residual connection."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -29,12 +29,12 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, kept: Tensor | None = None, place: int = 0) -> Tensor:
-        """(B, N, width) → the same; or the token of a place, (B, 1, width), with the keys and values of the earlier.
+        """Map all tokens (B, N, width), or one token (B, 1, width) with cached keys and values, to the same shape.
 
         Args:
             x: tokens.
-            kept: keys and values (2, B, heads, N, width/heads), where those of this place are put; None for all tokens.
-            place: of the token.
+            kept: cache of keys and values (2, B, heads, N, width/heads), updated at `place`; None for all tokens.
+            place: index of the token.
         """
         parts = self.qkv(self.norms[0](x)).chunk(3, dim=2)
         query, key, value = (each.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for each in parts)
@@ -49,31 +49,31 @@ class _Block(nn.Module):
 
 
 class Transformer(AutoregressiveNetwork):
-    """A Transformer decoder (Vaswani et al. 2017) over the levels, which know their row and their place in it.
+    """A decoder-only Transformer (Vaswani et al. 2017) over the levels, with learned embeddings of row and column.
 
     Args:
-        shape: (H, L).
-        width: of a token.
-        layers: blocks.
-        heads: of the attention.
-        dropout: probability after attention and perceptron.
+        shape: (H, L) of the grid of levels.
+        width: dimension of a token.
+        layers: number of blocks.
+        heads: number of attention heads.
+        dropout: probability after attention and MLP, in [0, 1).
     """
 
     def __init__(self, shape: tuple[int, int], *, width: int, layers: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.shape, self.width, self.heads = shape, width, heads
-        self.embedding = nn.Embedding(LEVELS + 1, width)  # the last stands before the first level
+        self.embedding = nn.Embedding(LEVELS + 1, width)  # the last one is the start token
         self.row, self.place = (nn.Parameter(0.02 * torch.randn(length, width)) for length in shape)
         self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, LEVELS)
 
     def _positions(self) -> Tensor:
-        """(H·L, width)."""
+        """Return the position embeddings, (H·L, width)."""
         return (self.row[:, None] + self.place).flatten(0, 1)
 
     def forward(self, levels: Tensor) -> Tensor:
-        """See `AutoregressiveNetwork.forward`."""
+        """Map all levels, int64 (B, H, L), to logits (B, H, L, 256) at once."""
         before = F.pad(levels.flatten(1), (1, -1), value=LEVELS)
         x = self.embedding(before) + self._positions()
         for block in self.blocks:
@@ -82,7 +82,7 @@ class Transformer(AutoregressiveNetwork):
         return logits.view(-1, *self.shape, LEVELS)
 
     def stepwise(self, batch: int) -> Steps:
-        """See `AutoregressiveNetwork.stepwise`: the keys and values of the earlier tokens are kept."""
+        """Compute the logits level by level, caching the keys and values of previous tokens."""
         positions = self._positions()
         kept = positions.new_zeros(len(self.blocks), 2, batch, self.heads, len(positions), self.width // self.heads)
         before = torch.full((batch,), LEVELS, device=positions.device)

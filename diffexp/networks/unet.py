@@ -1,4 +1,4 @@
-"""The U-Net of Ho et al. 2020: the one that "DDPM" means."""
+"""The U-Net of DDPM (Ho et al. 2020)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -20,28 +20,29 @@ from diffexp.networks.blocks import (
 
 
 class UNet(nn.Module):
-    """(x_t of shape (B, C, H, W), indices t of shape (B,)) → output (B, C, H, W), zero or nearly so at the start.
+    """The U-Net of DDPM: (x_t (B, C, H, W), indices t (B,)) → (B, out_channels, H, W), initially zero or nearly so.
 
-    With classes it takes a third input, int64 (B,): 0 … classes-1, or `classes` for none.
+    A class-conditional network has a third input, labels int64 (B,): 0 … K-1 for `classes` = K, and K for the null
+    label.
 
-    With the defaults on 3×32×32 it has the paper's 35,746,307 parameters.
+    With the defaults, images of 3×32×32 give the paper's 35,746,307 parameters.
 
     Args:
         image_shape: (C, H, W); H and W must be divisible by 2 once for each level after the first.
-        base_channels: width of the first level; even.
-        channel_multipliers: width of each level, in base_channels.
-        num_res_blocks: residual blocks of each level on the way down; one more on the way up.
-        attention_resolutions: heights of feature maps that get self-attention, in pixels.
-        dropout: probability inside each residual block.
+        base_channels: channels of the first level; even.
+        channel_multipliers: channels of each level, in multiples of base_channels.
+        num_res_blocks: residual blocks of each level in the encoder; the decoder has one more.
+        attention_resolutions: heights, in pixels, of the feature maps with self-attention.
+        dropout: probability inside each residual block, in [0, 1).
         norm_num_groups: groups of every GroupNorm.
-        gradient_checkpointing: trade time for memory in training, see `Stage`.
-        out_channels: of the output; None is those of the images.
-        classes: how many there are; each, and none, has an embedding that is added to that of t.
-        initialization: how torch's generator draws the first weights. "torch": layers keep torch's defaults, except
-            that the last one of every block and of the network is zero. "ddpm": as the authors' code draws them.
+        gradient_checkpointing: trade compute for memory in training, see `Stage`.
+        out_channels: channels of the output; None is C.
+        classes: number of classes K. Each class, and the null label, has an embedding that is added to that of t.
+        initialization: "torch" keeps torch's defaults, except that the last layer of every block and of the network is
+            zero. "ddpm" draws the weights as the authors' code does.
 
     Raises:
-        ValueError: if the image cannot be halved that often.
+        ValueError: if H or W is not divisible as required.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class UNet(nn.Module):
         levels = len(channel_multipliers)
         factor = 2 ** (levels - 1)
         if height % factor or width % factor:
-            raise ValueError(f"{levels} levels need height and width divisible by {factor}, not {height}×{width}")
+            raise ValueError(
+                f"image_shape: expected H and W divisible by {factor} for {levels} levels, got {height}×{width}."
+            )
 
         time_features = 4 * base_channels
         self.time = TimeEmbedding(base_channels, time_features)
@@ -116,10 +119,11 @@ class UNet(nn.Module):
 
     @torch.no_grad()
     def _initialize_as_ddpm(self) -> None:
-        """Draw all weights as the authors' code does: TensorFlow's variance_scaling(scale, "fan_avg", "uniform").
+        """Draw all weights as the authors' code does, by TensorFlow's variance_scaling(scale, "fan_avg", "uniform").
 
-        That is Glorot's uniform distribution with gain √scale. The scale is 1, and 1e-10 for the last layer of every
-        block and of the network; biases are zero. Embeddings of classes, which that code lacks, keep torch's N(0, 1).
+        This is Glorot's uniform distribution with gain √scale. The scale is 1, and 1e-10 for the last layer of every
+        block and of the network. Biases are zero. Class embeddings, which the authors' code lacks, keep torch's N(0,
+        1).
         """
         last, fused = {self.conv_out}, set()
         for block in self.modules():
@@ -130,13 +134,13 @@ class UNet(nn.Module):
                 fused.add(block.query_key_value)
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                for weight in layer.weight.chunk(3) if layer in fused else [layer.weight]:  # theirs are three layers
+                for weight in layer.weight.chunk(3) if layer in fused else [layer.weight]:  # three layers in theirs
                     nn.init.xavier_uniform_(weight, gain=1e-5 if layer in last else 1.0)
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Apply the network."""
+        """Apply the network to x_t (B, C, H, W), t (B,) and, for a class-conditional network, labels (B,)."""
         time = self.time(t)
         if self.label is not None:
             time = time + self.label(labels)

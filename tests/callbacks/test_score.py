@@ -140,7 +140,7 @@ def test_variants_beyond_the_limit_of_seconds_are_left_out_aloud(tmp_path, capsy
     callback = score(tmp_path, max_seconds=1e-6)
     fit([callback], 2)
     assert callback.scored == {}
-    assert "skipped, score.max_seconds is 1e-06" in capsys.readouterr().err
+    assert "skipped, because score.max_seconds = 1e-06" in capsys.readouterr().err
 
 
 def test_scorings_beyond_the_limit_of_the_share_are_left_out_aloud(tmp_path, capsys):
@@ -191,7 +191,7 @@ def test_a_scoring_given_up_is_made_up_for_by_the_resumed_run(tmp_path):
 
 
 def test_a_model_that_makes_nan_is_told(tmp_path):
-    with pytest.raises(UserError, match="the model makes images with NaN"):
+    with pytest.raises(UserError, match="samples: expected finite pixels, got NaN"):
         fit([score(tmp_path)], 2, module=Painter(diverge=True))
 
 

@@ -107,7 +107,7 @@ def test_a_model_without_likelihood_and_another_evaluations_folder_are_refused(t
     with pytest.raises(UserError, match="is damaged"):
         evaluate_likelihood(trained, request(trained, f"out={tmp_path}", "count=2"))
     monkeypatch.setattr(DiffusionModule, "estimate_bits", GenerativeModel.estimate_bits)
-    with pytest.raises(UserError, match="DiffusionModule has no likelihood"):
+    with pytest.raises(UserError, match="expected a model with a likelihood, got DiffusionModule"):
         evaluate_likelihood(trained, request(trained, f"out={tmp_path / 'none'}"))
 
 

@@ -143,7 +143,7 @@ def test_the_images_themselves_stay_as_they_are() -> None:
 
 
 def test_batches_must_be_divisible_and_images_there() -> None:
-    with pytest.raises(ValueError, match="batch_size 10 is not divisible by 2 ranks · 3 batches"):
+    with pytest.raises(ValueError, match="batch_size: expected a multiple of 2 ranks · 3 batches, got 10"):
         InfiniteBatches(numbered(5), 10, world_size=2, accumulate=3)
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="images: expected at least one image"):
         InfiniteBatches(numbered(0), 10)

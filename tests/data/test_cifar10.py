@@ -62,7 +62,7 @@ def test_larger_images_are_padded(batches: Path) -> None:
 def test_damaged_files_are_not_used(batches: Path, damaged: str) -> None:
     (batches / damaged).write_bytes((batches / damaged).read_bytes()[:-1])
     with pytest.raises(
-        UserError, match=r"batches-py lacks whole files, .*unreachable.*Put cifar-10-python.tar.gz .* yourself"
+        UserError, match=r"batches-py: files are missing .*unreachable.*Download cifar-10-python.tar.gz from .* into "
     ):
         load("train", 32, 3, 4.0, root=str(batches.parent))
     assert [path.name for path in batches.parent.iterdir()] == [batches.name]

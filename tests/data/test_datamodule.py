@@ -169,7 +169,9 @@ def test_several_devices_share_a_batch() -> None:
 
 
 def test_a_batch_must_be_divisible() -> None:
-    with pytest.raises(UserError, match=r"12 images cannot be shared out evenly over 1 devices and 5 .*multiple of 5"):
+    with pytest.raises(
+        UserError, match=r"batch_size: expected a multiple of 5 \(1 devices × 5 accumulated batches\), got 12"
+    ):
         trainer(1, accumulate_grad_batches=5).fit(Watcher(), data())
 
 
@@ -189,7 +191,7 @@ def test_images_are_loaded_once_and_not_before_they_are_needed() -> None:
 
 
 def test_a_missing_test_split_is_an_error() -> None:
-    with pytest.raises(UserError, match="there are no test images"):
+    with pytest.raises(UserError, match="data: expected test images, got none"):
         data().images("test")
 
 
@@ -230,7 +232,7 @@ def test_what_is_held_out_is_spread_evenly_and_never_trained_on(tmp_path: Path, 
 
 
 def test_nothing_is_held_out_unless_asked_for_and_something_is_left() -> None:
-    with pytest.raises(UserError, match="there are no held-out images"):
+    with pytest.raises(UserError, match="data: expected held-out images, got none"):
         ImageDataModule.from_config(DigitsConfig(), 8, 3).images("held_out")
     greedy = ImageDataModule.from_config(DigitsConfig(held_out=1617), 8, 3)
     with pytest.raises(UserError, match=r"data\.held_out: expected fewer than the 1617 images.*Hold out fewer"):
@@ -239,5 +241,5 @@ def test_nothing_is_held_out_unless_asked_for_and_something_is_left() -> None:
 
 def test_nothing_is_loaded_from_a_config_before_it_is_needed() -> None:
     images = ImageDataModule.from_config(ImageFolderConfig(path="/nowhere"), batch_size=8, seed=3)
-    with pytest.raises(UserError, match="there is no folder or zip /nowhere"):
+    with pytest.raises(UserError, match="/nowhere: expected a folder or a zip"):
         images.setup("fit")

@@ -84,7 +84,7 @@ def test_what_the_config_says_comes_before_the_test_folder(pack, tmp_path):
 def test_one_train_folder_alone_is_a_folder_around_everything(pack):
     path = pack({"train/cat/1.png": png(1), "train/dog/1.png": png(2)})
     assert read(path).class_names == ["cat", "dog"]
-    with pytest.raises(UserError, match="has no test split"):
+    with pytest.raises(UserError, match="expected a test split, got none"):
         read(path, "test")
 
 
@@ -98,7 +98,7 @@ def test_a_class_may_be_called_train(pack):
 def test_words_for_splits_among_others_are_classes(pack, caplog, one, other):
     path = pack({f"{one}/1.png": png(1), f"{other}/1.png": png(2)})
     assert read(path).class_names == sorted([one, other])
-    assert ("name the folder to read by data.path" in caplog.text) == (one != "bullet_train")
+    assert ("set data.path to the folder to read" in caplog.text) == (one != "bullet_train")
 
 
 def test_a_test_folder_with_one_class_of_several(pack):
@@ -117,16 +117,16 @@ def test_an_unlabelled_test_folder(pack):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["train/1", "test/1", "unlabelled/1"], "expected the splits test, train alone.* got unlabelled as well"),
+        (["train/1", "test/1", "unlabelled/1"], "expected only the splits test, train.* got unlabelled as well"),
         (["train/1", "test/1", "sample"], r"got sample\.png as well"),
         (["val/1", "test/1"], "expected a train folder next to test, val, got none"),
-        (["train/1", "test/1", "val/1", "valid/1"], "expected one folder a split, got test, train, val, valid"),
+        (["train/1", "test/1", "val/1", "valid/1"], "expected one folder for each split, got test, train, val, valid"),
         (["cat/train/1", "cat/test/1", "dog/train/1"], "expected splits above classes, as train/cat, got test, train"),
         (
             ["bottle/train/good/1", "bottle/test/bad/1", "bottle/mask/1", "cup/train/1"],
             "above classes, as train/bottle",
         ),
-        (["train/cat/1", "test/cow/1", "train/dog/1", "test/dog/1"], "test classes that .* do not: cow"),
+        (["train/cat/1", "test/cow/1", "train/dog/1", "test/dog/1"], "expected the classes of .* got also cow"),
     ],
 )
 def test_unclear_splits_are_refused(pack, files, message):
@@ -186,7 +186,7 @@ def test_null_labels_are_none(pack):
     ("content", "message"),
     [
         ({"labels": [[INDEXED[0], 0], [INDEXED[1], 1]]}, r"none for 00001/img00001000\.png, .* \(2 of 4 images\)"),
-        ({"labels": [[name, [0, 1]] for name in INDEXED]}, r"img00000000\.png: expected the number .* got \[0, 1\]"),
+        ({"labels": [[name, [0, 1]] for name in INDEXED]}, r"img00000000\.png: expected a class, .* got \[0, 1\]"),
         ({"labels": [[name, -1] for name in INDEXED]}, "got -1"),
         ({"labels": [[name, 0.5] for name in INDEXED]}, r"got 0\.5"),
         ({"labels": [[name, None] for name in INDEXED]}, "got null"),
@@ -234,7 +234,9 @@ def test_folders_that_number_the_images_are_no_classes(pack, names):
 
 def test_another_folder_beside_numbering_ones_is_refused(pack):
     path = pack({**{name: png(1) for name in INDEXED}, "preview/cover.png": png(2)})
-    with pytest.raises(UserError, match=r"expected folders that number the images, .* got preview/cover\.png as well"):
+    with pytest.raises(
+        UserError, match=r"expected only folders that number the images, .* got preview/cover\.png as well"
+    ):
         read(path)
 
 

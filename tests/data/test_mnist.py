@@ -94,12 +94,12 @@ def test_the_package_is_looked_for_where_debian_puts_it() -> None:
 
 @pytest.mark.usefixtures("no_download")
 @pytest.mark.parametrize(
-    ("load", "hint"), [(mnist, "yourself.$"), (fashion_mnist, "apt install dataset-fashion-mnist")]
+    ("load", "hint"), [(mnist, "into that folder.$"), (fashion_mnist, "apt install dataset-fashion-mnist")]
 )
 def test_a_failed_download_says_what_to_do_and_leaves_nothing(tmp_path: Path, load: Callable, hint: str) -> None:
     with pytest.raises(
         UserError,
-        match=r"raw lacks whole files, and they could not be downloaded: .*unreachable.*train-images-idx3-ubyte.gz",
+        match=r"raw: files are missing or damaged, and the download failed: .*unreachable.*train-images-idx3-ubyte.gz",
     ) as caught:
         load("train", 28, 1, 4.0, root=str(tmp_path))
     assert caught.match(hint)
@@ -124,18 +124,18 @@ def test_a_download_is_moved_into_place(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "is not an idx file"),
-        (b"GIF89a" + bytes(100), "is not an idx file"),
-        (idx_bytes(np.zeros((3, 4), np.uint8))[:9], "is not an idx file"),
-        (idx_bytes(np.zeros((3, 4), np.uint8))[:-1], "is damaged: it states 3×4 bytes and holds 11"),
-        (idx_bytes(np.zeros((3, 4), np.uint8)) + b"!", "is damaged: it states 3×4 bytes and holds 13"),
-        (idx_bytes(np.zeros((0, 4), np.uint8)), "is damaged"),
+        (b"", "expected an idx file"),
+        (b"GIF89a" + bytes(100), "expected an idx file"),
+        (idx_bytes(np.zeros((3, 4), np.uint8))[:9], "expected an idx file"),
+        (idx_bytes(np.zeros((3, 4), np.uint8))[:-1], "expected 3×4 > 0 bytes, as declared, got 11"),
+        (idx_bytes(np.zeros((3, 4), np.uint8)) + b"!", "expected 3×4 > 0 bytes, as declared, got 13"),
+        (idx_bytes(np.zeros((0, 4), np.uint8)), "expected 0×4 > 0 bytes"),
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "t10k-images-idx3-ubyte"
     path.write_bytes(data)
-    with pytest.raises(UserError, match=f"{path} {message}.*Replace the file"):
+    with pytest.raises(UserError, match=f"{path}: {message}.*Replace the file"):
         read_idx(path)
 
 
@@ -146,7 +146,7 @@ def test_damaged_gzips_are_named(tmp_path: Path, damage: Callable[[bytes], bytes
     path = tmp_path / "train-images-idx3-ubyte.gz"
     noise = np.random.default_rng(0).integers(0, 256, (10, 28), dtype=np.uint8)
     path.write_bytes(damage(gzip.compress(idx_bytes(noise))))
-    with pytest.raises(UserError, match=f"{path} cannot be read: .*Replace the file"):
+    with pytest.raises(UserError, match=f"{path}: expected a readable file, got: .*Replace the file"):
         read_idx(path)
 
 
@@ -154,15 +154,15 @@ def test_labels_must_fit_the_images(tmp_path: Path) -> None:
     write(tmp_path, "train", 5)
     labels = tmp_path / "train-labels-idx1-ubyte"
     labels.write_bytes(idx_bytes(np.zeros(4, np.uint8)))
-    with pytest.raises(UserError, match=f"{labels} holds 4 labels for the 5 images of .*train-images"):
+    with pytest.raises(UserError, match=f"{labels}: expected 5 labels, as in .*train-images.*, got 4"):
         mnist("train", 28, 1, 4.0, root=str(tmp_path))
     labels.write_bytes(idx_bytes(np.full(5, 10, np.uint8)))
-    with pytest.raises(UserError, match=f"{labels} holds a label 10; there are 0 to 9"):
+    with pytest.raises(UserError, match=f"{labels}: expected labels 0 to 9, got 10"):
         mnist("train", 28, 1, 4.0, root=str(tmp_path))
 
 
 def test_images_must_have_28_pixels_a_side(tmp_path: Path) -> None:
     write(tmp_path, "train", 5)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((5, 32, 32), np.uint8)))
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte holds \(5, 32, 32\), not \(N, 28, 28\)"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte: expected images \(N, 28, 28\), got \(5, 32, 32\)"):
         mnist("train", 28, 1, 4.0, root=str(tmp_path))

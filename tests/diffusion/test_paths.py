@@ -66,12 +66,12 @@ def test_quadratic_visits_each_of_the_smallest_once():
 
 @pytest.mark.parametrize("steps", [0, 1001, -1])
 def test_steps_outside_1_T_are_refused(steps):
-    with pytest.raises(ValueError, match=f"from 1 to T = 1000, not {steps}"):
+    with pytest.raises(ValueError, match=rf"steps: expected an integer in \[1, T = 1000\], got {steps}\."):
         timestep_path(1000, steps, "leading")
 
 
 def test_an_unknown_spacing_is_refused():
-    with pytest.raises(ValueError, match="spacing must be one of"):
+    with pytest.raises(ValueError, match="spacing: expected one of"):
         timestep_path(10, 5, "cubic")
 
 
@@ -99,7 +99,7 @@ def test_a_terminal_snr_of_zero_is_visited_first():
 
 
 def test_spacings_by_noise_need_the_noise():
-    with pytest.raises(ValueError, match="needs alphas_cumprod"):
+    with pytest.raises(ValueError, match="alphas_cumprod: expected ᾱ for spacing"):
         timestep_path(1000, 10, "karras")
 
 

@@ -75,7 +75,7 @@ def test_the_notes_reverse_step_is_hos_with_the_scaled_output():
 
 
 def test_an_unknown_prediction_is_refused():
-    with pytest.raises(ValueError, match="prediction must be one of"):
+    with pytest.raises(ValueError, match="prediction: expected one of"):
         Prediction("noise", SCHEDULE)
 
 
@@ -107,7 +107,7 @@ def test_step_epsilon_is_the_noise_of_the_last_step():
 
 def test_a_prediction_of_noise_is_refused_where_the_last_step_tells_nothing_else():
     schedule = Schedule(schedules.with_zero_terminal_snr(schedules.linear(1000)), zero_terminal_snr=True)
-    with pytest.raises(ValueError, match="must be x0 or v"):
+    with pytest.raises(ValueError, match="prediction: expected x0 or v"):
         Prediction("epsilon", schedule)
     Prediction("v", schedule)
 

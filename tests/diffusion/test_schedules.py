@@ -43,7 +43,7 @@ def test_linear_at_another_T_follows_the_rescale_rule(timesteps, rescale, final)
     assert schedule.alphas_cumprod[-1].item() == pytest.approx(final, rel=1e-3)
 
 
-@pytest.mark.parametrize(("timesteps", "message"), [(20, "β_20 of 20 is 1"), (10, "β_6 of 10 is 1.1")])
+@pytest.mark.parametrize(("timesteps", "message"), [(20, "β_20 of 20 = 1"), (10, "β_6 of 10 = 1.1")])
 def test_linear_rescaled_to_so_few_steps_that_beta_reaches_one_is_refused(timesteps, message):
     with pytest.raises(ValueError, match=message):
         Schedule(schedules.linear(timesteps, rescale="1000/T"))
@@ -106,5 +106,5 @@ def test_zero_terminal_snr_equals_diffusers_and_the_anchor():
     assert schedule.terminal_signal == 0
     assert schedule.alpha_bar(499) == pytest.approx(0.0760288, abs=1e-6)
     assert schedule.alpha_bar(0) == pytest.approx(1 - 1e-4)
-    with pytest.raises(ValueError, match="β_1000 of 1000 is 1"):
+    with pytest.raises(ValueError, match="β_1000 of 1000 = 1"):
         Schedule(betas)

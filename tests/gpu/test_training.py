@@ -86,7 +86,7 @@ def test_other_objectives_compute_what_the_cpus_do(device, tmp_path, overrides):
 @pytest.mark.slow
 def test_compiled_steps_compute_what_eager_ones_do(on_cpu, cuda, tmp_path, caplog):
     fit(tmp_path / "run", cuda, *PLAIN, "training.compile=true")
-    assert "it runs uncompiled" not in caplog.text
+    assert "It runs uncompiled" not in caplog.text
     assert off(losses(tmp_path / "run"), losses(on_cpu)) < 1e-4
     assert moved_alike(weights(tmp_path / "run"), weights(on_cpu), weights(on_cpu, step=1)) < 0.01
 

@@ -105,7 +105,7 @@ def test_a_sample_within_a_budget_is_the_same(trained, tmp_path):
     cut = drawn(trained, tmp_path, "cut", "precision=32-true", "memory_gb=0.0005")
     assert np.abs(whole - cut).max() <= 1
     told = diffexp("sample", str(trained), "memory_gb=1e-9", cwd=tmp_path, expect=2).stderr
-    assert "memory_gb: 1e-09, but sampling one image takes" in told
+    assert "GiB for one image, got 1e-09. Raise it." in told
 
 
 @pytest.mark.slow

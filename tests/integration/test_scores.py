@@ -238,9 +238,9 @@ PIXELS = torch.zeros(50, 8, 8, dtype=torch.uint8).numpy()
 @pytest.mark.parametrize(
     ("arrays", "overrides", "message"),
     [
-        ({"images": PIXELS.astype(np.float32)}, [], "images is float32, but pixels are uint8"),
-        ({"other": PIXELS}, [], "holds other, but no array images or arr_0"),
-        ({"images": PIXELS[0]}, [], r"must be (N, H, W) or (N, H, W, C)"),
+        ({"images": PIXELS.astype(np.float32)}, [], "images: expected uint8 pixels in 0 … 255, got float32"),
+        ({"other": PIXELS}, [], "expected an array images or arr_0, got other"),
+        ({"images": PIXELS[0]}, [], r"expected (N, H, W) or (N, H, W, C)"),
         ({"images": PIXELS[:10]}, [], "at least 40 images for the 32 features of digits_v1, got 10"),
         ({"images": PIXELS}, ["count=60"], "count: 60, but images.npz holds 50 images"),
         ({"images": np.zeros((50, 9, 9), np.uint8)}, [], "digits_v1: expected images (1, 8, 8)"),
@@ -262,13 +262,13 @@ def test_files_that_are_no_images_of_one_size_are_told(tmp_path, cache):
     write_images(tmp_path / "images", digits()[:50])
     Image.new("L", (9, 9)).save(tmp_path / "images" / "z.png")
     done = diffexp("score", "images", "digits", cwd=tmp_path, expect=2, **cache)
-    assert "images must be of one size: 0000.png is 8×8, z.png 9×9" in done.stderr
+    assert "expected images of one size, got 0000.png: 8×8, z.png: 9×9" in done.stderr
     (tmp_path / "images" / "z.png").write_text("no image")
     done = diffexp("score", "images", "digits", cwd=tmp_path, expect=2, **cache)
     assert "cannot decode z.png" in done.stderr
     (tmp_path / "damaged.npz").write_text("no zip")
     done = diffexp("score", "damaged.npz", "digits", cwd=tmp_path, expect=2, **cache)
-    assert "cannot be read as a .npz" in done.stderr
+    assert "expected a .npz of arrays, got: " in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,6 @@ def test_bad_data_leaves_nothing_behind(tmp_path):
 def test_images_of_another_shape_than_the_config_says_are_refused(tmp_path, monkeypatch):
     images = MemoryImages(torch.zeros(20, 1, 12, 12, dtype=torch.uint8))
     monkeypatch.setitem(DATA._builders, "digits", lambda *args, **own: images)
-    with pytest.raises(UserError, match=r"the images are \(1, 12, 12\), but the config says \(1, 8, 8\)"):
+    with pytest.raises(UserError, match=r"expected images \(1, 8, 8\), as in the config, got \(1, 12, 12\)"):
         fit(tmp_path / "run")
     assert not (tmp_path / "run").exists()

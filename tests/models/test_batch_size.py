@@ -35,5 +35,5 @@ def test_never_more_than_the_limit():
 
 
 def test_a_budget_below_one_image_is_refused():
-    with pytest.raises(UserError, match=r"memory_gb: 1e-06, but sampling one image takes .* GiB"):
+    with pytest.raises(UserError, match=r"memory_gb: expected at least .* GiB for one image, got 1e-06\. Raise it"):
         images_at_once(model(), DDIMConfig(steps=4), 7, 1e-6)

@@ -138,7 +138,7 @@ def test_the_network_with_labels_equals_diffusers():
 
 def test_a_run_with_labels_trains_and_another_number_of_classes_is_refused(tmp_path):
     fit(tmp_path / "run", "model.classes=10", "sample_grid.samplers.ddpm.guidance_scale=2")
-    with pytest.raises(UserError, match=r"model\.classes: is 9, but the data has 10 classes"):
+    with pytest.raises(UserError, match=r"model\.classes: expected 10, as in the data, got 9"):
         fit(tmp_path / "other", "model.classes=9")
 
 
@@ -195,9 +195,11 @@ def test_a_module_of_ones_own_without_a_null_label_is_asked_for_classes_alone():
     model, images = module(class_dropout_prob=0.0), torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
     model.sample(DDIMConfig(steps=1), range(2), 0)
     for guidance in (0.0, 2.0):
-        with pytest.raises(UserError, match=f"guidance_scale: expected 1, got {guidance:g}: class_dropout_prob is 0"):
+        with pytest.raises(
+            UserError, match=f"guidance_scale: expected 1, got {guidance:g}: class_dropout_prob is 0, so the null label"
+        ):
             model.sample(DDIMConfig(steps=1, guidance_scale=guidance), range(2), 0)
-    with pytest.raises(UserError, match="bits per dimension: expected a model that also learns without classes"):
+    with pytest.raises(UserError, match="bits per dimension: expected a model trained with the null label"):
         model.bits_per_dim(images, [0], 0, LikelihoodConfig())
 
 

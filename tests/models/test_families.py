@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_told(family, overrides, message):
 def test_a_model_without_likelihood_says_so(autoencoder):
     for family in ("gan", "latent_diffusion"):
         model = build_model(wanted(family, autoencoder, *SMALL[family]))
-        with pytest.raises(UserError, match="has no likelihood"):
+        with pytest.raises(UserError, match="expected a model with a likelihood"):
             model.bits_per_dim(torch.zeros(1, *model.image_shape, dtype=torch.uint8), [0], 0, None)
 
 

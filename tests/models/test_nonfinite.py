@@ -72,7 +72,7 @@ def test_a_step_left_out_changes_no_weight_and_training_goes_on(tmp_path, broken
     rows = metrics(tmp_path / "run")
     assert [row["step"] for row in rows] == list(range(1, 9))
     assert [row["train/skipped"] for row in rows] == [0, 0, 0, 1, 2, 2, 2, 2]
-    assert "step 3 is left out: the" in caplog.text
+    assert "step 3: skipped, because the" in caplog.text
     assert ("train/loss" in rows[2]) is (what == "gradient")
 
 

@@ -47,7 +47,7 @@ def test_any_divisible_size(shape):
 
 
 def test_an_indivisible_size_is_refused():
-    with pytest.raises(ValueError, match=r"3 levels need height and width divisible by 4, not 8×10"):
+    with pytest.raises(ValueError, match=r"image_shape: expected H and W divisible by 4 for 3 levels, got 8×10"):
         UNet((1, 8, 10), channel_multipliers=[1, 1, 1])
 
 

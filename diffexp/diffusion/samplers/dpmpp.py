@@ -15,19 +15,25 @@ from diffexp.diffusion.schedules import Schedule
 
 @dataclass(frozen=True)
 class DPMSolver:
-    """DPM-Solver++ multistep (Lu et al. 2022b, algorithm 2), with h = λ_t - λ_s:
+    """DPM-Solver++ multistep (Lu et al. 2022b, algorithm 2), from s to t with h = λ_t - λ_s and σ = √(1-ᾱ)::
 
-        x_t = (σ_t/σ_s) x_s + √ᾱ_t (1-e^{-h}) x̂_0 + …                                     the ODE
-        x_t = (σ_t/σ_s) e^{-h} x_s + √ᾱ_t (1-e^{-2h}) x̂_0 + … + σ_t √(1-e^{-2h}) z         the SDE
+        ODE    x_t = (σ_t/σ_s) x_s + √ᾱ_t (1-e^{-h}) x̂_0 + …
+        SDE    x_t = (σ_t/σ_s) e^{-h} x_s + √ᾱ_t (1-e^{-2h}) x̂_0 + … + σ_t √(1-e^{-2h}) z,      z ~ N(0, I)
 
-    where … extrapolates x̂_0 from the last two or three calls by its differences over λ. Order 1 of the ODE is DDIM; of
-    the SDE, DDIM with η = 1. The first steps have the order that what was seen allows. Orders 1 and 2 are the authors'
-    code; its order 3 gives the second difference half the weight that Taylor's formula does, and so an error of order
-    2 only (docs/guides/solvers.md): here it has the whole weight.
+    The terms … extrapolate x̂_0 from the last two or three network calls by finite differences in λ. The first steps
+    have the order that the available calls allow.
+
+    - Order 1 is DDIM: of the ODE with η = 0, of the SDE with η = 1.
+    - Orders 1 and 2 agree with the authors' code.
+    - Order 3 of the authors' code gives the second difference half the weight of Taylor's formula, so its error is of
+      order 2 (docs/guides/solvers.md). diffexp uses the full weight.
 
     Args:
-        order: of the error, 1 to 3; with 3, long steps have order 2 (`LONGEST_OF_ORDER_3`).
-        sde: sample the reverse SDE instead of the ODE (SDE-DPM-Solver++): noise at every step but the last.
+        order: order of the error, 1 to 3. With 3, steps longer than `LONGEST_OF_ORDER_3` have order 2.
+        sde: sample the reverse SDE (SDE-DPM-Solver++) instead of the ODE, adding noise at every step but the last.
+
+    Raises:
+        ValueError: if the order is not 1, 2 or 3.
     """
 
     order: Order = 2
@@ -39,7 +45,7 @@ class DPMSolver:
     def trajectory(
         self, denoiser: Denoiser, schedule: Schedule, path: Path, x: Tensor, noise: Callable[[], Tensor]
     ) -> Iterator[SamplerState]:
-        """See `diffexp.diffusion.samplers.base.Sampler.trajectory`."""
+        """Sample along the path from x with one network call a step; see `Sampler.trajectory`."""
         check_start(schedule, path)
         rate = 2 if self.sde else 1
         orders = step_orders(self.order, schedule, path, rate)
@@ -60,7 +66,7 @@ class DPMSolver:
 
     @staticmethod
     def _weights(h: float, order: int) -> list[float]:
-        """The weights of x̂_0 and of its first and second scaled differences; h is doubled for the SDE."""
+        """Return the weights of x̂_0 and of its first and second scaled differences; for the SDE, h is doubled."""
         first = -math.expm1(-h)
         if order == 1:
             return [first]

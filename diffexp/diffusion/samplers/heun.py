@@ -1,4 +1,4 @@
-"""Heun's method (Karras et al. 2022)."""
+"""Heun's method, the deterministic sampler of EDM (Karras et al. 2022)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from diffexp.diffusion.schedules import Schedule
 
 @dataclass(frozen=True)
 class Heun:
-    """Heun's method of second order (Karras et al. 2022, algorithm 1): two calls a step, one for the last.
+    """Heun's method, of second order (Karras et al. 2022, algorithm 1): two network calls a step, one in the last.
 
-    In x̄ = x/√ᾱ and s = √(1-ᾱ)/√ᾱ the ODE reads dx̄/ds = ε̂: a step of Euler's, which is DDIM, and then another with
-    the mean of the ε̂ at its two ends.
+    With x̄ = x/√ᾱ and EDM's σ = √(1-ᾱ)/√ᾱ the probability-flow ODE is dx̄/dσ = ε̂. Each step is an Euler step, which is
+    DDIM with η = 0, followed by a correction with the mean of ε̂ at both ends.
     """
 
     def trajectory(
         self, denoiser: Denoiser, schedule: Schedule, path: Path, x: Tensor, noise: Callable[[], Tensor]
     ) -> Iterator[SamplerState]:
-        """See `diffexp.diffusion.samplers.base.Sampler.trajectory`."""
+        """Sample along the path from x with two network calls a step; see `Sampler.trajectory`."""
         check_start(schedule, path)
         for t, t_prev in path:
             now, then = Level(schedule.alpha_bar(t)), Level(schedule.alpha_bar(t_prev))

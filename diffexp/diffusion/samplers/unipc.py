@@ -1,4 +1,4 @@
-"""UniPC (Zhao et al. 2023)."""
+"""UniPC, a unified predictor-corrector (Zhao et al. 2023)."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +16,16 @@ from diffexp.diffusion.schedules import Schedule
 
 @dataclass(frozen=True)
 class UniPC:
-    """UniPC multistep with B_2(h) = e^h - 1 (Zhao et al. 2023, algorithms 5 and 7), in data prediction.
+    """UniPC multistep in data prediction, with B_2(h) = e^h - 1 (Zhao et al. 2023, algorithms 5 and 7).
 
-    Every call corrects the step that led to its x before it predicts the next one, so that the order of the error is
-    one above that of the predictor, and a step still takes one call.
+    Each network call first corrects the step that led to its x, then predicts the next step. The order of the error is
+    thus one above the predictor's, at one call a step.
 
     Args:
-        order: of the predictor, 1 to 3; with 3, long steps have order 2 (`LONGEST_OF_ORDER_3`).
+        order: order of the predictor, 1 to 3. With 3, steps longer than `LONGEST_OF_ORDER_3` have order 2.
+
+    Raises:
+        ValueError: if the order is not 1, 2 or 3.
     """
 
     order: Order = 2
@@ -33,7 +36,7 @@ class UniPC:
     def trajectory(
         self, denoiser: Denoiser, schedule: Schedule, path: Path, x: Tensor, noise: Callable[[], Tensor]
     ) -> Iterator[SamplerState]:
-        """See `diffexp.diffusion.samplers.base.Sampler.trajectory`."""
+        """Sample along the path from x with one network call a step; see `Sampler.trajectory`."""
         check_start(schedule, path)
         orders = step_orders(self.order, schedule, path)
         if max(orders) < self.order:
@@ -47,12 +50,12 @@ class UniPC:
                 x = self._step(before, seen[:corrected], now, PastEstimate(now, x0))
             seen = [PastEstimate(now, x0), *seen[:2]]
             before, x = x, self._step(x, seen[:order], then)
-            corrected = order if now.lambda_ > -math.inf else 0  # from pure noise h is infinite: nothing to correct
+            corrected = order if now.lambda_ > -math.inf else 0  # from pure noise h is infinite: no correction
             yield SamplerState(t_prev, x, x0)
 
     @staticmethod
     def _step(x: Tensor, seen: Sequence[PastEstimate], then: Level, corrected_by: PastEstimate | None = None) -> Tensor:
-        """x from the level of the newest x̂_0 seen to `then`; with the x̂_0 there, the corrected one."""
+        """Step from the level of the latest x̂_0 to `then`; with the x̂_0 there, the step is the corrected one."""
         now, newest = seen[0].level, seen[0].x0
         h = then.lambda_ - now.lambda_
         others = [*seen[1:], *([] if corrected_by is None else [corrected_by])]
@@ -67,13 +70,13 @@ class UniPC:
 
 
 def _unipc_weights(ratios: Sequence[float], h: float, b: float) -> list[float]:
-    """The weights of the differences at λ_s + r h, r of `ratios`, that match Taylor's terms (Zhao et al. 2023, eq. 5).
+    """Return the weights of the differences at λ_s + r h, r in `ratios`, that match Taylor's terms.
 
-    A single one is 1/2 for every h, as in the authors' code.
+    See Zhao et al. 2023, eq. 5. A single weight is 1/2 for every h, as in the authors' code.
     """
     if len(ratios) == 1:
         return [0.5]
-    # φ_1 = e^{-h} - 1 over -h, φ_{k+1} = (φ_k - 1/k!)/(-h), times k! over B
+    # φ_1 = (e^{-h} - 1)/(-h), φ_{k+1} = (φ_k - 1/k!)/(-h); phi = -h φ_{k+1}
     rows, right = [], []
     phi, factorial = b / h - 1, 1.0
     for power in range(len(ratios)):

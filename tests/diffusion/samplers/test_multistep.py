@@ -150,9 +150,9 @@ def test_an_order_that_no_step_has_is_warned_of_once(sampler, steps, reached, ca
     for _ in range(2):
         last(sampler, gaussian_denoiser(SCHEDULE), SCHEDULE, path, torch.ones(1), lambda: torch.zeros(1))
     warned = [
-        f"sampler.order: expected steps that are short enough for order {sampler.order} of "
+        f"sampler.order: expected steps short enough for order {sampler.order} of "
         f"{'unipc' if isinstance(sampler, UniPC) else 'dpmpp, sde: true' if sampler.sde else 'dpmpp'}, "
-        f"got at most order {reached} in {steps} steps. Take more steps, or order: {reached}"
+        f"got at most order {reached} with {steps} steps. Use more steps, or order: {reached}."
     ]
     assert caplog.messages == ([] if reached == sampler.order else warned)
 

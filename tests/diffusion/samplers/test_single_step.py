@@ -259,7 +259,7 @@ def test_with_a_zero_terminal_snr_a_path_that_starts_elsewhere_is_refused(sample
         *_, last = sampler.trajectory(gaussian_denoiser(schedule), schedule, path, x, x.clone)
         return last.x
 
-    with pytest.raises(ValueError, match="expected to start at t = 999, where the SNR is 0, got t = 900"):
+    with pytest.raises(ValueError, match="expected a start at t = 999, where the SNR is 0, got t = 900"):
         run_on("leading")
     assert run_on("arctan").isfinite().all()
 
