@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, get_type_hints
 
+from diffexp.config.fields import Range
 from diffexp.config.merge import describe
 from diffexp.config.registry import Component
 from diffexp.config.schemas.data import DATA
@@ -15,7 +16,7 @@ from diffexp.config.schemas.engines import SlurmEngineConfig
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.config.schemas.extractors import EXTRACTORS
 from diffexp.config.schemas.models.base import MODELS
-from diffexp.config.schemas.networks import NETWORKS
+from diffexp.config.schemas.networks import AUTOREGRESSIVE_NETWORKS, NETWORKS
 from diffexp.config.schemas.requests import (
     EvaluateRequest,
     ExportRequest,
@@ -40,7 +41,7 @@ up to date. `diffexp config show NAME` prints a complete config with every key.
 def reference() -> str:
     """Return the text of docs/reference/config.md."""
     parts = [HEAD, "## Experiments: `diffexp train`\n", *_section(Experiment, "")]
-    for registry in (DATA, MODELS, SCHEDULES, WEIGHTINGS, NETWORKS, SAMPLERS, EXTRACTORS):
+    for registry in (DATA, MODELS, SCHEDULES, WEIGHTINGS, NETWORKS, AUTOREGRESSIVE_NETWORKS, SAMPLERS, EXTRACTORS):
         parts.append(f"\n## {registry.group.capitalize()}s: values of `name` and their keys\n")
         for name in registry.names:
             parts += [f"\n### `{name}`\n", *_section(registry.schema(name), "", recurse=False)]
@@ -60,29 +61,46 @@ def reference() -> str:
 
 def _section(schema: type, prefix: str, *, recurse: bool = True) -> Iterator[str]:
     """Yield the paragraph and the table of a schema, then the sections of its nested schemas."""
-    text, told = _docstring(schema)
-    yield f"{fill(text, 100, break_on_hyphens=False)}\n"
-    yield "| key | value | default |"
-    yield "|---|---|---|"
-    below = []
+    yield f"{fill(_docstring(schema)[0], 100, break_on_hyphens=False)}\n"
+    rows = list(_rows(schema, prefix, recurse=recurse))
+    if rows:
+        yield from ("| key | value | default |", "|---|---|---|", *rows)
+    if recurse:
+        notes = _docstring(schema)[1]
+        for name, inner in _below(schema):
+            yield f"\n### `{prefix}{name}`\n"
+            if name in notes:
+                yield f"{notes[name]}.\n"
+            yield from _section(inner, f"{prefix}{name}.")
+
+
+def _below(schema: type) -> Iterator[tuple[str, type]]:
+    """The nodes below that are not chosen by name."""
+    for each in fields(schema):
+        inner = without_none(get_type_hints(schema)[each.name])
+        if is_dataclass(inner) and not issubclass(inner, Component):
+            yield each.name, inner
+
+
+def _rows(schema: type, prefix: str, *, recurse: bool) -> Iterator[str]:
+    """The rows of a table; without sections below, the keys of the nodes below, too."""
+    told = _docstring(schema)[1]
     for each in fields(schema):
         if each.name == "name" and issubclass(schema, Component):
             continue
         hint = get_type_hints(schema)[each.name]
         inner = without_none(hint)
+        note = f"; {told[each.name]}" if each.name in told else ""
         if is_dataclass(inner):
             if issubclass(inner, Component):
                 group = inner.registry.group
                 article = "an" if group[0] in "aeiou" else "a"
-                yield f"| `{prefix}{each.name}` | {article} {group}, see below | {_default_name(each)} |"
-            elif recurse:
-                below.append((inner, f"{prefix}{each.name}."))
+                yield f"| `{prefix}{each.name}` | {article} {group}, see below{note} | {_default_name(each)} |"
+            elif not recurse:
+                yield f"| `{prefix}{each.name}` | {describe(hint)}{note} | {_default(each)} |"
+                yield from _rows(inner, f"{prefix}{each.name}.", recurse=False)
             continue
-        note = f"; {told[each.name]}" if each.name in told else ""
-        yield f"| `{prefix}{each.name}` | {_kind(hint)}{_range(each)}{note} | {_default(each)} |"
-    for inner, key in below:
-        yield f"\n### `{key[:-1]}`\n"
-        yield from _section(inner, key)
+        yield f"| `{prefix}{each.name}` | {_kind(hint, each)}{note} | {_default(each)} |"
 
 
 def _docstring(schema: type) -> tuple[str, dict[str, str]]:
@@ -99,19 +117,10 @@ def _docstring(schema: type) -> tuple[str, dict[str, str]]:
     return " ".join(text.split()), told
 
 
-def _kind(hint: Any) -> str:
+def _kind(hint: Any, field: Any) -> str:
     if getattr(hint, "__origin__", None) is dict:
-        return "named samplers, each with `name` and its keys"
-    return describe(hint)
-
-
-def _range(field: Any) -> str:
-    bounds = field.metadata.get("range")
-    words = {"above": "above", "at_least": "at least", "below": "below", "at_most": "at most"}
-    said = [
-        f"{text} {getattr(bounds, name):g}" for name, text in words.items() if getattr(bounds, name, None) is not None
-    ]
-    return f" {' and '.join(said)}" if said else ""
+        return "named samplers, each with `name:` and its keys"
+    return describe(hint, str(field.metadata.get("range", Range())))
 
 
 def _default(field: Any) -> str:

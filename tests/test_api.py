@@ -55,11 +55,11 @@ def test_a_run_is_loaded_and_sampled_in_one_line(run):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"steps": 500}, "sampler.steps: 500 steps cannot be taken out of model.timesteps = 20"),
-        ({"sampler": "ddim", "eta": 7}, "sampler.eta: must be at most 1"),
-        ({"sampler": "dim"}, "there is no sampler 'dim'.*Did you mean 'ddim'"),
-        ({"foo": 1}, "sampler.foo: there is no such key"),
-        ({"count": 0}, "count: must be at least 1"),
+        ({"steps": 500}, "sampler.steps: expected an integer <= model.timesteps = 20, got 500"),
+        ({"sampler": "ddim", "eta": 7}, "sampler.eta: expected a number >= 0 and <= 1"),
+        ({"sampler": "dim"}, "got 'dim'.*Did you mean 'ddim'"),
+        ({"foo": 1}, "sampler.foo: unknown key"),
+        ({"count": 0}, "count: expected an integer >= 1"),
     ],
 )
 def test_a_wrong_request_is_a_value_error(run, keys, message):

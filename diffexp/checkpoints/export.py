@@ -8,9 +8,9 @@ from diffexp.runs.directory import config_text
 
 
 def export_weights(trained: TrainedModel, kind: str, out: Path) -> None:
-    """Write the weights of a kind, "raw" or "ema", to an exported file.
+    """Write the "raw" or the "ema" weights to an exported file.
 
     Raises:
-        UserError: if the kind was not kept, or the file cannot be written.
+        UserError: if the model has no such weights, or the file cannot be written.
     """
     write_exported(Exported(config_text(trained.experiment), trained.step, kind, trained.chosen(kind)), out)

@@ -1,4 +1,4 @@
-"""Exported files: weights as safetensors, with config, step, kind and a digest of the tensors in their metadata."""
+"""Exported files: weights as safetensors, with config, step, kind and a digest of the tensors as metadata."""
 
 import hashlib
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ _FORMAT = "diffexp weights 1"
 
 @dataclass(frozen=True)
 class Exported:
-    """What an exported file holds.
+    """The content of an exported file.
 
     Attributes:
-        config: the text of the training's config.yaml.
-        step: optimiser steps done.
-        kind: of the weights, "raw" or "ema".
+        config: text of the training's config.yaml.
+        step: number of optimiser steps of the training.
+        kind: kind of the weights, "raw" or "ema".
         weights: parameters and buffers by name.
     """
 
@@ -55,19 +55,19 @@ def read_exported(path: Path) -> Exported:
     """Read an exported file. Nothing in it is executed.
 
     Raises:
-        UserError: if it is damaged, or of another kind.
+        UserError: if it is damaged or not an exported file.
     """
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             if about.get("format") != _FORMAT:
-                raise ValueError("it was not written by `diffexp export`")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+                raise ValueError(f"its format is {about.get('format')!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
         if _digest(tensors) != about["sha256"]:
-            raise ValueError("its weights do not have the SHA-256 that it tells")
+            raise ValueError("its weights do not match its SHA-256")
         return Exported(about["config"], int(about["step"]), about["weights"], tensors)
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: is damaged or of another kind: {error}") from error
+        raise UserError(f"{path}: is damaged or not a file of `diffexp export` ({error}).") from error
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -1,7 +1,7 @@
-"""Checkpoint files: whole or absent, sealed with a digest, and read without running anything in them.
+"""Checkpoint files: written atomically, sealed with a digest, and read without executing their content.
 
-A file is what `torch.save` writes and, behind it, a seal: SHA-256 of all before. torch reads over the seal; without it
-a changed bit in a weight would go unnoticed, because `torch.load` checks nothing.
+A file consists of the output of `torch.save` and a seal: the SHA-256 of all bytes before it. `torch.load` ignores the
+seal. It also verifies nothing, so without the seal a changed bit in a weight would go unnoticed.
 """
 
 import errno
@@ -28,7 +28,7 @@ _FOOTER_LENGTH = len(_FOOTER) + 64 + 1
 
 
 class _Digesting:
-    """A file that digests what is written to it, and remembers an error: torch tells nothing of a full disk."""
+    """A file that hashes its content and records an OSError, because torch does not report a full disk."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.digest = hashlib.sha256()
@@ -49,10 +49,10 @@ class _Digesting:
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint; an older file of this name stays until the new one is on the disk.
+    """Write a checkpoint atomically. An older file of this name remains until the new one is on disk.
 
     Raises:
-        OSError: if it cannot be written; for a full disk, also before anything is.
+        OSError: if it cannot be written. If the disk has too little space, before anything is written.
     """
     require_folder(path.parent.parent)
     path.parent.mkdir(exist_ok=True)
@@ -62,7 +62,7 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     with atomic_write(path) as file:
         digesting = _Digesting(file)
         try:
-            torch.save(content, digesting)  # type: ignore[arg-type]  # it needs write and flush
+            torch.save(content, digesting)  # type: ignore[arg-type]  # needs write and flush only
         except RuntimeError:
             if digesting.error is not None:
                 raise digesting.error from None
@@ -71,15 +71,15 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
 
 
 def read_checkpoint(path: Path, needed: tuple[str, ...] = ("config", "state_dict", "callbacks")) -> dict[str, Any]:
-    """What a checkpoint file holds, on the CPU. Nothing in it is executed.
+    """Read a checkpoint file to the CPU. Nothing in it is executed.
 
     Args:
         path: a local file.
-        needed: keys without which it is none of diffexp's.
+        needed: keys that a checkpoint of diffexp has.
 
     Raises:
-        UserError: if it is damaged, no checkpoint of ours, or named after another step than it holds.
-        EnvironmentFailure: if it cannot be read, which says nothing of what it holds.
+        UserError: if it is damaged, not a checkpoint of diffexp, or named after another step than its own.
+        EnvironmentFailure: if it cannot be read, which leaves open whether it is valid.
     """
     try:
         _check_footer(path)
@@ -87,14 +87,14 @@ def read_checkpoint(path: Path, needed: tuple[str, ...] = ("config", "state_dict
         for key in needed:
             content[key]
     except (OSError, MemoryError) as error:
-        raise EnvironmentFailure(f"{path}: cannot be read: {reason(error)}") from error
-    except Exception as error:  # a damaged file makes torch raise almost anything
+        raise EnvironmentFailure(f"{path}: cannot be read: {reason(error)}.") from error
+    except Exception as error:  # torch raises almost any exception for a damaged file
         why = str(error) if isinstance(error, _ChecksumError) else type(error).__name__
-        raise UserError(f"{path}: is damaged or not a checkpoint of diffexp ({why})") from error
+        raise UserError(f"{path}: is damaged or not a checkpoint of diffexp ({why}).") from error
     named, step = named_step(path), content.get("global_step")
     if named is not None and step != named and needed:
         raise UserError(
-            f"{path}: expected the checkpoint of step {named}, as its name says, got that of step {step}. Rename it."
+            f"{path}: expected the checkpoint of step {named}, as in its name, got that of step {step}. Rename it."
         )
     return content
 
@@ -113,27 +113,27 @@ def _check_footer(path: Path) -> None:
             left -= len(chunk)
         footer = file.read()
     if size <= 0 or not footer.startswith(_FOOTER):
-        raise _ChecksumError("it does not end as one")
+        raise _ChecksumError("no SHA-256 at its end")
     if footer != _FOOTER + digest.hexdigest().encode() + b"\n":
-        raise _ChecksumError("its SHA-256 is not the one it was sealed with")
+        raise _ChecksumError("its content does not match its SHA-256")
 
 
 def latest_valid_checkpoint(folder: Path, *, quarantine: bool = False) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, and what it holds; None if there are none. Damaged ones are warned of.
+    """Return the latest valid checkpoint and its content, or None if there are no checkpoints.
 
-    One of another step than its name says, or of another run, counts as damaged.
+    Warns of damaged checkpoints. One of another step than its name says, or of another run, counts as damaged.
 
     Args:
         folder: a run's checkpoints/.
-        quarantine: rename the damaged ones that are newer, so that they are not taken for checkpoints again.
+        quarantine: rename damaged checkpoints later than the valid one, so that they are not read again.
 
     Raises:
-        EnvironmentFailure: if one cannot be read now.
-        UserError: if there are checkpoints, but none is whole: to begin anew in silence would be to lose the run.
+        EnvironmentFailure: if a checkpoint cannot be read at the moment.
+        UserError: if there are checkpoints but none is valid. Silently starting from scratch would lose the run.
     """
     found = list_checkpoints(folder)
     damaged: list[Path] = []
-    hint = "; bring one back, or take the whole run away to start from the beginning" if quarantine else ""
+    hint = " Restore one, or remove the run's directory to start from scratch." if quarantine else ""
     for path in reversed(found):
         try:
             content = read_checkpoint(path)
@@ -141,7 +141,7 @@ def latest_valid_checkpoint(folder: Path, *, quarantine: bool = False) -> tuple[
         except EnvironmentFailure:
             if path.exists():
                 raise
-            continue  # the first process of the training has set it aside
+            continue  # rank 0 has renamed it
         except UserError as error:
             log.warning("%s", error)
             damaged.append(path)
@@ -149,28 +149,28 @@ def latest_valid_checkpoint(folder: Path, *, quarantine: bool = False) -> tuple[
         for each in damaged if quarantine else ():
             kept = damaged_name(each)
             each.rename(kept)
-            log.warning("%s is kept as %s", each, kept.name)
+            log.warning("%s is renamed to %s", each, kept.name)
         if damaged:
-            log.warning("%s is taken instead", path)
+            log.warning("%s is used instead", path)
         return path, content
     if found:
-        raise UserError(f"{folder}: none of the checkpoints can be read{hint}")
+        raise UserError(f"{folder}: expected a valid checkpoint, got only damaged ones.{hint}")
     return None
 
 
 def _check_run(path: Path, content: dict[str, Any]) -> None:
-    """Refuse the checkpoint of another run, where both say which they are.
+    """Check that a checkpoint belongs to its run, if both have an ID.
 
     Raises:
-        UserError: if they differ.
+        UserError: if the IDs differ.
     """
     ours, its = Run(path.parent.parent).id(), content.get("run_id")
     if ours is not None and its is not None and ours != its:
-        raise UserError(f"{path}: expected a checkpoint of the run {ours}, got one of {its}. Bring back the run's own.")
+        raise UserError(f"{path}: expected a checkpoint of the run {ours}, got one of {its}. Restore the run's own.")
 
 
 def prune(folder: Path, keep: int | None) -> None:
-    """Remove all but so many of the newest checkpoints; None keeps all.
+    """Remove all but the latest `keep` checkpoints; None keeps all.
 
     Raises:
         OSError: if one cannot be removed.
@@ -194,6 +194,6 @@ STATE_KEY = "EMA"
 
 
 def averaged(checkpoint: dict[str, Any]) -> dict[str, Tensor] | None:
-    """The averaged parameters in a checkpoint by name, or None if it has none."""
+    """Return the averaged parameters in a checkpoint by name, or None if it has none."""
     state = checkpoint.get("callbacks", {}).get(STATE_KEY)
     return None if state is None else state["average"]

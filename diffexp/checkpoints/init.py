@@ -1,4 +1,4 @@
-"""Weights of another training, to start from."""
+"""Initialise a model with the weights of another training."""
 
 import logging
 from dataclasses import fields
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def init_weights(model: GenerativeModel, experiment: Experiment) -> None:
-    """Give a new run's model the weights, and the trained parts, that its config names.
+    """Load the weights and the trained parts that a new run's config names into its model.
 
     Raises:
-        UserError: if there are none, they do not fit, or would compute something else.
+        UserError: if they are missing, do not fit, or would compute something else.
     """
     for part, path in experiment.model.trained_parts().items():
         start_from(getattr(model, part), Path(path), f"model.{part}")
@@ -32,18 +32,18 @@ def init_weights(model: GenerativeModel, experiment: Experiment) -> None:
 
 
 def start_from(model: GenerativeModel, path: Path, key: str) -> Experiment:
-    """Give a model the weights of a trained one, the averaged ones if they were kept: the start of a fine-tuning.
+    """Load the weights of a trained model, the averaged ones if it has them, to fine-tune a model.
 
     Args:
-        model: or a part of one.
+        model: a model, or a part of one.
         path: a run, a checkpoint or an exported file.
-        key: of the config that names it.
+        key: the config key of the path, for messages.
 
     Returns:
-        What was trained there.
+        The experiment of the trained model.
 
     Raises:
-        UserError: if there are none, or they do not fit it.
+        UserError: if it has no weights or they do not fit the model.
     """
     try:
         trained = load_trained(path)
@@ -62,17 +62,17 @@ def start_from(model: GenerativeModel, path: Path, key: str) -> Experiment:
     if differing:
         raise UserError(
             f"{key}: {trained.path}: its weights (model.name = {trained.experiment.model.name}) do not fit: they "
-            f"differ in {listed(differing)}; take the keys of its config's model, and data.image_size"
+            f"differ in {listed(differing)}. Copy model and data.image_size from its config."
         )
     model.load_state_dict(weights)
     return trained.experiment
 
 
 def check_same_function(theirs: Experiment, ours: Experiment) -> None:
-    """Refuse weights that would compute something else in our model than in that which was trained.
+    """Check that weights compute the same in our model as in the trained one.
 
     Raises:
-        UserError: naming the keys of the model that differ and are not in `ours.init_allow`.
+        UserError: if keys of the model differ that are not in `ours.init_allow`.
     """
     differing = {
         f"model.{key}": (one, two) for key, one, two in differing_keys(_function(theirs.model), _function(ours.model))
@@ -82,20 +82,23 @@ def check_same_function(theirs: Experiment, ours: Experiment) -> None:
         if key not in known:
             raise UserError(f"init_allow: expected keys of model, got {key}.{did_you_mean(key, sorted(known))}")
     refused = [
-        f"{key} is {one} there and {two} here" for key, (one, two) in differing.items() if key not in ours.init_allow
+        f"{key}: expected {one}, got {two}." for key, (one, two) in differing.items() if key not in ours.init_allow
     ]
     if refused:
         raise UserError(
-            f"init: {ours.init}: its weights fit, but compute something else here:\n  "
+            f"init: {ours.init}: its weights fit, but compute something else in this model:\n  "
             + "\n  ".join(refused)
-            + "\nTake its values, or list these keys in init_allow"
+            + "\nUse the expected values, or list these keys in init_allow."
         )
     for key, one, two in differing_keys(_noise(theirs.model), _noise(ours.model)):
-        log.warning("init: %s: model.%s is %s there and %s here: timesteps mean other noise", ours.init, key, one, two)
+        log.warning(
+            "init: %s: expected model.%s = %s, got %s. The timesteps of its weights mean other noise levels.",
+            *(ours.init, key, one, two),
+        )
 
 
 def _function(component: Component) -> dict[str, Any]:
-    """What a schema says of what its weights compute, given the noise."""
+    """Return the keys of a schema that determine the function of its weights, without the noise schedule."""
     left = {*component.training_only, "timesteps", "schedule"}
     values = {each.name: getattr(component, each.name) for each in fields(component) if each.name not in left}
     return {name: _function(value) if isinstance(value, Component) else value for name, value in values.items()}

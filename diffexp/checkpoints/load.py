@@ -1,4 +1,4 @@
-"""A trained model, from a checkpoint or an exported file. Reading either executes nothing."""
+"""Load a trained model from a checkpoint or an exported file, without executing their content."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,13 @@ from diffexp.system.devices import device_for
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What was trained, and its weights.
+    """A trained model: its experiment and its weights.
 
     Attributes:
-        path: its file.
-        step: optimiser steps done.
-        experiment: what was trained.
-        weights: the kinds that were kept, "raw" or "ema" or both; each the parameters and buffers by name.
+        path: file of the model.
+        step: number of optimiser steps of the training.
+        experiment: config of the training.
+        weights: parameters and buffers by name, for each kind in the file: "raw", "ema" or both.
     """
 
     path: Path
@@ -36,12 +36,12 @@ class TrainedModel:
 
     @property
     def folder(self) -> Path:
-        """The run's directory; of a file that is not in one, the folder of the file."""
+        """The run's directory, or for a file outside of a run, its folder."""
         return self.path.parent.parent if self._is_in_run else self.path.parent
 
     @property
     def name(self) -> str:
-        """The name of the run's directory, or of a file that is not in one."""
+        """The name of the run's directory, or for a file outside of a run, of the file."""
         return self.folder.name if self._is_in_run else self.path.stem
 
     @property
@@ -49,25 +49,27 @@ class TrainedModel:
         return self.path.parent == Run(self.path.parent.parent).checkpoints
 
     def chosen(self, kind: str) -> dict[str, Tensor]:
-        """The weights of a kind, "raw" or "ema".
+        """Return the "raw" or the "ema" weights.
 
         Raises:
-            UserError: if they were not kept, or hold NaN or infinity.
+            UserError: if the file has none, or they contain NaN or infinity.
         """
         if kind not in self.weights:
             kinds = {"raw": "raw", "ema": "averaged"}
-            raise UserError(f"{self.path}: holds no {kinds[kind]} weights; use weights={next(iter(self.weights))}")
+            raise UserError(
+                f"{self.path}: expected {kinds[kind]} weights, got none. Use weights={next(iter(self.weights))}."
+            )
         broken = [name for name, tensor in self.weights[kind].items() if not tensor.isfinite().all()]
         if broken:
-            raise UserError(f"{self.path}: expected finite weights, got NaN or infinity in {listed(broken)}")
+            raise UserError(f"{self.path}: expected finite weights, got NaN or infinity in {listed(broken)}.")
         return self.weights[kind]
 
 
 def load_trained(path: Path) -> TrainedModel:
-    """Read a checkpoint, the newest one of a run's directory, or an exported file.
+    """Read a checkpoint, the latest valid checkpoint of a run's directory, or an exported file.
 
     Raises:
-        UserError: if there is none, it is damaged, or not one of ours.
+        UserError: if there is none, or it is damaged or not one of diffexp's.
     """
     file = find_checkpoint(path)
     if path.is_dir():
@@ -77,18 +79,17 @@ def load_trained(path: Path) -> TrainedModel:
 
 
 def build_trained(trained: TrainedModel, weights: str, accelerator: str) -> GenerativeModel:
-    """The model with the wanted weights, on the wanted device.
+    """Build a model with the requested weights on the requested device.
 
     Raises:
-        UserError: if the weights do not fit the network, those that are wanted were not kept, or there is no such
-            device.
+        UserError: if the weights do not fit the network, the file has no such weights, or the device is missing.
     """
     chosen = trained.chosen(weights)
     model = build_model(trained.experiment)
     try:
         model.load_state_dict(chosen)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(f"{trained.path}: the weights do not fit the config in it: {error}") from error
+        raise UserError(f"{trained.path}: the weights do not fit the config in the file: {error}") from error
     return model.to(device_for(accelerator)).eval()
 
 
@@ -104,7 +105,7 @@ def _from_checkpoint(path: Path) -> TrainedModel:
             raise TypeError
         return TrainedModel(path, int(content["global_step"]), experiment, weights)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}: holds weights of an unknown form") from error
+        raise UserError(f"{path}: expected tensors by name, got weights in another form.") from error
 
 
 def _from_export(path: Path) -> TrainedModel:

@@ -1,26 +1,26 @@
-"""What checks of one part of a config need to know of its other parts."""
+"""Values of an experiment that checks of its other parts need."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Context:
-    """Plain values of an experiment, for `Component.problems` and its like; the defaults are those of no experiment.
+    """Values of an experiment for `Component.problems` and similar checks. The defaults mean no experiment.
 
     Attributes:
-        image_size: height and width of the images.
-        network_size: height of what the network gets: of latents, if the model has such.
-        held_out: images of the train split that training never uses.
+        image_size: height and width of the images in pixels.
+        network_size: height of the network's input, which is that of the latents for a model with latents.
+        held_out: number of images of the train split that training never uses.
         ema: whether the weights are averaged.
         model: name of the model.
-        sampler_base: what the configs of the model's samplers derive from.
-        bounded: whether what its samplers work on lies in [-1, 1].
-        timesteps: T; None of a model without timesteps.
+        sampler_base: base class of the configs of the model's samplers.
+        bounded: whether the model's samplers work on values in [-1, 1].
+        timesteps: T; None for a model without timesteps.
         zero_terminal_snr: whether the noise schedule ends in pure noise.
-        prediction: what the network predicts; None of a model that predicts no noise.
+        prediction: target of the network; None for a model that predicts no noise.
         learned_variance: whether the network learns the variance of the steps.
-        classes: that the model learns; None of a model without labels.
-        class_dropout_prob: share of the images whose label training withholds; None of a model without labels.
+        classes: number of classes; None for a model without labels.
+        class_dropout_prob: fraction of the images whose label training withholds; None for a model without labels.
     """
 
     image_size: int = 0

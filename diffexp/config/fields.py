@@ -1,4 +1,4 @@
-"""Numbers with a range, declared where the field is declared."""
+"""Dataclass fields for numbers with a range."""
 
 import math
 import operator
@@ -12,7 +12,7 @@ Node = TypeVar("Node", bound=Any)
 
 @dataclass(frozen=True)
 class Range:
-    """The values a number may take; ``None`` is no bound."""
+    """The range of a number; None sets no bound."""
 
     above: float | None = None
     at_least: float | None = None
@@ -20,29 +20,31 @@ class Range:
     at_most: float | None = None
 
     def problem(self, value: float) -> str | None:
-        """What is wrong with ``value``, or None. NaN and infinities are always wrong."""
+        """Return the problem of ``value``, or None. NaN and infinities are always a problem."""
         if not math.isfinite(value):
-            return f"must be a finite number, not {value}"
-        bounds = (
-            ("above", self.above, operator.gt),
-            ("at least", self.at_least, operator.ge),
-            ("below", self.below, operator.lt),
-            ("at most", self.at_most, operator.le),
-        )
-        for words, bound, holds in bounds:
-            if bound is not None and not holds(value, bound):
-                return f"must be {words} {bound:g}, not {value}"
-        return None
+            return f"expected a finite number, got {value}."
+        holds = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+        if all(holds[sign](value, bound) for sign, bound in self.bounds()):
+            return None
+        return f"expected {'an integer' if isinstance(value, int) else 'a number'} {self}, got {value}."
+
+    def bounds(self) -> list[tuple[str, float]]:
+        """Return the bounds, each as its comparison (">=") and number."""
+        all_bounds = ((">", self.above), (">=", self.at_least), ("<", self.below), ("<=", self.at_most))
+        return [(sign, bound) for sign, bound in all_bounds if bound is not None]
+
+    def __str__(self) -> str:
+        return " and ".join(f"{sign} {bound:g}" for sign, bound in self.bounds())
 
 
 def absolute(node: Node, paths: Sequence[str]) -> Node:
-    """A copy of a dataclass instance in which the fields of these names hold absolute paths; None stays."""
+    """Return a copy of a dataclass instance with absolute paths in the named fields; None stays None."""
     given = {name: getattr(node, name) for name in paths}
     return replace(node, **{name: os.path.abspath(os.path.expanduser(path)) for name, path in given.items() if path})
 
 
 def number(default: Any, **bounds: float) -> Any:
-    """A dataclass field for a number (or a list of numbers) within the bounds of `Range`."""
+    """Return a dataclass field for a number or a list of numbers within the bounds of `Range`."""
     metadata = {"range": Range(**bounds)}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -50,7 +52,7 @@ def number(default: Any, **bounds: float) -> Any:
 
 
 def range_problems(node: Any) -> Iterator[tuple[str, str]]:
-    """Yield ``(field name, what is wrong)`` for the numbers of one dataclass instance."""
+    """Yield ``(field name, problem)`` for the numbers of one dataclass instance."""
     assert is_dataclass(node)
     for each in fields(node):
         bounds = each.metadata.get("range", Range())

@@ -1,4 +1,4 @@
-"""Configs: typed, layered, checked without torch. See `load_experiment`."""
+"""Load typed, layered configs and validate them without torch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,15 +40,15 @@ __all__ = [
 
 
 def load_experiment(config: str, overrides: Sequence[str] = (), trial: Trial | None = None) -> Experiment:
-    """The experiment that a config file, a run directory or a ready config describes, with overrides.
+    """Load the experiment of a config file, a run directory or a ready config, with overrides.
 
     Args:
-        config: see `find_config`.
-        overrides: ``key=value`` texts.
-        trial: of a sweep, whose values win over everything.
+        config: as in `find_config`.
+        overrides: strings ``key=value``.
+        trial: trial of a sweep; its values override all others.
 
     Raises:
-        UserError: for anything wrong with it.
+        UserError: if it is invalid.
     """
     return _experiment(_layers(Experiment, config, overrides, trial))
 
@@ -62,7 +62,7 @@ def _layers(schema: type, config: str, overrides: Sequence[str], trial: Trial | 
 
 
 def _experiment(layers: Sequence[Layer]) -> Experiment:
-    """The checked experiment that layers give. Where they name no samplers, it has those usual for their model."""
+    """Return the validated experiment of layers, with the model's default samplers if the layers name none."""
     models = (layer.values.get("model") for layer in layers)
     names = [each["name"] for each in models if isinstance(each, dict) and "name" in each]
     usual = default_samplers_of(names[-1] if names else DiffusionConfig.name)
@@ -75,12 +75,12 @@ def _experiment(layers: Sequence[Layer]) -> Experiment:
 
 
 def experiment_from_text(text: str, source: str, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment in a config.yaml's text that was found in `source`, as inside a checkpoint, with overrides.
+    """Load the experiment from the text of a config.yaml in `source`, such as a checkpoint, with overrides.
 
-    Skips loggers of plugins that are not loaded: a trained model can be used without them.
+    Skips loggers of plugins that are not loaded, because a trained model can be used without them.
 
     Raises:
-        UserError: for anything wrong with it.
+        UserError: if it is invalid.
     """
     values, texts = parse_yaml(text, source)
     if isinstance(values.get("loggers"), list):
@@ -89,10 +89,10 @@ def experiment_from_text(text: str, source: str, overrides: Sequence[str] = ()) 
 
 
 def load_sample_request(overrides: Sequence[str], experiment: Experiment) -> SampleRequest:
-    """What to sample from a model trained by `experiment`.
+    """Load the request to sample from a model trained by `experiment`.
 
     Raises:
-        UserError: for anything wrong with it.
+        UserError: if it is invalid.
     """
     defaults = SampleRequest()
     for sampler in list(experiment.model.default_samplers().values())[:1]:
@@ -103,10 +103,10 @@ def load_sample_request(overrides: Sequence[str], experiment: Experiment) -> Sam
 
 
 def load_export_request(overrides: Sequence[str], experiment: Experiment) -> ExportRequest:
-    """What to export of a model trained by `experiment`.
+    """Load the request to export a model trained by `experiment`.
 
     Raises:
-        UserError: for anything wrong with it.
+        UserError: if it is invalid.
     """
     merged = merge(ExportRequest(), [override_layer(text) for text in overrides])
     validate(merged, context_of(experiment))
@@ -114,10 +114,10 @@ def load_export_request(overrides: Sequence[str], experiment: Experiment) -> Exp
 
 
 def load_import_request(overrides: Sequence[str]) -> tuple[ImportRequest, list[str]]:
-    """Where to import to, and the other overrides, which are about the experiment.
+    """Load the request to import a model; return it and the other overrides, which belong to the experiment.
 
     Raises:
-        UserError: for anything wrong with it.
+        UserError: if it is invalid.
     """
     own = [text for text in overrides if text.partition("=")[0] in as_dict(ImportRequest())]
     merged = merge(ImportRequest(), [override_layer(text) for text in own])
@@ -128,21 +128,21 @@ def load_import_request(overrides: Sequence[str]) -> tuple[ImportRequest, list[s
 def imported_experiment(
     source: str, model: dict[str, Any], image_size: int, channels: int, overrides: Sequence[str]
 ) -> Experiment:
-    """The experiment that would train an imported model.
+    """Return an experiment that would train an imported model.
 
     Args:
-        source: of the model, for messages.
+        source: path of the model, for messages.
         model: keys of its config.
-        image_size: height and width of its images.
-        channels: of its images.
-        overrides: ``key=value`` texts.
+        image_size: height and width of its images in pixels.
+        channels: channels of its images.
+        overrides: strings ``key=value``.
 
     Raises:
-        UserError: for anything wrong with it.
+        UserError: if it is invalid.
     """
     given = [override_layer(text) for text in overrides]
     if not any("name" in layer.values.get("data", {}) for layer in given):
-        raise UserError("data.name: is required: what the model was trained on, as in data.name=cifar10")
+        raise UserError("data.name: required key is missing. Name the model's training data, as in data.name=cifar10.")
     found = {"name": "imported", "model": {"name": "diffusion", **model}}
     shape = {"data": {"image_size": image_size, "channels": channels}}
     about = [layer for layer in given if "data" in layer.values]
@@ -153,16 +153,16 @@ def imported_experiment(
 def load_evaluate_request(
     table: str | None, overrides: Sequence[str], experiment: Experiment, trial: Trial | None = None
 ) -> EvaluateRequest:
-    """What to evaluate of a model trained by `experiment`.
+    """Load the request to evaluate a model trained by `experiment`.
 
     Args:
-        table: a file or ready config, as in `find_config`; None takes the one usual for the model.
-        overrides: ``key=value`` texts.
+        table: a file or ready config, as in `find_config`; None uses the model's default table.
+        overrides: strings ``key=value``.
         experiment: the training; its extractor and reference are the defaults.
-        trial: of a sweep, whose values win over everything.
+        trial: trial of a sweep; its values override all others.
 
     Raises:
-        UserError: for anything wrong with it.
+        UserError: if it is invalid.
     """
     defaults = EvaluateRequest(wandb=replace(experiment.wandb))
     if experiment.score is not None:
@@ -175,25 +175,25 @@ def load_evaluate_request(
 
 
 def about_data(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The overrides whose key starts with "data.", and the others: commands on trained models take both."""
+    """Split the overrides into those whose key starts with "data." and the others."""
     own = [text for text in overrides if text.startswith("data.")]
     return own, [text for text in overrides if text not in own]
 
 
 def amended(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
-    """An experiment with overrides, for a trained model whose data lies elsewhere now.
+    """Apply overrides to an experiment, for a trained model whose data has moved.
 
     Raises:
-        UserError: for anything wrong with them.
+        UserError: if they are invalid.
     """
     return _experiment([Layer("the training's config", as_dict(experiment)), *map(override_layer, overrides)])
 
 
 def load_score_request(overrides: Sequence[str], experiment: Experiment | None) -> ScoreRequest:
-    """How to score a set of images, against the data of `experiment` if that is given.
+    """Load the request to score a set of images, against the data of `experiment` if given.
 
     Raises:
-        UserError: for anything wrong with it.
+        UserError: if it is invalid.
     """
     defaults = ScoreRequest()
     if experiment is not None and experiment.score is not None:
@@ -204,10 +204,10 @@ def load_score_request(overrides: Sequence[str], experiment: Experiment | None) 
 
 
 def load_extractor_training(config: str, overrides: Sequence[str]) -> tuple[Experiment, ExtractorRequest]:
-    """What to train an extractor on, and how: overrides whose key starts with "data." say the former.
+    """Load the data and the request to train an extractor. Overrides that start with "data." apply to the data.
 
     Raises:
-        UserError: for anything wrong with it.
+        UserError: if it is invalid.
     """
     data, rest = about_data(overrides)
     experiment = load_experiment(config, data)

@@ -1,4 +1,4 @@
-"""Layers of values → a typed config; every error names its source, its key and what was probably meant."""
+"""Merge layers of values to a typed config. Every error names the source and the key, and suggests a correction."""
 
 import copy
 import difflib
@@ -22,13 +22,13 @@ Schema = TypeVar("Schema")
 
 @dataclass(frozen=True)
 class Merged(Generic[Schema]):
-    """A typed config, and for each key that was given, the source that gave it last."""
+    """A typed config, and for each key that was set, the source that set it last."""
 
     config: Schema
     sources: dict[str, str]
 
     def where(self, key: str) -> str:
-        """``"source: key"`` for messages about a key; the source of a default is its schema."""
+        """Return ``"source: key"`` for messages about a key; the source of a default is "default"."""
         related = [
             source
             for given, source in self.sources.items()
@@ -39,13 +39,13 @@ class Merged(Generic[Schema]):
 
 @defer_exit()
 def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
-    """Merge the layers, later over earlier, over a dataclass instance that holds the defaults (and is used up).
+    """Merge layers, later over earlier, over a dataclass instance with the defaults, which is modified.
 
-    Where the schema holds a `Component`, the last ``name:`` given decides its schema. Values given to an
-    earlier choice are kept where the last one has the same key, and dropped with the choice elsewhere.
+    Where the schema has a `Component`, the last ``name:`` decides its schema. Values of an earlier choice are kept
+    where the last choice has the same key, and dropped elsewhere.
 
     Raises:
-        UserError: for an unknown key or name, a value of the wrong type, or a required key not given.
+        UserError: for an unknown key or name, a value of the wrong type, or a missing required key.
     """
     layers = [replace(layer, values=copy.deepcopy(layer.values)) for layer in layers]
     skeleton = select(defaults, [LayerNode(layer.source, "", layer.values) for layer in layers])
@@ -56,7 +56,7 @@ def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
         _merge_batch(root, skeleton, batch)
         for leaf in batch:
             key = ".".join(leaf.path)
-            sources.pop(key, None)  # the order of the keys is that of their last source
+            sources.pop(key, None)  # keys are in the order of their last source
             sources[key] = leaf.source
     try:
         config = OmegaConf.to_object(root)
@@ -69,18 +69,18 @@ def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
 
 @defer_exit()
 def as_dict(config: Any) -> dict[str, Any]:
-    """A typed config as nested plain data."""
+    """Return a typed config as nested plain data."""
     return asdict(config)
 
 
 @defer_exit()
 def as_yaml(config: Any) -> str:
-    """A typed config as YAML, every key written out."""
+    """Return a typed config as YAML with every key."""
     return OmegaConf.to_yaml(asdict(config))
 
 
 def differing(first: dict[str, Any], second: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (dotted key, value in first, value in second) for just the keys that differ; `MISSING` where absent."""
+    """Yield (dotted key, value in first, value in second) for the keys that differ; `MISSING` where absent."""
     for key in [*first, *(key for key in second if key not in first)]:
         one, two = first.get(key, MISSING), second.get(key, MISSING)
         if isinstance(one, dict) and isinstance(two, dict):
@@ -93,18 +93,18 @@ _known: dict[Any, DictConfig] = {}
 
 
 def _structured(skeleton: Any) -> DictConfig:
-    """A typed DictConfig of a dataclass instance: a copy of one that is kept, as making it takes many times as long."""
+    """Return a typed DictConfig of a dataclass instance: a copy of a cached one, because creating one is slow."""
     key = _identity(skeleton)
     if key not in _known:
         try:
             _known[key] = OmegaConf.structured(skeleton)
-        except OmegaConfBaseException as error:  # built-in schemas are right
+        except OmegaConfBaseException as error:  # never for built-in schemas
             raise UserError(f"a plugin's schema cannot be used: {str(error).splitlines()[0]}") from error
     return copy.deepcopy(_known[key])
 
 
 def _identity(node: Any) -> Any:
-    """Equal for nodes with the same types and values, and hashable."""
+    """Return a hashable key that is equal for nodes with the same types and values."""
     if is_dataclass(node):
         return type(node), *(_identity(getattr(node, each.name)) for each in fields(node))
     if isinstance(node, dict):
@@ -117,7 +117,7 @@ def _identity(node: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Leaf:
-    """A value for one key, as the key wants it."""
+    """A value for one key, converted to the key's type."""
 
     source: str
     path: tuple[str, ...]
@@ -133,13 +133,13 @@ class _Leaf:
 
     def refused(self, value: Any) -> UserError:
         given = "null" if value is None else repr(value)
-        return UserError(f"{self.source}: {'.'.join(self.path)}: must be {describe(self.hint)}, not {given}")
+        return UserError(f"{self.source}: {'.'.join(self.path)}: expected {describe(self.hint)}, got {given}.")
 
 
 def _batches(leaves: Sequence[_Leaf]) -> Iterator[list[_Leaf]]:
-    """The leaves in order, as many at a time as say nothing of one another: they can be merged at once."""
+    """Yield the leaves in order, in batches of independent keys, which can be merged at once."""
     batch: list[_Leaf] = []
-    taken: set[tuple[str, ...]] = set()  # paths of the batch, and all above them
+    taken: set[tuple[str, ...]] = set()  # paths of the batch and their parents
     given: set[tuple[str, ...]] = set()
     for leaf in leaves:
         above = {leaf.path[:length] for length in range(1, len(leaf.path))}
@@ -163,7 +163,7 @@ def _merge_batch(root: DictConfig, skeleton: Any, batch: Sequence[_Leaf]) -> Non
     try:
         root.merge_with(together)
     except (OmegaConfBaseException, ValueError, TypeError):
-        for leaf in batch:  # which of them is it?
+        for leaf in batch:  # find the wrong one
             try:
                 root.merge_with(leaf.nested)
             except (OmegaConfBaseException, ValueError, TypeError) as error:
@@ -184,22 +184,22 @@ def _leaf(skeleton: Any, layer: Layer, path: tuple[str, ...], value: Any) -> _Le
     hint = _hint_at(skeleton, path)
     renamed = current_name(path) if hint is None else None
     if renamed is not None:
-        raise UserError(f"{where}: this key has another name now. Write {'.'.join((*path[:-1], renamed))}.")
+        raise UserError(f"{where}: this key was renamed. Write {'.'.join((*path[:-1], renamed))}.")
     if hint is None:
-        raise UserError(f"{where}: there is no such key.{_meant(skeleton, path)}")
+        raise UserError(f"{where}: unknown key.{_meant(skeleton, path)}")
     if "${" in str(value):
-        raise UserError(f"{where}: a config holds values, not references: '${{' is refused")
+        raise UserError(f"{where}: expected a value, got a reference with '${{'. Write the value itself.")
     leaf = _Leaf(layer.source, path, value, hint)
     if get_origin(hint) is list and isinstance(value, list) and any(isinstance(each, (list, dict)) for each in value):
-        raise leaf.refused(value)  # OmegaConf lets anything nested pass as an element of a list
+        raise leaf.refused(value)  # OmegaConf accepts anything nested as an element of a list
     try:
         return replace(leaf, value=_fitted(value, hint, layer, path))
     except _UnwrittenError:
-        raise UserError(f"{leaf.refused(value)}. Quote it where it is written.") from None
+        raise UserError(f"{leaf.refused(value)} Quote the value.") from None
 
 
 def _restore(root: DictConfig, skeleton: Any, path: tuple[str, ...]) -> None:
-    """Give a section that an earlier layer set to null its defaults again, because this layer gives keys of it."""
+    """Restore the defaults of a section that an earlier layer set to null, because this layer sets keys of it."""
     node = root
     for part in path[:-1]:
         skeleton = skeleton.get(part) if isinstance(skeleton, dict) else getattr(skeleton, part, None)
@@ -211,14 +211,14 @@ def _restore(root: DictConfig, skeleton: Any, path: tuple[str, ...]) -> None:
 
 
 class _UnwrittenError(TypeError):
-    """A number that came without its writing, where a text is wanted."""
+    """A number whose spelling is unknown, for a key that takes a string."""
 
 
 def _fitted(value: Any, hint: Any, layer: Layer, place: Place) -> Any:
-    """A value as its key wants it: 1e5 steps are whole, and a text is what was written.
+    """Convert a value to its key's type: 1e5 steps are an integer, and a string keeps its spelling.
 
     Raises:
-        _UnwrittenError: for a number where a text is wanted, if nobody knows how it was written.
+        _UnwrittenError: for a number where a string is expected, if its spelling is unknown.
     """
     hint = without_none(hint)
     if get_origin(hint) is list and isinstance(value, list):
@@ -227,7 +227,7 @@ def _fitted(value: Any, hint: Any, layer: Layer, place: Place) -> Any:
         return int(value)
     if _wants_text(hint) and isinstance(value, (bool, int, float)):
         if layer.texts is None or place not in layer.texts:
-            raise _UnwrittenError(f"{value!r} may have been written otherwise")
+            raise _UnwrittenError(f"the spelling of {value!r} is unknown")
         return layer.texts[place]
     return value
 
@@ -237,7 +237,7 @@ def _wants_text(hint: Any) -> bool:
 
 
 def _hint_at(node: Any, path: tuple[str, ...]) -> Any:
-    """The type declared at a path below `node`, or None if there is no such key."""
+    """Return the type declared at a path below `node`, or None for an unknown key."""
     hint: Any = type(node)
     for part in path:
         if isinstance(node, dict):
@@ -247,21 +247,26 @@ def _hint_at(node: Any, path: tuple[str, ...]) -> Any:
         elif is_dataclass(hint) or is_dataclass(without_none(hint)):
             return None
         else:
-            return hint  # a value where the path goes on: the value is what is wrong
+            return hint  # the path continues below a value, so the value is wrong
         hint = without_none(hint) if is_dataclass(node) or isinstance(node, dict) else hint
     return hint
 
 
-def describe(hint: Any) -> str:
-    """What a type asks for, in words."""
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+def describe(hint: Any, bounds: str = "") -> str:
+    """Describe a type in words: "an integer >= 1 or null".
+
+    Args:
+        hint: the type.
+        bounds: of its numbers: ">= 1".
+    """
+    names = {int: f"an integer {bounds}", float: f"a number {bounds}", bool: "true or false", str: "a string"}
     if is_optional(hint):
-        return f"{describe(without_none(hint))} or null"
+        return f"{describe(without_none(hint), bounds)} or null"
     if get_origin(hint) is Literal:
         return f"one of {', '.join(str(each) for each in get_args(hint))}"
     if get_origin(hint) is list:
-        return f"a list, each {describe(get_args(hint)[0])}"
-    return names.get(hint, "a section of keys")
+        return f"a list, each element {describe(get_args(hint)[0], bounds)}"
+    return names.get(hint, "a mapping of keys to values").rstrip()
 
 
 def _all_keys(node: Any, prefix: str = "") -> Iterator[str]:
@@ -282,12 +287,14 @@ def _meant(skeleton: Any, path: tuple[str, ...]) -> str:
         or same_end[:1]
         or difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     )
-    return f" Did you mean {nearest[0]}?" if nearest else f" Known here: {', '.join(siblings or keys)}."
+    return f" Did you mean {nearest[0]}?" if nearest else f" Known keys: {', '.join(siblings or keys)}."
 
 
 def _require_all(root: DictConfig, skeleton: Any) -> None:
     for key in sorted(OmegaConf.missing_keys(root)):
         hint = without_none(_hint_at(skeleton, tuple(key.split("."))))
         if isinstance(hint, type) and issubclass(hint, Component):
-            raise UserError(f"config: {key}.name: is required (one of {', '.join(hint.registry.names)})")
-        raise UserError(f"config: {key}: is required; give it in the config or as {key}=…")
+            raise UserError(
+                f"config: {key}.name: required key is missing. Use one of {', '.join(hint.registry.names)}."
+            )
+        raise UserError(f"config: {key}: required key is missing. Set it in the config or with {key}=VALUE.")

@@ -1,4 +1,4 @@
-"""Modules of users that register their own choices. Named on the command line or installed, never by a config."""
+"""Load user modules that register components. They are installed or named on the command line, never in a config."""
 
 import importlib
 import sys
@@ -22,14 +22,15 @@ def load_plugins(modules: Sequence[str]) -> None:
         try:
             entry.load()
         except Exception as error:
-            raise UserError(f"the installed plugin {entry.name!r} ({entry.value}) fails to load: {error!r}") from error
+            message = f"plugin {entry.name} ({entry.value}): cannot be imported: {error!r}. Fix or uninstall it."
+            raise UserError(message) from error
     if modules and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     for module in modules:
         try:
             importlib.import_module(module)
-        except (Exception, SystemExit) as error:  # a plugin is the user's code: whatever it raises is told, not traced
+        except (Exception, SystemExit) as error:  # user code can raise anything; report it without a traceback
             frame = traceback.extract_tb(error.__traceback__)[-1]
             raise UserError(
-                f"--plugin {module}: cannot be imported: {error!r} ({frame.filename}, line {frame.lineno})"
+                f"--plugin {module}: cannot be imported: {error!r} ({frame.filename}, line {frame.lineno})."
             ) from error

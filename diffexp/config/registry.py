@@ -1,9 +1,9 @@
-"""Components by name: a registry maps ``name:`` in a config to a schema and to what is built from it.
+"""Registries of components: each maps ``name:`` in a config to a schema and a builder.
 
-A *group* is a place in the config where one of several components is chosen: a schedule, a sampler, a network. Each
-component has a schema (a dataclass: its keys, types and defaults) and a builder (a function or a class). Schemas
-import nothing heavy, so that a config can be checked without torch. The place of a built-in component's builder
-follows from the group and the name, and is imported when it is first built.
+A *group* is a place in the config with a choice of components: a schedule, a sampler, a network. A component's schema
+is a dataclass with its keys, types and defaults; its builder is a function or class. Schemas do not import torch, so a
+config can be validated without it. The path of a built-in component's builder follows from the group and the name. The
+builder is imported on first use.
 """
 
 import importlib
@@ -20,25 +20,25 @@ Schema = TypeVar("Schema", bound="Component")
 
 @dataclass
 class Component:
-    """Base of all schemas chosen by name. A group derives its own base; its components derive from that."""
+    """Base class of all schemas chosen by name. Each group has its own base class, from which its components derive."""
 
     name: str = ""
     registry: ClassVar["Registry"]
-    # Keys that change how weights are trained, but not what they compute.
+    # Keys that affect training but not the function that the weights compute.
     training_only: ClassVar[tuple[str, ...]] = ()
     # The extra of diffexp that installs what the builder imports.
     extra: ClassVar[str | None] = None
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
-        """Yield ``(key, what is wrong)`` for values that do not fit the rest of the experiment.
+        """Yield ``(key, problem)`` for values that do not fit the rest of the experiment.
 
-        ``key`` is relative to this node. Types and ranges are already right when this is called.
+        ``key`` is relative to this node. Types and ranges are already valid when this is called.
         """
         yield from ()
 
 
 def imported(place: str) -> Any:
-    """What "module:attribute" or "module:class.attribute" names.
+    """Import the object that "module:attribute" or "module:class.attribute" names.
 
     Raises:
         AttributeError: if the module lacks it.
@@ -56,11 +56,11 @@ class Registry:
     """The components of one group.
 
     Args:
-        group: what is chosen, in the singular, for messages ("schedule").
+        group: name of the group in the singular, for messages ("schedule").
         base: the group's base schema. Its fields belong to the framework; a builder receives the fields
             that its own schema adds.
-        builders: where the builders of diffexp's own components are, as "module:attribute": {name} stands for the
-            component's name, {schema} for the name of its schema without "Config".
+        builders: path of the built-in components' builders, as "module:attribute". {name} is replaced by the
+            component's name, {schema} by the name of its schema without "Config".
     """
 
     def __init__(self, group: str, base: type[Component], builders: str = "") -> None:
@@ -73,24 +73,24 @@ class Registry:
         base.registry = self
 
     def register(self, name: str, builder: Callable[..., Any] | None = None) -> Callable[[type[Schema]], type[Schema]]:
-        """Class decorator: make a schema (a dataclass derived from the group's base) selectable as ``name``.
+        """Decorate a schema (a dataclass derived from the group's base) to register it as ``name``.
 
         Args:
-            name: what a config writes after ``name:``.
-            builder: called with the schema's own fields as keywords, after what the framework passes
-                (a schedule gets T first, a network the image shape (C, H, W)). None takes the one that `builders`
-                names, when it is first built; a component that is never built needs none.
+            name: value of ``name:`` in a config.
+            builder: called with the framework's arguments (T for a schedule, the image shape (C, H, W) for a network),
+                then the schema's own fields as keywords. None imports the one at `builders` on first use; a component
+                that is never built needs none.
 
         Raises:
-            ValueError: if the name is taken by another schema or the schema is not of this group.
+            ValueError: if another schema has the name or the schema is not of this group.
         """
 
         def add(schema: type[Schema]) -> type[Schema]:
             if not issubclass(schema, self.base):
-                raise ValueError(f"{schema.__name__} must derive from {self.base.__name__}")
+                raise ValueError(f"expected a schema derived from {self.base.__name__}, got {schema.__name__}.")
             taken = self._schemas.get(name)
             if taken is not None and taken.__qualname__ != schema.__qualname__:
-                raise ValueError(f"the {self.group} name {name!r} is taken by {taken.__name__}")
+                raise ValueError(f"expected an unused {self.group} name, got {name!r}, the name of {taken.__name__}.")
             self._schemas[name] = schema
             if builder is not None:
                 self._builders[name] = builder
@@ -99,7 +99,7 @@ class Registry:
         return add
 
     def register_base(self, base: type[Schema]) -> type[Schema]:
-        """Class decorator: a base of several of the group's schemas, whose fields too belong to the framework."""
+        """Decorate a base class of several of the group's schemas, whose fields also belong to the framework."""
         self._bases.append(base)
         return base
 
@@ -114,10 +114,10 @@ class Registry:
         return list(self._schemas.values())
 
     def schema(self, name: str) -> type[Component]:
-        """The schema registered as ``name``.
+        """Return the schema registered as ``name``.
 
         Raises:
-            UserError: for an unknown name, with the known ones.
+            UserError: for an unknown name, listing the known ones.
         """
         try:
             return self._schemas[name]
@@ -125,19 +125,19 @@ class Registry:
             raise UserError(self.unknown(name)) from None
 
     def unknown(self, name: str) -> str:
-        """What to say of a name that is not registered."""
+        """Return the message for a name that is not registered."""
         return (
-            f"there is no {self.group} {name!r} (known: {', '.join(self.names)})."
-            f"{did_you_mean(str(name), self.names)} A component of your own needs --plugin MODULE."
+            f"expected a known {self.group} ({', '.join(self.names)}), got {name!r}."
+            f"{did_you_mean(str(name), self.names)} To use your own, pass --plugin MODULE."
         )
 
     def own_fields(self, schema: type[Component]) -> list[str]:
-        """Names of the fields that ``schema`` adds to its registered bases: what its builder receives."""
+        """Return the names of the fields that ``schema`` adds to its registered bases, which its builder receives."""
         shared = {field.name for base in self._bases if issubclass(schema, base) for field in fields(base)}
         return [field.name for field in fields(schema) if field.name not in shared]
 
     def builder(self, name: str) -> Callable[..., Any]:
-        """The builder of the component ``name``, imported if it is one of diffexp's own.
+        """Return the builder of the component ``name``; import it if it is built in.
 
         Raises:
             UserError: if its extra is not installed.
@@ -151,6 +151,6 @@ class Registry:
         return self._builders[name]
 
     def build(self, component: Component, *args: Any, **kwargs: Any) -> Any:
-        """Build what ``component`` describes: ``builder(*args, **own fields, **kwargs)``."""
+        """Build a component: ``builder(*args, **own fields, **kwargs)``."""
         own = {name: getattr(component, name) for name in self.own_fields(type(component))}
         return self.builder(component.name)(*args, **own, **kwargs)

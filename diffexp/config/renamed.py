@@ -1,11 +1,10 @@
-"""Names of diffexp 0.1: of config keys, an error in what people write, and translated in what diffexp has stored."""
+"""Former names of config keys and metrics in diffexp 0.1: an error in user input, translated in stored files."""
 
 from typing import Any
 
 from diffexp.config.yaml_text import Place
 
-# By the section that holds the key, the old name and the new one. "sampler" stands for a sampler under any key, "" for
-# the request of a command.
+# Old name → new name of each key, by its section. "sampler" denotes a sampler under any key, "" a command's request.
 RENAMED: dict[str, dict[str, str]] = {
     "training": {
         "accumulate": "accumulate_grad_batches",
@@ -31,12 +30,12 @@ RENAMED: dict[str, dict[str, str]] = {
 }
 
 
-# Metrics of a set of images, as stored scores name them.
+# Old name → new name of the metrics in stored scores.
 RENAMED_SCORES = {"nearest": "nn_distance_ratio", "copies": "memorized_fraction", "fd_floor": "expected_fd"}
 
 
 def current_metric_name(name: str) -> str:
-    """The new name of a logged metric, as ``score/ddim-ema/expected_fd_digits_v1_500``; most have kept theirs."""
+    """Return the new name of a logged metric: ``score/ddim-ema/expected_fd_digits_v1_500``. Most are unchanged."""
     if name == "train/left_out":
         return "train/skipped"
     head, slash, last = name.rpartition("/")
@@ -47,14 +46,14 @@ def current_metric_name(name: str) -> str:
 
 
 def current_name(path: Place) -> str | None:
-    """The new name of the key at a path, given as its parts; None if it has not had another one."""
+    """Return the new name of the key at a path, given as its parts; None if it was not renamed."""
     parent = path[-2] if len(path) > 1 else ""
     section = "sampler" if len(path) > 2 and path[-3] == "samplers" else str(parent)
     return RENAMED.get(section, {}).get(str(path[-1]))
 
 
 def with_current_names(values: dict[str, Any], path: Place = ()) -> dict[str, Any]:
-    """Nested values with the new name of every key; where a new one is there as well, it counts."""
+    """Return nested values with the new name of every key. If both names are present, the new one wins."""
     renamed = {}
     for key, value in values.items():
         name = current_name((*path, key)) or key

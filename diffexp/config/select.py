@@ -1,4 +1,4 @@
-"""Which schema stands where: puts the schema that is chosen by name at each choice of a config."""
+"""Select the schema, by its name, at each choice of a config."""
 
 import itertools
 import types
@@ -14,26 +14,26 @@ from diffexp.errors import UserError
 
 @dataclass
 class LayerNode:
-    """What one layer says of the node at `key`."""
+    """The values of one layer for the node at `key`."""
 
     source: str
     key: str
     values: dict[str, Any]
 
     def below(self, name: str) -> "list[LayerNode]":
-        """What it says of the node's field `name`: a list of one, or empty."""
+        """Return the values for the node's field `name`: a list of one, or empty."""
         value = self.values.get(name)
         key = f"{self.key}.{name}" if self.key else name
         return [LayerNode(self.source, key, value)] if isinstance(value, dict) else []
 
 
 def select(node: Any, parts: list[LayerNode]) -> Any:
-    """Put the chosen schema at every choice below the dataclass instance `node`, and return it.
+    """Set the chosen schema at every choice below the dataclass instance `node`, and return `node`.
 
-    Takes out of the parts what belonged to a choice that a later part replaced.
+    Removes the keys of a choice that a later part replaced from the parts.
 
     Raises:
-        UserError: for an unknown name, or a choice without one.
+        UserError: for an unknown name, or a choice without a name.
     """
     hints = hints_of(node)
     for each in fields(node):
@@ -77,17 +77,17 @@ def _choose(base: type[Component], current: Any, parts: list[LayerNode]) -> Any:
     if final == MISSING:
         if parts:
             known = ", ".join(base.registry.names)
-            raise UserError(f"{parts[-1].source}: {parts[-1].key}.name: is required (one of {known})")
+            raise UserError(f"{parts[-1].source}: {parts[-1].key}.name: required key is missing. Use one of {known}.")
         return MISSING
     _drop_abandoned(base, current, final, parts)
     return select(final, parts)
 
 
 def _drop_abandoned(base: type[Component], current: Any, final: Component, parts: list[LayerNode]) -> None:
-    """Take out of the parts the keys that belonged to a choice which a later layer replaced."""
+    """Remove the keys of a choice that a later layer replaced from the parts."""
     kept = {each.name for each in fields(final)}
     active = set() if current == MISSING else {each.name for each in fields(current)}
-    # a source as a whole: the order of the keys on a command line means nothing
+    # one source at a time: the order of the keys on a command line has no meaning
     for _, group in itertools.groupby(parts, key=lambda part: part.source):
         together = list(group)
         for part in together:
@@ -99,7 +99,7 @@ def _drop_abandoned(base: type[Component], current: Any, final: Component, parts
 
 
 def hints_of(node: Any) -> dict[str, Any]:
-    """The types of a dataclass instance's fields."""
+    """Return the types of a dataclass instance's fields."""
     schema: Any = type(node)
     return _hints(schema)
 
@@ -113,5 +113,5 @@ def is_optional(hint: Any) -> bool:
 
 
 def without_none(hint: Any) -> Any:
-    """X of ``X | None``; another type as it is."""
+    """Return X for ``X | None``; return any other type unchanged."""
     return next(each for each in get_args(hint) if each is not type(None)) if is_optional(hint) else hint

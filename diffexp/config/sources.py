@@ -1,4 +1,4 @@
-"""Where a config comes from: YAML files on a common base, then ``key=value`` overrides; later wins."""
+"""Read the layers of a config: YAML files and their bases, then ``key=value`` overrides. Later layers win."""
 
 import ast
 import importlib.util
@@ -19,11 +19,13 @@ COMMAND_LINE = "command line"
 
 @dataclass(frozen=True)
 class Layer:
-    """Nested values from one source, a file's path or the command line.
+    """Nested values from one source: a file or the command line.
 
     Attributes:
-        texts: how the source wrote its numbers, truth values and nulls, by their places in `values`: a key that wants a
-            text gets it as written, "007" and not 7. None where there is no writing, as in JSON and Python.
+        source: path of the file, or "command line".
+        values: the nested values.
+        texts: spelling of the source's numbers, booleans and nulls, by their place in `values`. A key that takes a
+            string gets this spelling, "007" and not 7. None for a source without spelling, such as JSON and Python.
     """
 
     source: str
@@ -32,13 +34,13 @@ class Layer:
 
 
 def stored_layer(source: str, values: dict[str, Any], texts: Texts | None) -> Layer:
-    """The layer of what diffexp has written, maybe an earlier version."""
+    """Return the layer of values that diffexp, possibly an earlier version, has written."""
     names = {place: (*place[:-1], current_name(place) or place[-1]) for place in texts or {} if place}
     return Layer(source, with_current_names(values), texts and {names.get(at, at): text for at, text in texts.items()})
 
 
 def shipped_configs() -> Path:
-    """The folder of the ready configs: inside an installed package, else at the top of the checkout."""
+    """Return the folder of the ready configs: inside an installed package, else at the root of the checkout."""
     spec = importlib.util.find_spec("diffexp")
     assert spec is not None
     assert spec.origin is not None
@@ -48,7 +50,7 @@ def shipped_configs() -> Path:
 
 
 def find_config(name: str) -> Path:
-    """The file that `name` means: a file, a run directory's config.yaml, or a ready config ("digits").
+    """Find the file that `name` denotes: a file, a run directory's config.yaml, or a ready config ("digits").
 
     Raises:
         UserError: if there is none.
@@ -59,26 +61,26 @@ def find_config(name: str) -> Path:
             if file.is_file():
                 return file
     except OSError as error:  # a name too long for the file system
-        raise UserError(f"{name}: {error.strerror}") from error
+        raise UserError(f"{name}: cannot be read: {error.strerror}.") from error
     ready = _ready_configs()
     plain = name.removeprefix("configs/").removesuffix(".yaml")
     if plain in ready:
         return ready[plain]
     if path.is_dir():
-        raise UserError(f"{name}: a folder without config.yaml is not a run")
+        raise UserError(f"{name}: expected a run directory with config.yaml, got another folder.")
     raise UserError(
-        f"{name}: no such config file, run directory or ready config (ready: {', '.join(ready)})."
+        f"{name}: no such config file, run directory or ready config. Ready configs: {', '.join(ready)}."
         f"{did_you_mean(plain, ready)}"
     )
 
 
 def file_layers(path: Path) -> list[Layer]:
-    """The layers of a YAML file: those of the files in its ``base:`` list first, then its own.
+    """Return the layers of a YAML file: those of the files in its ``base:`` list first, then its own.
 
-    ``base:`` holds paths relative to the file that names them, or names of ready configs.
+    ``base:`` lists paths relative to the file that names them, or names of ready configs.
 
     Raises:
-        UserError: for a file that cannot be read, is no YAML mapping, or is its own base.
+        UserError: for a file that cannot be read, is not a YAML mapping, or is its own base.
     """
     return _file_layers(path, within=[])
 
@@ -87,13 +89,13 @@ def _file_layers(path: Path, within: Sequence[Path]) -> list[Layer]:
     resolved = path.resolve()
     if resolved in within:
         chain = " → ".join(str(each) for each in [*within[within.index(resolved) :], resolved])
-        raise UserError(f"{path}: {BASE_KEY}: the file is its own base ({chain})")
+        raise UserError(f"{path}: {BASE_KEY}: expected another file, got the file itself: {chain}.")
     values, texts = read_yaml(path)
     bases = values.pop(BASE_KEY, [])
     if isinstance(bases, str):
         bases = [bases]
     if not isinstance(bases, list) or not all(isinstance(each, str) for each in bases):
-        raise UserError(f"{path}: {BASE_KEY}: must be a list of paths, not {bases!r}")
+        raise UserError(f"{path}: {BASE_KEY}: expected a list of paths, got {bases!r}.")
     layers = []
     for base in bases:
         layers += _file_layers(_find_base(path, base), [*within, resolved])
@@ -109,36 +111,37 @@ def _find_base(path: Path, base: str) -> Path:
     if base in ready:
         return ready[base]
     raise UserError(
-        f"{path}: {BASE_KEY}: there is no file {file} and no ready config {base!r}.{did_you_mean(base, ready)}"
+        f"{path}: {BASE_KEY}: expected a file or a ready config, got {base!r} (no file {file})."
+        f"{did_you_mean(base, ready)}"
     )
 
 
 def _ready_configs() -> dict[str, Path]:
-    """The ready configs by name."""
+    """Return the ready configs by name."""
     folder = shipped_configs()
     return {str(file.relative_to(folder).with_suffix("")): file for file in sorted(folder.rglob("*.yaml"))}
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Texts]:
-    """The mapping in a YAML file, as `parse_yaml` gives it.
+    """Read the mapping in a YAML file, in the form of `parse_yaml`.
 
     Raises:
-        UserError: if it cannot be read or holds no mapping.
+        UserError: if it cannot be read or is not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no text, so no config; for a run's, give its directory") from error
+        raise UserError(f"{path}: expected UTF-8 text, got binary data. For a run, give its directory.") from error
     return parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, source: str) -> tuple[dict[str, Any], Texts]:
-    """The mapping that a YAML text from `source` holds, and how its scalars were written. An empty text holds {}.
+    """Parse a YAML text from `source` to a mapping and the spelling of its scalars. An empty text gives {}.
 
     Raises:
-        UserError: if it is no YAML, or no mapping.
+        UserError: if it is not YAML or not a mapping.
     """
     try:
         values, texts = read(text)
@@ -147,22 +150,22 @@ def parse_yaml(text: str, source: str) -> tuple[dict[str, Any], Texts]:
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise UserError(f"{source}: must hold a mapping of keys to values")
+        raise UserError(f"{source}: expected a mapping of keys to values, got {values!r:.60}.")
     return values, texts
 
 
 def override_layer(text: str) -> Layer:
-    """The layer of one ``key=value`` of the command line; the key may be dotted.
+    """Return the layer of one ``key=value`` on the command line; the key may be dotted.
 
     Raises:
-        UserError: if it has no '=', no key, or a value that cannot be read.
+        UserError: if it has no '=', an empty key, or a value that cannot be parsed.
     """
     key, equals, value = text.partition("=")
     parts = key.split(".")
     if not equals:
-        raise UserError(f"{COMMAND_LINE}: {text!r} is not of the form key=value")
+        raise UserError(f"{COMMAND_LINE}: expected key=value, got {text!r}.")
     if not all(parts):
-        raise UserError(f"{COMMAND_LINE}: {text!r} has an empty key")
+        raise UserError(f"{COMMAND_LINE}: expected a non-empty key, got {text!r}.")
     nested, texts = parse_value(value, key)
     for part in reversed(parts):
         nested = {part: nested}
@@ -170,12 +173,12 @@ def override_layer(text: str) -> Layer:
 
 
 def parse_value(text: str, key: str) -> tuple[Any, Texts]:
-    """A value of the command line, in Python's writing (True, None, {'lr': 0.1}) or YAML's (true, null, {lr: 0.1}).
+    """Parse a value in Python syntax (True, None, {'lr': 0.1}) or YAML syntax (true, null, {lr: 0.1}).
 
-    W&B's agent passes the former.
+    W&B's agent passes Python syntax.
 
     Returns:
-        The value, and how its scalars were written.
+        The value and the spelling of its scalars.
 
     Raises:
         UserError: if it is neither.
@@ -186,13 +189,13 @@ def parse_value(text: str, key: str) -> tuple[Any, Texts]:
         return _parse_yaml_value(text, key)
     numeric_keys = isinstance(as_python, dict) and not all(isinstance(name, str) for name in as_python)
     if numeric_keys or isinstance(as_python, (bool, int, float)):
-        return _parse_yaml_value(text, key)  # which keeps the keys as texts
+        return _parse_yaml_value(text, key)  # which keeps the keys as strings
     value = _plain(as_python, key)
     try:
         as_yaml, texts = _parse_yaml_value(text, key)
     except UserError:
         return value, {}
-    # Python decides what a value is, as '\\n' in quotes is another text in YAML, and YAML how a number was written
+    # Python determines the values, as '\\n' in quotes is another string in YAML; YAML gives the spelling of numbers
     return value, {place: written for place, written in texts.items() if _at(value, place) == _at(as_yaml, place)}
 
 
@@ -200,11 +203,11 @@ def _parse_yaml_value(text: str, key: str) -> tuple[Any, Texts]:
     try:
         return read(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{COMMAND_LINE}: {key}: {text!r} cannot be read as a value") from error
+        raise UserError(f"{COMMAND_LINE}: {key}: expected a YAML or Python value, got {text!r}.") from error
 
 
 def _at(value: Any, place: Place) -> Any:
-    """What nested data hold at a place; a missing one is nowhere equal to anything."""
+    """Return the value at a place in nested data; an object equal to nothing if it is missing."""
     for step in place:
         try:
             value = value[step]
@@ -220,4 +223,4 @@ def _plain(value: Any, key: str) -> Any:
         return [_plain(each, key) for each in value]
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return {name: _plain(each, key) for name, each in value.items()}
-    raise UserError(f"{COMMAND_LINE}: {key}: a config holds numbers, texts, lists and mappings, not {value!r}")
+    raise UserError(f"{COMMAND_LINE}: {key}: expected numbers, strings, lists and mappings, got {value!r}.")

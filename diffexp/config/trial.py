@@ -1,4 +1,4 @@
-"""A trial of a sweep: the swept values on top of a config, and names that are the same wherever it runs."""
+"""A trial of a sweep: swept values on top of a config, and names that are the same on every machine."""
 
 import hashlib
 import json
@@ -12,21 +12,21 @@ from diffexp.errors import UserError
 SOURCE = "trial"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_LONGEST = 100  # letters of a trial's name, which names a directory
+_LONGEST = 100  # characters of a trial's name, which names a directory
 
 
 def is_seed(key: str) -> bool:
-    """Whether a dotted key is a seed: runs that differ in it alone are draws of one setting."""
+    """Whether a dotted key is a seed. Runs that differ only in seeds are repetitions of one setting."""
     return key.rpartition(".")[2] == "seed"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What ``--trial SWEEP PARAMETERS`` says.
+    """The arguments of ``--trial SWEEP PARAMETERS``.
 
     Attributes:
-        sweep: the sweep's name.
-        parameters: nested plain data: the swept keys of the config and their values.
+        sweep: name of the sweep.
+        parameters: swept keys of the config and their values, as nested plain data.
     """
 
     sweep: str
@@ -34,61 +34,61 @@ class Trial:
 
     @classmethod
     def parse(cls, sweep: str, text: str) -> "Trial":
-        """From the command line; the parameters are JSON, which W&B's agent writes for ``${args_json}``.
+        """Parse the command line. The parameters are JSON, which W&B's agent writes for ``${args_json}``.
 
         Raises:
-            UserError: if it is not JSON, no mapping, or the sweep's name would not do as a directory's.
+            UserError: if the parameters are not a JSON mapping, or the sweep's name cannot be a directory's name.
         """
         check_sweep_name(sweep, "--trial")
         try:
             parameters = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"--trial: {text!r} is not JSON ({error})") from error
+            raise UserError(f"--trial: expected JSON, got {text!r} ({error}).") from error
         if not isinstance(parameters, dict):
-            raise UserError(f"--trial: must be a JSON mapping of keys to values, not {text}")
+            raise UserError(f"--trial: expected a JSON mapping of keys to values, got {text}.")
         return cls(sweep, parameters)
 
     @property
     def name(self) -> str:
-        """What tells the trial from others: "timesteps=50,rescale=none"."""
+        """The trial's name, from its parameters: "timesteps=50,rescale=none"."""
         return trial_name(self.parameters)
 
     def defaults(self, schema: type) -> Layer:
-        """Names, directory and W&B group, below what else is given; just the keys that the schema has."""
+        """Return names, directory and W&B group as the lowest layer, limited to the keys of the schema."""
         shown = {"name": self.name, "group": self.sweep, "job_type": "trial", "tags": [self.sweep]}
         values = {"name": self.name, "runs_dir": f"runs/{self.sweep}", "wandb": shown}
         known = {each.name for each in fields(schema)}
         return Layer(SOURCE, {key: value for key, value in values.items() if key in known})
 
     def values(self) -> Layer:
-        """The swept values, above everything else."""
+        """Return the swept values as the highest layer."""
         return Layer(SOURCE, {key: value for key, value in self.parameters.items() if key != BASE_KEY})
 
     @property
     def base(self) -> str | None:
-        """The config that the swept key "base" names, laid over the command's; None where it is not swept.
+        """The config in the swept key "base", merged over the command's; None if "base" is not swept.
 
         Raises:
-            UserError: if it is no text.
+            UserError: if it is not a string.
         """
         base = self.parameters.get(BASE_KEY)
         if base is not None and not isinstance(base, str):
-            raise UserError(f"{SOURCE}: {BASE_KEY}: must name one config, not {base!r}")
+            raise UserError(f"{SOURCE}: {BASE_KEY}: expected the name of one config, got {base!r}.")
         return base
 
 
 def check_sweep_name(name: str, source: str) -> None:
-    """Refuse a name of a sweep that would not do as a directory's.
+    """Check that a sweep's name can be a directory's name.
 
     Raises:
-        UserError: if it has other than letters, digits, '.', '_' and '-'.
+        UserError: if it has characters other than letters, digits, '.', '_' and '-', or starts with one of these three.
     """
     if not _NAME.fullmatch(name):
-        raise UserError(f"{source}: {name!r} names a directory: use letters, digits, '.', '_' and '-'")
+        raise UserError(f"{source}: expected a directory name of letters, digits, '.', '_' and '-', got {name!r}.")
 
 
 def trial_name(parameters: dict[str, Any]) -> str:
-    """A name for a trial, from its parameters alone: each key by its shortest unambiguous end, and its value.
+    """Return a trial's name from its parameters: the shortest unambiguous suffix of each key, and its value.
 
     Sorted by key, because W&B's server does not keep the order of a file.
     """
@@ -104,7 +104,7 @@ def trial_name(parameters: dict[str, Any]) -> str:
 
 
 def leaves(parameters: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    """(path, value) of everything in nested mappings that is no mapping itself."""
+    """Return the (path, value) of each value in nested mappings that is not a mapping."""
     found = []
     for key, value in parameters.items():
         if isinstance(value, dict) and value:
@@ -115,7 +115,7 @@ def leaves(parameters: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple
 
 
 def short_labels(paths: list[tuple[str, ...]]) -> list[str]:
-    """For each path its shortest end that no other path has; "schedule" for schedule.name."""
+    """Return each path's shortest suffix that no other path has; "schedule" for schedule.name."""
     plain = [path[:-1] if path[-1] == "name" and len(path) > 1 else path for path in paths]
     labels = []
     for path in plain:

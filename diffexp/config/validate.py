@@ -1,4 +1,4 @@
-"""Checks on a typed config that need more than a type: ranges, and values that must fit one another."""
+"""Check a typed config beyond its types: ranges, and values that must fit one another."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -12,20 +12,20 @@ from diffexp.errors import UserError
 
 
 def validate(merged: Merged[Any], context: Context) -> None:
-    """Check every node of a config: its numbers' ranges, then its own ``problems(context)``.
+    """Check the ranges of every node's numbers, then every node's ``problems(context)``.
 
     Raises:
-        UserError: naming the source, key and problem; all problems, one a line.
+        UserError: with the source, key and text of each problem, one per line.
     """
     found = list(_problems(merged.config, "", context, ranges=True))
-    if not found:  # values out of range would only cause more of the others
+    if not found:  # values out of range would only cause more of these
         found = list(_problems(merged.config, "", context, ranges=False))
     if found:
         raise UserError("\n".join(f"{merged.where(key)}: {problem}" for key, problem in found))
 
 
 def context_of(experiment: Experiment) -> Context:
-    """What the parts of an experiment need to know of one another."""
+    """Return the values of an experiment that its parts need from one another."""
     data, model = experiment.data, experiment.model
     noise = model.noise()
     return Context(

@@ -1,7 +1,7 @@
-"""YAML as data that keeps what was written: `name: 007` is the number 7 only where a number is wanted.
+"""Read YAML and keep the spelling of its scalars: `name: 007` is the number 7 only for a key that takes a number.
 
-The numbers are those of YAML 1.2 and Python: 1e-3, 0x1f, 0o17 and 1_000. YAML 1.1 has others, which change what people
-write without a word: 010 is 8 there, 12:30:00 is 45000 and 2024-01-01 is a date. Here these are texts.
+Numbers are those of YAML 1.2 and Python: 1e-3, 0x1f, 0o17 and 1_000. YAML 1.1 silently converts further scalars: 010
+to 8, 12:30:00 to 45000 and 2024-01-01 to a date. diffexp reads these as strings.
 """
 
 import copy
@@ -13,12 +13,12 @@ import yaml
 
 from diffexp.system.signals import defer_exit
 
-# Where a value is: the keys of mappings and the indices of lists.
+# The path of a value: keys of mappings and indices of lists.
 Place = tuple[str | int, ...]
-# The plain scalars that are not texts, as they were written.
+# The spelling of the plain scalars that are not strings.
 Texts = dict[Place, str]
 
-_MOST = 100_000  # values; aliases of aliases can make millions of a few lines
+_MOST = 100_000  # values; aliases of aliases can expand a few lines to millions
 _NULLS = ("", "~", "null", "Null", "NULL")
 _BOOLS = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
 _INT = re.compile(r"[-+]?(0|[1-9](_?\d)*|0x[\da-fA-F]+|0o[0-7]+|0b[01]+)")
@@ -29,10 +29,10 @@ _SPECIAL = {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"),
 
 @defer_exit()
 def read(text: str) -> tuple[Any, Texts]:
-    """What a YAML text holds as plain data, and how its plain scalars were written.
+    """Parse a YAML text to plain data and the spelling of its plain scalars.
 
     Raises:
-        yaml.YAMLError: if it is no YAML, has a key twice, or has tags or aliases that data does not need.
+        yaml.YAMLError: if it is not YAML, has a duplicate key, or has unsupported tags or aliases.
         RecursionError: if it is nested too deeply.
     """
     value, texts = _read(text)
@@ -56,13 +56,13 @@ class _Reader:
     def value(self, node: yaml.Node, place: Place) -> Any:
         self._left -= 1
         if self._left < 0:
-            raise yaml.YAMLError(f"it holds more than {_MOST} values")
+            raise yaml.YAMLError(f"expected at most {_MOST} values")
         if any(node is each for each in self._within):
             raise yaml.YAMLError(f"an alias contains itself{node.start_mark}")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, place)
         if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
-            raise yaml.YAMLError(f"the tag {node.tag} is not for data{node.start_mark}")
+            raise yaml.YAMLError(f"the tag {node.tag} is not supported{node.start_mark}")
         self._within.append(node)
         if isinstance(node, yaml.MappingNode):
             entries = self._entries(node)
@@ -73,19 +73,19 @@ class _Reader:
         return value
 
     def _entries(self, node: yaml.MappingNode) -> dict[str, yaml.Node]:
-        """The entries of a mapping: its own, and below them what `<<: *alias` brings into it."""
+        """Return a mapping's own entries over those that `<<: *alias` merges into it."""
         own: dict[str, yaml.Node] = {}
         merged: dict[str, yaml.Node] = {}
         for key, below in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 for each in below.value if isinstance(below, yaml.SequenceNode) else [below]:
                     if not isinstance(each, yaml.MappingNode) or any(each is outer for outer in self._within):
-                        raise yaml.YAMLError(f"<< takes another mapping{key.start_mark}")
+                        raise yaml.YAMLError(f"expected another mapping after <<{key.start_mark}")
                     self._within.append(each)
                     merged = {**self._entries(each), **merged}
                     self._within.pop()
             elif not isinstance(key, yaml.ScalarNode):
-                raise yaml.YAMLError(f"a key is a text, not a list or mapping{key.start_mark}")
+                raise yaml.YAMLError(f"expected a string as key, got a list or mapping{key.start_mark}")
             elif str(key.value) in own:
                 raise yaml.YAMLError(f"duplicate key {key.value!r}{key.start_mark}")
             else:
@@ -96,7 +96,7 @@ class _Reader:
         text = str(node.value)
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if kind not in ("null", "bool", "int", "float", "str", "timestamp", "merge", "value"):
-            raise yaml.YAMLError(f"the tag {node.tag} is not for data{node.start_mark}")
+            raise yaml.YAMLError(f"the tag {node.tag} is not supported{node.start_mark}")
         if node.style is not None or (kind == "str" and not _is_plain_text(text)):
             return text  # quoted, or !!str
         value = scalar(text)
@@ -106,13 +106,13 @@ class _Reader:
 
 
 def _is_plain_text(text: str) -> bool:
-    """Whether YAML takes the unquoted text for a text, without a tag that says so."""
+    """Whether YAML resolves the unquoted text to a string without an explicit tag."""
     tag: str = yaml.resolver.Resolver().resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     return tag == "tag:yaml.org,2002:str"
 
 
 def scalar(text: str) -> Any:
-    """The null, truth value or number that a plain scalar means, or the text itself."""
+    """Return the null, boolean or number that a plain scalar denotes, or the text itself."""
     if text in _NULLS:
         return None
     if text.lower() in _BOOLS and text in (text.lower(), text.upper(), text.capitalize()):

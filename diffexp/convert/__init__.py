@@ -1,1 +1,1 @@
-"""Models of other libraries, read into ours and written from it. Reading executes nothing."""
+"""Import models of other libraries and export to them. Reading executes nothing."""

@@ -1,7 +1,7 @@
-"""The PyTorch checkpoints of DDPM and DDIM: the converted ones of Ho et al. 2020, and those that DDIM's code saves.
+"""The PyTorch checkpoints of DDPM and DDIM: the converted ones of Ho et al. 2020, and those of DDIM's code.
 
-Both name the parts alike: temb.dense.0, down.0.block.0.conv1, mid.attn_1, up.3.upsample.conv, …. They hold no config:
-the architecture is read off the shapes; attention is at 16 pixels, and the number of groups 32, in all of them.
+Both use the same names: temb.dense.0, down.0.block.0.conv1, mid.attn_1, up.3.upsample.conv, …. They contain no config,
+so the architecture is inferred from the shapes. All of them have attention at 16 pixels and 32 groups.
 """
 
 import re
@@ -19,7 +19,7 @@ def _block(block: Block) -> str:
     if block.part == "middle":
         return {"residual": f"mid.block_{block.number + 1}", "attention": "mid.attn_1"}[block.kind]
     if block.kind == "resample":
-        # down: it ends the level above
+        # down: the last block of the level above
         return f"down.{block.level - 1}.downsample" if block.part == "down" else f"up.{block.level}.upsample"
     kind = {"residual": "block", "attention": "attn"}[block.kind]
     return f"{block.part}.{block.level}.{kind}.{block.number}"
@@ -44,39 +44,39 @@ NAMES = Names(
 )
 
 
-# What both authors' codes train on.
+# The diffusion process of both codes.
 PROCESS: dict[str, Any] = {"timesteps": 1000, "schedule": {"name": "linear"}, "prediction": "epsilon"}
-_ATTENDED = 16  # height of the feature maps that get attention in all their configs
+_ATTENDED = 16  # height of the feature maps with attention in all their configs
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by their names; of one of DDIM's code, the averaged ones where it has them.
+    """Read the tensors of a checkpoint by name; the averaged ones of a checkpoint of DDIM's code, if it has them.
 
     Raises:
-        UserError: if it is something else.
+        UserError: if it is not one of these checkpoints.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch have many ways to say so
+    except Exception as error:  # pickle, zip and torch raise many exceptions
         raise UserError(f"{path}: cannot be read as a PyTorch checkpoint: {error}") from error
-    if isinstance(content, list) and content:  # model, optimiser, epoch, step and, if it was averaged, that
+    if isinstance(content, list) and content:  # model, optimiser, epoch, step and, optionally, the average
         content = content[4] if len(content) > 4 else content[0]
     if not isinstance(content, dict) or not all(isinstance(each, Tensor) for each in content.values()):
-        raise UserError(f"{path}: holds no weights of the DDPM or DDIM authors' networks")
+        raise UserError(f"{path}: expected tensors by name, as in DDPM and DDIM checkpoints, got another content.")
     tensors = {name.removeprefix("module."): tensor for name, tensor in content.items()}
     if "temb.dense.0.weight" not in tensors or "conv_in.weight" not in tensors:
-        raise UserError(f"{path}: is not of the DDPM or DDIM authors' networks: it has no temb.dense.0 or conv_in")
+        raise UserError(f"{path}: expected a DDPM or DDIM checkpoint, got one without temb.dense.0 or conv_in.")
     return tensors
 
 
 def image_size(tensors: dict[str, Tensor]) -> int | None:
-    """The images' height for which the level with attention is 16 pixels high; None without one such level."""
+    """Return the image height for which the level with attention is 16 pixels high; None without exactly one level."""
     attended = {int(level) for level in _all(r"down\.(\d+)\.attn", tensors)}
     return _ATTENDED << attended.pop() if len(attended) == 1 else None
 
 
 def network(tensors: dict[str, Tensor], image_size: int) -> dict[str, Any]:
-    """The keys of our network, from the tensors' shapes, for images of that height."""
+    """Return the keys of our network, inferred from the tensors' shapes, for images of this height."""
     base = tensors["conv_in.weight"].shape[0]
     levels = 1 + max(int(level) for level in _all(r"down\.(\d+)\.block", tensors))
     widths = [tensors[f"down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]

@@ -1,4 +1,4 @@
-"""diffusers' UNet2DModel in the form of Ho et al. 2020, and writing the folders of its pipelines.
+"""Export to diffusers: its UNet2DModel in the form of Ho et al. 2020, and the folders of its pipelines.
 
 model_index.json    scheduler/scheduler_config.json    unet/config.json    unet/diffusion_pytorch_model.safetensors
 """
@@ -25,7 +25,7 @@ from diffexp.errors import UserError
 from diffexp.system.files import atomic_write, atomic_write_text
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-OURS = "diffexp.json"  # what a scheduler's config cannot say
+OURS = "diffexp.json"  # keys that a scheduler's config cannot express
 
 
 def _names(levels: int) -> Names:
@@ -33,7 +33,7 @@ def _names(levels: int) -> Names:
         if block.part == "middle":
             return f"mid_block.{'resnets' if block.kind == 'residual' else 'attentions'}.{block.number}"
         if block.kind == "resample":
-            # down: it ends the level above
+            # down: the last block of the level above
             down = f"down_blocks.{block.level - 1}.downsamplers.0"
             return down if block.part == "down" else f"up_blocks.{levels - 1 - block.level}.upsamplers.0"
         number = block.level if block.part == "down" else levels - 1 - block.level
@@ -62,11 +62,11 @@ def _names(levels: int) -> Names:
 
 
 def names(network: UNetConfig) -> Names:
-    """Their names of a network's parts."""
+    """Return diffusers' names of a network's parts."""
     return _names(len(network.channel_multipliers))
 
 
-# Settings of UNet2DModel that our network has built in, and their defaults where a config leaves them out.
+# Settings of UNet2DModel: the value that our network requires, and the default of a config without the key.
 BUILT_IN: dict[str, tuple[Any, Any]] = {
     "center_input_sample": (False, False),
     "time_embedding_type": ("positional", "positional"),
@@ -87,45 +87,45 @@ BUILT_IN: dict[str, tuple[Any, Any]] = {
     "num_class_embeds": (None, None),
 }
 
-# What a network predicts, by their name of it.
+# Our prediction by diffusers' name.
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
 
 
 # --- writing
 
-# Their other schedulers that sample an export as its model was trained, also where its terminal SNR is zero.
+# Other schedulers of diffusers that sample an export correctly, also with zero terminal SNR.
 SCHEDULERS = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler")
 
 
 def how_to_load(model: DiffusionConfig, out: Path) -> str:
-    """What an export can be used with."""
+    """Return a sentence on how to load an export."""
     pipeline = f'diffusers.DDPMPipeline.from_pretrained("{out}")'
     if model.loss != "simple":
-        return f"load it with {pipeline}; diffusers' other pipelines and schedulers take no learned variance"
-    return f"load it with {pipeline}, or DDIMPipeline; {', '.join(SCHEDULERS)} fit, too"
+        return f"load it with {pipeline}; diffusers' other pipelines and schedulers do not support a learned variance"
+    return f"load it with {pipeline}, or DDIMPipeline; {', '.join(SCHEDULERS)} also fit"
 
 
 def write(model: DiffusionConfig, image_size: int, channels: int, weights: dict[str, Tensor], out: Path) -> None:
-    """Write a pipeline's folder, which `DDPMPipeline.from_pretrained` loads, and diffexp.json, for importing it again.
+    """Write a folder that `DDPMPipeline.from_pretrained` loads, with diffexp.json for a later import.
 
     Args:
-        model: its network must be a U-Net of ours and its prediction one that diffusers knows.
-        image_size: height and width.
-        channels: of the images.
-        weights: ours, by name.
-        out: the folder; model_index.json, without which it is none, is written last.
+        model: a model with diffexp's U-Net and a prediction that diffusers supports.
+        image_size: height and width of the images in pixels.
+        channels: channels of the images.
+        weights: weights by diffexp's names.
+        out: the folder. model_index.json, which makes it a pipeline, is written last.
 
     Raises:
-        UserError: if diffusers has no such model.
+        UserError: if diffusers does not support the model.
         OSError: if it cannot be written.
     """
     network = model.network
     if not isinstance(network, UNetConfig):
-        raise UserError(f"model.network: {network.name} is not known to diffusers; only unet is")
+        raise UserError(f"model.network: expected unet, which diffusers supports, got {network.name}.")
     if model.prediction not in PREDICTIONS.values():
-        raise UserError(f"model.prediction: {model.prediction} is not known to diffusers")
+        raise UserError(f"model.prediction: expected {', '.join(PREDICTIONS.values())}, got {model.prediction}.")
     if model.classes is not None:
-        raise UserError("model.classes: diffusers' DDPMPipeline and DDIMPipeline give the network no labels")
+        raise UserError("model.classes: expected null, as diffusers' DDPMPipeline and DDIMPipeline use no labels.")
     tensors = to_theirs(weights, names(network), network, image_size)
     learned = model.loss != "simple"
     unet = {"_class_name": "UNet2DModel", **_unet_config(network, image_size, channels)}
@@ -171,9 +171,9 @@ def _unet_config(network: UNetConfig, image_size: int, channels: int) -> dict[st
 
 
 def scheduler_config(ours: ScheduleConfig, timesteps: int, prediction: str, loss: str) -> dict[str, Any]:
-    """The config of their scheduler.
+    """Return the config of diffusers' scheduler.
 
-    A zero terminal SNR is left to `rescale_betas_zero_snr`, as with a last β of 1 most of their schedulers give NaN.
+    A zero terminal SNR is expressed by `rescale_betas_zero_snr`, because most schedulers give NaN for a last β of 1.
     """
     return {
         "num_train_timesteps": timesteps,
@@ -182,12 +182,12 @@ def scheduler_config(ours: ScheduleConfig, timesteps: int, prediction: str, loss
         "prediction_type": {ours: theirs for theirs, ours in PREDICTIONS.items()}[prediction],
         "variance_type": "fixed_large" if loss == "simple" else "learned_range",
         "clip_sample": True,
-        "timestep_spacing": "trailing",  # they have no arctan; it starts at T-1, too
+        "timestep_spacing": "trailing",  # diffusers has no arctan; trailing also starts at T-1
     }
 
 
 def _betas(ours: ScheduleConfig, timesteps: int) -> dict[str, Any]:
-    """How a scheduler's config says our β: by a name that all schedulers know, else number by number."""
+    """Return our β in a scheduler's config: by a name that all schedulers know, else as a list of numbers."""
     for kind, name in ((LinearScheduleConfig, "linear"), (ScaledLinearScheduleConfig, "scaled_linear")):
         if isinstance(ours, kind) and ours.rescale == "none":
             return {"beta_schedule": name, "beta_start": ours.beta_start, "beta_end": ours.beta_end}

@@ -1,4 +1,4 @@
-"""Reading the folders of diffusers' pipelines and of its UNet2DModel."""
+"""Read the folders of diffusers' pipelines and of its UNet2DModel."""
 
 import json
 from pathlib import Path
@@ -12,22 +12,22 @@ from diffexp.config.schemas.schedules import SCHEDULES, ScheduleConfig
 from diffexp.convert.diffusers import BUILT_IN, OURS, PREDICTIONS, WEIGHTS, scheduler_config
 from diffexp.errors import UserError
 
-# What older releases called these.
+# Names of these layers in older releases.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def is_diffusers(path: Path) -> bool:
-    """Whether it is a folder of a pipeline or of a model."""
+    """Whether a folder has a pipeline or a model of diffusers."""
     return any((path / name).is_file() for name in ("model_index.json", "config.json"))
 
 
 def read(path: Path) -> tuple[dict[str, Any], int, int, dict[str, Tensor]]:
-    """(the keys of our model, image_size, channels, their tensors) of a pipeline's or a UNet2DModel's folder.
+    """Read the (keys of our model, image_size, channels, their tensors) of a pipeline's or a UNet2DModel's folder.
 
-    A folder without a scheduler leaves the schedule and the prediction out of the keys.
+    Without a scheduler, the keys lack the schedule and the prediction.
 
     Raises:
-        UserError: if it is damaged, or our network or process is not that one.
+        UserError: if it is damaged, or diffexp has no such network or process.
     """
     unet, scheduler = _part(path, "unet"), _part(path, "scheduler") / "scheduler_config.json"
     index = path / "model_index.json"
@@ -44,41 +44,41 @@ def read(path: Path) -> tuple[dict[str, Any], int, int, dict[str, Tensor]]:
 
 
 def _part(path: Path, name: str) -> Path:
-    """Where diffusers looks for a part of a pipeline: in the folder of its name, without one in the pipeline's own."""
+    """Return the folder in which diffusers looks for a part: that of its name if it exists, else the pipeline's."""
     folder = path / name
     return folder if folder.is_dir() else path
 
 
 def _check_pipeline(index: dict[str, Any], source: Path) -> None:
-    """Refuse a pipeline of other parts than a network on pixels and a scheduler.
+    """Check that a pipeline consists of a network on pixels and a scheduler.
 
     Raises:
-        UserError: naming them.
+        UserError: if it has other parts.
     """
     parts = {name: each[1] for name, each in index.items() if isinstance(each, list) and len(each) == 2 and each[1]}
-    wrong = [f"{name} is {kind!r}, which ours has not" for name, kind in parts.items() if name not in _PARTS]
+    wrong = [f"{name}: expected no such part, got {kind!r}." for name, kind in parts.items() if name not in _PARTS]
     if parts.get("unet") != "UNet2DModel":
-        wrong.append(f"unet is {parts.get('unet')!r}, ours 'UNet2DModel'")
+        wrong.append(f"unet: expected 'UNet2DModel', got {parts.get('unet')!r}.")
     wrong += _scheduler_problems("scheduler", parts.get("scheduler"))
     if wrong:
-        raise UserError(f"{source}: is another pipeline than a UNet2DModel on pixels:\n  " + "\n  ".join(wrong))
+        raise UserError(f"{source}: expected a pipeline with a UNet2DModel on pixels:\n  " + "\n  ".join(wrong))
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise UserError(f"{path}: is damaged: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: is damaged: it holds no mapping")
+        raise UserError(f"{path}: is damaged: expected a mapping, got {content!r:.60}.")
     return content
 
 
 def _network(config: dict[str, Any], source: Path) -> dict[str, Any]:
     wrong = [
-        f"{key} is {config.get(key, default)!r}, ours {needed!r}"
+        f"{key}: expected {needed!r}, got {config.get(key, default)!r}."
         for key, (needed, default) in BUILT_IN.items()
         if config.get(key, default) != needed
     ]
@@ -87,22 +87,27 @@ def _network(config: dict[str, Any], source: Path) -> dict[str, Any]:
     kinds = {"DownBlock2D": False, "AttnDownBlock2D": True, "UpBlock2D": False, "AttnUpBlock2D": True}
     down, up = ([kinds.get(each) for each in config.get(f"{way}_block_types", [None])] for way in ("down", "up"))
     if not isinstance(size, int):
-        wrong.append(f"sample_size is {size!r}, ours a number")
+        wrong.append(f"sample_size: expected an integer, got {size!r}.")
         size = 0
     if not widths[0] or any(width % widths[0] for width in widths):
-        wrong.append(f"block_out_channels is {widths}, ours multiples of the first")
+        wrong.append(f"block_out_channels: expected multiples of the first, got {widths}.")
     channels, out_channels = config.get("in_channels"), config.get("out_channels")
     learned = isinstance(channels, int) and out_channels == 2 * channels
     if channels != out_channels and not learned:
-        wrong.append("out_channels is not in_channels or, with a learned variance, twice that, as ours")
+        wrong.append(
+            f"out_channels: expected in_channels = {channels} or, with a learned variance, twice as many, "
+            f"got {out_channels}."
+        )
     if config.get("_class_name") != "UNet2DModel":
-        wrong.append(f"_class_name is {config.get('_class_name')!r}, ours 'UNet2DModel'")
+        wrong.append(f"_class_name: expected 'UNet2DModel', got {config.get('_class_name')!r}.")
     if None in down or down != up[::-1]:
-        wrong.append("the blocks are not (Attn)DownBlock2D and the same (Attn)UpBlock2D on the way up, as ours")
+        wrong.append(
+            "down_block_types: expected (Attn)DownBlock2D, and (Attn)UpBlock2D in reverse order in up_block_types."
+        )
     if config.get("attention_head_dim", 8) is not None:
-        wrong.append(f"attention_head_dim is {config.get('attention_head_dim', 8)!r}, ours None: one head")
+        wrong.append(f"attention_head_dim: expected None (one head), got {config.get('attention_head_dim', 8)!r}.")
     if wrong:
-        raise UserError(f"{source}: is another network than that of Ho et al. 2020:\n  " + "\n  ".join(wrong))
+        raise UserError(f"{source}: expected the network of Ho et al. 2020:\n  " + "\n  ".join(wrong))
     return {
         "name": "unet",
         "base_channels": widths[0],
@@ -116,7 +121,7 @@ def _network(config: dict[str, Any], source: Path) -> dict[str, Any]:
 
 
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
-# Those that sample the discrete variance-preserving process that ours are trained on, from β_1 … β_T.
+# Schedulers of the discrete variance-preserving process β_1 … β_T, on which our models are trained.
 _SCHEDULERS = (
     *("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler", "DDIMInverseScheduler"),
     *("PNDMScheduler", "DPMSolverMultistepScheduler", "DPMSolverMultistepInverseScheduler", "DPMSolverSDEScheduler"),
@@ -124,52 +129,52 @@ _SCHEDULERS = (
     *("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler"),
     *("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
 )
-# Their defaults of (beta_start, beta_end), where a config leaves them out.
+# Their defaults of (beta_start, beta_end).
 _BETA_RANGE = (1e-4, 0.02)
 _OTHER_BETA_RANGES = dict.fromkeys(
     ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"),
     (0.00085, 0.012),
 )
-_PARTS = ("unet", "scheduler")  # of a pipeline that ours can be
+_PARTS = ("unet", "scheduler")  # of a supported pipeline
 
 
 def _scheduler_problems(key: str, kind: Any) -> list[str]:
     if kind in _SCHEDULERS:
         return []
-    known = ", ".join(_SCHEDULERS)
     return [
-        f"{key} is {kind!r}, which is not known to sample a discrete variance-preserving process; known are {known}"
+        f"{key}: expected a scheduler of the discrete variance-preserving process ({', '.join(_SCHEDULERS)}), "
+        f"got {kind!r}."
     ]
 
 
 def _process_problems(config: dict[str, Any]) -> list[str]:
-    """What in a scheduler's config means another process, or another use of the network, than ours."""
+    """Return the problems of a scheduler's config with another process, or another use of the network."""
     wrong = _scheduler_problems("_class_name", config.get("_class_name"))
     if config.get("use_flow_sigmas"):
-        wrong.append("use_flow_sigmas is True, which is of flow matching")
+        wrong.append("use_flow_sigmas: expected False, got True, which is flow matching.")
     if config.get("timestep_type") == "continuous":
-        wrong.append("timestep_type is 'continuous': the network gets no timesteps but 0.25 log σ (EDM)")
+        wrong.append("timestep_type: expected 'discrete', got 'continuous', where the network gets 0.25 log σ (EDM).")
     if config.get("variance_type") == "learned":
-        wrong.append("variance_type is 'learned', ours is learned_range: the network gives no log-variance")
+        wrong.append("variance_type: expected 'learned_range', got 'learned': our network predicts no log-variance.")
     return wrong
 
 
 def _schedule(config: dict[str, Any], source: Path) -> dict[str, Any]:
-    """The keys of our model that a scheduler's config tells.
+    """Return the keys of our model in a scheduler's config.
 
     Raises:
-        UserError: for a scheduler of another process, as of flow matching, or a schedule without a name.
+        UserError: for a scheduler of another process, such as flow matching, or a schedule without a name.
     """
     kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
     wrong = _process_problems(config)
     if config.get("trained_betas") is not None:
-        wrong.append(f"trained_betas are given, which have no name here without {OURS}")
+        wrong.append(f"trained_betas: expected a named schedule without {OURS}, got numbers.")
     if kind not in _SCHEDULES:
-        wrong.append(f"beta_schedule is {kind!r}, known are {', '.join(_SCHEDULES)}")
+        wrong.append(f"beta_schedule: expected one of {', '.join(_SCHEDULES)}, got {kind!r}.")
     if prediction not in PREDICTIONS:
-        wrong.append(f"prediction_type is {prediction!r}, known are {', '.join(PREDICTIONS)}")
+        wrong.append(f"prediction_type: expected one of {', '.join(PREDICTIONS)}, got {prediction!r}.")
     if wrong:
-        raise UserError(f"{source}: is another schedule than ours:\n  " + "\n  ".join(wrong))
+        raise UserError(f"{source}: expected a schedule that diffexp supports:\n  " + "\n  ".join(wrong))
     zero = bool(config.get("rescale_betas_zero_snr", False))
     schedule: dict[str, Any] = {"name": _SCHEDULES[kind], "zero_terminal_snr": zero}
     if kind != "squaredcos_cap_v2":
@@ -180,10 +185,10 @@ def _schedule(config: dict[str, Any], source: Path) -> dict[str, Any]:
 
 
 def _exported(ours: dict[str, Any], config: dict[str, Any], source: Path) -> dict[str, Any]:
-    """The keys of our model in the file that `write` adds, which must say what the scheduler's config does.
+    """Return the keys of our model in the file that `write` adds, which must agree with the scheduler's config.
 
     Raises:
-        UserError: if they disagree, as where one of them was changed.
+        UserError: if they disagree, because one of them was changed.
     """
     try:
         model = {key: ours["model"][key] for key in ("timesteps", "schedule", "prediction", "loss")}
@@ -194,10 +199,10 @@ def _exported(ours: dict[str, Any], config: dict[str, Any], source: Path) -> dic
         raise UserError(f"{source.parents[1] / OURS}: is damaged: {error}") from error
     wrong = _process_problems(config)
     if wrong:
-        raise UserError(f"{source}: is another process than ours:\n  " + "\n  ".join(wrong))
+        raise UserError(f"{source}: expected a process that diffexp supports:\n  " + "\n  ".join(wrong))
     differing = [key for key in expected if not _agree(expected[key], config.get(key))]
     if differing:
-        raise UserError(f"{source}: {', '.join(differing)} differ from what {OURS} says of the model. Remove {OURS}")
+        raise UserError(f"{source}: expected {', '.join(differing)} as in {OURS}, got other values. Remove {OURS}.")
     return model
 
 
@@ -216,8 +221,8 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
             file = folder / "diffusion_pytorch_model.bin"
             tensors = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{folder}: has no {WEIGHTS} and no diffusion_pytorch_model.bin") from None
-    except Exception as error:  # safetensors, pickle, zip and torch have many ways to say so
+        raise UserError(f"{folder}: expected {WEIGHTS} or diffusion_pytorch_model.bin, got neither.") from None
+    except Exception as error:  # safetensors, pickle, zip and torch raise many exceptions
         raise UserError(f"{file}: cannot be read: {error}") from error
     return {_current(name): tensor for name, tensor in tensors.items()}
 

@@ -1,4 +1,4 @@
-"""The U-Net of Ho et al. 2020 block by block: where each is in our network, so that others' names can be put beside."""
+"""The blocks of the U-Net of Ho et al. 2020 in our network, to map them to other libraries' names."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffexp.config.schemas.networks import UNetConfig
 
-NETWORK = "network."  # of our names in a model's weights
+NETWORK = "network."  # prefix of our names in a model's weights
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class Block:
     """One block.
 
     Attributes:
-        ours: the name of its module in our network.
-        kind: what it is.
-        part: on the way down, in the middle or on the way up.
-        level: 0 is the full resolution; a resampling block stands at the lower resolution that it leads to or from.
-        number: among the residual (or attention) blocks of its part and level.
+        ours: name of its module in our network.
+        kind: residual, attention or resampling block.
+        part: encoder ("down"), middle or decoder ("up").
+        level: 0 is the full resolution; a resampling block has the level of its lower resolution.
+        number: index among the residual (or attention) blocks of its part and level.
     """
 
     ours: str
@@ -32,7 +32,7 @@ class Block:
 
 
 def blocks(network: UNetConfig, image_size: int) -> Iterator[Block]:
-    """All blocks of a network for images of that height, in the order in which `diffexp.networks.unet` builds them."""
+    """Yield all blocks of a network for images of this height, in the order of `diffexp.networks.unet`."""
     levels = range(len(network.channel_multipliers))
     attended = [image_size >> level in network.attention_resolutions for level in levels]
     stage = 0
@@ -62,14 +62,14 @@ def blocks(network: UNetConfig, image_size: int) -> Iterator[Block]:
 
 @dataclass(frozen=True)
 class Names:
-    """How another library calls the parts of this network.
+    """Another library's names of this network's parts.
 
     Attributes:
-        block: the name of a block.
-        top: those outside of blocks, by ours.
-        residual: those inside a residual block, by ours.
-        norm, query_key_value, out: those inside an attention block; theirs has three layers where ours has one.
-        flat: whether the layers of attention are linear ones (c, c) there, not convolutions (c, c, 1, 1).
+        block: maps a block to its name.
+        top: names outside of blocks, by our name.
+        residual: names inside a residual block, by our name.
+        norm, query_key_value, out: names inside an attention block, which has three layers where ours has one.
+        flat: whether its attention layers are linear, of shape (c, c), and not convolutions, of shape (c, c, 1, 1).
     """
 
     block: Callable[[Block], str]
@@ -82,11 +82,11 @@ class Names:
 
 
 def to_ours(theirs: dict[str, Tensor], names: Names, network: UNetConfig, image_size: int) -> dict[str, Tensor]:
-    """Their tensors under our names.
+    """Rename another library's tensors to our names.
 
     Raises:
-        KeyError: naming a tensor that is missing.
-        ValueError: naming tensors that have no place in our network.
+        KeyError: if a tensor is missing; the argument is its name.
+        ValueError: if tensors have no place in our network.
     """
     left = dict(theirs)
     ours: dict[str, Tensor] = {}
@@ -104,12 +104,12 @@ def to_ours(theirs: dict[str, Tensor], names: Names, network: UNetConfig, image_
 
 
 def to_theirs(ours: dict[str, Tensor], names: Names, network: UNetConfig, image_size: int) -> dict[str, Tensor]:
-    """Our tensors under their names."""
+    """Rename our tensors to another library's names."""
     theirs: dict[str, Tensor] = {}
     there = {name.removeprefix(NETWORK).rpartition(".")[0] for name in ours}
     pairs = _pairs(names, network, image_size, lambda _: True)
     for our, their, fused in pairs:
-        if our not in there:  # the shortcut of a block that keeps its width
+        if our not in there:  # no shortcut in a block that keeps its width
             continue
         for kind in ("weight", "bias"):
             tensor = ours[f"{NETWORK}{our}.{kind}"]
@@ -122,7 +122,7 @@ def to_theirs(ours: dict[str, Tensor], names: Names, network: UNetConfig, image_
 def _pairs(
     names: Names, network: UNetConfig, image_size: int, has: Callable[[str], bool]
 ) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """(our layer, their layer or the three that are one here, whether it is of attention), of all layers."""
+    """Yield (our layer, their layer or their three layers, whether it is an attention layer) for all layers."""
     for our, their in names.top.items():
         yield our, (their,), False
     for block in blocks(network, image_size):

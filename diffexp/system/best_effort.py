@@ -1,4 +1,4 @@
-"""Warn once when something fails that a run can do without, and continue."""
+"""Warn once and continue when something fails that a run does not need."""
 
 import logging
 from types import TracebackType
@@ -7,14 +7,14 @@ log = logging.getLogger(__name__)
 
 
 class BestEffort:
-    """A context that lets errors pass with a warning: at the first of them, and at the first after it has worked again.
+    """A context manager that suppresses errors and warns at the first one after a success.
 
     Args:
-        what: cannot be done, for the warning: "sample grids cannot be written".
-        errors: that are let pass.
+        what: the failure, for the warning: "sample grids cannot be written".
+        errors: the exceptions to suppress.
 
     Attributes:
-        failing: whether the last time failed.
+        failing: whether the last attempt failed.
     """
 
     def __init__(self, what: str, errors: type[Exception] | tuple[type[Exception], ...] = OSError) -> None:
@@ -42,7 +42,7 @@ class BestEffort:
 
 
 def reason(error: BaseException) -> str:
-    """An error in a few words: "No space left on device (runs/x/status.json)"."""
+    """Return a short description of an error: "No space left on device (runs/x/status.json)"."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f" ({error.filename})" if error.filename else "")
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""Choices that depend on the hardware, in one place."""
+"""Choose devices, precision and algorithms for the hardware."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,35 +9,37 @@ from diffexp.errors import UserError
 
 
 def device_for(accelerator: str) -> torch.device:
-    """The first device of the accelerator "auto" (a GPU where there is one), "cpu" or "gpu".
+    """Return the first device of the accelerator "auto" (a GPU if there is one), "cpu" or "gpu".
 
     Raises:
-        UserError: for "gpu" where there is none.
+        UserError: for "gpu" without a GPU.
     """
     has_gpu = torch.cuda.is_available()
     if accelerator == "gpu" and not has_gpu:
-        raise UserError("accelerator: there is no GPU here that torch can use; use cpu or auto")
+        raise UserError("accelerator: expected a GPU that torch can use, got none. Use cpu or auto.")
     return torch.device("cuda", 0) if has_gpu and accelerator != "cpu" else torch.device("cpu")
 
 
 def check_devices(device: torch.device, wanted: int) -> None:
-    """See that there are enough devices of the kind.
+    """Check that there are enough devices of a type.
 
     Raises:
-        UserError: if there are fewer GPUs than wanted. A CPU runs any number of processes.
+        UserError: if there are fewer GPUs than `wanted`. A CPU runs any number of processes.
     """
     if device.type == "cuda" and wanted > torch.cuda.device_count():
-        raise UserError(f"training.devices: {wanted} GPUs are wanted, but there are {torch.cuda.device_count()}")
+        raise UserError(
+            f"training.devices: expected at most {torch.cuda.device_count()}, the number of GPUs, got {wanted}."
+        )
 
 
 def precision_for(precision: str, device: torch.device) -> str:
-    """A Lightning precision; "auto" is bf16-mixed where the hardware computes in bfloat16, else 32-true.
+    """Return a Lightning precision; "auto" is bf16-mixed on hardware that computes in bfloat16, else 32-true.
 
     Raises:
         UserError: for 16-mixed on a CPU, which has no float16 training.
     """
     if precision == "16-mixed" and device.type == "cpu":
-        raise UserError("precision: 16-mixed needs a GPU; use bf16-mixed, 32-true or auto")
+        raise UserError("precision: expected bf16-mixed, 32-true or auto without a GPU, got 16-mixed.")
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -53,14 +55,14 @@ def _cpu_computes_in_bfloat16() -> bool:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The context in which a network runs in a precision of `precision_for` outside a Trainer."""
+    """Return a context in which a network runs in a precision of `precision_for` outside of a Trainer."""
     dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=precision != "32-true")
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Within this context float32 is computed as such on GPUs, never as TF32, whatever the program has allowed."""
+    """Compute float32 on GPUs exactly, never as TF32, within this context, whatever the program has set."""
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [each.fp32_precision for each in backends]
     for each in backends:
@@ -74,7 +76,7 @@ def full_float32() -> Iterator[None]:
 
 @contextmanager
 def determinism_restored() -> Iterator[None]:
-    """After this context torch's choice of algorithms is what it was before, whatever a Trainer has set in it."""
+    """Restore torch's choice of algorithms after this context, whatever a Trainer has set in it."""
     mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     try:
         yield
@@ -85,11 +87,11 @@ def determinism_restored() -> Iterator[None]:
 
 @contextmanager
 def out_of_memory_explained(key: str, images: int, remedy: str) -> Iterator[None]:
-    """Within this context a GPU that runs out of memory is the mistake of a key that says how many images it gets.
+    """Report an out-of-memory error of the GPU as an error of the key that sets the number of images.
 
     Args:
-        key: full name of that key.
-        images: at once.
+        key: full name of the key.
+        images: images at once.
         remedy: a sentence that says which keys to change.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What scoring needs of several processes: shares and sums. All of them must call; alone, nothing happens."""
+"""Sharding and all-reduce for scoring, and checks of Slurm tasks. All ranks must call; no-ops in a single process."""
 
 import os
 
@@ -12,23 +12,23 @@ from diffexp.errors import UserError
 
 
 def rank() -> int:
-    """The number of this process."""
+    """Return the rank of this process."""
     return dist.get_rank() if _several() else 0
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if _several() else 1
 
 
 def share(count: int) -> range:
-    """This process's part of range(count): contiguous, in the order of the processes; may be empty."""
+    """Return this process's part of range(count): contiguous, in the order of ranks, possibly empty."""
     size = -(-count // world())
     return range(min(rank() * size, count), min((rank() + 1) * size, count))
 
 
 def total(tensor: Tensor) -> Tensor:
-    """The sum of every process's tensor, on all of them."""
+    """Return the sum of all processes' tensors (all-reduce)."""
     if _several():
         tensor = tensor.clone()
         dist.all_reduce(tensor)
@@ -45,18 +45,18 @@ def _several() -> bool:
 
 
 def cluster_plugins() -> list[SLURMEnvironment]:
-    """Lightning's plugin for Slurm, where this is a task of an srun, without the saving and requeueing of its own.
+    """Return Lightning's plugin for Slurm if srun started this task, without its own saving and requeueing.
 
-    Lightning saves inside the signal handler, between any two instructions, where weights may be half updated.
+    Lightning saves inside the signal handler, between any two instructions, where weights may be partly updated.
     """
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def check_tasks(devices: int, nodes: int) -> None:
-    """See that Slurm has started as many processes as will train together.
+    """Check that Slurm has started one process per device.
 
     Raises:
-        UserError: if it has not: Lightning would train on fewer devices, or wait for ever, without a word.
+        UserError: if it has not. Lightning would silently train on fewer devices, or wait indefinitely.
     """
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
     if not SLURMEnvironment.detect() or tasks == devices * nodes == 1:
@@ -64,13 +64,14 @@ def check_tasks(devices: int, nodes: int) -> None:
     wanted = f"srun --nodes={nodes} --ntasks-per-node={devices}"
     if tasks != devices * nodes:
         raise UserError(
-            f"training.devices: {devices} on {nodes} nodes, but Slurm has {tasks} tasks; start with {wanted}"
+            f"training.devices: expected {devices * nodes} Slurm tasks ({devices} for each of {nodes} nodes), "
+            f"got {tasks}. Start with {wanted}."
         )
     if "SLURM_STEP_ID" not in os.environ:
-        raise UserError(f"training.devices: {tasks} tasks, but only this one was started; start with {wanted}")
+        raise UserError(f"training.devices: expected {tasks} tasks, got this one only. Start with {wanted}.")
 
 
 def is_main_process() -> bool:
-    """Whether this is the first of the processes that train together, also before a Trainer exists."""
+    """Whether this is rank 0, also before a Trainer exists."""
     rank: int = getattr(rank_zero_only, "rank", 0)
     return rank == 0

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever interrupts the writing."""
+"""Atomic writing: a file is either complete or absent, whatever interrupts the process."""
 
 import errno
 import hashlib
@@ -15,21 +15,21 @@ CACHE_VARIABLE = "DIFFEXP_CACHE"
 
 
 def cache_folder() -> Path:
-    """Where diffexp keeps what it can recompute: $DIFFEXP_CACHE or ~/.cache/diffexp."""
+    """Return the folder for recomputable files: $DIFFEXP_CACHE or ~/.cache/diffexp."""
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/diffexp").expanduser()
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to write; it takes its place, and its folder is made, only when the block ends without an error.
+    """Open a file for writing that replaces `path` only if the block ends without an error. Creates its folder.
 
-    It is written aside in the same folder, flushed to the disk and renamed.
+    The data goes to a temporary file in the same folder, which is flushed to disk and renamed.
 
     Raises:
-        OSError: as writing does; an older file of this name then stays as it was.
+        OSError: if writing fails; an older file of this name then remains unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # not only the process id: another machine that shares the folder may have the same
+    # not only the process ID, which a process on another machine with this folder may share
     aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with aside.open("wb") as file:
@@ -39,39 +39,39 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         aside.replace(path)
         _sync_folder(path.parent)
     finally:
-        with suppress(OSError):  # its disk may be gone, which must not hide why
+        with suppress(OSError):  # if the disk is gone, keep the original error
             aside.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring names to the disk: without it, a loss of power may undo a rename."""
+    """Flush a folder to disk, without which a power failure may undo a rename."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that need none
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that need no flush
             raise
     finally:
         os.close(descriptor)
 
 
 def require_folder(folder: Path) -> None:
-    """See that a folder is still there: whoever took a run's directory away does not want a part of it made anew.
+    """Check that a folder still exists, so that a run's directory that a user removed is not partly recreated.
 
     Raises:
-        FileNotFoundError: if it is not.
+        FileNotFoundError: if it does not.
     """
     if not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file is one that `atomic_write` was writing when its process was killed."""
+    """Whether a file is a temporary file of `atomic_write`."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder, if no live one writes there."""
+    """Remove the temporary files of killed processes in a folder to which no live process writes."""
     for path in folder.glob(".*.tmp"):
         if is_temporary(path):
             with suppress(OSError):
@@ -79,15 +79,15 @@ def remove_temporary_files(folder: Path) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def write_new(path: Path, text: str) -> bool:
-    """Write a text file, whole, unless there is one already; whether it was written.
+    """Write a text file atomically unless it exists, and return whether it was written.
 
-    Of several processes that try, one succeeds.
+    If several processes try at once, exactly one succeeds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -105,7 +105,7 @@ def write_new(path: Path, text: str) -> bool:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal.
+    """Return the SHA-256 of a file in hexadecimal.
 
     Raises:
         UserError: if it cannot be read.
@@ -114,11 +114,11 @@ def sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def damaged_name(path: Path) -> Path:
-    """Where to keep a damaged file: NAME.damaged, or NAME.damaged-2, … if files of these names are kept already."""
+    """Return an unused name for a damaged file: NAME.damaged, NAME.damaged-2, …"""
     kept, number = path.with_name(f"{path.name}.damaged"), 2
     while kept.exists():
         kept, number = path.with_name(f"{path.name}.damaged-{number}"), number + 1
@@ -126,30 +126,30 @@ def damaged_name(path: Path) -> Path:
 
 
 def refuse_existing(path: Path, key: str, *, overwrite: bool) -> None:
-    """Refuse to write a result over a file or folder that exists, unless the user asked for that.
+    """Check that a result does not replace an existing file or folder, unless requested.
 
     Args:
-        path: the file or folder to be.
-        key: the config key, or the option of the command line, that names it.
-        overwrite: whether the user asked to replace it.
+        path: file or folder of the result.
+        key: its config key or command-line option, for messages.
+        overwrite: whether the user requested to replace it.
 
     Raises:
-        UserError: if it exists and must stay.
+        UserError: if it exists and `overwrite` is false.
     """
     try:
         exists = path.exists()
     except OSError as error:  # a name too long for the file system
-        raise UserError(f"{key}: {path}: {error.strerror}") from error
+        raise UserError(f"{key}: {path}: cannot be read: {error.strerror}.") from error
     if exists and not overwrite:
         ask = "--overwrite" if key.startswith("--") else "overwrite=true"
         raise UserError(f"{key}: expected a new file, got {path}, which exists. Give another {key}, or {ask}.")
 
 
 def refuse_others(folder: Path, *names: str) -> None:
-    """Refuse a folder `out` that holds somebody else's files of names that an evaluation writes.
+    """Check that a folder `out` has no foreign files with names that an evaluation writes.
 
     Raises:
-        UserError: naming the first of them.
+        UserError: for the first of them.
     """
     for name in names:
         if (folder / name).exists():
@@ -157,19 +157,19 @@ def refuse_others(folder: Path, *names: str) -> None:
 
 
 def check_writable(path: Path, key: str) -> None:
-    """Refuse a place where nothing can be written, before there is anything to write.
+    """Check that a path can be written before there is anything to write.
 
     Args:
-        path: the file or folder to be; it need not exist.
-        key: the config key that asks for it, for the message.
+        path: the file or folder, which need not exist.
+        key: its config key, for messages.
 
     Raises:
-        UserError: if the nearest folder that exists is not writable, or is no folder.
+        UserError: if its nearest existing parent is not a writable folder.
     """
     try:
         parent = next(each for each in [path, *path.absolute().parents] if each.exists())
     except OSError as error:
-        raise UserError(f"{key}: {path}: {error.strerror}") from error
+        raise UserError(f"{key}: {path}: cannot be read: {error.strerror}.") from error
     folder = parent.parent if parent == path and parent.is_file() else parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{key}: {folder} cannot be written to")
+        raise UserError(f"{key}: expected a writable folder, got {folder}.")

@@ -1,4 +1,4 @@
-"""A lock on a directory that ends with the process that holds it, however that ends."""
+"""A lock on a directory, which the kernel releases when its process ends for any reason."""
 
 import errno
 import fcntl
@@ -16,7 +16,7 @@ from diffexp.errors import EnvironmentFailure, writing
 log = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
-_PATIENCE = 5.0  # seconds in which a process that was just killed has surely gone
+_PATIENCE = 5.0  # seconds within which a killed process has ended
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -25,10 +25,10 @@ _held: set[tuple[int, int]] = set()
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process has locked a folder; True also where that cannot be known."""
+    """Whether a process has locked a folder; True also if this is unknown."""
     path = folder / LOCK_NAME
     try:
-        if _identity(path.stat()) in _held:  # to close the file here would release the lock
+        if _identity(path.stat()) in _held:  # opening and closing the file would release the lock
             return True
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -50,18 +50,18 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 @contextmanager
 def locked(folder: Path, key: str) -> Iterator[None]:
-    """Within this context no other process is in the folder, which is made if need be.
+    """Hold an exclusive lock on a folder within this context; create the folder if necessary.
 
-    The lock is a POSIX record lock on the file `.lock`: the kernel (on NFS, the server) takes it back when the
-    process ends, even by SIGKILL, and processes that it has forked do not hold it. The file says who holds it.
+    The lock is a POSIX record lock on the file `.lock`. The kernel (on NFS, the server) releases it when the process
+    ends, even by SIGKILL. Forked processes do not hold it. The file names the holder.
 
     Args:
         folder: the directory.
-        key: the config key that names it, for messages.
+        key: its config key, for messages.
 
     Raises:
-        EnvironmentFailure: if another process holds it for longer than a few seconds, or the disk is full.
-        UserError: if nothing can be written there.
+        EnvironmentFailure: if another process holds the lock for more than a few seconds, or the disk is full.
+        UserError: if the folder is not writable.
     """
     path = folder / LOCK_NAME
     with writing(f"{key}: {folder}"):
@@ -73,9 +73,9 @@ def locked(folder: Path, key: str) -> Iterator[None]:
         yield
     finally:
         _held.discard(identity)
-        with suppress(OSError):  # the directory may be gone, or another be in its place
+        with suppress(OSError):  # the directory may be removed or replaced
             if _is_still_there(file, path):
-                path.unlink()  # while it is still locked: whoever waits for it sees that, and starts anew
+                path.unlink()  # while locked: a waiting process notices and locks a new file
         os.close(file)
 
 
@@ -89,7 +89,10 @@ def _acquired(path: Path, key: str) -> int:
         except OSError as error:
             os.close(file)
             if error.errno in _NO_LOCKS:
-                log.warning("%s: this file system has no locks; see that no other process trains there", path.parent)
+                log.warning(
+                    "%s: this file system has no locks. Make sure that no other process trains in this folder.",
+                    path.parent,
+                )
                 return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
@@ -100,15 +103,15 @@ def _acquired(path: Path, key: str) -> int:
             os.close(file)
             continue
         if time.monotonic() > deadline:
-            raise EnvironmentFailure(f"{key}: {path.parent} is in use by {_holder(path)}; stop that, or wait for it")
+            raise EnvironmentFailure(f"{key}: {path.parent} is in use by {_holder(path)}. Stop it or wait for it.")
         if not told:
-            log.warning("%s is in use by %s; waiting %g seconds for it", path.parent, _holder(path), _PATIENCE)
+            log.warning("%s is in use by %s; waiting up to %g seconds", path.parent, _holder(path), _PATIENCE)
             told = True
         time.sleep(0.1)
 
 
 def _is_still_there(file: int, path: Path) -> bool:
-    """Whether the locked file is the one of that name: the last holder may have removed it in between."""
+    """Whether the path still refers to the locked file, which the last holder may have removed."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
@@ -122,7 +125,7 @@ def _sign(file: int) -> None:
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with suppress(OSError):  # on a full disk the lock holds all the same
+    with suppress(OSError):  # the lock also holds on a full disk
         os.truncate(file, 0)
         os.write(file, json.dumps(holder).encode())
 

@@ -1,4 +1,4 @@
-"""The signals that ask a process to end, by whatever launched it."""
+"""Handle the signals with which a launcher asks a process to end."""
 
 import signal
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# USR1 and USR2 are what Slurm is usually told to send before a time limit or a preemption.
+# Slurm is usually configured to send USR1 or USR2 before a time limit or a preemption.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 _noted: list[int] = []
@@ -14,18 +14,18 @@ _waiting = 0
 
 
 def defer_signals() -> None:
-    """From now on signals are noted only: an exception out of nowhere leaves half-imported modules, and odd errors.
+    """Only record signals from now on, because an exception at an arbitrary point leaves modules partly imported.
 
-    Ctrl-C stays KeyboardInterrupt. Signals that whoever started the process had switched off are listened to again.
+    Ctrl-C still raises KeyboardInterrupt. Signals that the parent process ignored are handled again.
     """
     _noted.clear()
     _listen(lambda number, _: _noted.append(number))
 
 
 def exit_on_signal() -> None:
-    """From now on a signal ends the process at once, with exit code 128 + n, but not without clean-up on the way.
+    """Exit on a signal from now on, with exit code 128 + n, after clean-up (SystemExit).
 
-    For times in which there is nothing to save, as while data are read. One that was noted ends it here.
+    For phases with nothing to save, such as reading data. A signal recorded before exits immediately.
     """
     _listen(_end)
     if _noted:
@@ -34,9 +34,9 @@ def exit_on_signal() -> None:
 
 @contextmanager
 def defer_exit() -> Iterator[None]:
-    """A signal that would end the process at once does so at the end of this; for code that an exception would break.
+    """Delay an exit on a signal to the end of this context, for code that an exception would break.
 
-    OmegaConf turns one out of nowhere into "'NoneType' object has no attribute …".
+    OmegaConf turns an exception at an arbitrary point into "'NoneType' object has no attribute …".
     """
     global _waiting
     _waiting += 1

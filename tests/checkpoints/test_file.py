@@ -70,8 +70,8 @@ def test_the_newest_whole_one_is_found_and_damaged_ones_are_set_aside(tmp_path, 
         "step-00000020.ckpt",
         "step-00000030.ckpt.damaged",
     ]
-    assert "it does not end as one" in caplog.text
-    assert "is taken instead" in caplog.text
+    assert "no SHA-256 at its end" in caplog.text
+    assert "is used instead" in caplog.text
 
 
 def file_of(folder, step):
@@ -85,13 +85,13 @@ def test_one_of_another_step_than_its_name_says_is_no_checkpoint_of_that_step(tm
         write_checkpoint(content(step=step), file_of(tmp_path, step))
     for name, step in zip(names, (20, 30) if aside == 2 else (20, 20), strict=True):
         write_checkpoint(content(step=step), file_of(tmp_path, name))
-    with pytest.raises(UserError, match="expected the checkpoint of step 30, as its name says, got that of step 20"):
+    with pytest.raises(UserError, match="expected the checkpoint of step 30, as in its name, got that of step 20"):
         read_checkpoint(file_of(tmp_path, 30))
     found = latest_valid_checkpoint(tmp_path / "checkpoints", quarantine=True)
     assert found is not None
     assert found[1]["global_step"] == newest
     assert len(list(tmp_path.glob("checkpoints/*.damaged"))) == aside
-    assert caplog.text.count("as its name says, got that of step") == aside
+    assert caplog.text.count("as in its name, got that of step") == aside
 
 
 def test_one_of_another_run_is_no_checkpoint_of_this_one(tmp_path, caplog):
@@ -121,7 +121,7 @@ def test_if_none_is_whole_that_is_an_error_and_all_stay(tmp_path):
     assert latest_valid_checkpoint(folder) is None
     folder.mkdir()
     (folder / "step-00000030.ckpt").write_bytes(b"torn")
-    with pytest.raises(UserError, match="none of the checkpoints can be read; bring one back"):
+    with pytest.raises(UserError, match=r"expected a valid checkpoint, got only damaged ones\. Restore one"):
         latest_valid_checkpoint(folder, quarantine=True)
     assert [file.name for file in folder.iterdir()] == ["step-00000030.ckpt"]
 

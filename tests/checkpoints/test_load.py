@@ -25,7 +25,9 @@ from tests.helpers.small import experiment
     ],
 )
 def test_weights_that_would_compute_something_else_are_refused_by_key(override, key, there, here):
-    with pytest.raises(UserError, match=rf"compute something else here:\n  {key} is {there} there and {here} here\n"):
+    with pytest.raises(
+        UserError, match=rf"compute something else in this model:\n  {key}: expected {there}, got {here}\.\n"
+    ):
         check_same_function(experiment(), experiment("init=x", override))
     check_same_function(experiment(), experiment("init=x", override, f"init_allow=[{key}]"))
 
@@ -66,16 +68,16 @@ def test_what_only_training_knows_may_differ(override):
 def test_another_schedule_or_T_is_warned_of(caplog):
     with caplog.at_level(logging.WARNING):
         check_same_function(experiment(), experiment("init=x", "model.timesteps=30", "model.schedule.beta_end=0.4"))
-    assert "model.timesteps is 20 there and 30 here" in caplog.text
+    assert "expected model.timesteps = 20, got 30" in caplog.text
     assert "'beta_end': 0.5" in caplog.text
 
 
 def test_the_loss_of_a_gan_does_not_matter_but_its_family_does():
     gan = load_experiment("families/digits_gan")
     check_same_function(gan, load_experiment("families/digits_gan", ["init=x", "model.loss=hinge", "model.r1=0"]))
-    with pytest.raises(UserError, match=r"model\.latent_dim is \d+ there and 3 here"):
+    with pytest.raises(UserError, match=r"model\.latent_dim: expected \d+, got 3"):
         check_same_function(gan, load_experiment("families/digits_gan", ["init=x", "model.latent_dim=3"]))
-    with pytest.raises(UserError, match=r"model\.name is diffusion there and gan here"):
+    with pytest.raises(UserError, match=r"model\.name: expected diffusion, got gan"):
         check_same_function(experiment(), replace(gan, init="x"))
 
 
@@ -83,7 +85,10 @@ def test_the_loss_of_a_gan_does_not_matter_but_its_family_does():
     ("keys", "message"),
     [
         (["init_allow=[model.prediction]"], "init_allow: expected an empty list without init, got model.prediction"),
-        (["init=x", "init_allow=[optim.lr]"], "init_allow: expected keys of model, as model.prediction, got optim.lr"),
+        (
+            ["init=x", "init_allow=[optim.lr]"],
+            "init_allow: expected keys of model, such as model.prediction, got optim.lr",
+        ),
     ],
 )
 def test_init_allow_is_checked(keys, message):

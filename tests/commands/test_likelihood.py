@@ -88,7 +88,7 @@ def test_the_variance_is_the_samplers_unless_another_is_asked_for_and_is_recorde
         assert recorded["terms"] == 20
     assert bits["null"] == bits["learned"]
     assert len({tuple(values) for values in bits.values()}) == 3
-    with pytest.raises(UserError, match="was not learned"):
+    with pytest.raises(UserError, match="variance: expected a fixed variance, got learned"):
         load_evaluate_request(None, ["metrics=bpd", "likelihood.variance=learned"], experiment())
 
 

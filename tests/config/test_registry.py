@@ -66,7 +66,7 @@ def test_a_plugin_adds_a_choice(tmp_path, monkeypatch):
     (tmp_path / "my_schedules.py").write_text(PLUGIN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    with pytest.raises(UserError, match="A component of your own needs --plugin"):
+    with pytest.raises(UserError, match="To use your own, pass --plugin"):
         load_experiment(small(tmp_path), ["model.schedule.name=quartic"])
     load_plugins(["my_schedules"])
     try:
@@ -94,7 +94,7 @@ def test_a_plugin_that_fails_is_named(tmp_path, monkeypatch, text, message):
 
 
 def test_a_name_is_registered_once():
-    with pytest.raises(ValueError, match="the schedule name 'linear' is taken"):
+    with pytest.raises(ValueError, match="expected an unused schedule name, got .linear."):
 
         @SCHEDULES.register("linear", print)
         class Other(SCHEDULES.base):

@@ -110,7 +110,7 @@ def test_a_number_for_a_text_is_refused_where_nobody_knows_how_it_was_written(ke
     nested = json.loads(value)
     for part in reversed(key.split(".")):
         nested = {part: nested}
-    with pytest.raises(UserError, match=rf"trial: {key}: must be a text.*Quote it"):
+    with pytest.raises(UserError, match=rf"trial: {key}: expected a string.*Quote the value"):
         load_experiment("digits", [], Trial("s", nested))
 
 
@@ -125,7 +125,7 @@ def test_a_number_key_refuses_what_is_no_plain_number(tmp_path, key, value):
     file = tmp_path / "own.yaml"
     file.write_text(f"base: [digits]\n{nested[1:-1]}\n")
     for given in ([str(file)], ["digits", [f"{key}={value}"]]):
-        with pytest.raises(UserError, match=rf"{key}: must be a (whole )?number, not '?{value}"):
+        with pytest.raises(UserError, match=rf"{key}: expected an? (integer|number), got '?{value}"):
             load_experiment(*given)
 
 
@@ -150,7 +150,7 @@ def test_dotted_keys_nest():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("lr", "not of the form key=value"), ("=1", "empty key"), ("a..b=1", "empty key")]
+    ("text", "message"), [("lr", "expected key=value, got 'lr'"), ("=1", "non-empty key"), ("a..b=1", "non-empty key")]
 )
 def test_what_is_no_override_is_refused(text, message):
     with pytest.raises(UserError, match=message):

@@ -1,29 +1,27 @@
-"""Models of other libraries in ours, and ours in theirs."""
+"""Import of models of other libraries."""
 
 import inspect
 import json
-import re
 import shutil
 from pathlib import Path
-from unittest.mock import patch
 
 import diffusers as library
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
-from diffexp.checkpoints.load import TrainedModel, build_trained, load_trained
+from diffexp.checkpoints.load import build_trained, load_trained
 from diffexp.commands.export import export
 from diffexp.commands.import_ import import_model
 from diffexp.config.load import load_experiment, load_export_request, load_import_request
 from diffexp.config.schemas.networks import UNetConfig
-from diffexp.config.schemas.samplers import DDIMConfig, DPMSolverConfig, UniPCConfig
 from diffexp.config.schemas.schedules import SCHEDULES
-from diffexp.convert.diffusers import BUILT_IN, SCHEDULERS, _unet_config, how_to_load
+from diffexp.convert.diffusers import BUILT_IN, _unet_config
 from diffexp.convert.diffusers_reader import _SCHEDULERS, _schedule
 from diffexp.errors import UserError
-from diffexp.models.build import build_model, build_schedule
+from diffexp.models.build import build_schedule
+from tests.helpers.conversion import DATA, agree, awake, imported
 from tests.helpers.ho import Ho
 from tests.helpers.small import diffexp
 
@@ -42,15 +40,6 @@ SHAPE = {
     "downsample_padding": 0,
     "norm_eps": 1e-6,
 }
-DATA = ["data.name=image_folder", "data.path=images"]
-
-
-def awake(network):
-    """Every weight away from what it starts as."""
-    torch.manual_seed(0)
-    for parameter in network.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)
-    return network.eval()
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +48,6 @@ def theirs(tmp_path_factory):
     scheduler = DDPMScheduler(beta_schedule="linear", prediction_type="epsilon")
     DDPMPipeline(awake(UNet2DModel(**SHAPE)), scheduler).save_pretrained(folder)
     return folder
-
-
-def imported(path, out, *overrides, data=DATA):
-    request, rest = load_import_request([f"out={out}", *data, *overrides])
-    return import_model(Path(path), request, rest)
-
-
-def agree(network, ours):
-    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 900])
-    with torch.no_grad():
-        their = network(x, t)
-        torch.testing.assert_close(ours.network(x, t), getattr(their, "sample", their), rtol=1e-5, atol=1e-5)
 
 
 def test_a_diffusers_network_imported_computes_the_same(theirs, tmp_path):
@@ -131,137 +108,24 @@ def test_a_checkpoint_of_the_authors_code(kind, tmp_path):
     agree(network, build_trained(load_trained(out), "ema", "cpu"))
 
 
-@pytest.fixture(scope="module")
-def exports(tmp_path_factory):
-    """Ours in diffusers' form, made once for each set of keys: (the trained model, the folder)."""
-    made = {}
-
-    def exported(keys):
-        if keys not in made:
-            folder = tmp_path_factory.mktemp("exported")
-            wanted = load_experiment("image_folder", [f"data.path={folder}", *NETWORK, *keys])
-            model = awake(build_model(wanted))
-            trained = TrainedModel(folder / "it", 0, wanted, {"ema": dict(model.state_dict())})
-            request = load_export_request([f"out={folder / 'pipeline'}", "format=diffusers"], wanted)
-            made[keys] = trained, export(trained, request)
-        return made[keys]
-
-    return exported
-
-
-NETWORK = [
-    "data.image_size=16",
-    "model.network={base_channels: 32, channel_multipliers: [1, 2, 2], num_res_blocks: 2, dropout: 0, "
-    "attention_resolutions: [8]}",
-    "sample_grid.samplers={ddpm: null, ddim-50: null}",
-]
-ZERO = "model.schedule.zero_terminal_snr=true"
-SIMPLE = [
-    ("model.schedule.name=linear",),
-    ("model.prediction=v", "model.schedule.name=cosine"),
-    ("model.prediction=x0", "model.schedule.name=sigmoid"),
-    ("model.schedule.name=scaled_linear", "model.schedule.beta_end=0.012"),
-    ("model.schedule.name=proportional",),
-    ("model.timesteps=500", "model.schedule={name: linear, rescale: 1000/T}"),
-    ("model.schedule={name: cosine, s: 0.01}",),
-    ("model.prediction=v", "model.schedule.name=linear", ZERO),
-    ("model.prediction=v", "model.schedule.name=cosine", ZERO),
-    ("model.prediction=x0", "model.schedule.name=sigmoid", ZERO),
-]
-OURS = {
-    "DPMSolverMultistepScheduler": DPMSolverConfig(steps=5, spacing="trailing", clip_sample=False),
-    "UniPCMultistepScheduler": UniPCConfig(steps=5, spacing="trailing", clip_sample=False),
-    "EulerDiscreteScheduler": DDIMConfig(steps=5, spacing="trailing", clip_sample=False),
-}
-LEARNED = [("model.loss=hybrid",), ("model.loss=vlb", "model.schedule.name=cosine")]
-
-
-@pytest.mark.parametrize("keys", SIMPLE, ids=" ".join)
-def test_exported_to_diffusers_its_ddim_draws_the_same(keys, exports):
-    trained, folder = exports(keys)
-    again = DDIMPipeline.from_pretrained(folder)
-    again.set_progress_bar_config(disable=True)
-    assert isinstance(again.scheduler, DDIMScheduler)
-    ours = build_trained(trained, "ema", "cpu")
-    agree(again.unet, ours)
-    theirs = again.scheduler.alphas_cumprod.double()
-    torch.testing.assert_close(theirs, ours.schedule.alphas_cumprod, rtol=1e-3, atol=1e-6)
-    assert (theirs[-1] == 0) == (ZERO in keys)
-    noise = torch.randn(2, 3, 16, 16)
-    drawn = walked(ours, DDIMConfig(steps=10, spacing="trailing"), noise)
-    images = piped(again, noise)
-    torch.testing.assert_close((drawn / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1), images, rtol=0, atol=2e-4)
-
-
-@pytest.mark.parametrize("keys", [*SIMPLE, *LEARNED], ids=" ".join)
-def test_every_scheduler_that_is_named_samples_an_export(keys, exports):
-    trained, folder = exports(keys)
-    text = how_to_load(trained.experiment.model, folder)
-    named = re.findall(r"\w+Scheduler", text)
-    assert (named == list(SCHEDULERS)) == (keys in SIMPLE)
-    pipeline = DDPMPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    last = 1 - pipeline.scheduler.alphas_cumprod.double()[-1]
-    for scheduler in [type(pipeline.scheduler), *(getattr(library, name) for name in named)]:
-        chosen = scheduler.from_config(pipeline.scheduler.config)
-        assert abs(1 - chosen.alphas_cumprod.double()[-1] - last) < 1e-6  # none ignores a zero terminal SNR
-        chosen.set_timesteps(5)
-        noise = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-        images = noise * chosen.init_noise_sigma
-        with torch.no_grad():
-            for t in chosen.timesteps:
-                output = pipeline.unet(chosen.scale_model_input(images, t), t).sample
-                images = chosen.step(output, t, images).prev_sample
-        assert images.isfinite().all(), scheduler
-        if scheduler.__name__ in OURS and ZERO not in keys:
-            expected = walked(build_trained(trained, "ema", "cpu"), OURS[scheduler.__name__], noise)
-            # their Euler starts from noise that is larger by √(1 + 1/σ²)
-            assert (images - expected).abs().max() < 1e-2 * expected.abs().max(), scheduler
-
-
-@pytest.mark.parametrize("keys", [*SIMPLE, *LEARNED], ids=" ".join)
-def test_diffexp_imports_each_of_its_exports(keys, exports, tmp_path):
-    trained, folder = exports(keys)
-    out, _ = imported(folder, tmp_path / "again.safetensors", *NETWORK[2:])
-    again = load_trained(out)
-    model, wanted = again.experiment.model, trained.experiment.model
-    assert (model.schedule, model.timesteps, model.prediction, model.loss) == (
-        *(wanted.schedule, wanted.timesteps, wanted.prediction, wanted.loss),
-    )
-    assert model.network == wanted.network
-    for name, tensor in trained.weights["ema"].items():
-        assert torch.equal(again.weights["ema"][name], tensor)
-
-
-def test_an_export_whose_scheduler_was_changed_is_refused(exports, tmp_path):
-    _, folder = exports(SIMPLE[4])
-    shutil.copytree(folder, tmp_path / "changed")
-    file = tmp_path / "changed" / "scheduler" / "scheduler_config.json"
-    content = json.loads(file.read_text())
-    content["trained_betas"][3] *= 1.001
-    file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"trained_betas differ from what diffexp\.json says"):
-        imported(tmp_path / "changed", tmp_path / "it.safetensors")
-
-
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
-        (library.FlowMatchEulerDiscreteScheduler(), "_class_name is 'FlowMatchEulerDiscreteScheduler'"),
-        (library.FlowMatchHeunDiscreteScheduler(), "_class_name is 'FlowMatchHeunDiscreteScheduler'"),
-        (library.EDMEulerScheduler(), "_class_name is 'EDMEulerScheduler'"),
-        (library.EDMDPMSolverMultistepScheduler(), "_class_name is 'EDMDPMSolverMultistepScheduler'"),
-        (library.ScoreSdeVeScheduler(), "_class_name is 'ScoreSdeVeScheduler'"),
-        (library.CMStochasticIterativeScheduler(), "_class_name is 'CMStochasticIterativeScheduler'"),
-        (library.LCMScheduler(), "_class_name is 'LCMScheduler'"),
-        (library.DPMSolverMultistepScheduler(use_flow_sigmas=True), "use_flow_sigmas is True"),
-        (library.UniPCMultistepScheduler(prediction_type="flow_prediction"), "prediction_type is 'flow_prediction'"),
+        (library.FlowMatchEulerDiscreteScheduler(), "got 'FlowMatchEulerDiscreteScheduler'"),
+        (library.FlowMatchHeunDiscreteScheduler(), "got 'FlowMatchHeunDiscreteScheduler'"),
+        (library.EDMEulerScheduler(), "got 'EDMEulerScheduler'"),
+        (library.EDMDPMSolverMultistepScheduler(), "got 'EDMDPMSolverMultistepScheduler'"),
+        (library.ScoreSdeVeScheduler(), "got 'ScoreSdeVeScheduler'"),
+        (library.CMStochasticIterativeScheduler(), "got 'CMStochasticIterativeScheduler'"),
+        (library.LCMScheduler(), "got 'LCMScheduler'"),
+        (library.DPMSolverMultistepScheduler(use_flow_sigmas=True), "use_flow_sigmas: expected False, got True"),
+        (library.UniPCMultistepScheduler(prediction_type="flow_prediction"), "v_prediction, got 'flow_prediction'"),
         (
             library.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"),
-            "timestep_type is 'continuous'",
+            "timestep_type: expected 'discrete', got 'continuous'",
         ),
-        (library.DDPMScheduler(variance_type="learned"), "variance_type is 'learned'"),
-        (None, "_class_name is None"),
+        (library.DDPMScheduler(variance_type="learned"), "variance_type: expected 'learned_range', got 'learned'"),
+        (None, "got None"),
     ],
     ids=lambda each: type(each).__name__,
 )
@@ -309,12 +173,20 @@ def changed(folder, file, **keys):
 @pytest.mark.parametrize(
     ("file", "keys", "message"),
     [
-        ("model_index.json", {"vae": ["diffusers", "AutoencoderKL"]}, "vae is 'AutoencoderKL', which ours has not"),
-        ("model_index.json", {"unet": ["diffusers", "UNet1DModel"]}, "unet is 'UNet1DModel', ours 'UNet2DModel'"),
-        ("model_index.json", {"unet": "absent"}, "unet is None, ours 'UNet2DModel'"),
-        ("model_index.json", {"scheduler": ["diffusers", "EDMEulerScheduler"]}, "scheduler is 'EDMEulerScheduler'"),
-        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "_class_name is 'UNet2DConditionModel'"),
-        ("unet/config.json", {"_class_name": "absent"}, "_class_name is None, ours 'UNet2DModel'"),
+        (
+            "model_index.json",
+            {"vae": ["diffusers", "AutoencoderKL"]},
+            "vae: expected no such part, got 'AutoencoderKL'",
+        ),
+        ("model_index.json", {"unet": ["diffusers", "UNet1DModel"]}, "unet: expected 'UNet2DModel', got 'UNet1DModel'"),
+        ("model_index.json", {"unet": "absent"}, "unet: expected 'UNet2DModel', got None"),
+        ("model_index.json", {"scheduler": ["diffusers", "EDMEulerScheduler"]}, "got 'EDMEulerScheduler'"),
+        (
+            "unet/config.json",
+            {"_class_name": "UNet2DConditionModel"},
+            "_class_name: expected 'UNet2DModel', got 'UNet2DConditionModel'",
+        ),
+        ("unet/config.json", {"_class_name": "absent"}, "_class_name: expected 'UNet2DModel', got None"),
     ],
 )
 def test_a_pipeline_of_other_parts_is_refused(file, keys, message, theirs, tmp_path):
@@ -390,26 +262,6 @@ def test_weights_that_are_not_finite_are_found_at_the_import(theirs, tmp_path):
     assert not (tmp_path / "it.safetensors").exists()
 
 
-def walked(model, sampler, noise):
-    """Our sampler from a given noise."""
-
-    class Given:
-        def draw(self):
-            return noise
-
-    *_, state = model.trajectory(sampler, Given())
-    return state.x
-
-
-def piped(pipeline, noise):
-    """Their pipeline from a given noise, which it takes from torch's generator alone."""
-    with patch("diffusers.pipelines.ddim.pipeline_ddim.randn_tensor", lambda *_, **__: noise):
-        images = pipeline(
-            batch_size=len(noise), num_inference_steps=10, use_clipped_model_output=True, output_type="np"
-        )
-    return torch.from_numpy(images.images)
-
-
 def test_imported_exported_and_imported_again_it_is_the_same(theirs, tmp_path):
     first, _ = imported(theirs, tmp_path / "first.safetensors")
     trained = load_trained(first)
@@ -426,11 +278,11 @@ def test_imported_exported_and_imported_again_it_is_the_same(theirs, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"act_fn": "gelu"}, "act_fn is 'gelu', ours 'silu'"),
-        ({"attention_head_dim": 8}, "attention_head_dim is 8, ours None"),
-        ({"freq_shift": 0, "norm_eps": 1e-5}, "freq_shift is 0, ours 1\n  norm_eps is 1e-05, ours 1e-06"),
-        ({"block_out_channels": [32, 48, 64]}, "block_out_channels is"),
-        ({"up_block_types": ["UpBlock2D"] * 3}, "blocks are not"),
+        ({"act_fn": "gelu"}, "act_fn: expected 'silu', got 'gelu'"),
+        ({"attention_head_dim": 8}, "attention_head_dim: expected None (one head), got 8"),
+        ({"freq_shift": 0, "norm_eps": 1e-5}, "freq_shift: expected 1, got 0.\n  norm_eps: expected 1e-06, got 1e-05"),
+        ({"block_out_channels": [32, 48, 64]}, "block_out_channels: expected multiples of the first, got [32, 48, 64]"),
+        ({"up_block_types": ["UpBlock2D"] * 3}, "down_block_types: expected"),
         ({"layers_per_block": 1}, "is another network than its config says: no place for"),
         ({"layers_per_block": 3}, "lacks down_blocks.0.resnets.2"),
     ],
@@ -449,7 +301,7 @@ def test_another_network_is_refused_with_all_that_differs(change, message, their
 @pytest.mark.parametrize(
     ("path", "overrides", "message"),
     [
-        ("PIPELINE", [], "data.name: is required"),
+        ("PIPELINE", [], "data.name: required key is missing"),
         ("nowhere", DATA, "nowhere: no such file or folder"),
         ("empty", DATA, "has no model_index.json and no config.json"),
         ("README.md", DATA, "cannot be read as a PyTorch checkpoint"),

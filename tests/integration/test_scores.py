@@ -244,8 +244,8 @@ PIXELS = torch.zeros(50, 8, 8, dtype=torch.uint8).numpy()
         ({"images": PIXELS[:10]}, [], "at least 40 images for the 32 features of digits_v1, got 10"),
         ({"images": PIXELS}, ["count=60"], "count: 60, but images.npz holds 50 images"),
         ({"images": np.zeros((50, 9, 9), np.uint8)}, [], "digits_v1: expected images (1, 8, 8)"),
-        ({"images": PIXELS}, ["extractor.name=nothing"], "there is no extractor 'nothing' (known: classifier, clip"),
-        ({"images": PIXELS}, ["extractor.name=classifier"], "extractor.weights: is required"),
+        ({"images": PIXELS}, ["extractor.name=nothing"], "expected a known extractor (classifier, clip"),
+        ({"images": PIXELS}, ["extractor.name=classifier"], "extractor.weights: required key is missing"),
         ({"images": PIXELS}, ["reference.cache=images.npz/x"], "cannot be written"),
         ({"images": PIXELS}, ["out=images.npz/x.json"], "cannot be written"),
         ({"images": PIXELS}, ["extractor={'name': 'inception', 'weights': 'no.pth'}"], "there is no file no.pth"),
@@ -278,8 +278,8 @@ def test_files_that_are_no_images_of_one_size_are_told(tmp_path, cache):
         (["score.count=20"], "score.count: expected at least 40 images for the 32 features"),
         (["score.extractor={'name': 'inception', 'weights': 'no.pth'}"], "no.pth. Download it from https://"),
         (["score.reference.cache=/dev/null/x"], "reference.cache: /dev/null cannot be written"),
-        (["ema=null", "sample_grid=null"], "score.weights: must be raw when ema is null"),
-        (["score.samplers.a=null"], "score.samplers: must name at least one"),
+        (["ema=null", "sample_grid=null"], "score.weights: expected raw when ema is null"),
+        (["score.samplers.a=null"], "score.samplers: expected at least one sampler"),
     ],
 )
 def test_what_scores_lack_is_told_before_training_starts(tmp_path, cache, overrides, message):
@@ -314,7 +314,7 @@ def test_paths_of_scores_mean_the_same_from_any_folder(tmp_path):
 def test_steps_above_t_are_left_out_aloud(run, cache):
     settings = ["steps=[5,2000]", "count=40", "repeats=1", "out=above", "samplers={'eta-02': None, 'eta-05': None}"]
     done = diffexp("evaluate", "run", *settings, cwd=run.parent, **cache)
-    assert "steps: 2000 left out, being more than T = 20" in done.stderr
+    assert "steps: skipped 2000: more than T = 20" in done.stderr
 
 
 def test_a_config_with_scores_can_be_resumed_with_other_scores(run, cache):

@@ -147,10 +147,10 @@ def test_a_run_with_labels_trains_and_another_number_of_classes_is_refused(tmp_p
     [
         (
             ["sample_grid.samplers.ddpm.guidance_scale=2"],
-            "guidance_scale: needs a model that was trained",
+            "guidance_scale: expected a model trained with model.classes",
         ),
-        (["sample_grid.samplers.ddpm.class_label=2"], "class_label: needs a model"),
-        (["model.classes=3", "sample_grid.samplers.ddpm.class_label=3"], "must be below model.classes = 3"),
+        (["sample_grid.samplers.ddpm.class_label=2"], "class_label: expected a model trained with model.classes"),
+        (["model.classes=3", "sample_grid.samplers.ddpm.class_label=3"], "expected an integer < model.classes = 3"),
         (["model.classes=3", "sample_grid.samplers.ddpm.guidance_interval=[0.5, 0.1]"], "the lower first"),
     ],
 )
@@ -204,5 +204,5 @@ def test_a_module_of_ones_own_without_a_null_label_is_asked_for_classes_alone():
 
 
 def test_a_model_of_classes_must_see_some():
-    with pytest.raises(UserError, match=r"class_dropout_prob: expected below 1, got 1: no class would be trained"):
+    with pytest.raises(UserError, match=r"class_dropout_prob: expected a number < 1, got 1: no class would be trained"):
         experiment("model.classes=10", "model.class_dropout_prob=1")

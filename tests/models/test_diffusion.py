@@ -379,9 +379,9 @@ def test_every_objective_trains_and_resumes_bit_for_bit(tmp_path, keys):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.schedule.zero_terminal_snr=true"], "model.prediction: must be v or x0"),
-        (["model.loss=vlb", "model.weighting.name=p2"], "model.weighting: must be uniform with loss: vlb"),
-        (["sample_grid.samplers.ddpm.variance=learned"], "variance: was not learned"),
+        (["model.schedule.zero_terminal_snr=true"], "model.prediction: expected v or x0"),
+        (["model.loss=vlb", "model.weighting.name=p2"], "model.weighting: expected uniform with loss: vlb"),
+        (["sample_grid.samplers.ddpm.variance=learned"], "variance: expected a fixed variance, got learned"),
         (["model.weighting.name=minsnr"], "min_snr"),
     ],
 )

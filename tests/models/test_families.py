@@ -121,24 +121,24 @@ def test_a_latent_diffusion_carries_its_autoencoder(autoencoder, tmp_path):
 def test_an_autoencoder_that_does_not_fit_is_refused(autoencoder, tmp_path):
     with pytest.raises(UserError, match=r"model\.autoencoder: .*run.*: its weights \(model\.name = vae\) do not fit"):
         fit("latent_diffusion", autoencoder, "model.vae.widths=[16, 8]", f"run_dir={tmp_path / 'run'}")
-    with pytest.raises(UserError, match=r"model\.autoencoder: is required"):
+    with pytest.raises(UserError, match=r"model\.autoencoder: required key is missing"):
         load_experiment("families/digits", ["model.name=latent_diffusion", "model.network.attention_resolutions=[4]"])
     with pytest.raises(UserError, match=r"model\.autoencoder: .*nowhere: no such checkpoint or run"):
         fit("latent_diffusion", "nowhere", f"run_dir={tmp_path / 'run'}")
-    with pytest.raises(UserError, match=r"clip_sample: must be false"):
+    with pytest.raises(UserError, match=r"clip_sample: expected false"):
         fit("latent_diffusion", autoencoder, "score.samplers.ddim-50.clip_sample=true")
 
 
 @pytest.mark.parametrize(
     ("family", "overrides", "message"),
     [
-        ("gan", ["score.samplers.x={'name': 'ddim'}"], r"x\.name: ddim does not sample model\.name = gan; use prior"),
-        ("pixel_rnn", ["score.samplers.x={'name': 'prior'}"], r"prior does not sample model\.name = auto.* ancestral"),
-        ("diffusion", ["score.samplers.x={'name': 'prior'}"], r"prior does not sample .* diffusion; use ddim or"),
-        ("vae", ["model.widths=[4, 4, 4, 4, 4]"], r"model\.widths: 5 levels halve the image .* 8 is no multiple of 16"),
-        ("flow", ["model.levels=4"], r"model\.levels: .* 8 is no multiple of 16"),
-        ("transformer", ["model.network.heads=5"], r"model\.network\.heads: 5 does not divide width = 64"),
-        ("gan", ["model.network.name=unet"], r"there is no such key"),
+        ("gan", ["score.samplers.x={'name': 'ddim'}"], r"x\.name: expected prior for model\.name = gan, got ddim"),
+        ("pixel_rnn", ["score.samplers.x={'name': 'prior'}"], r"expected ancestral for .*, got prior"),
+        ("diffusion", ["score.samplers.x={'name': 'prior'}"], r"expected ddim or .* for .* diffusion, got prior"),
+        ("vae", ["model.widths=[4, 4, 4, 4, 4]"], r"model\.widths: expected .* divisible by 16 for 5 levels, got 8"),
+        ("flow", ["model.levels=4"], r"model\.levels: .* divisible by 16 for 4 levels, got 8"),
+        ("transformer", ["model.network.heads=5"], r"model\.network\.heads: expected a divisor of width = 64, got 5"),
+        ("gan", ["model.network.name=unet"], r"unknown key"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told(family, overrides, message):

@@ -1,4 +1,4 @@
-"""Words and sections that several schemas share."""
+"""Types and sections that several schemas share."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,10 +12,15 @@ SamplingPrecision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-t
 
 @dataclass
 class WandbConfig:
-    """Where a run appears in W&B. Without a login (and without WANDB_MODE) it is recorded offline.
+    """Where a run appears in Weights & Biases. Without a login and without WANDB_MODE, the run is recorded offline.
 
     Keys:
-        name: null takes that of the run's directory.
+        project: W&B project.
+        entity: W&B user or team; null uses the account's default.
+        name: display name; null uses the name of the run's directory.
+        group: W&B group; null sets none.
+        job_type: W&B job type; null sets none.
+        tags: W&B tags.
     """
 
     project: str = "diffexp"

@@ -1,4 +1,4 @@
-"""Schemas of the image sources."""
+"""Schemas of the datasets."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,16 +13,17 @@ from diffexp.config.registry import Component, Registry
 
 @dataclass
 class DataConfig(Component):
-    """An image source. Its builder gets the split, image_size, channels and memory_gb.
+    """A dataset of images. Its builder gets the split, image_size, channels and memory_gb.
 
     Keys:
-        image_size: height and width in pixels, as the model sees them.
+        image_size: height and width of the model's images in pixels.
         channels: 1 (grey) or 3 (RGB).
-        held_out: images of the train split, evenly spread over it, that training never uses. They are a split of their
-            own, held_out, on which steps and settings can be chosen without a look at the test images.
-        random_flip: mirror a random half of the training images left to right, another half in each pass.
-        num_workers: processes that fetch batches beside the training process; 0 fetches in it.
-        memory_gb: a split larger than this (as uint8, in GiB) stays on disk and is decoded batch by batch.
+        held_out: number of images of the train split, evenly spaced, that training never uses. They form the split
+            held_out, on which steps and settings can be chosen without looking at the test images.
+        random_flip: mirror a random half of the training images left to right, another half in each epoch.
+        num_workers: processes that load batches; 0 loads them in the training process.
+        memory_gb: largest split in GiB (as uint8) to keep in memory. A larger split stays on disk and is decoded batch
+            by batch.
     """
 
     image_size: int = number(32, at_least=1)
@@ -34,21 +35,25 @@ class DataConfig(Component):
 
     # Fields that hold a path.
     paths: ClassVar[tuple[str, ...]] = ()
-    # The size and channels of the files, where the source knows them; larger images are padded.
+    # Size and channels of the files where they are fixed; images are padded to a larger image_size.
     native_size: ClassVar[int | None] = None
     native_channels: ClassVar[int | None] = None
 
     def with_absolute_paths(self) -> Self:
-        """The same with absolute paths, so that it means the same from any working directory."""
+        """Return a copy with absolute paths, which is valid in any working directory."""
         return absolute(self, self.paths)
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if self.native_size is not None and self.image_size < self.native_size:
-            yield "image_size", f"the {self.name} images have {self.native_size} pixels a side; padding only enlarges"
+            yield (
+                "image_size",
+                f"expected an integer >= {self.native_size}, the size of the {self.name} images (padding only "
+                f"enlarges), got {self.image_size}.",
+            )
         if self.native_channels is not None and self.channels != self.native_channels:
-            yield "channels", f"the {self.name} images have {self.native_channels}"
+            yield "channels", f"expected {self.native_channels}, as the {self.name} images have, got {self.channels}."
         if self.channels not in (1, 3):
-            yield "channels", f"must be 1 (grey) or 3 (RGB), not {self.channels}"
+            yield "channels", f"expected 1 (grey) or 3 (RGB), got {self.channels}."
 
 
 DATA = Registry("dataset", DataConfig, "diffexp.data.{name}:load")
@@ -57,7 +62,7 @@ DATA = Registry("dataset", DataConfig, "diffexp.data.{name}:load")
 @DATA.register("digits")
 @dataclass
 class DigitsConfig(DataConfig):
-    """1,797 handwritten digits of 8×8 pixels that ship inside scikit-learn; no download."""
+    """The 1,797 handwritten digits of 8×8 pixels included in scikit-learn; no download."""
 
     name: str = "digits"
     image_size: int = number(8, at_least=1)
@@ -68,7 +73,11 @@ class DigitsConfig(DataConfig):
 
 @dataclass
 class _MnistLike(DataConfig):
-    """28×28 grey images in idx files below `root`, padded evenly with black to image_size."""
+    """28×28 grey images in idx files.
+
+    Keys:
+        root: folder to read the files from or to download them to.
+    """
 
     image_size: int = number(32, at_least=1)
     channels: int = 1
@@ -81,7 +90,7 @@ class _MnistLike(DataConfig):
 @DATA.register("mnist")
 @dataclass
 class MnistConfig(_MnistLike):
-    """MNIST, found below `root` or downloaded to it."""
+    """MNIST, 28×28 grey images, padded evenly with black to image_size (LeCun et al. 1998)."""
 
     name: str = "mnist"
 
@@ -89,7 +98,11 @@ class MnistConfig(_MnistLike):
 @DATA.register("fashion_mnist")
 @dataclass
 class FashionMnistConfig(_MnistLike):
-    """Fashion-MNIST: found below `root`, or in Debian's package dataset-fashion-mnist, or downloaded."""
+    """Fashion-MNIST, 28×28 grey images, padded evenly with black to image_size.
+
+    The files are read from `root` or from Debian's package dataset-fashion-mnist, else downloaded to `root`
+    (Xiao et al. 2017).
+    """
 
     name: str = "fashion_mnist"
 
@@ -97,7 +110,11 @@ class FashionMnistConfig(_MnistLike):
 @DATA.register("cifar10")
 @dataclass
 class Cifar10Config(DataConfig):
-    """CIFAR-10, found below `root` or downloaded to it."""
+    """CIFAR-10, 32×32 RGB images (Krizhevsky 2009).
+
+    Keys:
+        root: folder to read the files from or to download them to.
+    """
 
     name: str = "cifar10"
     root: str = "data"
@@ -109,13 +126,15 @@ class Cifar10Config(DataConfig):
 @DATA.register("image_folder")
 @dataclass
 class ImageFolderConfig(DataConfig):
-    """A folder or zip of images, with one sub-folder a class or none, or with a train and a test folder.
+    """A folder or zip of images, flat or with one sub-folder per class, or with a train and a test folder.
 
     Keys:
         path: the folder or zip.
-        test_path: a second folder or zip with the test split; null takes `test_fraction` of `path`, or its test folder.
-        test_fraction: share of the training files that make the test split instead, chosen by a hash of their names.
-        on_decode_error: what to do about a file that cannot be decoded: name it and stop, or name it and skip it.
+        test_path: a second folder or zip with the test split; null uses `test_fraction` of `path` or, where that is 0,
+            its test folder.
+        test_fraction: fraction of the training files to use as the test split instead, chosen by a hash of their names.
+        on_decode_error: what to do about a file that cannot be decoded. refuse names it and stops; skip names it and
+            skips it.
     """
 
     name: str = "image_folder"

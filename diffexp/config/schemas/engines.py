@@ -17,11 +17,12 @@ ENGINES = Registry("engine", EngineConfig, "diffexp.sweeps.engines.{name}:{schem
 @ENGINES.register("local")
 @dataclass
 class LocalEngineConfig(EngineConfig):
-    """This machine, with no server and no account.
+    """Run trials on this machine, without a server or an account.
 
     Keys:
-        workers: trials at the same time; null is one for each group of devices, or one.
-        devices: the GPUs to share out; a trial gets as many as training.devices. None leaves all to every trial.
+        workers: number of trials that run at the same time; null runs one per group of devices, or one without devices.
+        devices: GPUs to distribute; each trial gets training.devices of them. Without any, every trial has access to
+            all GPUs.
     """
 
     name: str = "local"
@@ -32,17 +33,21 @@ class LocalEngineConfig(EngineConfig):
 @ENGINES.register("slurm")
 @dataclass
 class SlurmEngineConfig(EngineConfig):
-    """A Slurm cluster; everything that is not asked for is its default.
+    """Run trials on a Slurm cluster. A key that is null uses the cluster's default.
 
     Keys:
-        gpus: for each trial on each node; must be training.devices.
-        cpus: for each device.
-        mem: for each node, as "32G".
-        time: limit of one try, as "04:00:00"; a trial that reaches it saves and is queued again.
-        max_parallel: trials at the same time.
+        partition: Slurm partition.
+        account: Slurm account to charge.
+        qos: Slurm quality of service.
+        constraint: node features to require.
+        gpus: GPUs per trial on each node; must equal training.devices.
+        cpus: CPU cores per device.
+        mem: memory per node, such as "32G".
+        time: time limit of one attempt, such as "04:00:00". A trial that reaches it saves and is requeued.
+        max_parallel: largest number of trials that run at the same time; null sets no limit.
         grace: seconds before the time limit at which Slurm signals a trial to save. Slurm may be up to 60 s early.
-        setup: a shell line run first, as "module load cuda".
-        options: further options of sbatch, as "--exclude=node7".
+        setup: shell line to run first, such as "module load cuda"; null runs none.
+        options: further options of sbatch, such as "--exclude=node7".
     """
 
     name: str = "slurm"

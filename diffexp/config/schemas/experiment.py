@@ -1,4 +1,4 @@
-"""The schema of an experiment: everything that `diffexp train` needs to know."""
+"""The schema of an experiment: the complete input of `diffexp train`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,11 +19,17 @@ from diffexp.config.schemas.scoring import ScoreConfig
 
 @dataclass
 class OptimConfig:
-    """Adam; with weight_decay above 0 it is AdamW. The rate rises linearly over warmup_steps, then decays.
+    """Adam, or AdamW with weight_decay > 0.
 
     Keys:
-        skip_nonfinite: steps in a row that are left out because their loss or gradient is not finite (they change no
-            weight); one more ends the run, as the first does with 0.
+        lr: learning rate after the warm-up.
+        betas: decay rates of Adam's averages of the gradient and its square.
+        eps: constant added to Adam's denominator.
+        weight_decay: AdamW's decoupled weight decay.
+        warmup_steps: steps over which the learning rate rises linearly to lr.
+        decay: cosine lowers the learning rate to 0 between the warm-up and training.max_steps; none keeps it constant.
+        skip_nonfinite: largest number of consecutive steps to skip because their loss or gradient is not finite. A
+            skipped step changes no weight. One more such step stops the run; with 0, the first one does.
     """
 
     lr: float = number(2e-4, above=0)
@@ -36,16 +42,16 @@ class OptimConfig:
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if len(self.betas) != 2:
-            yield "betas", f"Adam has two, not {len(self.betas)}"
+            yield "betas", f"expected two numbers, got {len(self.betas)}."
 
 
 @dataclass
 class EMAConfig:
-    """Moving average of the weights.
+    """Exponential moving average of the weights.
 
     Keys:
-        half_life: images (not steps) after which a weight's share in the average has halved.
-        rampup: warm-up: the half-life never exceeds this share of the images seen so far; null switches it off.
+        half_life: number of images (not steps) after which a weight's contribution to the average has halved.
+        rampup: upper bound of the half-life as a fraction of the images seen so far; null sets no bound.
     """
 
     half_life: float = number(500_000, above=0)
@@ -54,24 +60,25 @@ class EMAConfig:
 
 @dataclass
 class TrainingConfig:
-    """How long and on what.
+    """Length, batch size, precision and hardware of the training.
 
     Keys:
-        max_steps: optimiser steps of the whole run (never epochs).
-        batch_size: images per optimiser step, over all devices, nodes and accumulated batches together.
-        accumulate_grad_batches: batches whose gradients are added up for one optimiser step.
-        gradient_clip_val: largest norm of the gradient; null does not clip.
-        precision: auto takes bf16-mixed where the hardware gains from it, else 32-true.
-        compile: have torch compile the network's training step: minutes at every start, then faster on most GPUs and
-            slower on CPUs. Results differ by rounding, on a GPU also between two starts.
-        channels_last: store feature maps with the channels last, the layout of a GPU's matrix units; results differ by
+        max_steps: optimiser steps of the entire run (never epochs).
+        batch_size: images per optimiser step, summed over all devices, nodes and accumulated batches.
+        accumulate_grad_batches: batches whose gradients are summed for one optimiser step.
+        gradient_clip_val: largest norm of the gradient; null disables clipping.
+        precision: precision of the network. auto uses bf16-mixed on hardware that computes in bfloat16, else 32-true.
+        compile: compile the network's training step with torch.compile. Each start takes minutes; then training is
+            faster on most GPUs and slower on CPUs. Results differ by rounding, on a GPU also between two starts.
+        channels_last: store feature maps with the channels last, the layout of a GPU's matrix units. Results differ by
             rounding.
-        cuda_graphs: draw the grids and scores while training by replaying CUDA graphs of the network.
-        deterministic: take torch's deterministic algorithms, which are slower: on a GPU, a resumed run is then the same
+        cuda_graphs: replay CUDA graphs of the network to draw the sample grids and scores during training.
+        deterministic: use torch's deterministic algorithms, which are slower. On a GPU, a resumed run is then identical
             bit for bit.
-        devices: processes on each node, each with a device of its own (on a CPU, a share of the cores).
+        accelerator: hardware to train on; auto uses a GPU if there is one.
+        devices: processes per node, each with its own device (on a CPU, an equal share of the cores).
         num_nodes: machines that train together.
-        log_every_n_steps: steps between two points of the logged curves.
+        log_every_n_steps: steps between two logged points of a curve.
     """
 
     max_steps: int = number(10_000, at_least=1)
@@ -93,13 +100,19 @@ class TrainingConfig:
         if self.batch_size % parts:
             yield (
                 "batch_size",
-                f"{self.batch_size} is not divisible by devices · num_nodes · accumulate_grad_batches = {parts}",
+                f"expected a multiple of devices · num_nodes · accumulate_grad_batches = {parts}, "
+                f"got {self.batch_size}.",
             )
 
 
 @dataclass
 class CheckpointConfig:
-    """A checkpoint every `every` steps and at the end; the newest `keep` stay (null: all)."""
+    """When to save checkpoints. There is always one at the end.
+
+    Keys:
+        every: steps between two checkpoints.
+        keep: number of latest checkpoints to keep; null keeps all.
+    """
 
     every: int = number(1_000, at_least=1)
     keep: int | None = number(2, at_least=1)
@@ -107,14 +120,14 @@ class CheckpointConfig:
 
 @dataclass
 class SampleGridConfig:
-    """Grids of samples, all samplers from the same starting noise.
+    """Grids of samples drawn during training. All samplers start from the same noise.
 
     Keys:
-        every: steps between two grids; there is always one at the end.
-        count: images in a grid.
+        every: steps between two grids. There is always one at the end.
+        count: images per grid.
+        seed: seed of the starting noise.
         weights: sample with the averaged (ema) or the raw weights.
-        samplers: named samplers; without any, those usual for the model (of diffusion, ddpm and ddim-50); setting one
-            to null removes it.
+        samplers: without any, the model's default samplers (for diffusion, ddpm and ddim-50). null removes a sampler.
     """
 
     every: int = number(1_000, at_least=1)
@@ -125,25 +138,29 @@ class SampleGridConfig:
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if self.weights == "ema" and not context.ema:
-            yield "weights", "must be raw when ema is null"
+            yield "weights", "expected raw when ema is null, got ema."
         for name in self.samplers:
             if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
-                yield "samplers", f"{name!r} names files: use letters, digits, '-' and '_'"
+                yield "samplers", f"expected names of letters, digits, '-' and '_' (they name files), got {name!r}."
 
 
 @dataclass
 class Experiment:
-    """One experiment.
+    """The complete description of one training run.
 
     Keys:
-        name: names the run and, without run_dir, its directory runs_dir/name-NUMBER.
-        seed: of everything random in training.
-        run_dir: the run's directory.
-        loggers: where metrics and pictures go besides metrics.jsonl.
-        init: a run, a checkpoint or an exported file whose weights (averaged, if it has them) the training starts from,
-            at step 0; null draws them from the seed.
-        init_allow: keys of model in which that one may differ although its weights then compute something else, as
-            model.prediction.
+        name: name of the run and, without run_dir, of its directory runs_dir/name-NUMBER.
+        seed: seed of all random numbers in training.
+        runs_dir: folder in which numbered run directories are created.
+        run_dir: the run's directory; null creates runs_dir/name-NUMBER.
+        init: a run, checkpoint or exported file whose weights (averaged, if it has them) training starts from, at step
+            0; null draws the initial weights from the seed.
+        init_allow: keys of model, such as model.prediction, in which `init` may differ although its weights then
+            compute something else.
+        ema: Set it to null to train without an average of the weights.
+        sample_grid: Set it to null to draw no grids.
+        score: Null, the default, computes no scores.
+        loggers: loggers to use in addition to metrics.jsonl.
     """
 
     name: str = "experiment"
@@ -165,12 +182,12 @@ class Experiment:
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if not self.name or "/" in self.name or self.name.startswith("."):
-            yield "name", f"{self.name!r} names a directory: no '/', not empty, not starting with '.'"
+            yield "name", f"expected a directory name (not empty, no '/', not starting with '.'), got {self.name!r}."
         for name in self.loggers:
             if name not in LOGGERS.names:
                 yield "loggers", LOGGERS.unknown(name)
         if self.init_allow and self.init is None:
-            yield "init_allow", f"expected an empty list without init, got {', '.join(self.init_allow)}"
+            yield "init_allow", f"expected an empty list without init, got {', '.join(self.init_allow)}. Set init."
         for key in self.init_allow:
             if not key.startswith("model."):
-                yield "init_allow", f"expected keys of model, as model.prediction, got {key}"
+                yield "init_allow", f"expected keys of model, such as model.prediction, got {key}."

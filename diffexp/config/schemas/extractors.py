@@ -17,7 +17,7 @@ class ExtractorConfig(Component):
     paths: ClassVar[tuple[str, ...]] = ()
 
     def with_absolute_paths(self) -> Self:
-        """The same with absolute paths, so that it means the same from any working directory."""
+        """Return a copy with absolute paths, which is valid in any working directory."""
         return absolute(self, self.paths)
 
 
@@ -27,11 +27,11 @@ EXTRACTORS = Registry("extractor", ExtractorConfig, "diffexp.evaluation.extracto
 @EXTRACTORS.register("inception")
 @dataclass
 class InceptionConfig(ExtractorConfig):
-    """Inception-v3 as torch-fidelity has it (2048 features): the network of FID.
+    """Inception-v3 as implemented by torch-fidelity (2048 features): the network of FID.
 
     Keys:
-        weights: the file of its weights; null looks at $DIFFEXP_INCEPTION_WEIGHTS, then in torch's cache, then
-            downloads to there.
+        weights: file of the weights; null tries $DIFFEXP_INCEPTION_WEIGHTS, then torch's cache, then downloads them to
+            that cache.
     """
 
     name: str = "inception"
@@ -43,11 +43,11 @@ class InceptionConfig(ExtractorConfig):
 @EXTRACTORS.register("clip")
 @dataclass
 class ClipConfig(ExtractorConfig):
-    """CLIP's image encoder as torch-fidelity has it.
+    """CLIP's image encoder as implemented by torch-fidelity.
 
     Keys:
-        variant: which of OpenAI's networks.
-        weights: OpenAI's file of it; null takes the one in torch's cache.
+        variant: which of OpenAI's networks to use.
+        weights: OpenAI's file of its weights; null uses the one in torch's cache.
     """
 
     name: str = "clip"
@@ -60,10 +60,10 @@ class ClipConfig(ExtractorConfig):
 @EXTRACTORS.register("dinov2")
 @dataclass
 class Dinov2Config(ExtractorConfig):
-    """DINOv2 as torch-fidelity has it, from code and weights in torch.hub's cache: it reads none from a path.
+    """DINOv2 as implemented by torch-fidelity. Code and weights are read from torch.hub's cache, never from a path.
 
     Keys:
-        variant: which of its networks.
+        variant: which of its networks to use.
     """
 
     name: str = "dinov2"
@@ -90,10 +90,10 @@ class FashionMnistExtractorConfig(ExtractorConfig):
 @EXTRACTORS.register("classifier")
 @dataclass
 class ClassifierConfig(ExtractorConfig):
-    """A small classifier that `diffexp extractor` has trained.
+    """A small classifier trained by `diffexp extractor`.
 
     Keys:
-        weights: its file.
+        weights: file that `diffexp extractor` wrote.
     """
 
     name: str = "classifier"

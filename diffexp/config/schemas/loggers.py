@@ -1,4 +1,4 @@
-"""Schemas of the loggers that ``loggers: [csv, wandb]`` names."""
+"""Schemas of the loggers, chosen by ``loggers: [csv, wandb]``."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,7 +17,7 @@ LOGGERS = Registry("logger", LoggerConfig, "diffexp.loggers.{name}:{schema}")
 @LOGGERS.register("csv")
 @dataclass
 class CSVLoggerConfig(LoggerConfig):
-    """The file metrics.csv in the run's directory."""
+    """Write metrics.csv in the run's directory."""
 
     name: str = "csv"
 
@@ -25,7 +25,7 @@ class CSVLoggerConfig(LoggerConfig):
 @LOGGERS.register("tensorboard")
 @dataclass
 class TensorBoardLoggerConfig(LoggerConfig):
-    """The folder tensorboard/ in the run's directory."""
+    """Write TensorBoard events to tensorboard/ in the run's directory."""
 
     name: str = "tensorboard"
     extra: ClassVar[str | None] = "tensorboard"
@@ -34,7 +34,7 @@ class TensorBoardLoggerConfig(LoggerConfig):
 @LOGGERS.register("wandb")
 @dataclass
 class WandbLoggerConfig(LoggerConfig):
-    """A run in W&B."""
+    """Log to a W&B run."""
 
     name: str = "wandb"
 
@@ -42,7 +42,7 @@ class WandbLoggerConfig(LoggerConfig):
 @LOGGERS.register("trackio")
 @dataclass
 class TrackioLoggerConfig(LoggerConfig):
-    """A run in a trackio project."""
+    """Log to a run in a trackio project."""
 
     name: str = "trackio"
     extra: ClassVar[str | None] = "trackio"
@@ -51,7 +51,7 @@ class TrackioLoggerConfig(LoggerConfig):
 @LOGGERS.register("mlflow")
 @dataclass
 class MLflowLoggerConfig(LoggerConfig):
-    """A run in an MLflow experiment."""
+    """Log to a run in an MLflow experiment."""
 
     name: str = "mlflow"
     extra: ClassVar[str | None] = "mlflow"

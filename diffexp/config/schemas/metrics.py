@@ -1,4 +1,4 @@
-"""Schemas of the metrics that scores consist of: what tables, reports and sweeps know without computing them."""
+"""Schemas of the metrics in a score: the properties that tables, reports and sweeps need without computing them."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,11 +10,11 @@ from diffexp.config.registry import Component, Registry
 class MetricConfig(Component):
     """A metric. Its builder gets the reference, the extractor and the number of images."""
 
-    # The heading of its table; metrics that are only read together have the same one.
+    # Heading of its table; metrics with the same title share one.
     title: ClassVar[str] = ""
-    # How its values are written.
+    # Format of its values.
     format: ClassVar[str] = ".4g"
-    # What it is called where the extractor is the genuine Inception-v3.
+    # Its name with the genuine Inception-v3.
     inception_name: ClassVar[str | None] = None
 
 
@@ -22,7 +22,7 @@ METRICS = Registry("metric", MetricConfig, "diffexp.evaluation.metrics:{schema}"
 
 
 def metrics() -> list[type[MetricConfig]]:
-    """Return the schemas of all metrics, in their order."""
+    """Return the schemas of all metrics in the order of registration."""
     return [schema for schema in METRICS.schemas if issubclass(schema, MetricConfig)]
 
 
@@ -49,7 +49,7 @@ class KernelDistanceConfig(MetricConfig):
 @METRICS.register("precision")
 @dataclass
 class PrecisionConfig(MetricConfig):
-    """Share of the sample within the reach of a real image."""
+    """Fraction of the samples within the neighbourhood of a real image."""
 
     name: str = "precision"
     title: ClassVar[str] = "Precision / recall"
@@ -59,7 +59,7 @@ class PrecisionConfig(MetricConfig):
 @METRICS.register("recall")
 @dataclass
 class RecallConfig(MetricConfig):
-    """Share of the real images within the reach of a sampled one."""
+    """Fraction of the real images within the neighbourhood of a sample."""
 
     name: str = "recall"
     title: ClassVar[str] = "Precision / recall"
@@ -67,7 +67,7 @@ class RecallConfig(MetricConfig):
 
 
 _NEAREST = (
-    "Distance to the nearest training image, as a multiple of that between training images / share nearer than all but "
+    "Distance to the nearest training image, relative to that between training images / fraction nearer than all but "
     "1 % of these"
 )
 
@@ -75,7 +75,7 @@ _NEAREST = (
 @METRICS.register("nn_distance_ratio")
 @dataclass
 class NearestDistanceRatioConfig(MetricConfig):
-    """Distance to the nearest training image, as a multiple of that between training images: 1 is as it should be."""
+    """Distance to the nearest training image, relative to that between training images; ideally 1."""
 
     name: str = "nn_distance_ratio"
     title: ClassVar[str] = _NEAREST
@@ -85,7 +85,7 @@ class NearestDistanceRatioConfig(MetricConfig):
 @METRICS.register("memorized_fraction")
 @dataclass
 class MemorizedFractionConfig(MetricConfig):
-    """Share of the images that are nearer to a training image than all but 1 % of those are to each other."""
+    """Fraction of the images nearer to a training image than all but 1 % of training images are to one another."""
 
     name: str = "memorized_fraction"
     title: ClassVar[str] = _NEAREST
@@ -102,12 +102,12 @@ class InceptionScoreConfig(MetricConfig):
 
 
 def metric_name(metric: str, extractor: str, count: int, is_inception: bool) -> str:
-    """The full name of a metric: ``fid50k`` and ``kid50k`` with the genuine Inception-v3, else ``fd_digits_v1_500``.
+    """Return a metric's full name: ``fid50k`` and ``kid50k`` with the genuine Inception-v3, else ``fd_digits_v1_500``.
 
     Args:
-        metric: "fd", "kd", "precision", …, maybe with "expected_" before it or "_error" behind it.
-        extractor: its name in metrics.
-        count: images in one score.
+        metric: "fd", "kd", "precision", …, optionally with the prefix `expected_` or the suffix `_error`.
+        extractor: the extractor's name in metrics.
+        count: images per score.
         is_inception: whether distances may be called FID and KID.
     """
     short = f"{count // 1000}k" if count % 1000 == 0 else str(count)

@@ -11,7 +11,7 @@ from diffexp.config.registry import Component, Registry
 
 @dataclass
 class NetworkConfig(Component):
-    """A network (x_t, t) → output of x_t's shape. Its builder gets the image shape (C, H, W)."""
+    """A network (x_t, t) → output of the shape of x_t. Its builder gets the image shape (C, H, W)."""
 
 
 NETWORKS = Registry("network", NetworkConfig, "diffexp.networks.{name}:{schema}")
@@ -20,19 +20,20 @@ NETWORKS = Registry("network", NetworkConfig, "diffexp.networks.{name}:{schema}"
 @NETWORKS.register("unet")
 @dataclass
 class UNetConfig(NetworkConfig):
-    """The U-Net of Ho et al. 2020; the defaults but for `initialization` are its CIFAR-10 settings.
+    """The U-Net of Ho et al. 2020. The defaults, except `initialization`, are its CIFAR-10 settings.
 
     Keys:
-        base_channels: width of the first level.
-        channel_multipliers: width of each level, in base_channels; each further level halves the image.
-        num_res_blocks: residual blocks of each level on the way down.
-        attention_resolutions: heights of the feature maps that get self-attention, in pixels.
-        dropout: probability inside each residual block.
-        norm_num_groups: groups of every GroupNorm; must divide every level's width.
-        gradient_checkpointing: training keeps only the input of each block, and applies the block again for the
-            gradient: a fraction of the memory, a third more time, the same numbers.
-        initialization: of the weights. torch keeps torch's defaults; ddpm draws them as Ho et al.'s code does: larger,
-            with biases at zero.
+        base_channels: channels of the first level.
+        channel_multipliers: channels of each level as multiples of base_channels. Each further level halves the height
+            and width.
+        num_res_blocks: residual blocks per level of the encoder.
+        attention_resolutions: heights in pixels of the feature maps that get self-attention.
+        dropout: dropout probability in each residual block.
+        norm_num_groups: groups of every GroupNorm; must divide the channels of every level.
+        gradient_checkpointing: in training, store only each block's input and recompute the block for the gradient.
+            Takes a fraction of the memory and a third more time; the numbers are the same.
+        initialization: initial weights. torch uses torch's defaults; ddpm those of Ho et al.'s code, which are larger,
+            with zero biases.
     """
 
     training_only: ClassVar[tuple[str, ...]] = ("dropout", "gradient_checkpointing", "initialization")
@@ -49,7 +50,7 @@ class UNetConfig(NetworkConfig):
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if not self.channel_multipliers:
-            yield "channel_multipliers", "must have at least one level"
+            yield "channel_multipliers", "expected at least one level, got none."
             return
         size = context.network_size
         whose = "data.image_size" if size == context.image_size else "the latents' height"
@@ -57,28 +58,28 @@ class UNetConfig(NetworkConfig):
         if size % factor:
             yield (
                 "channel_multipliers",
-                f"{len(self.channel_multipliers)} levels halve the image {len(self.channel_multipliers) - 1} times, "
-                f"but {whose} = {size} is not divisible by {factor}; use fewer levels or another size",
+                f"expected {whose} to be divisible by {factor} for {len(self.channel_multipliers)} levels, got {size}. "
+                "Use fewer levels or another size.",
             )
             return
         resolutions = [size // 2**level for level in range(len(self.channel_multipliers))]
         for resolution in self.attention_resolutions:
             if resolution not in resolutions:
-                yield (
-                    "attention_resolutions",
-                    f"{resolution} is not the height of any level (they are {resolutions})",
-                )
+                yield "attention_resolutions", f"expected heights of levels ({resolutions}), got {resolution}."
         if self.base_channels % 2:
-            yield "base_channels", f"must be even (sines and cosines of the time), not {self.base_channels}"
+            yield "base_channels", f"expected an even number (sines and cosines of the time), got {self.base_channels}."
         for width in sorted({self.base_channels, *(self.base_channels * m for m in self.channel_multipliers)}):
             if width % self.norm_num_groups:
-                yield "norm_num_groups", f"{self.norm_num_groups} does not divide a level's width of {width} channels"
+                yield (
+                    "norm_num_groups",
+                    f"expected a divisor of a level's {width} channels, got {self.norm_num_groups}.",
+                )
                 break
 
 
 @dataclass
 class AutoregressiveNetworkConfig(Component):
-    """The network of an autoregressive model. Its builder gets the shape (H, W·C) of an image's rows of levels."""
+    """The network of an autoregressive model. Its builder gets the shape (H, W·C) of an image as rows of levels."""
 
 
 AUTOREGRESSIVE_NETWORKS = Registry(
@@ -89,11 +90,11 @@ AUTOREGRESSIVE_NETWORKS = Registry(
 @AUTOREGRESSIVE_NETWORKS.register("row_lstm")
 @dataclass
 class RowLSTMConfig(AutoregressiveNetworkConfig):
-    """The row LSTM of PixelRNN (van den Oord et al. 2016): row after row, all pixels of a row at once in training.
+    """The row LSTM of PixelRNN (van den Oord et al. 2016). Training computes all pixels of a row in parallel.
 
     Keys:
-        width: of every layer.
-        layers: LSTMs on one another.
+        width: channels of every layer.
+        layers: number of stacked LSTMs.
     """
 
     name: str = "row_lstm"
@@ -107,10 +108,10 @@ class TransformerConfig(AutoregressiveNetworkConfig):
     """A Transformer decoder over the pixels (Vaswani et al. 2017; Chen et al. 2020, "Image GPT").
 
     Keys:
-        width: of every token.
-        layers: blocks of attention and perceptron.
-        heads: of the attention; must divide the width.
-        dropout: probability after attention and perceptron.
+        width: dimension of every token.
+        layers: number of blocks, each self-attention and a multilayer perceptron.
+        heads: number of attention heads; must divide width.
+        dropout: dropout probability after attention and perceptron.
     """
 
     training_only: ClassVar[tuple[str, ...]] = ("dropout",)
@@ -123,4 +124,4 @@ class TransformerConfig(AutoregressiveNetworkConfig):
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if self.width % self.heads:
-            yield "heads", f"{self.heads} does not divide width = {self.width}"
+            yield "heads", f"expected a divisor of width = {self.width}, got {self.heads}."

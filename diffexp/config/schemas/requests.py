@@ -1,4 +1,4 @@
-"""Schemas of what commands are asked to do with a trained model."""
+"""Schemas of the requests: the keys of the commands on trained models."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from diffexp.config.schemas.extractors import EXTRACTORS, ExtractorConfig
 from diffexp.config.schemas.samplers import DEFAULT_SPACING, STARTING_LATE, SamplerConfig, Spacing, starts_late_problem
 from diffexp.config.schemas.scoring import ReferenceConfig, split_problems
 
-# The estimates of bits per dimension that models give, and what they are.
+# The estimates of bits per dimension, and their kinds.
 ESTIMATES = {
     "bound": "variational bound (at most)",
     "ode": "probability-flow ODE, dequantised (at most on average, up to the error of its levels)",
@@ -24,11 +24,11 @@ ESTIMATES = {
 
 
 def estimate_settings(name: str, about: Mapping[str, Any]) -> str:
-    """What an estimate depends on apart from the model, for tables: "fixed_large, 100 terms".
+    """Return an estimate's settings for tables: "fixed_large, 100 terms".
 
     Args:
-        name: of the estimate.
-        about: as likelihood.json holds it.
+        name: name of the estimate.
+        about: content of likelihood.json.
     """
     calls = about["network_calls"].get(name)
     if name == "ode":
@@ -44,13 +44,13 @@ class LikelihoodConfig:
     """How `metrics=bpd` estimates bits per dimension.
 
     Keys:
-        split: of the data, of which `count` images are taken, evenly spread.
-        terms: of the variational bound, for each image, each a network call; null, or more than T, is all T. The
-            lowest timesteps, t = 0 first, are computed for every image, and one is drawn from each part of the others.
-        variance: of the model's steps in the bound. null takes the learned variance where the model learned it, and
-            otherwise the default of the sampler ddpm, fixed_large.
-        ode_steps: levels that the probability-flow ODE is integrated over, at most T, with two network calls each; null
-            leaves it out. The fewer levels, the larger its error, which no standard error contains.
+        split: split of the dataset, from which `count` images, evenly spaced, are used.
+        terms: terms of the variational bound per image, each a network call; null, or more than T, computes all T. The
+            lowest timesteps, from t = 0, are computed for every image; one is drawn from each part of the others.
+        variance: variance of the model's steps in the bound; null uses the learned variance where the model learned it,
+            else fixed_large, the default of the sampler ddpm.
+        ode_steps: noise levels of the probability-flow ODE's integration, at most T, with two network calls each; null
+            omits the ODE. Fewer levels have a larger error, which no standard error contains.
     """
 
     split: Split = "test"
@@ -61,33 +61,42 @@ class LikelihoodConfig:
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         yield from split_problems(self.split, context)
         if self.variance == "learned" and not context.learned_variance:
-            yield "variance", "was not learned: that takes a training with model.loss: hybrid or vlb"
+            yield (
+                "variance",
+                "expected a fixed variance, got learned. Train with model.loss: hybrid or vlb.",
+            )
 
 
 @dataclass
 class EvaluateRequest:
-    """The table that `diffexp evaluate` makes: samplers × steps × spacings, all from the same starting noise.
+    """A table of scores: samplers × steps × spacings, all from the same starting noise.
 
     Keys:
-        metrics: scores of samples, or bpd: bits per dimension of real images.
-        sampler: this one alone instead of a table; its scores become a run of their own, as sweeps over samplers want.
-        samplers: the rows, without any those usual for the model; `steps`, and a `spacing` other than the default, of
-            one hold for it alone.
-        steps: the columns; null is all T, as is an empty list. Those above T are left out, which is told.
-        spacings: which timesteps are visited.
-        count: images of one score.
-        repeats: scores of each sampler at each number of steps, from images 0 … count-1, count … 2·count-1, …; they
-            make its mean and spread. More can be asked for later.
-        extractor: null takes that of the training's scores.
+        metrics: scores computes scores of samples; bpd computes bits per dimension of real images.
+        sampler: score this sampler only and record its scores as a run, for sweeps over samplers; null makes a table.
+        samplers: rows of the table; without any, the model's default samplers. A sampler's own `steps`, or `spacing`
+            other than the default, applies to it alone.
+        steps: columns of the table. null means all T, as does an empty list. diffexp skips numbers above T and says so.
+        spacings: which timesteps to visit; see the samplers' key `spacing`.
+        count: images per score.
+        repeats: number of scores of each sampler at each number of steps, from images 0 … count-1, count … 2·count-1,
+            …, for the mean and spread. A later evaluation can add more.
+        seed: seed of the starting noise.
+        weights: sample with the averaged (ema) or the raw weights.
+        extractor: network whose features the metrics compare; null uses that of the training's scores.
         batch_size: images sampled at once.
-        memory_gb: GiB that sampling may take beside the model; fewer images are sampled at once if need be.
-        precision: in which the network samples; the extractor always computes in float32.
-        compile: have torch compile the network first: half a minute or more, won back in some hundred network calls.
-        cuda_graphs: on a GPU, replay a CUDA graph of the network instead of launching its kernels one by one; compile
+        memory_gb: limit in GiB for sampling, in addition to the model; null sets no limit. diffexp samples fewer images
+            at once if necessary.
+        accelerator: hardware to use; auto uses a GPU if there is one.
+        precision: precision of the network in sampling; see the key of `diffexp sample`. The extractor always computes
+            in float32.
+        compile: compile the network with torch.compile first. Takes half a minute or more, which some hundred network
+            calls save.
+        cuda_graphs: on a GPU, replay a CUDA graph of the network instead of launching its kernels one by one. compile
             does so, too.
-        out: folder of the table (or of the run that a single `sampler` makes); null is evaluations/ in the run's
-            directory. What was interrupted is continued there.
-        wandb: null is as the training has it.
+        out: folder of the table, or of the run that a single `sampler` creates; null uses evaluations/ in the run's
+            directory. An interrupted evaluation continues there.
+        wandb: Null, the default, uses the training's settings.
     """
 
     metrics: Literal["scores", "bpd"] = "scores"
@@ -120,21 +129,22 @@ class EvaluateRequest:
         if self.metrics == "bpd" and without_null:
             yield (
                 "metrics",
-                "expected scores, got bpd, which is that of no class: with model.class_dropout_prob = 0 none was "
-                "trained. Train with class_dropout_prob above 0",
+                "expected scores, got bpd, which needs the model without labels: with model.class_dropout_prob = 0 it "
+                "is not trained. Train with class_dropout_prob > 0.",
             )
 
 
 @dataclass
 class ScoreRequest:
-    """What `diffexp score A B` does.
+    """A comparison of the image sets A and B by `diffexp score A B`.
 
     Keys:
-        extractor: null takes that of B's training config, where B is one.
-        count: how many of A's images; null takes all.
-        batch_size: images at once.
-        out: a .json for the result.
-        overwrite: replace the file `out`; false refuses one that exists.
+        extractor: network whose features the metrics compare; null uses that of B's training config, if B is one.
+        count: number of A's images to use; null uses all.
+        batch_size: images in the extractor at once.
+        accelerator: hardware to use; auto uses a GPU if there is one.
+        out: a .json file for the result; null writes none.
+        overwrite: replace the file `out`; false refuses an existing file.
     """
 
     extractor: ExtractorConfig | None = None
@@ -148,15 +158,21 @@ class ScoreRequest:
 
 @dataclass
 class ExtractorRequest:
-    """How `diffexp extractor` trains a small classifier on a dataset's labels.
+    """The training of a small classifier on a dataset's labels.
 
     Keys:
-        name: in the names of its metrics, fd_NAME.
-        features: width of the layer whose output is used.
+        name: name of the extractor in metrics, such as fd_NAME.
+        features: width of the layer whose output is the feature vector.
+        steps: optimiser steps.
+        batch_size: images per step.
         lr: largest learning rate, reached after a third of the steps.
-        shift: images are shifted by up to so many pixels, at random.
-        label_smoothing: share of the target that is spread over all classes.
-        out: the file; null is NAME.safetensors.
+        weight_decay: weight decay of the optimiser.
+        dropout: dropout probability.
+        shift: largest random shift of the images in pixels.
+        label_smoothing: fraction of the target that is spread over all classes.
+        seed: seed of all random numbers in training.
+        accelerator: hardware to train on; auto uses a GPU if there is one.
+        out: file to write; null writes NAME.safetensors.
     """
 
     name: str = MISSING
@@ -174,27 +190,32 @@ class ExtractorRequest:
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if not self.name or not all(letter.isascii() and (letter.isalnum() or letter in "_-") for letter in self.name):
-            yield "name", f"{self.name!r} names metrics and files: use letters, digits, '_' and '-'"
+            yield "name", f"expected letters, digits, '_' and '-' (it names metrics and files), got {self.name!r}."
         if self.name in EXTRACTORS.names:
-            yield "name", f"{self.name!r} is the name of another extractor"
+            yield "name", f"expected an unused name, got {self.name!r}, which is a registered extractor."
 
 
 @dataclass
 class SampleRequest:
-    """What `diffexp sample` draws.
+    """Images to draw from a trained model.
 
     Keys:
-        sampler: without one, the one usual for the model (of diffusion, DDIM with 50 steps).
-        count: images; image i depends on the seed and i alone.
-        batch_size: images sampled at once; changes nothing but memory, speed and rounding.
-        memory_gb: GiB that sampling may take beside the model; fewer images are sampled at once if need be.
-        precision: in which the network runs; as in training, or bf16-true, which rounds its weights to bfloat16.
-        compile: have torch compile the network first: half a minute or more, won back in some hundred network calls.
-        cuda_graphs: on a GPU, replay a CUDA graph of the network instead of launching its kernels one by one; compile
+        sampler: without one, the model's default sampler (for diffusion, DDIM with 50 steps).
+        count: number of images. Image i depends only on the seed and i.
+        seed: seed of the starting noise and of the sampler's noise.
+        weights: sample with the averaged (ema) or the raw weights.
+        batch_size: images sampled at once; affects memory, speed and rounding only.
+        memory_gb: limit in GiB for sampling, in addition to the model; null sets no limit. diffexp samples fewer images
+            at once if necessary.
+        accelerator: hardware to use; auto uses a GPU if there is one.
+        precision: precision of the network, as in training, or bf16-true, which rounds its weights to bfloat16.
+        compile: compile the network with torch.compile first. Takes half a minute or more, which some hundred network
+            calls save.
+        cuda_graphs: on a GPU, replay a CUDA graph of the network instead of launching its kernels one by one. compile
             does so, too.
         out: NAME.png (a grid), NAME.npz (an array `images`, uint8, N×H×W×C) or a folder of PNGs;
-            null makes a grid in the run's drawings/.
-        overwrite: replace the file `out`, or all numbered PNGs of the folder `out`; false refuses what exists.
+            null writes a grid to the run's drawings/.
+        overwrite: replace the file `out`, or all numbered PNGs of the folder `out`; false refuses existing files.
     """
 
     sampler: SamplerConfig = MISSING
@@ -213,13 +234,13 @@ class SampleRequest:
 
 @dataclass
 class ExportRequest:
-    """What `diffexp export` writes.
+    """A file or folder with the weights of a trained model.
 
     Keys:
-        format: safetensors is one file that every command of diffexp takes; diffusers is a folder for its pipelines.
-        weights: the averaged (ema) or the raw ones.
-        out: NAME.safetensors, or the folder; null puts it beside the run's checkpoints/, else beside the file.
-        overwrite: replace the file `out`, or the pipeline in the folder `out`; false refuses what exists.
+        format: safetensors writes one file that every command of diffexp reads; diffusers writes a pipeline's folder.
+        weights: export the averaged (ema) or the raw weights.
+        out: NAME.safetensors, or the folder; null writes next to the run's checkpoints/, or next to the input file.
+        overwrite: replace the file `out`, or the pipeline in the folder `out`; false refuses existing files.
     """
 
     format: Literal["safetensors", "diffusers"] = "safetensors"
@@ -230,13 +251,13 @@ class ExportRequest:
 
 @dataclass
 class ImportRequest:
-    """Where `diffexp import` writes, and what a checkpoint without a config does not tell.
+    """The output of an import, and the image size, which a checkpoint without a config lacks.
 
     Keys:
-        image_size: height and width of the images of a DDPM or DDIM checkpoint; null takes the size at which its
-            attention is at 16 pixels, as in all configs of the authors.
-        out: NAME.safetensors; NAME.yaml is written beside it; null takes the name of what is imported.
-        overwrite: replace both files; false refuses what exists.
+        image_size: height and width in pixels of the images of a DDPM or DDIM checkpoint; null uses the size at which
+            its attention is at 16 pixels, as in all configs of the authors.
+        out: NAME.safetensors, next to which NAME.yaml is written; null uses the name of the imported file or folder.
+        overwrite: replace both files; false refuses existing files.
     """
 
     image_size: int | None = number(None, at_least=1)

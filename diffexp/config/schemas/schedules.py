@@ -16,7 +16,8 @@ class ScheduleConfig(Component):
     """A noise schedule. Its builder gets T and returns β, a float64 tensor of shape (T,).
 
     Keys:
-        zero_terminal_snr: shift √ᾱ so that it ends at 0 and x_T is pure noise (Lin et al. 2024); for v and x0.
+        zero_terminal_snr: shift and rescale √ᾱ so that it ends at 0 and x_T is pure noise (Lin et al. 2024). Requires
+            model.prediction v or x0.
     """
 
     zero_terminal_snr: bool = False
@@ -27,7 +28,14 @@ SCHEDULES = Registry("schedule", ScheduleConfig, "diffexp.diffusion.schedules:{n
 
 @dataclass
 class BetaRangeConfig(ScheduleConfig):
-    """From beta_start to beta_end, meant for T = 1000; `rescale` says what another T does to them."""
+    """A schedule from beta_start to beta_end, values that are meant for T = 1000.
+
+    Keys:
+        beta_start: lower end of the range of β.
+        beta_end: upper end of the range of β.
+        rescale: for another T, 1000/T multiplies every β by 1000/T, so that ᾱ_T stays nearly the same. none changes
+            nothing, so that a small T leaves signal in x_T.
+    """
 
     beta_start: float = number(1e-4, above=0, below=1)
     beta_end: float = number(0.02, above=0, below=1)
@@ -35,7 +43,7 @@ class BetaRangeConfig(ScheduleConfig):
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if self.beta_end < self.beta_start:
-            yield "beta_end", f"must not be below beta_start = {self.beta_start}"
+            yield "beta_end", f"expected a number >= beta_start = {self.beta_start}, got {self.beta_end}."
         yield from _rescale_problems(self.rescale, self.beta_end, context)
 
 
@@ -43,13 +51,13 @@ def _rescale_problems(rescale: str, beta_end: float, context: Context) -> Iterat
     timesteps = context.timesteps or 1000
     if rescale == "1000/T" and beta_end * 1000 / timesteps >= 1:
         beta = beta_end * 1000 / timesteps
-        yield "rescale", f"makes the last β {beta:g} at model.timesteps = {timesteps}; it must stay below 1"
+        yield "rescale", f"expected a last β < 1, got {beta:g} at model.timesteps = {timesteps}. Use none."
 
 
 @SCHEDULES.register("linear")
 @dataclass
 class LinearScheduleConfig(BetaRangeConfig):
-    """β equally spaced (Ho et al. 2020)."""
+    """β_t equally spaced from beta_start to beta_end (Ho et al. 2020)."""
 
     name: str = "linear"
 
@@ -57,7 +65,7 @@ class LinearScheduleConfig(BetaRangeConfig):
 @SCHEDULES.register("scaled_linear")
 @dataclass
 class ScaledLinearScheduleConfig(BetaRangeConfig):
-    """√β equally spaced (latent diffusion)."""
+    """√β_t equally spaced (Rombach et al. 2022)."""
 
     name: str = "scaled_linear"
 
@@ -65,7 +73,7 @@ class ScaledLinearScheduleConfig(BetaRangeConfig):
 @SCHEDULES.register("sigmoid")
 @dataclass
 class SigmoidScheduleConfig(BetaRangeConfig):
-    """β along a sigmoid (GeoDiff)."""
+    """β_t on a sigmoid curve from beta_start to beta_end (GeoDiff, Xu et al. 2022)."""
 
     name: str = "sigmoid"
 
@@ -73,7 +81,13 @@ class SigmoidScheduleConfig(BetaRangeConfig):
 @SCHEDULES.register("proportional")
 @dataclass
 class ProportionalScheduleConfig(ScheduleConfig):
-    """β_t = beta_end · t/T (the lecture notes)."""
+    """β_t = beta_end · t/T (the lecture notes).
+
+    Keys:
+        beta_end: β_T, meant for T = 1000.
+        rescale: for another T, 1000/T multiplies every β by 1000/T, so that ᾱ_T stays nearly the same. none changes
+            nothing, so that a small T leaves signal in x_T.
+    """
 
     name: str = "proportional"
     beta_end: float = number(0.02, above=0, below=1)
@@ -86,7 +100,12 @@ class ProportionalScheduleConfig(ScheduleConfig):
 @SCHEDULES.register("cosine")
 @dataclass
 class CosineScheduleConfig(ScheduleConfig):
-    """ᾱ along a squared cosine (Nichol & Dhariwal 2021); a function of t/T, so any T fits."""
+    """ᾱ_t = f(t/T)/f(0) with f(u) = cos²(π/2 · (u+s)/(1+s)) (Nichol & Dhariwal 2021); fits any T.
+
+    Keys:
+        s: offset that keeps β from being too small near t = 0.
+        max_beta: upper bound of every β.
+    """
 
     name: str = "cosine"
     s: float = number(0.008, at_least=0)

@@ -1,4 +1,4 @@
-"""Schemas of everything that scores: feature extractors, references, scores while training, the evaluation commands."""
+"""Schemas of references and of scores during training."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,20 +12,24 @@ from diffexp.config.schemas.samplers import SamplerConfig
 
 
 def split_problems(split: Split, context: Context) -> Iterator[tuple[str, str]]:
-    """What is wrong with a split of the data, as ``("split", …)``."""
+    """Yield ``("split", problem)`` if the dataset has no such split."""
     if split == "held_out" and not context.held_out:
-        yield "split", "held_out needs a training that has kept images aside, by data.held_out"
+        yield (
+            "split",
+            "expected train or test, got held_out, which has no images. Train with data.held_out > 0.",
+        )
 
 
 @dataclass
 class ReferenceConfig:
-    """The real images (or their published statistics) that scores compare with; never mirrored or otherwise augmented.
+    """The real images, or their published statistics, to compare samples with. They are never mirrored or augmented.
 
     Keys:
-        split: of the data.
-        count: how many images, evenly spread over the split; null takes all.
-        file: a .npz with mu and sigma instead, as published for FID; it allows the Fréchet distance only.
-        cache: folder where statistics are kept; null is $DIFFEXP_CACHE or ~/.cache/diffexp.
+        split: split of the dataset to use.
+        count: number of images, evenly spaced in the split; null uses all.
+        file: a .npz with mu and sigma to use instead, as published for FID, which allows the Fréchet distance only;
+            null uses the images of the split.
+        cache: folder in which to cache statistics; null uses $DIFFEXP_CACHE or ~/.cache/diffexp.
     """
 
     split: Split = "train"
@@ -34,29 +38,33 @@ class ReferenceConfig:
     cache: str | None = None
 
     def with_absolute_paths(self) -> Self:
-        """The same with absolute paths."""
+        """Return a copy with absolute paths."""
         return absolute(self, ("file", "cache"))
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         yield from split_problems(self.split, context)
         if self.file is not None and self.count is not None:
-            yield "count", "says nothing about a file of statistics"
+            yield "count", f"expected null with file, whose number of images is fixed, got {self.count}."
 
 
 @dataclass
 class ScoreConfig:
-    """Scores while training, every `every` steps and at the end.
+    """Scores of samples during training, every `every` steps and at the end.
 
     Keys:
-        count: images drawn for each score, over all devices. Scores of different counts cannot be compared.
-        seed: image i depends on it and i alone, so that every scoring starts from the same noise.
+        extractor: network whose features the metrics compare.
+        every: steps between two scorings. There is always one at the end.
+        count: images sampled per score, over all devices. Scores with different counts are not comparable.
+        seed: seed of the starting noise. Image i depends only on seed and i, so every scoring starts from the same
+            noise.
         weights: sample with the averaged (ema) or the raw weights.
-        samplers: named samplers; without any, the model's usual one (of diffusion, ddim-50); setting one to null
-            removes it. The lowest distance of any is `score/METRIC_best`.
+        samplers: without any, the model's default sampler (for diffusion, ddim-50). null removes a sampler.
+            `score/METRIC_best` is the lowest distance of all samplers.
         batch_size: images sampled at once on each device.
-        max_seconds: diffexp skips samplers whose part of one scoring would take longer; null is no limit.
-        max_time_fraction: diffexp skips a scoring that would bring the time for scores above this share of the time
-            since training started (or was resumed); null is no limit.
+        max_seconds: limit in seconds for one sampler in one scoring. diffexp skips samplers that would exceed it; null
+            sets no limit.
+        max_time_fraction: limit for the time spent on scores, as a fraction of the time since training started or was
+            resumed. diffexp skips a scoring that would exceed it; null sets no limit.
     """
 
     extractor: ExtractorConfig = field(default_factory=InceptionConfig)
@@ -72,6 +80,6 @@ class ScoreConfig:
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if self.weights == "ema" and not context.ema:
-            yield "weights", "must be raw when ema is null"
+            yield "weights", "expected raw when ema is null, got ema."
         if not any(self.samplers.values()):
-            yield "samplers", "must name at least one; score: null switches scores off"
+            yield "samplers", "expected at least one sampler, got none. Set score to null to disable scores."

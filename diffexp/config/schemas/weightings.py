@@ -1,4 +1,4 @@
-"""Schemas of what training minimises. The formulas are in `diffexp.diffusion.weightings`."""
+"""Schemas of the loss weightings. The formulas are in `diffexp.diffusion.weightings`."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from diffexp.config.registry import Component, Registry
 
 @dataclass
 class WeightingConfig(Component):
-    """Weights of the loss by timestep. Its builder gets SNR (T,) and returns the weights of x̂0's squared error."""
+    """Weights of the loss by timestep. Its builder gets SNR (T,) and returns the weights of the squared error of x̂0."""
 
 
 WEIGHTINGS = Registry("weighting", WeightingConfig, "diffexp.diffusion.weightings:{name}")
@@ -17,7 +17,7 @@ WEIGHTINGS = Registry("weighting", WeightingConfig, "diffexp.diffusion.weighting
 @WEIGHTINGS.register("uniform")
 @dataclass
 class UniformWeightingConfig(WeightingConfig):
-    """The error of what the network predicts, the same for all timesteps (Ho et al. 2020)."""
+    """Weight the squared error of the network's prediction equally at all timesteps (Ho et al. 2020)."""
 
     name: str = "uniform"
 
@@ -25,7 +25,11 @@ class UniformWeightingConfig(WeightingConfig):
 @WEIGHTINGS.register("min_snr")
 @dataclass
 class MinSnrWeightingConfig(WeightingConfig):
-    """min(SNR, gamma) of x̂0's error (Hang et al. 2023)."""
+    """Weight the squared error of x̂0 by min(SNR, gamma) (Hang et al. 2023).
+
+    Keys:
+        gamma: upper bound of the weight.
+    """
 
     name: str = "min_snr"
     gamma: float = number(5.0, above=0)
@@ -34,7 +38,12 @@ class MinSnrWeightingConfig(WeightingConfig):
 @WEIGHTINGS.register("p2")
 @dataclass
 class P2WeightingConfig(WeightingConfig):
-    """SNR/(k + SNR)^gamma of x̂0's error (Choi et al. 2022)."""
+    """Weight the squared error of x̂0 by SNR/(k + SNR)^gamma (Choi et al. 2022).
+
+    Keys:
+        gamma: exponent of the denominator.
+        k: constant added to the SNR.
+    """
 
     name: str = "p2"
     gamma: float = number(1.0, at_least=0)
@@ -44,6 +53,6 @@ class P2WeightingConfig(WeightingConfig):
 @WEIGHTINGS.register("truncated_snr")
 @dataclass
 class TruncatedSnrWeightingConfig(WeightingConfig):
-    """max(SNR, 1) of x̂0's error (Salimans & Ho 2022)."""
+    """Weight the squared error of x̂0 by max(SNR, 1) (Salimans & Ho 2022)."""
 
     name: str = "truncated_snr"

@@ -109,7 +109,7 @@ WRONG = [
     (changed(command=["diffexp", "train", "digits", "--trial"]), "--trial: expected 2 argument(s), got 0"),
     (changed(command=["diffexp", "train", "--trial", "lr", "${args_json}"]), "expected one config or run after train"),
     (changed(command=["diffexp", "train", "digits", "twice", "--trial", "lr", "${args_json}"]), "then key=value"),
-    (changed(command=["diffexp", "train", "digits", "--trial", "a/b", "${args_json}"]), "names a directory"),
+    (changed(command=["diffexp", "train", "digits", "--trial", "a/b", "${args_json}"]), "expected a directory name"),
 ]  # fmt: skip
 
 

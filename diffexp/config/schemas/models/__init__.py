@@ -1,4 +1,4 @@
-"""Schemas of the generative models, one file a model; importing this registers all of diffexp's own."""
+"""Schemas of the generative models, one file each. Importing this registers all built-in ones."""
 
 from diffexp.config.schemas.models import autoregressive, diffusion, flow, gan, latent_diffusion, vae
 

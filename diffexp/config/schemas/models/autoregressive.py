@@ -12,7 +12,13 @@ from diffexp.config.schemas.samplers import AncestralConfig, SamplerConfig
 @MODELS.register("autoregressive")
 @dataclass
 class AutoregressiveConfig(ModelConfig):
-    """p(x) = ∏ p(x_i | x_1 … x_{i-1}) over the pixels from the top left, channel by channel; x_i one of 256 levels."""
+    """An autoregressive model, p(x) = ∏ p(x_i | x_1 … x_{i-1}), where each x_i is one of 256 levels.
+
+    The pixels are ordered from the top left, row by row, and within a pixel channel by channel.
+
+    Keys:
+        network: network that predicts the distribution of each level.
+    """
 
     sampler_base: ClassVar[type[SamplerConfig]] = AncestralConfig
 

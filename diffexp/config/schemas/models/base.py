@@ -1,4 +1,4 @@
-"""The group of generative models: what ``model: {name: …}`` chooses from."""
+"""Base schemas of the generative models, chosen by ``model: {name: …}``."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,55 +14,55 @@ from diffexp.config.schemas.schedules import ScheduleConfig
 class ModelConfig(Component):
     """A generative model. Its builder gets the image shape (C, H, W).
 
-    Beside its keys a schema says what configs, sweeps and tables need to know of the model before it is built.
+    In addition to its keys, a schema has the properties that configs, sweeps and tables need before the model is built.
     """
 
-    # What the configs of its samplers derive from.
+    # Base class of its samplers' configs.
     sampler_base: ClassVar[type[SamplerConfig]] = SamplerConfig
-    # The table that `diffexp evaluate` makes of it where none is named.
+    # The default table of `diffexp evaluate`.
     default_table: ClassVar[str] = "evaluate/usual"
-    # Whether what its samplers work on lies in [-1, 1].
+    # Whether its samplers work on values in [-1, 1].
     bounded: ClassVar[bool] = True
-    # What it logs as train/NAME beside loss and lr, as regular expressions.
+    # Names that it logs as train/NAME in addition to loss and lr, as regular expressions.
     logged: ClassVar[tuple[str, ...]] = ()
 
     def default_samplers(self) -> dict[str, SamplerConfig]:
-        """Named samplers where a config names none: the first for samples and scores, all for grids."""
+        """Return the samplers of a config that names none, by name: the first for samples and scores, all for grids."""
         return {}
 
     def resolve(self, sampler: SamplerConfig) -> SamplerConfig:
-        """The sampler, with what it leaves to the model filled in."""
+        """Return the sampler with the keys that it leaves to the model filled in."""
         return sampler
 
     def network_calls(self, sampler: SamplerConfig, data: DataConfig) -> int:
-        """How many times one batch of samples calls the network."""
+        """Return the number of network calls per batch of samples."""
         return 1
 
     def expand(
         self, sampler: SamplerConfig, steps: Sequence[int | None], spacings: Sequence[Spacing]
     ) -> Iterator[SamplerConfig]:
-        """What a table makes of a sampler; `steps` and `spacings` are for models that take steps."""
+        """Yield a table's samplers for one sampler. `steps` and `spacings` apply to models with steps."""
         yield sampler
 
     def skipped_steps(self, steps: Iterable[int | None]) -> str | None:
-        """A line that tells which steps of a table are left out because the model cannot take them, or None."""
+        """Return a line that names the steps of a table that the model does not support, or None."""
         asked = [str(number) for number in steps if number is not None]
-        return f"{', '.join(asked)} left out: model.name = {self.name} takes no steps" if asked else None
+        return f"skipped {', '.join(asked)}: model.name = {self.name} has no steps" if asked else None
 
     def network_shape(self, data: DataConfig) -> tuple[int, int, int]:
-        """(C, H, W) of what a network of the group "network" gets."""
+        """Return the shape (C, H, W) of the input of a network of the group "network"."""
         return (data.channels, data.image_size, data.image_size)
 
     def noise(self) -> tuple[ScheduleConfig, int] | None:
-        """(schedule, T) of the noise that is put on images, of models that learn to take it off; reports plot it."""
+        """Return the (schedule, T) of a model that learns to remove noise, for plots in reports; None of another."""
         return None
 
     def callbacks(self) -> dict[str, dict[str, Any]]:
-        """Further callbacks of its training: each as "module:class", with its keyword arguments."""
+        """Return additional callbacks of its training, as "module:class" with keyword arguments."""
         return {}
 
     def trained_parts(self) -> dict[str, str]:
-        """By the name of a part of the model that is trained before it, the file or run that it is taken from."""
+        """Return the file or run of each part of the model that is trained before it, by the part's name."""
         return {}
 
 
@@ -70,7 +70,7 @@ MODELS = Registry("model", ModelConfig, "diffexp.models.{name}:{schema}Module.fr
 
 
 def default_samplers_of(name: str) -> dict[str, SamplerConfig]:
-    """The usual samplers of the model of a name, with all its keys at their defaults; {} of an unknown one."""
+    """Return the default samplers of a model with all keys at their defaults; {} for an unknown name."""
     if name not in MODELS.names:
         return {}
     model = MODELS.schema(name)()
@@ -79,17 +79,21 @@ def default_samplers_of(name: str) -> dict[str, SamplerConfig]:
 
 
 def halving_problems(widths: list[int], size: int) -> Iterator[tuple[str, str]]:
-    """What is wrong with one width a level, each further level half as high."""
+    """Yield the problems of one width per level, where each further level halves the height."""
     factor = 2 ** (len(widths) - 1) if widths else 1
     if not widths:
-        yield "widths", "must have at least one level"
+        yield "widths", "expected at least one level, got none."
     elif size % factor:
-        yield "widths", f"{len(widths)} levels halve the image all but once; {size} is no multiple of {factor}"
+        yield (
+            "widths",
+            f"expected data.image_size to be divisible by {factor} for {len(widths)} levels, got {size}. "
+            "Use fewer levels or another size.",
+        )
 
 
 @dataclass
 class PriorModelConfig(ModelConfig):
-    """A model that is sampled from its prior by one call."""
+    """A model that maps a draw from its prior to a sample with one network call."""
 
     sampler_base: ClassVar[type[SamplerConfig]] = PriorConfig
 

@@ -1,7 +1,4 @@
-"""Schemas of the diffusion model: noise schedule, what the network predicts.
-
-The formulas are in `diffexp.diffusion`; here are their parameters, defaults and ranges.
-"""
+"""Schemas of the diffusion model: parameters, defaults and ranges of the formulas in `diffexp.diffusion`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,11 +31,11 @@ Prediction = Literal["epsilon", "x0", "v", "scaled_epsilon", "step_epsilon"]
 
 @dataclass
 class GradientVarianceConfig:
-    """How much the gradient varies with the noise, of the lecture notes' un-merged loss and of the merged one.
+    """Variance of the gradient with respect to the noise, for the lecture notes' un-merged loss and the merged one.
 
     Keys:
-        every: steps between two times.
-        draws: of noise for the step's images, each of two gradients.
+        every: steps between two measurements.
+        draws: draws of noise for the step's images; each draw takes two gradients.
     """
 
     every: int = number(500, at_least=1)
@@ -46,25 +43,34 @@ class GradientVarianceConfig:
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if context.prediction != "step_epsilon":
-            yield "every", "is of model.prediction: step_epsilon, the un-merged loss"
+            yield (
+                "every",
+                f"expected model.prediction: step_epsilon, the un-merged loss, got {context.prediction}. "
+                "Set gradient_variance to null.",
+            )
 
 
 @MODELS.register("diffusion")
 @dataclass
 class DiffusionConfig(ModelConfig):
-    """A denoising diffusion model.
+    """A denoising diffusion probabilistic model (Ho et al. 2020) in discrete time.
 
     Keys:
-        prediction: what the network predicts; step_epsilon is the noise of the last step alone (the lecture notes'
-            un-merged loss).
-        loss: simple is the prediction's weighted error; with vlb, the variational bound, and hybrid, both, the network
-            also learns the variance of the steps: sample with variance: learned.
+        timesteps: number T of timesteps.
+        schedule: noise schedule β_1 … β_T.
+        prediction: target of the network. step_epsilon is the noise of the last step only (the lecture notes' un-merged
+            loss).
+        loss: training loss. simple is the weighted squared error of the prediction, vlb the variational bound, hybrid
+            both. With hybrid and vlb, the network also learns the variance of the steps; sample with variance learned.
         weighting: weights of the simple loss by timestep.
-        timestep_sampling: uniform draws each image's timestep on its own; stratified one from each of as many equal
-            parts of them as a step has images; importance those with large losses more often, and weighs them less.
-        classes: of the data, whose labels the network gets; null learns without labels.
-        class_dropout_prob: share of the images whose label training withholds. With 0, diffexp refuses
+        timestep_sampling: distribution of the training timesteps. uniform draws each image's timestep independently;
+            stratified draws one from each of as many equal parts as a step has images. importance draws timesteps with
+            large losses more often and gives them smaller weights.
+        classes: number of classes of the dataset, whose labels the network gets; null trains without labels.
+        class_dropout_prob: fraction of the images whose label training withholds. With 0, diffexp refuses
             guidance_scale and bits per dimension, which need the model without labels.
+        network: network of the model.
+        gradient_variance: measurement of the variance of the gradient, for step_epsilon; null disables it.
     """
 
     sampler_base: ClassVar[type[SamplerConfig]] = DiffusionSamplerConfig
@@ -91,14 +97,14 @@ class DiffusionConfig(ModelConfig):
         if self.schedule.zero_terminal_snr and self.prediction not in ("x0", "v"):
             yield (
                 "prediction",
-                f"must be v or x0 with schedule.zero_terminal_snr, not {self.prediction}",
+                f"expected v or x0 with schedule.zero_terminal_snr, got {self.prediction}.",
             )
         if self.classes is not None and self.class_dropout_prob == 1:
-            yield "class_dropout_prob", "expected below 1, got 1: no class would be trained. Use classes: null"
+            yield "class_dropout_prob", "expected a number < 1, got 1: no class would be trained. Set classes to null."
         if self.loss == "vlb" and not isinstance(self.weighting, UniformWeightingConfig):
             yield (
                 "weighting",
-                f"must be uniform with loss: vlb, which has its own weights, not {self.weighting.name}",
+                f"expected uniform with loss: vlb, which has its own weights, got {self.weighting.name}.",
             )
 
     def default_samplers(self) -> dict[str, SamplerConfig]:
@@ -115,14 +121,14 @@ class DiffusionConfig(ModelConfig):
     def expand(
         self, sampler: SamplerConfig, steps: Sequence[int | None], spacings: Sequence[Spacing]
     ) -> Iterator[SamplerConfig]:
-        """The sampler at all wanted steps and spacings; one with steps or a spacing of its own keeps them."""
+        """Yield the sampler at all given steps and spacings. A sampler's own steps and spacing take precedence."""
         sampler = cast(DiffusionSamplerConfig, sampler)
         given = sampler.spacing != DEFAULT_SPACING
         for spacing in [sampler.spacing] if given else spacings or [DEFAULT_SPACING]:
             for number_of in [sampler.steps] if sampler.steps is not None else steps or [None]:
                 if (number_of or self.timesteps) < self.timesteps:
                     yield replace(sampler, steps=number_of, spacing=spacing)
-                elif (number_of or self.timesteps) == self.timesteps:  # all are visited, however they are spaced
+                elif (number_of or self.timesteps) == self.timesteps:  # visits all timesteps with any spacing
                     yield replace(sampler, steps=number_of, spacing=DEFAULT_SPACING)
 
     def noise(self) -> tuple[ScheduleConfig, int]:
@@ -134,4 +140,4 @@ class DiffusionConfig(ModelConfig):
 
     def skipped_steps(self, steps: Iterable[int | None]) -> str | None:
         above = [str(each) for each in steps if each is not None and each > self.timesteps]
-        return f"{', '.join(above)} left out, being more than T = {self.timesteps}" if above else None
+        return f"skipped {', '.join(above)}: more than T = {self.timesteps}" if above else None

@@ -11,12 +11,14 @@ from diffexp.config.schemas.models.base import MODELS, PriorModelConfig
 @MODELS.register("flow")
 @dataclass
 class FlowConfig(PriorModelConfig):
-    """A normalizing flow: affine couplings and 1×1 convolutions, half the channels leaving at each level (Glow).
+    """A normalizing flow of affine couplings and 1×1 convolutions (Glow, Kingma & Dhariwal 2018).
+
+    Half of the channels leave the flow at each level.
 
     Keys:
-        levels: each halves the height.
-        steps_per_level: couplings of each.
-        width: of the couplings' networks.
+        levels: number of levels; each halves the height and width.
+        steps_per_level: couplings per level.
+        width: channels of the couplings' networks.
     """
 
     name: str = "flow"
@@ -29,5 +31,6 @@ class FlowConfig(PriorModelConfig):
         if size % 2**self.levels:
             yield (
                 "levels",
-                f"{self.levels} levels halve the image as often, but {size} is no multiple of {2**self.levels}",
+                f"expected data.image_size to be divisible by {2**self.levels} for {self.levels} levels, got {size}. "
+                "Use fewer levels or another size.",
             )

@@ -12,14 +12,14 @@ from diffexp.config.schemas.models.base import MODELS, PriorModelConfig, halving
 @MODELS.register("gan")
 @dataclass
 class GANConfig(PriorModelConfig):
-    """A generative adversarial network (Goodfellow et al. 2014), of the size of DCGAN (Radford et al. 2016).
+    """A generative adversarial network (Goodfellow et al. 2014) of the size of DCGAN (Radford et al. 2016).
 
     Keys:
-        loss: non_saturating, or hinge.
-        latent_dim: of the noise vector z.
-        widths: channels of the generator's levels, the image's first, each further one half as high.
-        discriminator_widths: the discriminator's.
-        r1: γ of γ/2 E ‖∇D(x)‖² over real images (Mescheder et al. 2018); 0 leaves it out.
+        loss: loss of the generator and the discriminator.
+        latent_dim: dimension of the noise vector z.
+        widths: channels of the generator's levels, from the image's resolution; each further level halves the height.
+        discriminator_widths: channels of the discriminator's levels, in the same order.
+        r1: weight γ of the penalty γ/2 E ‖∇D(x)‖² on real images (Mescheder et al. 2018); 0 disables it.
         discriminator_lr: the discriminator's learning rate as a multiple of optim.lr.
     """
 

@@ -20,9 +20,9 @@ class LatentDiffusionConfig(DiffusionConfig):
     """Diffusion in the latent space of a trained variational autoencoder (Rombach et al. 2022).
 
     Keys:
-        autoencoder: the run, checkpoint or exported file of a model of name vae, trained on the same data. Its weights
-            are kept in this model's checkpoints, so that it is needed at the start only.
-        vae: the keys of that model.
+        autoencoder: run, checkpoint or exported file of a model vae trained on the same data. This model's checkpoints
+            include its weights, so it is needed only at the start.
+        vae: keys of that model.
     """
 
     bounded: ClassVar[bool] = False
@@ -45,10 +45,10 @@ class LatentDiffusionConfig(DiffusionConfig):
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         yield from super().problems(context)
         if self.loss != "simple":
-            yield "loss", f"must be simple: the bound is on levels of pixels, and latents have none, not {self.loss}"
+            yield "loss", f"expected simple, got {self.loss}: the bound is on pixel levels, which latents do not have."
 
         if self.gradient_variance is not None:
-            yield "gradient_variance", "must be null: it is measured of images, not of latents"
+            yield "gradient_variance", "expected null, got a mapping: it is measured on images, not on latents."
 
     def trained_parts(self) -> dict[str, str]:
         return {"autoencoder": self.autoencoder}

@@ -15,10 +15,10 @@ class VAEConfig(PriorModelConfig):
     """A variational autoencoder (Kingma & Welling 2014) with a Gaussian encoder and latents on a grid.
 
     Keys:
-        widths: channels of the levels, the image's first, each further one half as high; the latents have the last's
-            height.
-        latent_channels: of the latents.
-        beta: weight of the KL divergence (Higgins et al. 2017); 1 is the evidence lower bound.
+        widths: channels of the levels, from the image's resolution; each further level halves the height. The latents
+            have the height of the last level.
+        latent_channels: channels of the latents.
+        beta: weight of the KL divergence (Higgins et al. 2017); 1 gives the evidence lower bound.
     """
 
     logged: ClassVar[tuple[str, ...]] = ("reconstruction", "kl")
