@@ -1,6 +1,6 @@
-"""diffexp: experiments with diffusion models, from one config.
+"""diffexp: run experiments with diffusion models from one config.
 
-The names below are the public API. Each is imported when it is first used, so that `import diffexp` is quick.
+The names below are the public API. Each is imported on first use, so that `import diffexp` is fast.
 """
 
 import importlib
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from diffexp.models.diffusion import DiffusionModule
     from diffexp.models.training_module import TrainingModule
 
-# The public names, and where they are defined.
+# The public names and the modules that define them.
 _PUBLIC = {
     **dict.fromkeys(("load", "LoadedModel"), "diffexp.commands.load"),
     **dict.fromkeys(("train", "Outcome"), "diffexp.commands.train"),

@@ -1,4 +1,4 @@
-"""Durations, values with their errors, lists of names and tables, as text."""
+"""Format durations, values with errors, lists of names, and tables as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts.
+    """A table of strings.
 
     Attributes:
-        title: short, also the name of its files.
-        head: of the columns.
-        rows: as long as `head`.
+        title: a short title, which also names the table's files.
+        head: the column titles.
+        rows: the cells; each row is as long as `head`.
         source: where the numbers come from.
-        bold: (row, column) of the cells that are the best of their column.
+        bold: (row, column) of each cell that is the best in its column.
     """
 
     title: str
@@ -23,28 +23,27 @@ class Table:
     bold: frozenset[tuple[int, int]] = frozenset()
 
     def transposed(self) -> "Table":
-        """A column for each row."""
-        whole = [list(self.head), *map(list, self.rows)]
-        head, *rows = ([row[column] for row in whole] for column in range(len(self.head)))
+        """Return the table with rows and columns exchanged."""
+        grid = [list(self.head), *map(list, self.rows)]
+        head, *rows = ([row[column] for row in grid] for column in range(len(self.head)))
         return Table(self.title, head, rows, self.source, frozenset((c - 1, r + 1) for r, c in self.bold if c))
 
     def markdown(self) -> str:
-        """With the source below; its columns are aligned, for terminals."""
-        whole = [[_in_markdown(cell) for cell in self.head]]
+        """Return Markdown with aligned columns, for terminals, and the source below."""
+        grid = [[_in_markdown(cell) for cell in self.head]]
         for number, row in enumerate(self.rows):
             bold = [(number, column) in self.bold for column in range(len(row))]
             cells = [_in_markdown(cell) for cell in row]
-            whole.append([f"**{cell}**" if strong else cell for cell, strong in zip(cells, bold, strict=True)])
-        widths = [max(3, *(len(row[column]) for row in whole)) for column in range(len(self.head))]
+            grid.append([f"**{cell}**" if strong else cell for cell, strong in zip(cells, bold, strict=True)])
+        widths = [max(3, *(len(row[column]) for row in grid)) for column in range(len(self.head))]
         lines = [
-            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-            for row in whole
+            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in grid
         ]
         lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
         return "\n".join(lines) + (f"\n\n{self.source}\n" if self.source else "\n")
 
     def latex(self) -> str:
-        """A tabular with the rules of booktabs."""
+        """Return a LaTeX tabular with booktabs rules."""
         lines = [f"% {self.title}: {self.source}" if self.source else f"% {self.title}"]
         lines += [r"\begin{tabular}{l" + "r" * (len(self.head) - 1) + "}", r"\toprule"]
         lines += [" & ".join(map(_in_latex, self.head)) + r" \\", r"\midrule"]
@@ -58,14 +57,14 @@ class Table:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table without padding, for files."""
+    """Return a Markdown table without padding, for files."""
     lines = ["| " + " | ".join(row) + " |" for row in [head, *rows]]
     lines.insert(1, "|---" * len(head) + "|")
     return "\n".join(lines) + "\n"
 
 
 def pm(value: float, spread: float | None) -> str:
-    """``0.555 ± 0.17``."""
+    """Return ``0.555 ± 0.17``, or ``0.555`` without a spread."""
     return f"{value:.4g}" if spread is None else f"{value:.4g} ± {spread:.2g}"
 
 
@@ -91,13 +90,13 @@ def _in_latex(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: "40 s", "12 min", "3.5 h"."""
+    """Return seconds in a readable unit: "40 s", "12 min", "3.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def listed(names: Sequence[str]) -> str:
-    """``"a, b, c and 4 more"``; "none" of none."""
+    """Return ``"a, b, c and 4 more"``, or ``"none"`` for no names."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3]) or 'none'}{more}"

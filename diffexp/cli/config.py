@@ -9,7 +9,12 @@ from diffexp.cli.options import OVERRIDES, PLUGIN
 
 @click.group()
 def config() -> None:
-    """Show, check and compare configs."""
+    """Show, validate and compare configs.
+
+    \b
+    Example:
+      diffexp config diff digits fashion_mnist
+    """
 
 
 @config.command()
@@ -17,7 +22,16 @@ def config() -> None:
 @OVERRIDES
 @PLUGIN
 def show(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
-    """Print CONFIG with every key written out."""
+    """Print CONFIG with every key, defaults included.
+
+    \b
+    CONFIG     YAML file, run directory, or name of a ready config (digits, …)
+    KEY=VALUE  override of a dotted config key
+
+    \b
+    Example:
+      diffexp config show digits optim.lr=1e-3
+    """
     from diffexp.config.merge import as_yaml
 
     click.echo(as_yaml(_load(config, overrides, plugins)), nl=False)
@@ -28,9 +42,18 @@ def show(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> N
 @OVERRIDES
 @PLUGIN
 def check(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
-    """Say whether CONFIG is right; what is wrong otherwise."""
+    """Validate CONFIG and list any errors.
+
+    \b
+    CONFIG     YAML file, run directory, or name of a ready config (digits, …)
+    KEY=VALUE  override of a dotted config key
+
+    \b
+    Example:
+      diffexp config check digits model.timesteps=100
+    """
     _load(config, overrides, plugins)
-    click.echo(f"{config}: is right")
+    click.echo(f"{config}: valid")
 
 
 @config.command()
@@ -38,7 +61,15 @@ def check(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> 
 @click.argument("second")
 @PLUGIN
 def diff(first: str, second: str, plugins: tuple[str, ...]) -> None:
-    """Print just the keys in which two configs or runs differ."""
+    """Print only the keys in which two configs or runs differ.
+
+    \b
+    FIRST, SECOND  YAML file, run directory, or name of a ready config
+
+    \b
+    Example:
+      diffexp config diff digits runs/digits-1
+    """
     from diffexp.config.merge import as_dict, differing
 
     one, two = (as_dict(_load(each, (), plugins)) for each in (first, second))

@@ -11,7 +11,12 @@ from diffexp.cli.options import OVERRIDES, PLUGIN, TRIAL
 @click.command()
 @click.argument("run", metavar="RUN|CHECKPOINT")
 @OVERRIDES
-@click.option("--table", metavar="FILE", help="What to evaluate: a YAML file or a name; of diffusion, ddim_table.")
+@click.option(
+    "--table",
+    metavar="FILE",
+    help="Table to evaluate: a YAML file or a ready config. [default: evaluate/eta for diffusion, evaluate/eta_latent "
+    "for latent diffusion, evaluate/usual for other models]",
+)
 @TRIAL
 @PLUGIN
 def evaluate(
@@ -21,13 +26,31 @@ def evaluate(
     trial: tuple[str, str] | None,
     plugins: tuple[str, ...],
 ) -> None:
-    """Score many samplers from one checkpoint: the table of the DDIM paper.
+    """Score many samplers from one checkpoint.
 
-    With sampler.name=… it scores that one, as a run of its own; with metrics=bpd it estimates the bits per dimension of
-    real images instead.
+    The table has samplers as rows and numbers of steps as columns, as in the DDIM paper. The same command
+    resumes an interrupted table. sampler.name=… scores that sampler alone, in a separate run. metrics=bpd estimates the
+    bits per dimension of real images instead.
 
-    Keys: samplers, steps, spacings, count, repeats, seed, weights, extractor.name, reference.split, out, …;
-    data.KEY=… if the data has moved. The same command resumes an interrupted table.
+    \b
+    RUN|CHECKPOINT  run directory (latest checkpoint), checkpoint or exported file
+    KEY=VALUE       key below, or data.KEY=… if the data has moved
+
+    \b
+    Common keys:
+      samplers, steps, spacings
+                       rows and columns of the table [default: those of --table]
+      count            images per score [default: 1000]
+      repeats          scores per sampler, of disjoint images [default: 3]
+      seed             seed of the starting noise [default: 0]
+      weights          ema or raw [default: ema]
+      extractor.name   feature extractor [default: the training's, else inception]
+      reference.split  split of real images [default: the training's, else train]
+      out              folder [default: evaluations/NAME in the run's directory]
+
+    \b
+    Example:
+      diffexp evaluate runs/digits-1 count=1000 repeats=3
     """
     from diffexp.checkpoints.paths import find_checkpoint
     from diffexp.config.load import about_data, amended, load_evaluate_request

@@ -12,12 +12,25 @@ from diffexp.cli.options import OVERRIDES, PLUGIN
 @OVERRIDES
 @PLUGIN
 def export(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
-    """Write a trained model's weights as safetensors, with its config inside: to hand over, to sample and to score.
+    """Export a trained model as one file or as a diffusers folder.
 
-    With format=diffusers, as a folder that diffusers' pipelines load.
+    The safetensors file holds the weights and the config; every command takes it like a checkpoint. diffusers'
+    pipelines load the folder that format=diffusers writes.
 
-    Keys: format (safetensors or diffusers), weights (ema or raw), out (a .safetensors, or a folder), overwrite (true
-    replaces an earlier export).
+    \b
+    RUN|CHECKPOINT  run directory (latest checkpoint), checkpoint or exported file
+    KEY=VALUE       one of the keys below
+
+    \b
+    Keys:
+      format     safetensors or diffusers [default: safetensors]
+      weights    ema or raw [default: ema]
+      out        NAME.safetensors, or a folder [default: in the run's directory]
+      overwrite  true replaces an earlier export [default: false]
+
+    \b
+    Example:
+      diffexp export runs/digits-1 out=digits.safetensors
     """
     from diffexp.checkpoints.paths import find_checkpoint
     from diffexp.config.load import load_export_request

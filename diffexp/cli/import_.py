@@ -12,10 +12,27 @@ from diffexp.cli.options import OVERRIDES, PLUGIN
 @OVERRIDES
 @PLUGIN
 def import_(path: Path, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
-    """Take over the model of another library: a diffusers folder, or a checkpoint of the DDPM or DDIM authors' code.
+    """Import a diffusers folder or a DDPM or DDIM checkpoint.
 
-    Keys: data.name (required: what it was trained on), out (a .safetensors), overwrite (true replaces an earlier
-    import), image_size (of a checkpoint without a config); model.schedule.name, … where PATH does not tell them.
+    Writes NAME.safetensors, which every command takes like a checkpoint, and NAME.yaml, a config whose
+    training starts from these weights.
+
+    \b
+    PATH       diffusers folder, or checkpoint of the DDPM or DDIM authors' code
+    KEY=VALUE  one of the keys below, or any config key that PATH does not
+               determine, such as model.schedule.name
+
+    \b
+    Keys:
+      data.name   data that the model was trained on (required)
+      out         NAME.safetensors [default: named after PATH]
+      overwrite   true replaces an earlier import [default: false]
+      image_size  of a checkpoint without a config [default: the size at which its
+                  attention is at 16 pixels]
+
+    \b
+    Example:
+      diffexp import ddpm-cifar10-32 data.name=cifar10
     """
     from diffexp.config.load import load_import_request
     from diffexp.config.plugins import load_plugins
@@ -26,4 +43,4 @@ def import_(path: Path, overrides: tuple[str, ...], plugins: tuple[str, ...]) ->
 
     out, config = import_model(path, request, rest)
     click.echo(f"{out}: use it like a checkpoint, as in: diffexp sample {out}")
-    click.echo(f"{config}: says what it is, and trains on from it, as in: diffexp train {config}")
+    click.echo(f"{config}: start training from it, as in: diffexp train {config}")

@@ -1,4 +1,4 @@
-"""The command line. Commands import what is heavy when they run, so that help and config checks are quick."""
+"""The command line. Commands import heavy modules when they run, so that help and config checks are fast."""
 
 import logging
 import signal
@@ -24,7 +24,21 @@ from diffexp.errors import TRANSIENT_ERRNOS, EnvironmentFailure, UserError
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="diffexp")
 def cli() -> None:
-    """Experiments with diffusion models, from one config."""
+    """Run experiments with diffusion models from one config.
+
+    \b
+    Exit codes:
+      0        success
+      1        failure outside the input (full disk, network), failed trials of a
+               sweep, or a reproduction with a different result
+      2        invalid input, or training diverged
+      75       from `sweep trial`: queue the trial again
+      128 + n  stopped by signal n (130: Ctrl-C, 143: SIGTERM)
+
+    \b
+    Example:
+      diffexp train digits
+    """
 
 
 for _command in (
@@ -34,7 +48,7 @@ for _command in (
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one message and exit code 2, a failure around us one and 1."""
+    """Run the command line. Prints a `UserError` (exit code 2) or an `EnvironmentFailure` (1) without a traceback."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         cli(standalone_mode=False)

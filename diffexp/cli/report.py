@@ -1,4 +1,4 @@
-"""`diffexp report`, `compare` and `dashboard`. Commands import what they need when they run, so that help is quick."""
+"""`diffexp report`, `compare` and `dashboard`. Commands import what they need when they run, so that help is fast."""
 
 from pathlib import Path
 
@@ -12,20 +12,34 @@ _RUNS = click.argument("paths", metavar="RUN|SWEEP...", nargs=-1, required=True,
 
 @click.command()
 @_RUNS
-@click.option("--out", type=click.Path(path_type=Path), default="report.html", metavar="FILE", show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="report.html",
+    metavar="FILE",
+    show_default=True,
+    help="The page to write.",
+)
 @click.option(
     "--figures",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Also write every plot as SVG and PNG, every table as Markdown and LaTeX.",
+    help="Also write every plot as SVG and PNG, and every table as Markdown and LaTeX.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @PLUGIN
 def report(paths: tuple[Path, ...], out: Path, figures: Path | None, overwrite: bool, plugins: tuple[str, ...]) -> None:
-    """Make one self-contained HTML page about runs, or about all trials of a sweep.
+    """Write an HTML report of runs or sweeps.
 
-    What differs between the configs, scores against network calls, curves, samples from the same noise, schedules,
-    cost, and where each number comes from.
+    The page is self-contained. It shows config differences, scores against network calls, training curves, samples from
+    the same noise, noise schedules, cost, and the source of each number.
+
+    \b
+    RUN|SWEEP  directories of runs, or of sweeps (all started trials)
+
+    \b
+    Example:
+      diffexp report runs/digits-1 runs/digits-2 --out digits.html
     """
     from diffexp.config.plugins import load_plugins
     from diffexp.runs.reader import read_runs
@@ -48,7 +62,17 @@ def report(paths: tuple[Path, ...], out: Path, figures: Path | None, overwrite: 
 @_RUNS
 @PLUGIN
 def compare(paths: tuple[Path, ...], plugins: tuple[str, ...]) -> None:
-    """Print what differs between runs, or the trials of a sweep: configs, scores, cost, versions."""
+    """Print the differences between runs or trials.
+
+    Tables compare configs, scores, cost and versions.
+
+    \b
+    RUN|SWEEP  directories of runs, or of sweeps (all started trials)
+
+    \b
+    Example:
+      diffexp compare runs/digits-1 runs/digits-2
+    """
     from diffexp.config.plugins import load_plugins
     from diffexp.reports.tables import comparable, cost, differing_keys, environments, likelihoods, overview
     from diffexp.runs.reader import read_runs
@@ -56,7 +80,7 @@ def compare(paths: tuple[Path, ...], plugins: tuple[str, ...]) -> None:
     load_plugins(plugins)
     runs = read_runs(paths)
     summary = overview(runs)
-    # of few runs, a column each is easier to read
+    # a few runs are easier to read as columns
     tables = [summary.transposed() if len(runs) <= 4 else summary, *(group.table(runs) for group in comparable(runs))]
     bits = likelihoods(runs)
     tables += [*([bits] if bits is not None else []), cost(runs)]
@@ -73,18 +97,31 @@ def compare(paths: tuple[Path, ...], plugins: tuple[str, ...]) -> None:
 
 @click.group()
 def dashboard() -> None:
-    """Views of runs in W&B."""
+    """Save views of runs in W&B.
+
+    \b
+    Example:
+      diffexp dashboard push runs/digits-1
+    """
 
 
 @dashboard.command()
 @_RUNS
-@click.option("--name", default="diffexp", show_default=True, help="Of the view.")
-@click.option("--entity", help="Instead of the one in the runs' configs, or yours.")
-@click.option("--project", help="Instead of the one in the runs' configs.")
+@click.option("--name", default="diffexp", show_default=True, help="Name of the view.")
+@click.option("--entity", metavar="NAME", help="W&B entity. [default: that of the runs' configs, else yours]")
+@click.option("--project", metavar="NAME", help="W&B project. [default: that of the runs' configs]")
 def push(paths: tuple[Path, ...], name: str, entity: str | None, project: str | None) -> None:
-    """Save a view of the runs' W&B project: loss, scores by sampler, swept keys, samples, what differs.
+    """Save a view of the runs' W&B project.
 
-    Needs pip install 'diffexp[dashboard]', and to be logged in.
+    The view shows loss, scores by sampler, swept keys, samples and config differences. It requires pip
+    install 'diffexp[dashboard]' and a W&B login.
+
+    \b
+    RUN|SWEEP  directories of runs, or of sweeps (all started trials)
+
+    \b
+    Example:
+      diffexp dashboard push runs/timesteps --name timesteps
     """
     from diffexp.reports.dashboard import push_view
     from diffexp.runs.reader import read_runs

@@ -11,14 +11,29 @@ from diffexp.cli.options import OVERRIDES, PLUGIN
 @click.argument("run", metavar="RUN|CHECKPOINT|WANDB_RUN")
 @OVERRIDES
 @click.option(
-    "--seeds", type=click.IntRange(0), default=0, metavar="N", help="If it differs, measure the spread of N more seeds."
+    "--seeds",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="If the result differs, train N more seeds to measure the spread.",
 )
 @PLUGIN
 def reproduce(run: str, overrides: tuple[str, ...], seeds: int, plugins: tuple[str, ...]) -> None:
     """Repeat a recorded training and compare the results.
 
-    List first what differs in settings, versions and machine. Exit code 0: equal bit for bit, or within the spread of
-    the scores; 1: different. WANDB_RUN is ENTITY/PROJECT/ID, or its address.
+    Lists differences in settings, versions and machine first. Exit code 0: equal bit for bit, or within the spread of
+    the scores; 1: different. The same command resumes an interrupted reproduction.
+
+    \b
+    RUN         run directory
+    CHECKPOINT  one of a run's checkpoints
+    WANDB_RUN   ENTITY/PROJECT/ID, or the run's URL
+    KEY=VALUE   override of a dotted config key
+
+    \b
+    Example:
+      diffexp reproduce runs/digits-1 --seeds 3
     """
     from diffexp.config.plugins import load_plugins
     from diffexp.system.signals import defer_signals, exit_on_signal

@@ -12,11 +12,27 @@ from diffexp.cli.options import OVERRIDES, PLUGIN
 @OVERRIDES
 @PLUGIN
 def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
-    """Draw images with a trained model.
+    """Sample images from a trained model.
 
-    Keys: sampler.name, sampler.steps, sampler.eta, …; count, seed, weights (ema or raw), batch_size, and out:
-    a .png (grid), an .npz or a folder of PNGs. Without out, the grid goes to the run's drawings/. overwrite=true
-    replaces an earlier drawing.
+    \b
+    RUN|CHECKPOINT  run directory (latest checkpoint), checkpoint or exported file
+    KEY=VALUE       one of the keys below
+
+    \b
+    Common keys:
+      sampler.name, sampler.steps, sampler.eta, …
+                  [default: the model's; for diffusion, DDIM with 50 steps]
+      count       number of images [default: 64]
+      seed        image i depends on the seed and i alone [default: 0]
+      weights     ema or raw [default: ema]
+      batch_size  images sampled at once [default: 256]
+      out         NAME.png (a grid), NAME.npz, or a folder of PNGs
+                  [default: a grid in the run's drawings/]
+      overwrite   true replaces earlier images [default: false]
+
+    \b
+    Example:
+      diffexp sample runs/digits-1 sampler.name=ddim sampler.steps=20 out=x.png
     """
     from diffexp.checkpoints.paths import find_checkpoint
     from diffexp.config.load import load_sample_request

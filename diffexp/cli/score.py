@@ -13,10 +13,24 @@ from diffexp.cli.options import OVERRIDES, PLUGIN
 @OVERRIDES
 @PLUGIN
 def score(a: Path, b: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
-    """Score the images A against B.
+    """Score the images A against the reference B.
 
-    A is a .npz, a folder or a zip of images. B is the same, a .npz with mu and sigma, or a CONFIG whose data is
-    meant. Keys: extractor.name, count, reference.split, out (a .json), overwrite, …; data.KEY=… changes CONFIG's data.
+    \b
+    A          .npz, folder or zip of images
+    B          the same, .npz with mu and sigma, or a config or run for its data
+    KEY=VALUE  key below, or data.KEY=… to change the data of the config B
+
+    \b
+    Common keys:
+      extractor.name   feature extractor [default: the config's, else inception]
+      count            images of A to score [default: all]
+      reference.split  split of B's data [default: the config's, else train]
+      out              NAME.json for the result [default: none]
+      overwrite        true replaces an earlier result [default: false]
+
+    \b
+    Example:
+      diffexp score samples.npz fashion_mnist out=scores.json
     """
     from diffexp.config.load import about_data, load_experiment
     from diffexp.config.plugins import load_plugins

@@ -1,12 +1,15 @@
-"""`diffexp sweep …`. Commands import what they need when they run, so that help is quick."""
+"""`diffexp sweep …`. Commands import what they need when they run, so that help is fast."""
 
 import os
 import re
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,15 +24,56 @@ if TYPE_CHECKING:
 _FILE = click.argument("file", metavar="FILE")
 _SWEEP = click.argument("sweep_file", metavar="FILE|DIR")
 _CONFIG = click.option("--config", metavar="CONFIG|RUN", help="Train this config (or evaluate this run) instead.")
-_SEED = click.option("--seed", type=click.IntRange(0), help="Of random and bayes (0).")
-_OUT = click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The sweep's directory (runs/NAME).")
+_SEED = click.option(
+    "--seed", type=click.IntRange(0), metavar="N", help="Seed for random and Bayesian search. [default: 0]"
+)
+_OUT = click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="The sweep's directory. [default: runs/NAME]"
+)
+
+
+@dataclass(frozen=True)
+class _PlanOptions:
+    """The parameters that plan a sweep, shared by `plan`, `run` and `submit`."""
+
+    overrides: tuple[str, ...]
+    config: str | None
+    seed: int | None
+    out: Path | None
+    plugins: tuple[str, ...]
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the command line has any."""
+        return bool(self.overrides or self.config or self.out or self.plugins) or self.seed is not None
+
+
+def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the parameters of `_PlanOptions` to a command, which gets them as `options`."""
+
+    @wraps(command)
+    def gathered(*args: Any, **values: Any) -> None:
+        options = _PlanOptions(**{each.name: values.pop(each.name) for each in fields(_PlanOptions)})
+        command(*args, options=options, **values)
+
+    for decorate in (PLUGIN, _OUT, _SEED, _CONFIG, OVERRIDES):  # the last one comes first in the help
+        gathered = decorate(gathered)
+    return gathered
 
 
 @click.group()
 def sweep() -> None:
-    """Run many trials from one W&B sweep file: here, on Slurm, or under W&B's server.
+    """Run many trials from one W&B sweep file.
 
-    FILE is a sweep file; DIR is the directory of a sweep that has been planned.
+    Trials run on this machine, on Slurm, or under W&B's server.
+
+    \b
+    FILE  sweep file, or name of a ready sweep (timesteps, seeds, …)
+    DIR   directory of a planned sweep
+
+    \b
+    Example:
+      diffexp sweep run timesteps --workers 2
     """
 
 
@@ -39,7 +83,18 @@ def sweep() -> None:
 @_CONFIG
 @PLUGIN
 def check(file: str, overrides: tuple[str, ...], config: str | None, plugins: tuple[str, ...]) -> None:
-    """Say whether FILE is right, by W&B's rules and ours; what is wrong otherwise."""
+    """Validate FILE and list any errors.
+
+    The rules of W&B and of diffexp apply.
+
+    \b
+    FILE       sweep file, or name of a ready sweep
+    KEY=VALUE  override of a config key, for every trial
+
+    \b
+    Example:
+      diffexp sweep check timesteps --config fashion_mnist
+    """
     from diffexp.sweeps.plan import find_sweep_file, planned
     from diffexp.sweeps.validate import metric_of
 
@@ -48,55 +103,56 @@ def check(file: str, overrides: tuple[str, ...], config: str | None, plugins: tu
     replaced = metric_of(changed, before)
     if replaced is not None:
         click.echo(replaced)
-    click.echo(f"{file}: is right: {changed.method}, {len(trials) or changed.run_cap} trials")
+    click.echo(f"{file}: valid: {changed.method}, {len(trials) or changed.run_cap} trials")
 
 
 @sweep.command()
 @_FILE
-@OVERRIDES
-@_CONFIG
-@_SEED
-@_OUT
-@PLUGIN
-@click.option("--time", "timed", is_flag=True, help="Measure how long a trial takes on this machine (imports torch).")
-def plan(
-    file: str,
-    overrides: tuple[str, ...],
-    config: str | None,
-    seed: int | None,
-    out: Path | None,
-    plugins: tuple[str, ...],
-    timed: bool,
-) -> None:
-    """Write down the trials of FILE, never to be changed, and say what they cost."""
-    planned = _planned(file, overrides, config, seed, out, plugins)
-    _tell_plan(planned, timed)
+@_plan_options
+@click.option("--time", "timed", is_flag=True, help="Measure a trial's network on this machine (imports torch).")
+def plan(file: str, options: _PlanOptions, timed: bool) -> None:
+    """Expand FILE into an immutable plan and estimate its cost.
+
+    \b
+    FILE       sweep file, or name of a ready sweep
+    KEY=VALUE  override of a config key, for every trial
+
+    \b
+    Example:
+      diffexp sweep plan timesteps --time
+    """
+    _report_plan(_planned(file, options), timed)
 
 
 @sweep.command()
 @_SWEEP
-@OVERRIDES
-@_CONFIG
-@_SEED
-@_OUT
-@PLUGIN
-@click.option("--workers", type=click.IntRange(1), help="Trials at the same time (1, or one for each device).")
-@click.option("--devices", metavar="0,1,…", help="GPUs to share out; a trial gets as many as training.devices.")
-def run(
-    sweep_file: str,
-    overrides: tuple[str, ...],
-    config: str | None,
-    seed: int | None,
-    out: Path | None,
-    plugins: tuple[str, ...],
-    workers: int | None,
-    devices: str | None,
-) -> None:
-    """Run a sweep on this machine. Ctrl-C stops it; the same command goes on."""
+@_plan_options
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Trials to run at the same time. [default: one per group of --devices, else 1]",
+)
+@click.option(
+    "--devices",
+    metavar="0,1,…",
+    help="GPUs to distribute; a trial gets training.devices of them. [default: every trial gets all GPUs]",
+)
+def run(sweep_file: str, options: _PlanOptions, workers: int | None, devices: str | None) -> None:
+    """Run a sweep on this machine. Ctrl-C stops it; the same command resumes it.
+
+    \b
+    FILE|DIR   sweep file, name of a ready sweep, or directory of a planned sweep
+    KEY=VALUE  override of a config key, for every trial; only with FILE
+
+    \b
+    Example:
+      diffexp sweep run timesteps --workers 2 training.max_steps=500
+    """
     from diffexp.config.schemas.engines import LocalEngineConfig
     from diffexp.sweeps.engines.local import LocalEngine
 
-    planned = _planned(sweep_file, overrides, config, seed, out, plugins)
+    planned = _planned(sweep_file, options)
     given = [device.strip() for device in devices.split(",") if device.strip()] if devices is not None else []
     LocalEngine(LocalEngineConfig(workers=workers, devices=given)).submit(planned)
     _report_run(planned, "diffexp sweep run")
@@ -104,65 +160,79 @@ def run(
 
 @sweep.command()
 @click.argument("sweep_file", metavar="FILE|DIR|SWEEP_ID")
-@OVERRIDES
-@_CONFIG
-@_SEED
-@_OUT
-@PLUGIN
-@click.option("--slurm", "engine", flag_value="slurm", default="slurm", help="To Slurm, as --engine slurm.")
-@click.option("--engine", metavar="NAME", help="To this engine; a plugin may add some. [default: slurm]")
-@click.option("--agents", type=click.IntRange(1), metavar="N", help="N jobs of `wandb agent` for ENTITY/PROJECT/ID.")
-@click.option("--print", "printed", is_flag=True, help="Show the job script, and submit nothing.")
-def submit(
-    sweep_file: str,
-    overrides: tuple[str, ...],
-    config: str | None,
-    seed: int | None,
-    out: Path | None,
-    plugins: tuple[str, ...],
-    engine: str,
-    agents: int | None,
-    printed: bool,
-) -> None:
-    """Submit a sweep to an engine: by default as a Slurm job array, one task for each trial.
+@_plan_options
+@click.option("--slurm", "engine", flag_value="slurm", default="slurm", help="The same as --engine slurm.")
+@click.option("--engine", metavar="NAME", help="slurm, local, or an engine of a plugin. [default: slurm]")
+@click.option("--agents", type=click.IntRange(1), metavar="N", help="Submit N jobs of `wandb agent` for SWEEP_ID.")
+@click.option("--print", "printed", is_flag=True, help="Print the job script and submit nothing.")
+def submit(sweep_file: str, options: _PlanOptions, engine: str, agents: int | None, printed: bool) -> None:
+    """Submit a sweep to Slurm or another engine.
 
-    An override with one of these keys configures the engine; all others are the config's.
-    Slurm: partition, account, qos, constraint, gpus, cpus, mem, time, max_parallel, grace, setup, options.
-    local: workers, devices.
+    Slurm gets a job array with one task per trial.
+
+    \b
+    FILE|DIR   sweep file, name of a ready sweep, or directory of a planned sweep
+    SWEEP_ID   ENTITY/PROJECT/ID of a sweep on W&B's server; with --agents
+    KEY=VALUE  engine key, below, or override of a config key (only with FILE)
+
+    \b
+    Keys of the engines:
+      slurm  partition, account, qos, constraint, gpus, cpus, mem, time,
+             max_parallel, grace, setup, options
+      local  workers, devices
+
+    \b
+    Example:
+      diffexp sweep submit timesteps partition=gpu gpus=1 time=02:00:00
     """
     from diffexp.sweeps.engines.base import build_engine, engine_keys, record_plugins
 
-    load_plugins(plugins)
-    chosen, rest = build_engine(engine, overrides)
+    load_plugins(options.plugins)
+    chosen, rest = build_engine(engine, options.overrides)
+    of_plan = replace(options, overrides=tuple(rest))
     if agents is not None:
-        if rest or config or seed is not None or plugins or engine != "slurm":
-            raise UserError("--agents: the sweep is W&B's; only what Slurm is asked for can be given here")
-        click.echo(_submit_agents(sweep_file, agents, chosen, out, printed=printed))
+        if replace(of_plan, out=None).is_given or engine != "slurm":
+            raise UserError(
+                "--agents: expected only keys of slurm, --out and --print, got other options. W&B's server holds the "
+                "sweep; set them in the sweep file."
+            )
+        click.echo(_submit_agents(sweep_file, agents, chosen, options.out, printed=printed))
         return
     names = engine_keys(engine)
     for text in rest:
         key = text.partition("=")[0]
         if "." not in key and get_close_matches(key, names, n=1, cutoff=0.7):
-            raise UserError(f"command line: {key}: {engine} is not asked for that.{did_you_mean(key, names)}")
-    # a plan does not change: to one that exists, a plugin brings the engine alone
-    of_plan = () if Path(sweep_file).is_dir() else plugins
-    planned = _planned(sweep_file, tuple(rest), config, seed, out, of_plan)
+            raise UserError(
+                f"command line: {key}: expected a key of the engine {engine} or of the config, got {key}."
+                f"{did_you_mean(key, names)}"
+            )
+    if Path(sweep_file).is_dir():  # a plan is immutable: a plugin only provides the engine
+        of_plan = replace(of_plan, plugins=())
+    planned = _planned(sweep_file, of_plan)
     if printed:
         click.echo(chosen.script(planned), nl=False)
         return
-    record_plugins(planned, plugins)
+    record_plugins(planned, options.plugins)
     jobs = chosen.submit(planned)
     if chosen.is_blocking:
         _report_run(planned, f"diffexp sweep submit --engine {engine}")
         return
-    outcome = f"submitted job {', '.join(jobs)}" if jobs else "nothing is left to do"
-    click.echo(f"{outcome}; diffexp sweep status {planned.path}")
+    outcome = f"submitted job {', '.join(jobs)}" if jobs else "no trial is left to run"
+    click.echo(f"{outcome}; follow it with: diffexp sweep status {planned.path}")
 
 
 @sweep.command()
 @_SWEEP
 def status(sweep_file: str) -> None:
-    """How a sweep stands."""
+    """Print the state of each trial of a sweep.
+
+    \b
+    FILE|DIR  sweep file, name of a ready sweep, or directory of a planned sweep
+
+    \b
+    Example:
+      diffexp sweep status timesteps
+    """
     from diffexp.sweeps.engines.base import gone_trials
     from diffexp.sweeps.plan import open_sweep
     from diffexp.sweeps.results import status_text
@@ -174,7 +244,17 @@ def status(sweep_file: str) -> None:
 @sweep.command()
 @_SWEEP
 def retry(sweep_file: str) -> None:
-    """Make failed trials pending again; `run` or `submit` then tries them."""
+    """Reset failed trials to pending.
+
+    `run` or `submit` then tries them again.
+
+    \b
+    FILE|DIR  sweep file, name of a ready sweep, or directory of a planned sweep
+
+    \b
+    Example:
+      diffexp sweep retry timesteps
+    """
     from diffexp.sweeps.plan import open_sweep
     from diffexp.sweeps.state import retry as again
 
@@ -182,7 +262,7 @@ def retry(sweep_file: str) -> None:
     failed = again(opened)
     named = ", ".join(f"{index:04d}" for index in failed) or "none"
     click.echo(
-        f"pending again: {named}" + (f"; go on with diffexp sweep run {opened.path}, or submit" if failed else "")
+        f"pending again: {named}" + (f"; run with: diffexp sweep run {opened.path}, or submit" if failed else "")
     )
 
 
@@ -192,20 +272,44 @@ def cancel(sweep_file: str) -> None:
     """Stop a sweep, on this machine and on every engine.
 
     Running trials save a checkpoint; `run` and `submit` resume them.
+
+    \b
+    FILE|DIR  sweep file, name of a ready sweep, or directory of a planned sweep
+
+    \b
+    Example:
+      diffexp sweep cancel timesteps
     """
     from diffexp.sweeps.engines.base import cancel as stop
     from diffexp.sweeps.plan import open_sweep
 
     opened = open_sweep(sweep_file)
     jobs = stop(opened)
-    click.echo(f"{opened.path}: cancelled" + (f", with the jobs {', '.join(jobs)}" if jobs else ""))
+    click.echo(f"{opened.path}: cancelled" + (f", with jobs {', '.join(jobs)}" if jobs else ""))
 
 
 @sweep.command()
 @_SWEEP
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="Format of the output.",
+)
 def results(sweep_file: str, form: str) -> None:
-    """Print a row for each trial, those of the setting with the best mean over its seeds first."""
+    """Print one row per trial, best setting first.
+
+    Trials that differ only in seeds are one setting; its mean over the seeds ranks it.
+
+    \b
+    FILE|DIR  sweep file, name of a ready sweep, or directory of a planned sweep
+
+    \b
+    Example:
+      diffexp sweep results timesteps --format csv
+    """
     from diffexp.sweeps.plan import open_sweep
     from diffexp.sweeps.results import as_csv, as_json, as_table
 
@@ -215,7 +319,17 @@ def results(sweep_file: str, form: str) -> None:
 @sweep.command()
 @_SWEEP
 def best(sweep_file: str) -> None:
-    """Print the config of the setting with the best mean over its seeds, for `diffexp train` or evaluate --table."""
+    """Print the config of the setting with the best mean over seeds.
+
+    `diffexp train` takes it as CONFIG, and `diffexp evaluate --table` as FILE.
+
+    \b
+    FILE|DIR  sweep file, name of a ready sweep, or directory of a planned sweep
+
+    \b
+    Example:
+      diffexp sweep best timesteps > best.yaml
+    """
     from diffexp.sweeps.plan import open_sweep
     from diffexp.sweeps.results import best_config
 
@@ -225,12 +339,20 @@ def best(sweep_file: str) -> None:
 @sweep.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("index", type=int)
-@click.option("--engine", metavar="NAME", default="slurm", show_default=True, help="Which engine has started this.")
+@click.option("--engine", metavar="NAME", default="slurm", show_default=True, help="Engine that started this job.")
 @PLUGIN
 def trial(directory: Path, index: int, engine: str, plugins: tuple[str, ...]) -> None:
-    """Run one trial of a planned sweep: what a job of an engine runs.
+    """Run one trial of a planned sweep, as each job of an engine does.
 
-    Exits with 0 when it is over, 1 when it has failed, and 75 when it is to be tried again.
+    Exit code 0: the trial has ended; 1: it has failed; 75: queue it again.
+
+    \b
+    DIR    directory of the planned sweep
+    INDEX  number of the trial, from 0
+
+    \b
+    Example:
+      diffexp sweep trial runs/timesteps 3
     """
     from diffexp.sweeps.engines.base import build_engine
     from diffexp.sweeps.engines.task import run_task
@@ -246,7 +368,7 @@ def trial(directory: Path, index: int, engine: str, plugins: tuple[str, ...]) ->
 
 
 def _report_run(planned: "Sweep", command: str) -> None:
-    """Show the results of a run that has ended, and exit with 1 if a trial failed and 130 if some are left."""
+    """Print the results, then exit with 130 if trials are left to run, and with 1 if a trial failed."""
     from diffexp.sweeps.results import as_table, is_target_reached
     from diffexp.sweeps.state import left, read_state
 
@@ -258,47 +380,42 @@ def _report_run(planned: "Sweep", command: str) -> None:
             sys.exit(128 + signal.SIGINT)
         click.echo("metric.target is reached: diffexp starts no further trials")
     if any(read_state(trial).state == "failed" for trial in planned.trials()):
-        click.echo(f"try the failed ones again with: diffexp sweep retry {planned.path}", err=True)
+        click.echo(f"reset failed trials with: diffexp sweep retry {planned.path}", err=True)
         sys.exit(1)
 
 
 def _submit_agents(sweep: str, agents: int, engine: "Engine", out: Path | None, *, printed: bool) -> str:
-    """Submit agents of a sweep that W&B's server has, or only say how; what was done."""
+    """Submit agents of a sweep on W&B's server, or with `printed` only write the script; returns the text to print."""
     from diffexp.sweeps.engines.slurm import submit_agents
     from diffexp.sweeps.engines.slurm_script import agents_script
 
     if not re.fullmatch(r"[^/\s]+/[^/\s]+/[^/\s]+", sweep):
-        raise UserError(f"--agents: {sweep!r} is not ENTITY/PROJECT/ID, which `wandb sweep FILE` prints")
+        raise UserError(f"--agents: expected ENTITY/PROJECT/ID, got {sweep!r}. `wandb sweep FILE` prints it.")
     folder = out or Path("runs") / f"agents-{sweep.rpartition('/')[2]}"
     script = agents_script(sweep, agents, engine.config, folder.absolute())
     return script if printed else f"submitted job {submit_agents(script, folder)}: {agents} agents; {folder}"
 
 
-def _planned(
-    file: str,
-    overrides: tuple[str, ...],
-    config: str | None,
-    seed: int | None,
-    out: Path | None,
-    plugins: tuple[str, ...],
-) -> "Sweep":
-    """The sweep of a file, planned now if it is not yet, or that of a directory."""
+def _planned(file: str, options: _PlanOptions) -> "Sweep":
+    """Open the sweep of a directory, or that of a file, which is planned first if it has no plan."""
     from diffexp.sweeps.plan import Sweep, find_sweep_file, make_plan, usual_directory
     from diffexp.sweeps.validate import metric_of
 
     if Path(file).is_dir():
-        if overrides or config or plugins or out or seed is not None:
-            raise UserError(f"{file}: is planned, and a plan does not change; give the sweep file, and --out")
+        if options.is_given:
+            raise UserError(
+                f"{file}: expected no further options, as a plan is immutable. Give the sweep file instead, with --out."
+            )
         return Sweep(Path(file))
-    before, changed = find_sweep_file(file, config, overrides, plugins)
+    before, changed = find_sweep_file(file, options.config, options.overrides, options.plugins)
     replaced = metric_of(changed, before)
     if replaced is not None:
         click.echo(replaced, err=True)
-    return make_plan(changed, seed or 0, out or usual_directory(changed))
+    return make_plan(changed, options.seed or 0, options.out or usual_directory(changed))
 
 
-def _tell_plan(planned: "Sweep", timed: bool) -> None:
-    """Say how many trials there are, what they vary, and what they cost."""
+def _report_plan(planned: "Sweep", timed: bool) -> None:
+    """Print the number of trials, the swept keys, and the cost."""
     from diffexp.formatting import duration
     from diffexp.sweeps.cost import PASSES, seconds_a_pass
 
@@ -309,17 +426,17 @@ def _tell_plan(planned: "Sweep", timed: bool) -> None:
         if trial is not None:
             click.echo(f"  {index:04d} {trial.name}")
     if len(planned) > 20:
-        click.echo(f"  … to {len(planned) - 1:04d}; all of them are in plan.json")
+        click.echo(f"  … to {len(planned) - 1:04d}; plan.json lists all")
     click.echo(
-        f"work: {work['training']:,} images to train on, and {work['sampling']:,} network calls on one image each for "
-        "samples"
+        f"work: {work['training']:,} training images, and {work['sampling']:,} network calls on one image each for "
+        "sampling"
     )
     if timed:
         each = seconds_a_pass(planned.typical())
         total = (PASSES * work["training"] + work["sampling"]) * each
         click.echo(
-            f"on this machine about {duration(total)} of one worker, the longest trial "
-            f"{duration(work['longest'] * each)}; {each * 1000:.2g} ms for an image's pass through the network"
+            f"on this machine: about {duration(total)} with one worker, the longest trial "
+            f"{duration(work['longest'] * each)}; {each * 1000:.2g} ms per image and forward pass"
         )
 
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("config")
 @OVERRIDES
-@click.option("--resume", is_flag=True, help="Go on with the run in CONFIG's directory (or run_dir).")
+@click.option(
+    "--resume", is_flag=True, help="Resume the run in CONFIG's directory (or run_dir) from its latest checkpoint."
+)
 @TRIAL
 @PLUGIN
 def train(
@@ -26,10 +28,15 @@ def train(
     trial: tuple[str, str] | None,
     plugins: tuple[str, ...],
 ) -> None:
-    """Train what CONFIG describes.
+    """Train the model that CONFIG describes.
 
-    CONFIG is a YAML file, a run's directory, or the name of a ready config (digits, fashion_mnist, …).
-    Overrides are dotted keys: optim.lr=1e-3 model.schedule.name=linear.
+    \b
+    CONFIG     YAML file, run directory, or name of a ready config (digits, …)
+    KEY=VALUE  override of a dotted config key; `diffexp config show` lists all
+
+    \b
+    Example:
+      diffexp train digits optim.lr=1e-3 model.schedule.name=linear
     """
     from diffexp.config.load import load_experiment
     from diffexp.config.plugins import load_plugins
@@ -43,11 +50,11 @@ def train(
     from diffexp.commands.locate import locate_run, located
     from diffexp.commands.train import train_run
 
-    exit_on_signal()  # until training listens itself
+    exit_on_signal()  # until training installs its own handlers
     experiment = located(experiment)
     outcome = train_run(experiment, locate_run(experiment, find_config(config), resume=resume), list(plugins))
     if not outcome.is_main:
-        return  # the exit code is the first process's to give; for another one than 0, Lightning would kill it
+        return  # rank 0 sets the exit code; Lightning would kill it if this process exited with another than 0
     with suppress(OSError):
         _report(outcome, plugins)
     if outcome.stopped_by is not None:
@@ -55,7 +62,7 @@ def train(
 
 
 def _report(outcome: "Outcome", plugins: tuple[str, ...]) -> None:
-    """Print where to look, what sampling cost, and how to resume."""
+    """Print the run directory, the cost of sampling, and how to resume."""
     run = outcome.run
     click.echo(f"\n{outcome.step} of {outcome.steps} steps done: {run.path}")
     if outcome.drawn:
@@ -71,7 +78,7 @@ def _report(outcome: "Outcome", plugins: tuple[str, ...]) -> None:
 
 
 def _report_scores(score: "ScoreSamples") -> None:
-    """A table of the last scores, and what is needed to read them."""
+    """Print a table of the last scores, with the step, weights and protocol that they belong to."""
     rules, scored = score.protocol(), list(score.scored.values())
     click.echo(f"\n{'scored sampler':<24} {'images':>7} {'seconds':>8}  {rules.metric('fd')}")
     for each in scored:

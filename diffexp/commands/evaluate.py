@@ -1,4 +1,4 @@
-"""`diffexp evaluate`: many samplers scored from one checkpoint, under one protocol."""
+"""`diffexp evaluate`: score many samplers from one checkpoint under one protocol."""
 
 import hashlib
 import json
@@ -27,24 +27,24 @@ from diffexp.system.locks import locked
 
 
 def evaluate(trained: TrainedModel, request: EvaluateRequest, name: str) -> tuple[ScoreTable, Path]:
-    """Make the table, or the rest of one that was interrupted; every finished repeat of images is kept at once.
+    """Score a table of samplers, or resume an interrupted one; each finished repeat is saved immediately.
 
     Args:
         trained: the checkpoint.
-        request: what to evaluate.
-        name: of the table.
+        request: the samplers, and how to score them.
+        name: the name of the table.
 
     Returns:
         The table, and the folder with table.json, table.csv and table.md.
 
     Raises:
-        UserError: for extractors, references, counts or folders that do not fit, before anything is sampled.
+        UserError: for an unsuitable extractor, reference, count or folder, before anything is sampled.
     """
     experiment = trained.experiment
     todo = entries(request, experiment)
-    left_out = experiment.model.skipped_steps(request.steps)
-    if left_out:
-        click.echo(f"steps: {left_out}", err=True)
+    skipped = experiment.model.skipped_steps(request.steps)
+    if skipped:
+        click.echo(f"steps: {skipped}", err=True)
     evaluator = Evaluator.prepare(trained, request)
     about = evaluator.about(trained, request, name)
     table = ScoreTable(about, evaluator.protocol.metric("fd"), evaluator.protocol.id, list(todo))
@@ -64,11 +64,12 @@ def evaluate(trained: TrainedModel, request: EvaluateRequest, name: str) -> tupl
 def _fill(
     table: ScoreTable, todo: list[ScoreEntry], folder: Path, evaluator: Evaluator, request: EvaluateRequest
 ) -> None:
-    """Score the repeats that are missing, with a bar over all: one of every entry first, the cheap ones before."""
+    """Score the missing repeats, with one progress bar: a repeat of all entries, cheapest first, then the next one."""
     missing = [(repeat, entry) for repeat in range(request.repeats) for entry in todo if len(entry.repeats) <= repeat]
     missing.sort(key=lambda each: (each[0], each[1].network_calls))
     table.write(folder)
     if not missing:
+        click.echo(f"{folder / 'table.md'}: complete, nothing to score", err=True)
         return
     batches = -(-request.count // request.batch_size)
     total = sum(entry.network_calls * batches for _, entry in missing)
@@ -90,8 +91,8 @@ def _fill(
 
 
 def _log(table: ScoreTable, folder: Path, experiment: Experiment, settings: WandbConfig) -> None:
-    """Log the table, and the distance against network calls, to a run of its own in each tracker."""
-    key = hashlib.sha256(json.dumps(table.about, sort_keys=True).encode()).hexdigest()[:8]  # the same each time
+    """Log the table, and the distance against network calls, to a separate run in each tracker."""
+    key = hashlib.sha256(json.dumps(table.about, sort_keys=True).encode()).hexdigest()[:8]  # the same in each call
     settings = replace(settings, group=settings.group or table.about["run"], job_type="evaluate")
     config = {**as_dict(experiment), "evaluation": table.about}
     run = LoggedRun(folder, key, settings.name or table.about["name"], config, settings)

@@ -1,4 +1,4 @@
-"""`diffexp evaluate` with one sampler: its scores as a run of their own, for sweeps over samplers."""
+"""`diffexp evaluate` with one sampler: a separate run of its scores, for sweeps over samplers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,26 +23,29 @@ from diffexp.system.files import check_writable
 from diffexp.system.locks import locked
 from diffexp.system.signals import exit_on_signal
 
-# How the config.yaml of such a run begins.
+# The start of such a run's config.yaml.
 _HEAD = "# diffexp evaluate"
 
 
 def evaluate_one(
     trained: TrainedModel, request: EvaluateRequest, trial: str | None, plugins: list[str]
 ) -> tuple[ScoreEntry, Run]:
-    """Score request.sampler; every finished repeat of images is written at once, and an interrupted run resumes.
+    """Score `request.sampler`, or resume an interrupted run; each finished repeat is saved immediately.
 
-    Its metrics are `score/METRIC`, the means over the repeats so far, `score/METRIC_error`, their spread, and
-    `network_calls` and `seconds` for each image; a "step" is a repeat.
+    The run's metrics are `score/METRIC`, the mean over the repeats so far, `score/METRIC_error`, their spread, and
+    `network_calls` and `seconds` per image. A "step" is a repeat.
 
     Args:
         trained: the checkpoint.
-        request: whose `sampler` is given.
-        trial: names the run's directory below runs/, where no `out` is given: SWEEP/NAME.
+        request: a request with a `sampler`.
+        trial: the run's directory in runs/ if the request has no `out`: SWEEP/NAME.
         plugins: the modules named by --plugin, for the record.
 
+    Returns:
+        The entry with all scores, and the run.
+
     Raises:
-        UserError: for extractors, references, counts or folders that do not fit, before anything is sampled.
+        UserError: for an unsuitable extractor, reference, count or folder, before anything is sampled.
     """
     assert request.sampler is not None
     evaluator = Evaluator.prepare(trained, request)
@@ -69,12 +72,12 @@ def _resume_and_score(
     table.resume(run.path, evaluator.metrics.metrics)
     if run.exists() and not run.config.read_text().startswith(_HEAD):
         raise UserError(f"out: expected a folder without another run, got {run.path}. Give another out.")
-    request = replace(request, repeats=max(request.repeats, len(entry.repeats)))  # what is scored stays
+    request = replace(request, repeats=max(request.repeats, len(entry.repeats)))  # never drop finished repeats
     run.describe(
         f"{_HEAD} {trained.path} --table THIS_FILE\n{as_yaml(replace(request, out=None))}",
         describe_environment(plugins),
     )
-    exit_on_signal()  # finished repeats are kept, and the status is written on the way out
+    exit_on_signal()  # finished repeats are saved, and the handler below writes the status
     try:
         _score(table, run, evaluator, trained, request)
     except BaseException as error:
@@ -123,7 +126,7 @@ def _score(table: ScoreTable, run: Run, evaluator: Evaluator, trained: TrainedMo
 
 
 def _metrics(entry: ScoreEntry, evaluator: Evaluator) -> dict[str, float]:
-    """The means over the repeats, and what they cost."""
+    """Return the means over the repeats, their spread and their cost."""
     metrics: dict[str, float] = {}
     for name in entry.measured():
         spread = entry.spread(name)

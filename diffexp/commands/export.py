@@ -1,4 +1,4 @@
-"""`diffexp export`: a trained model as one file to hand over, or as a folder for diffusers."""
+"""`diffexp export`: write a trained model as one file, or as a folder for diffusers."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from diffexp.system.files import check_writable, refuse_existing
 
 
 def export(trained: TrainedModel, request: ExportRequest) -> Path:
-    """Write the file or folder, and say where.
+    """Write the file or folder, and return its path.
 
     Raises:
-        UserError: if the place, or the weights, are not there, or the other library knows no such model.
+        UserError: if `out` cannot be written, the checkpoint lacks the weights, or diffusers has no such model.
     """
     diffusers_wanted = request.format == "diffusers"
     ending = f"{request.weights}-diffusers" if diffusers_wanted else request.weights + EXPORTED
@@ -25,10 +25,10 @@ def export(trained: TrainedModel, request: ExportRequest) -> Path:
         _export_diffusers(trained, request, out)
         return out
     if out.suffix != EXPORTED:
-        raise UserError(f"out: {out} must end in {EXPORTED}")
+        raise UserError(f"out: expected a name that ends in {EXPORTED}, got {out}. Give another out.")
     check_writable(out, "out")
     if out.is_dir():
-        raise UserError(f"out: {out} is a folder")
+        raise UserError(f"out: expected a file, got the folder {out}. Give another out.")
     refuse_existing(out, "out", overwrite=request.overwrite)
     export_weights(trained, request.weights, out)
     return out
@@ -38,11 +38,14 @@ def _export_diffusers(trained: TrainedModel, request: ExportRequest, out: Path) 
     index = out / "model_index.json"
     check_writable(index, "out")
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not index.is_file()):
-        raise UserError(f"out: {out} must be a new or empty folder")
+        raise UserError(f"out: expected a new or empty folder, got {out}. Give another out.")
     refuse_existing(index, "out", overwrite=request.overwrite)
     experiment = trained.experiment
     if type(experiment.model) is not DiffusionConfig:
-        raise UserError(f"model.name: {experiment.model.name} is not known to diffusers; only diffusion is")
+        raise UserError(
+            f"model.name: expected diffusion, the only model that diffusers can load, got {experiment.model.name}. Use "
+            "format=safetensors."
+        )
     data, weights = experiment.data, trained.chosen(request.weights)
     with writing(f"out: {out}"):
         diffusers.write(experiment.model, data.image_size, data.channels, weights, out)

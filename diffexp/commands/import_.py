@@ -1,4 +1,4 @@
-"""`diffexp import`: a model of another library as an exported file of ours."""
+"""`diffexp import`: convert a model of another library to a file of diffexp."""
 
 import logging
 from collections.abc import Sequence
@@ -25,23 +25,23 @@ log = logging.getLogger(__name__)
 
 
 def import_model(path: Path, request: ImportRequest, overrides: Sequence[str]) -> tuple[Path, Path]:
-    """Write NAME.safetensors, which every command takes like a checkpoint, and NAME.yaml, which trains on from it.
+    """Write NAME.safetensors, which every command takes like a checkpoint, and NAME.yaml, which trains from it.
 
     Args:
         path: a diffusers folder, or a checkpoint of the DDPM or DDIM authors' code.
-        request: where to.
-        overrides: the experiment's keys that the model does not tell, such as data.name.
+        request: the files to write.
+        overrides: the experiment's keys that the model does not determine, such as data.name.
 
     Returns:
-        Both files.
+        The paths of both files.
 
     Raises:
-        UserError: if it cannot be read, our network is not that one, or the files cannot be written.
+        UserError: if the model cannot be read, diffexp lacks its network, or the files cannot be written.
     """
     out = Path(request.out) if request.out is not None else Path(f"{path.resolve().stem}{EXPORTED}")
     config = out.with_suffix(".yaml")
     if out.suffix != EXPORTED:
-        raise UserError(f"out: {out} must end in {EXPORTED}")
+        raise UserError(f"out: expected a name that ends in {EXPORTED}, got {out}. Give another out.")
     for file in (out, config):
         refuse_existing(file, "out", overwrite=request.overwrite)
     check_writable(out, "out")
@@ -50,14 +50,14 @@ def import_model(path: Path, request: ImportRequest, overrides: Sequence[str]) -
     _warn_of_guesses(path, model, overrides)
     weights = _ours(path, experiment, tensors, names)
     trained = TrainedModel(path, 0, experiment, {"ema": weights})
-    build_trained(trained, "ema", "cpu")  # refuses what does not fit
+    build_trained(trained, "ema", "cpu")  # raises if the weights do not fit
     export_weights(trained, "ema", out)
     atomic_write_text(config, config_text(replace(experiment, init=str(out.absolute()))))
     return out, config
 
 
 def _warn_of_guesses(path: Path, model: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Warn of what neither the model nor an override says of the process that it was trained on."""
+    """Warn of keys of the diffusion process that neither the model nor an override determines."""
     guessed = [
         f"model.{key}"
         for key in ("timesteps", "schedule", "prediction")
@@ -65,8 +65,8 @@ def _warn_of_guesses(path: Path, model: dict[str, Any], overrides: Sequence[str]
     ]
     if guessed:
         log.warning(
-            "%s: expected a scheduler_config.json, got none. diffexp assumes its defaults for %s; give these keys if "
-            "the model was trained otherwise",
+            "%s: expected a scheduler_config.json, got none. diffexp assumes its defaults for %s. Give these keys if "
+            "the model was trained with other values.",
             *(path, ", ".join(guessed)),
         )
 
@@ -74,18 +74,27 @@ def _warn_of_guesses(path: Path, model: dict[str, Any], overrides: Sequence[str]
 def _read(
     path: Path, image_size: int | None
 ) -> tuple[dict[str, Any], int, int, dict[str, Tensor], unet_names.Names | None]:
-    """(keys of our model, image_size, channels, their tensors, their names if these do not depend on the network)."""
+    """Return (model keys of diffexp, image_size, channels, tensors, names of the tensors).
+
+    The names are None for a diffusers folder, where they depend on the network.
+    """
     if path.is_dir():
         if not diffusers_reader.is_diffusers(path):
-            raise UserError(f"{path}: has no model_index.json and no config.json, so it is no folder of diffusers")
+            raise UserError(
+                f"{path}: expected a diffusers folder, got one without model_index.json and config.json. "
+                "Give another path."
+            )
         return *diffusers_reader.read(path), None
     if not path.is_file():
-        raise UserError(f"{path}: no such file or folder; nothing is downloaded, so fetch it first")
+        raise UserError(f"{path}: expected a file or folder, got none. Download it first, as diffexp does not.")
     tensors = ddpm.read(path)
     channels = int(tensors["conv_in.weight"].shape[1])
     size = ddpm.image_size(tensors) if image_size is None else image_size
     if size is None:
-        raise UserError(f"{path}: image_size: expected a number, as no weights say it without attention, got null")
+        raise UserError(
+            f"{path}: image_size: expected an integer, as weights without attention do not determine it, got null. "
+            "Give image_size=…"
+        )
     model = {"network": ddpm.network(tensors, size), **ddpm.PROCESS}
     return model, size, channels, tensors, ddpm.NAMES
 
@@ -100,6 +109,8 @@ def _ours(
     try:
         return unet_names.to_ours(tensors, names, model.network, experiment.data.image_size)
     except KeyError as error:
-        raise UserError(f"{path}: lacks {error.args[0]}") from error
+        raise UserError(f"{path}: expected the tensor {error.args[0]}, got none. Give a complete file.") from error
     except ValueError as error:
-        raise UserError(f"{path}: is another network than its config says: {error}") from error
+        raise UserError(
+            f"{path}: expected the network of its config, got another: {error}. Give the matching config."
+        ) from error

@@ -1,4 +1,4 @@
-"""`diffexp evaluate … metrics=bpd`: bits per dimension of real images under a trained model."""
+"""`diffexp evaluate … metrics=bpd`: estimate bits per dimension of real images under a trained model."""
 
 import json
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ from diffexp.system.devices import autocast
 from diffexp.system.files import atomic_write_text, check_writable, refuse_others, sha256
 from diffexp.system.locks import locked
 
-# Of how the estimates are made: values of different versions do not continue each other.
+# The version of the estimators: values of different versions are never mixed in one evaluation.
 _VERSION = 2
 
 
 @dataclass
 class Likelihood:
-    """Bits per dimension.
+    """Estimates of bits per dimension.
 
     Attributes:
-        about: what makes them comparable, as plain data.
-        values: of each image so far, by the name of the estimate.
+        about: the settings that make estimates comparable, as plain data.
+        values: bits per dimension of each image so far, by the name of the estimate.
     """
 
     about: dict[str, Any]
@@ -38,11 +38,11 @@ class Likelihood:
 
     @property
     def done(self) -> int:
-        """How many images are."""
+        """The number of finished images."""
         return len(next(iter(self.values.values()), []))
 
     def markdown(self) -> str:
-        """Means with their standard errors, as Markdown."""
+        """Return the means with their standard errors, as Markdown."""
         about = self.about
         lines = [
             f"# {about['run']}, step {about['step']}, {about['weights']} weights\n",
@@ -58,20 +58,23 @@ class Likelihood:
 
 
 def evaluate_likelihood(trained: TrainedModel, request: EvaluateRequest) -> tuple[Likelihood, Path]:
-    """Estimate the bits per dimension, or those of the images left when it was interrupted.
+    """Estimate bits per dimension, or resume an interrupted evaluation with its remaining images.
 
     Returns:
         The estimates, and the folder with likelihood.json and likelihood.md.
 
     Raises:
-        UserError: for a model without likelihood, data or folders that do not fit.
+        UserError: for a model without likelihood, or unsuitable data or folder.
     """
     experiment = trained.experiment
     model = build_trained(trained, request.weights, request.accelerator)
     wanted = model.resolved_likelihood(request.likelihood)
     images = ImageDataModule.from_config(experiment.data, 1, 0).images(wanted.split)
     if images.image_shape != model.image_shape:
-        raise UserError(f"data: the images are {images.image_shape}, but the model's {model.image_shape}")
+        raise UserError(
+            f"data: expected images of the model's shape {model.image_shape}, got {images.image_shape}. Give the "
+            "data that it was trained on."
+        )
     count = min(request.count, len(images))
     chosen = torch.arange(count) * len(images) // count
     calls = model.likelihood_calls(wanted)
@@ -89,14 +92,14 @@ def evaluate_likelihood(trained: TrainedModel, request: EvaluateRequest) -> tupl
     }
     folder = Path(request.out) if request.out is not None else default_out(trained, "bpd", about)
     check_writable(folder, "out")
-    # densities lose too much in bfloat16
+    # bfloat16 is too inaccurate for densities
     precision = "32-true" if request.precision == "auto" else request.precision
     if precision == "bf16-true":
         raise UserError(
             "precision: expected 32-true, bf16-mixed or 16-mixed with metrics=bpd, got bf16-true. Use 32-true."
         )
     with locked(folder, "out"):
-        found = _begun(folder, about)
+        found = _earlier(folder, about)
         starts = range(found.done, count, request.batch_size)
         with (
             autocast(precision, model.device),
@@ -111,11 +114,11 @@ def evaluate_likelihood(trained: TrainedModel, request: EvaluateRequest) -> tupl
     return found, folder
 
 
-def _begun(folder: Path, about: dict[str, Any]) -> Likelihood:
-    """What an earlier evaluation has left there.
+def _earlier(folder: Path, about: dict[str, Any]) -> Likelihood:
+    """Read the estimates of an interrupted evaluation in the folder; no values if there is none.
 
     Raises:
-        UserError: if that was another one, or is damaged.
+        UserError: if the folder holds another evaluation, or its file is damaged.
     """
     path = folder / "likelihood.json"
     if not path.is_file():
@@ -127,9 +130,12 @@ def _begun(folder: Path, about: dict[str, Any]) -> Likelihood:
         if len({len(each) for each in values.values()}) > 1:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is damaged. Remove both files likelihood.* in {folder} to start over.") from error
+        raise UserError(
+            f"{path}: expected an earlier evaluation, got a damaged file. Remove both files likelihood.* in {folder} "
+            "to start from scratch."
+        ) from error
     if not same:
-        raise UserError(f"out: {folder} holds another evaluation; give another out=…")
+        raise UserError(f"out: expected a folder without another evaluation, got {folder}. Give another out.")
     return Likelihood(about, values)
 
 

@@ -1,4 +1,4 @@
-"""A trained model for Python: `diffexp.load`."""
+"""`diffexp.load`: load a trained model in Python."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ class LoadedModel:
     """A trained model, ready to sample.
 
     Attributes:
-        path: of its file.
+        path: the checkpoint or exported file.
         step: optimiser steps done.
-        experiment: what was trained.
-        model: with the wanted weights, on its device; a LightningModule.
+        experiment: the config of the training.
+        model: the LightningModule with the chosen weights, on its device.
     """
 
     path: Path
@@ -36,21 +36,21 @@ class LoadedModel:
     def sample(
         self, sampler: str | None = None, *, steps: int | None = None, count: int = 16, seed: int = 0, **keys: Any
     ) -> Tensor:
-        """Draw images.
+        """Sample images.
 
         Args:
-            sampler: "ddpm", "ddim", "dpmpp", "unipc" or "heun", for a diffusion model; None is the model's default.
-            steps: number of sampling steps; None is the sampler's default.
-            count: number of images.
-            seed: image i depends only on (seed, i) and the weights.
-            keys: further keys of the sampler (eta=0.5), or of the request with the prefix `request_`
-                (request_batch_size=64).
+            sampler: for a diffusion model "ddpm", "ddim", "dpmpp", "unipc" or "heun"; None for the model's default.
+            steps: the number of steps; None for the sampler's default.
+            count: the number of images.
+            seed: the seed; image i depends on (seed, i) and the weights alone.
+            keys: further keys of the sampler (eta=0.5), or with the prefix `request_` of the request
+                (`request_batch_size=64`).
 
         Returns:
-            Pixels, uint8 (count, C, H, W).
+            The images, uint8, shape (count, C, H, W), values 0 to 255.
 
         Raises:
-            ValueError: for an unknown key, or a value that the model cannot be sampled with.
+            ValueError: for an unknown key or an invalid value.
         """
         given: dict[str, Any] = {"count": count, "seed": seed}
         given |= {"sampler.name": sampler} if sampler is not None else {}
@@ -71,14 +71,14 @@ def load(
     """Load a trained model.
 
     Args:
-        run: a run's directory, of which the latest checkpoint is taken, a checkpoint, or an exported file.
-        weights: "ema" for the averaged, "raw" for the raw ones.
+        run: a run directory (its latest checkpoint), a checkpoint, or an exported file.
+        weights: "ema" for the averaged weights, "raw" for the raw ones.
         accelerator: "auto", "cpu" or "gpu".
         plugins: names of modules to import first.
 
     Raises:
-        ValueError: for another `weights`, or a single text as `plugins`.
-        UserError: if there is no such model, or its weights were not kept.
+        ValueError: for other `weights`, or a string as `plugins`.
+        UserError: if there is no such model, or its file lacks the weights.
     """
     if weights not in get_args(Weights):
         raise ValueError(f"weights: expected one of {', '.join(get_args(Weights))}, got {weights!r}")
@@ -91,7 +91,7 @@ def load(
 
 
 def _text(value: Any) -> str:
-    """A value as an override has it."""
+    """Return a value in the syntax of an override."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

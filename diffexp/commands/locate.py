@@ -1,4 +1,4 @@
-"""Which directory a training gets: a new one, or that of a run to go on with."""
+"""Choose the directory of a training: a new one, or that of a run to resume."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from diffexp.system.distributed import is_main_process
 
 log = logging.getLogger(__name__)
 
-# What may differ when a run is continued: how long, where, and what is recorded; not what is computed.
+# Keys that may differ when a run is resumed: duration, place and recording, which do not change the result.
 _CHANGEABLE = (
     *("name", "runs_dir", "run_dir", "loggers", "wandb.", "sample_grid", "score", "checkpoint."),
     *(
@@ -31,7 +31,7 @@ _CHANGEABLE = (
 
 
 def located(experiment: Experiment) -> Experiment:
-    """The experiment with absolute paths, which mean the same wherever it is resumed."""
+    """Return the experiment with absolute paths, which stay valid wherever it is resumed."""
     score = experiment.score
     if score is not None:
         score = replace(
@@ -43,40 +43,45 @@ def located(experiment: Experiment) -> Experiment:
 
 
 def locate_run(experiment: Experiment, config: Path, *, resume: bool) -> Run:
-    """The directory of a training: a new one, or that of a run to resume.
+    """Choose the directory of a training: a new one, or that of a run to resume.
 
     Args:
-        experiment: what is to be trained.
+        experiment: the experiment to train.
         config: the file that it was read from.
         resume: whether to resume.
 
     Raises:
-        UserError: see `resume_run` and `start_run`.
+        UserError: as `resume_run` and `start_run` do.
     """
     return resume_run(config, experiment) if resume else start_run(experiment)
 
 
 def start_run(experiment: Experiment) -> Run:
-    """The directory of a new run; in processes that a launcher started, that of the first process.
+    """Choose the directory of a new run; other processes of a launcher use that of rank 0.
 
     Raises:
-        UserError: if it holds a run already, or several processes cannot agree on one.
+        UserError: if the directory holds a run, or several processes were started without run_dir.
     """
     if RUN_VARIABLE in os.environ and not is_main_process():
         return Run(Path(os.environ[RUN_VARIABLE]))
     if int(os.environ.get("SLURM_NTASKS", os.environ.get("WORLD_SIZE", "1"))) > 1:
         if experiment.run_dir is None:
-            raise UserError("run_dir: must be given when several processes are started together")
+            raise UserError("run_dir: expected a directory that all processes share, got null. Set run_dir.")
         if not is_main_process():
             return Run(Path(experiment.run_dir))
     return new_run(experiment)
 
 
-def check_same(before: Experiment, now: Experiment, who: str) -> None:
-    """See that two experiments compute the same; how long, where, and what is recorded may differ.
+def check_same(before: Experiment, now: Experiment, source: str) -> None:
+    """Check that two experiments compute the same result; duration, place and recording may differ.
+
+    Args:
+        before: the experiment to resume.
+        now: the requested experiment.
+        source: where `before` was found, for the message.
 
     Raises:
-        UserError: naming `who` has the former, and the keys that differ.
+        UserError: naming the keys that differ.
     """
     changed = [
         f"  {key}: {old} in the run, {new} now"
@@ -84,32 +89,37 @@ def check_same(before: Experiment, now: Experiment, who: str) -> None:
         if not key.startswith(_CHANGEABLE)
     ]
     if changed:
-        told = "\n".join(changed)
-        raise UserError(f"{who} computes something else:\n{told}\nthat is another run: without --resume, elsewhere")
+        lines = "\n".join(changed)
+        raise UserError(
+            f"{source}: cannot resume, as these keys change the result:\n{lines}\n"
+            "Start a new run without --resume, in another run_dir."
+        )
 
 
 def resume_run(config: Path, experiment: Experiment) -> Run:
-    """The directory of a run to go on with: run_dir, else the one that the config file is in.
+    """Find the run to resume: run_dir, else the directory of the config file.
+
+    Without a run in run_dir, it starts a new one there.
 
     Args:
-        config: the config file; a run's own config.yaml says which run.
-        experiment: what it asks for; may differ from the run only in how long and what is recorded.
+        config: the config file; a run's own config.yaml selects that run.
+        experiment: the requested experiment, which may differ from the run only in duration, place and recording.
 
     Raises:
-        UserError: if no run is named, or the run computes something else.
+        UserError: if there is no such run, or the run computes another result.
     """
     path = Path(experiment.run_dir) if experiment.run_dir is not None else config.parent
     run = Run(path)
     if not run.exists() and experiment.run_dir is not None:
         return start_run(experiment)
     if not run.environment.is_file():
-        raise UserError(f"--resume: {config} is not in a run's directory; give that (or its path as run_dir=…)")
+        raise UserError(f"--resume: expected a run directory, got {config}. Give the run directory, or run_dir=…")
     before = load_experiment(str(run.config))
     check_same(before, experiment, f"--resume: {path}")
     if before.training.max_steps != experiment.training.max_steps and experiment.optim.decay == "cosine":
         log.warning(
-            "training.max_steps was %d and is %d: the learning rate leaves its cosine, so this is no longer the run "
-            "that had %d steps from the start",
+            "training.max_steps: expected %d as in the run, got %d. The learning rate leaves its cosine, so the result "
+            "differs from a run of %d steps from the start.",
             *(before.training.max_steps, experiment.training.max_steps, experiment.training.max_steps),
         )
     return run

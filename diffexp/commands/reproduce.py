@@ -1,4 +1,4 @@
-"""The training again, and what is told of it."""
+"""`diffexp reproduce`: repeat a recorded training and report how the result compares."""
 
 import hashlib
 import sys
@@ -30,12 +30,12 @@ from diffexp.runs.directory import Run
 from diffexp.runs.environment import describe_environment
 from diffexp.runs.metrics import read_metrics
 
-# Keys that say where and how a run is recorded: another value makes no other result.
+# Keys of the place and the recording of a run, which do not change the result.
 _RECORDING = ("name", "runs_dir", "run_dir", "wandb.", "loggers")
 
 
 class _StopAt(L.Callback):
-    """Ends training at the step that the recorded run reached."""
+    """Stop training at the step that the recorded run reached."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -47,24 +47,24 @@ class _StopAt(L.Callback):
 def reproduce(
     name: str, overrides: Sequence[str], seeds: int, plugins: list[str], tell: Callable[[str], object]
 ) -> bool:
-    """Train what is recorded again, and compare. A reproduction that was interrupted goes on.
+    """Repeat a recorded training and compare the results, or resume an interrupted reproduction.
 
     Args:
-        name: see `find_recorded_run`.
+        name: a run directory, a checkpoint or a W&B run; see `find_recorded_run`.
         overrides: ``key=value`` texts.
-        seeds: how many more trainings, that differ in the seed alone, to measure the spread of scores with.
+        seeds: the number of further trainings, which differ only in the seed, to measure the spread of scores.
         plugins: the modules named by --plugin.
-        tell: called with lines for the user.
+        tell: called with each text to print.
 
     Returns:
         Whether the result is the same: bit for bit, or within the spread of the scores.
 
     Raises:
-        SystemExit: 128 + n if a signal stopped it.
-        UserError: if there is nothing to compare with, a plugin is missing, or the config cannot work.
+        SystemExit: 128 + n if signal n stopped it.
+        UserError: if there is nothing to compare with, a plugin is missing, or the config is invalid.
     """
     recording = find_recorded_run(name)
-    _see_plugins(recording, plugins)
+    _check_plugins(recording, plugins)
     experiment = experiment_from_text(recording.config, recording.source, overrides)
     before = experiment_from_text(recording.trained or recording.config, recording.source)
     changed = _changed(before, experiment)
@@ -88,11 +88,11 @@ def reproduce(
     return True
 
 
-def _see_plugins(recording: RecordedRun, plugins: Sequence[str]) -> None:
+def _check_plugins(recording: RecordedRun, plugins: Sequence[str]) -> None:
     missing = [each for each in recording.environment.get("plugins", []) if each not in plugins]
     if missing:
         given = " ".join(f"--plugin {each}" for each in missing)
-        raise UserError(f"{recording.source}: was trained with {given}; give it, if you trust it")
+        raise UserError(f"{recording.source}: expected {given}, as in its training. Add it if you trust the module.")
 
 
 def _changed(before: Experiment, now: Experiment) -> Table:
@@ -113,7 +113,7 @@ def _versions(recording: RecordedRun, plugins: list[str]) -> Table:
     ]
     source = ""
     if then.get("git.dirty") == "true":
-        source = "Its checkout had uncommitted changes, of which nothing is recorded."
+        source = "The recorded checkout had uncommitted changes, which diffexp does not record."
     return Table("Versions", ["", "then", "now"], rows, source)
 
 
@@ -125,7 +125,7 @@ def _trained(
     plugins: list[str],
     tell: Callable[[str], object],
 ) -> Run:
-    """A run of the experiment with its seed plus `seed`, up to the recorded step; None if it was interrupted."""
+    """Train the experiment with its seed plus `seed` up to the recorded step; exit with 128 + n on signal n."""
     precision = recording.environment.get("precision")
     if experiment.training.precision == "auto" and precision is not None:
         experiment = replace(experiment, training=replace(experiment.training, precision=precision))
@@ -140,13 +140,13 @@ def _trained(
     run = resume_run(there.config, experiment) if there.exists() else start_run(experiment)
     outcome = train_run(experiment, run, plugins, [_StopAt(recording.step)])
     if outcome.stopped_by is not None:
-        tell("interrupted; the same command goes on")
+        tell("interrupted; the same command resumes")
         sys.exit(128 + outcome.stopped_by)
     return run
 
 
 def _folder(recording: RecordedRun, experiment: Experiment, changed: Table) -> Path:
-    """Where the reproduction goes, the same each time, so that it can go on; another place for other settings."""
+    """Return the reproduction's directory: the same in each call, to resume it, and another for other settings."""
     digest = hashlib.sha256(changed.markdown().encode()).hexdigest()[:8]
     more = f"-reproduced-{digest}" if changed.rows else "-reproduced"
     if recording.run is not None:
@@ -155,13 +155,13 @@ def _folder(recording: RecordedRun, experiment: Experiment, changed: Table) -> P
 
 
 def _bitwise(recording: RecordedRun, before: Experiment, run: Run, tell: Callable[[str], object]) -> bool:
-    newest = latest_valid_checkpoint(run.checkpoints)
+    latest = latest_valid_checkpoint(run.checkpoints)
     rows = [row for row in read_metrics(run.metrics) if row["step"] <= recording.step]
     parts = []
-    if recording.checkpoint is not None and newest is not None:
-        parts.append(compare_checkpoints(recording.checkpoint, newest[1]))
-        if recording.checkpoint.get("data") != newest[1].get("data"):
-            tell("the training images are not those of the recorded run")
+    if recording.checkpoint is not None and latest is not None:
+        parts.append(compare_checkpoints(recording.checkpoint, latest[1]))
+        if recording.checkpoint.get("data") != latest[1].get("data"):
+            tell("the training images differ from those of the recorded run")
     if recording.metrics:
         parts.append(compare_metrics(recording.metrics, rows))
     if recording.run is not None and recording.run.samples.is_dir():
@@ -176,7 +176,7 @@ def _bitwise(recording: RecordedRun, before: Experiment, run: Run, tell: Callabl
 def _by_scores(recording: RecordedRun, run: Run, seeds: list[Any], tell: Callable[[str], object]) -> bool:
     compared = compare_scores(recording.metrics, read_metrics(run.metrics), seeds)
     if not compared:
-        tell("the result differs, and no score of both is there to say by how much")
+        tell("the result differs, and the runs share no score that measures by how much")
         return False
     tell(f"\n{scores_table(compared).markdown()}")
     same = all(each.same for each in compared)

@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from, and what an interruption has left undone."""
+"""Find the checkpoint that a run resumes from, and finish what an interruption left incomplete."""
 
 import logging
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run resumes.
+    """The checkpoint that a run resumes from.
 
     Attributes:
-        path: the checkpoint.
+        path: the checkpoint file.
         step: its optimiser step.
-        checksum: of metrics.jsonl at that step; None in a checkpoint of an older version.
+        checksum: the checksum of metrics.jsonl at that step; None for a checkpoint of an older version.
     """
 
     path: Path
@@ -37,48 +37,52 @@ class ResumePoint:
 
 
 def newest_checkpoint(experiment: Experiment, run: Run, fingerprint: str) -> ResumePoint | None:
-    """The newest checkpoint that is whole, and belongs to this experiment and these data; None at the beginning.
+    """Return the latest intact checkpoint, or None if the run has not saved one.
 
     Args:
-        experiment: what is to be trained.
+        experiment: the experiment to train.
         run: its directory.
-        fingerprint: of the training images.
+        fingerprint: the fingerprint of the training images.
 
     Raises:
-        UserError: if there are checkpoints, but none like this.
+        UserError: if the checkpoint belongs to another experiment or other images, is beyond training.max_steps, or if
+            all checkpoints have vanished.
     """
     found = latest_valid_checkpoint(run.checkpoints, quarantine=is_main_process())
     if found is None:
-        _see_that_none_is_gone(run)
+        _check_that_none_vanished(run)
         return None
     path, content = found
-    check_same(experiment_from_text(content["config"], str(path)), experiment, f"{path}: it")
+    check_same(experiment_from_text(content["config"], str(path)), experiment, str(path))
     if content["data"] != fingerprint:
-        raise UserError(f"data: the run was trained on {content['data']}; there are {fingerprint} now")
+        raise UserError(
+            f"data: expected the run's training images ({content['data']}), got {fingerprint}. Restore them, or start "
+            "a new run."
+        )
     if step_of(path) > experiment.training.max_steps:
         raise UserError(
-            f"training.max_steps: {run.path} has done {step_of(path)} steps already, more than "
-            f"{experiment.training.max_steps}"
+            f"training.max_steps: expected at least {step_of(path)}, the steps that {run.path} has done, got "
+            f"{experiment.training.max_steps}. Raise training.max_steps."
         )
     return ResumePoint(path, step_of(path), MetricsChecksum.of(content))
 
 
-def _see_that_none_is_gone(run: Run) -> None:
-    """Refuse to begin anew in silence where checkpoints must have been saved, and are gone.
+def _check_that_none_vanished(run: Run) -> None:
+    """Refuse to restart a run silently if its checkpoints have vanished.
 
     Raises:
-        UserError: if the logged curve goes beyond the step of the first one.
+        UserError: if the logged curve extends beyond the step of the first checkpoint.
     """
     done = max((row["step"] for row in read_metrics(run.metrics)), default=0)
     if done and run.exists() and done > load_experiment(str(run.config)).checkpoint.every:
         raise UserError(
-            f"{run.checkpoints}: the run has done {done} steps, but there is no checkpoint; bring one back, or remove "
-            f"{run.metrics} to start from the beginning"
+            f"{run.checkpoints}: expected a checkpoint, as the run has done {done} steps, got none. Restore one, or "
+            f"remove {run.metrics} to start from scratch."
         )
 
 
 def tidy(run: Run, keep: int | None) -> None:
-    """Remove what a killed process had no time to: half-written files, and checkpoints that are no longer kept."""
+    """Remove the leftovers of a killed process: half-written files, and checkpoints beyond `keep`."""
     for folder in (run.path, run.checkpoints, run.samples, run.scores):
         remove_temporary_files(folder)
     with BestEffort(f"{run.checkpoints}: old checkpoints cannot be removed"):
@@ -86,7 +90,7 @@ def tidy(run: Run, keep: int | None) -> None:
 
 
 def complete_records(run: Run, experiment: Experiment, start: ResumePoint) -> None:
-    """Finish the records of a run that a kill ended after its last step."""
+    """Complete the records of a run that was killed after its last step."""
     try:
         repair_metrics(experiment.loggers, run, start.step, start.checksum)
         status = run.read_status()

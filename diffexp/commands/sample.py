@@ -1,4 +1,4 @@
-"""Samples from a trained model, for `diffexp sample`."""
+"""`diffexp sample`: sample images from a trained model."""
 
 import re
 from collections.abc import Iterable
@@ -22,21 +22,25 @@ from diffexp.runs.directory import Run
 from diffexp.system.devices import out_of_memory_explained, precision_for
 from diffexp.system.files import atomic_write, check_writable, refuse_existing
 
-# Formats that somebody may expect; a folder of such a name would surprise.
+# Unsupported formats; a folder of such a name would be surprising.
 _NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npy", ".pt", ".zip")
 
-# What the images of a folder are named.
+# The names of images in a folder.
 _NUMBERED = re.compile(r"\d{6,}\.png")
 
-# Keys that say where and how fast images are drawn, which no file's name tells.
+# Keys of the place and the speed of sampling, which file names omit.
 _UNNAMED = ("batch_size", "memory_gb", "accelerator", "precision", "compile", "cuda_graphs", "out", "overwrite")
 
-# What to do when a GPU's memory does not suffice.
-SMALLER = "Set a smaller batch_size, or memory_gb to the GiB that sampling may take."
+# The remedy when a GPU's memory does not suffice.
+SMALLER = "Reduce batch_size, or set memory_gb to the GiB that sampling may use."
 
 
 def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:
-    """uint8 (count, C, H, W), batch by batch, with a progress bar over network calls."""
+    """Sample in batches, with a progress bar over network calls.
+
+    Returns:
+        The images, uint8, shape (count, C, H, W).
+    """
     batches = []
     with sampling_precision(model, precision_for(request.precision, model.device)):
         size = min(fitted_batch_size(model, [request.sampler], request), request.count)
@@ -56,10 +60,10 @@ def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:
 def fitted_batch_size(
     model: GenerativeModel, samplers: Iterable[SamplerConfig], request: SampleRequest | EvaluateRequest
 ) -> int:
-    """Images to sample at once with any of the samplers, in the memory that is given; prepares the model for them.
+    """Return the batch size that fits `memory_gb` with all samplers, and compile or record the model if requested.
 
     Raises:
-        UserError: if one image takes more memory, or the model cannot be compiled or recorded.
+        UserError: if one image exceeds the memory, or the model cannot be compiled or recorded as a CUDA graph.
     """
     size = request.batch_size
     if request.memory_gb is not None:
@@ -72,9 +76,9 @@ def fitted_batch_size(
 
 
 def default_out(trained: TrainedModel, request: SampleRequest) -> Path:
-    """Where a grid goes when no `out` is given: drawings/ in the run's directory, else in the folder of the file.
+    """Return the path of a grid without `out`: in drawings/ of the run's directory, else of the file's folder.
 
-    The name tells what was drawn: the sampler, its steps if it has any, and each further key not at its default.
+    The name contains the sampler, its steps if it has any, and each further key that differs from its default.
     """
     sampler = request.sampler
     parts = [trained.path.stem, *sampler.brief()]
@@ -91,12 +95,13 @@ def save(images: Tensor, out: Path, *, overwrite: bool = False) -> None:
     Args:
         images: uint8 (N, C, H, W).
         out: the file or folder.
-        overwrite: whether to replace an earlier drawing.
+        overwrite: whether to replace earlier images.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if `out` cannot be written, or exists and must stay.
+        EnvironmentFailure: if the disk is full or failing.
     """
-    check_out(out, overwrite=overwrite)  # once more: another process may have written it meanwhile
+    check_out(out, overwrite=overwrite)  # again: another process may have written it meanwhile
     with writing(f"out: {out}"):
         if out.suffix.lower() == ".png":
             save_png(grid(images), out)
@@ -105,28 +110,28 @@ def save(images: Tensor, out: Path, *, overwrite: bool = False) -> None:
                 np.savez(file, images=images.permute(0, 2, 3, 1).contiguous().numpy())
         else:
             for old in out.iterdir() if out.is_dir() else ():
-                old.unlink()  # all of an earlier drawing, of which fewer images may follow
+                old.unlink()  # all of them: fewer images may follow
             for index, image in enumerate(images):
                 save_png(to_picture(image), out / f"{index:06d}.png")
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Refuse a place that cannot be written, or whose content must stay, before anything is sampled.
+    """Refuse an `out` that cannot be written, or whose content must stay, before anything is sampled.
 
     Args:
         out: the file or folder.
         overwrite: whether to replace a file, or the numbered PNGs of a folder that holds nothing else.
 
     Raises:
-        UserError: saying why.
+        UserError: for an unsupported format, an unwritable place, or content that must stay.
     """
     suffix = out.suffix.lower()
     if suffix in _NOT_WRITTEN:
-        raise UserError(f"out: {suffix} is not written; give a .png, an .npz or the name of a folder")
+        raise UserError(f"out: expected NAME.png, NAME.npz or the name of a folder, got {out}. Give another out.")
     check_writable(out, "out")
     if suffix in (".png", ".npz"):
         if out.is_dir():
-            raise UserError(f"out: {out} is a folder")
+            raise UserError(f"out: expected a file, got the folder {out}. Give another out.")
         if _is_samples(out.parent):
             raise UserError(
                 f"out: expected a place outside {out.parent}, which holds the training's grids, got {out}. Write to "
@@ -134,11 +139,13 @@ def check_out(out: Path, *, overwrite: bool) -> None:
             )
         refuse_existing(out, "out", overwrite=overwrite)
     elif out.is_file():
-        raise UserError(f"out: {out} is a file; a name without .png or .npz is a folder for PNGs")
+        raise UserError(
+            f"out: expected a folder of PNGs, or NAME.png or NAME.npz, got the file {out}. Give another out."
+        )
     elif out.is_dir():
         others = [file.name for file in sorted(out.iterdir()) if not _NUMBERED.fullmatch(file.name)]
         if others:
-            raise UserError(f"out: expected an empty or a new folder, got {out} with {others[0]}. Give another out.")
+            raise UserError(f"out: expected a new or empty folder, got {out} with {others[0]}. Give another out.")
         if any(out.iterdir()):
             refuse_existing(out, "out", overwrite=overwrite)
 

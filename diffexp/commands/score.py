@@ -1,4 +1,4 @@
-"""`diffexp score A B`: images that are already there against a dataset, other images, or published statistics."""
+"""`diffexp score A B`: score existing images against a dataset, other images, or published statistics."""
 
 import json
 from collections.abc import Sequence
@@ -29,14 +29,14 @@ from diffexp.system.files import atomic_write_text, check_writable, refuse_exist
 
 @dataclass(frozen=True)
 class Result:
-    """The scores of a set of images, how they were made, and against what."""
+    """The scores of a set of images, with their protocol and reference."""
 
     scores: Scores
     rules: Protocol
     reference: Reference
 
     def text(self) -> str:
-        """The scores, one a line, each with what is needed to read it."""
+        """Return the scores, one per line, then the reference and the protocol."""
         lines = [
             self.scores.text(self.rules),
             f"{self.scores.count} images against {self.reference}; protocol {self.rules.id}",
@@ -47,7 +47,7 @@ class Result:
 
 
 def is_images(path: Path) -> bool:
-    """Whether a path is a .npz, or a folder or zip of images, and not a config or a run's directory."""
+    """Whether a path is a .npz, or a folder or zip of images, rather than a config or a run directory."""
     return path.suffix.lower() in (".npz", ".zip") or (path.is_dir() and not (path / "config.yaml").is_file())
 
 
@@ -56,25 +56,27 @@ def score(first: Path, second: Path | Experiment, overrides: Sequence[str]) -> R
 
     Args:
         first: a .npz, a folder or a zip of images.
-        second: the same, or a .npz with mu and sigma, or an experiment whose dataset is meant.
+        second: the same, or a .npz with mu and sigma, or an experiment with the dataset to compare with.
         overrides: ``key=value`` texts.
 
     Raises:
-        UserError: for images, extractors or counts that do not fit.
+        UserError: for unsuitable images, extractors, counts or an `out` that exists.
     """
     request = load_score_request(overrides, None if isinstance(second, Path) else second)
     if request.out is not None:
         check_writable(Path(request.out), "out")
         if Path(request.out).is_dir():
-            raise UserError(f"out: {request.out} is a folder; give the name of a .json")
+            raise UserError(f"out: expected a .json file, got the folder {request.out}. Give another out.")
         refuse_existing(Path(request.out), "out", overwrite=request.overwrite)
     if isinstance(second, Path) and replace(request.reference, cache=None) != ReferenceConfig():
-        raise UserError(f"reference: {second} is the reference; its split, count and file say nothing here")
+        raise UserError(
+            f"reference: expected no split, count or file, as {second} is the reference. Remove these keys."
+        )
     images = load_images(first)
     extractor = build_extractor(request.extractor, images.image_shape).to(device_for(request.accelerator))
     count = len(images) if request.count is None else request.count
     if count > len(images):
-        raise UserError(f"count: {count}, but {first} holds {len(images)} images")
+        raise UserError(f"count: expected at most {len(images)}, the images in {first}, got {count}. Reduce count.")
     check_count(count, extractor, str(first) if request.count is None else "count")
     compared = _reference(second, request, images, extractor)
     metrics = MetricSet.of(compared, extractor, count)
@@ -117,8 +119,8 @@ def _holds_statistics(path: Path) -> bool:
 def _same_shape(images: ImageSet, others: ImageSet) -> None:
     if images.image_shape != others.image_shape:
         raise UserError(
-            f"the images are {images.image_shape} (channels, height, width), those they are to be compared with "
-            f"{others.image_shape}; resizing would change the score, so do it before, and the same way for both"
+            f"images: expected the shape (channels, height, width) of the reference, {others.image_shape}, got "
+            f"{images.image_shape}. Resize both the same way first; diffexp does not, as resizing changes the score."
         )
 
 

@@ -1,4 +1,4 @@
-"""Builds everything from a config and fits: the only place where the parts meet."""
+"""`diffexp train`: build all parts from a config and fit; the only module that connects them."""
 
 import os
 import sys
@@ -42,15 +42,16 @@ from diffexp.system.locks import locked
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended.
+    """The outcome of a training.
 
     Attributes:
-        run: its directory.
-        step: optimiser steps done, of `steps`.
-        drawn: by sampler, what the last grid cost.
-        score: the callback that has scored, or None.
-        stopped_by: the signal that ended it before the last step, or None.
-        is_main: whether this is the process that reports, the first of all.
+        run: the run directory.
+        step: optimiser steps done.
+        steps: optimiser steps of the complete training.
+        drawn: the cost of the last grid, by sampler.
+        score: the callback that scored, or None.
+        stopped_by: the signal that stopped training before the last step, or None.
+        is_main: whether this process reports, which is rank 0.
     """
 
     run: Run
@@ -70,20 +71,20 @@ def train(
     plugins: Sequence[str] = (),
     callbacks: Sequence[L.Callback] = (),
 ) -> Outcome:
-    """Train what a config describes, as `diffexp train` does.
+    """Train the model that a config describes, as `diffexp train` does.
 
     Args:
         config: a YAML file, a run's directory, or the name of a ready config ("digits").
         overrides: ``key=value`` texts.
         resume: resume the run in the config's directory, or in run_dir, from its latest checkpoint.
         plugins: modules to import first.
-        callbacks: further ones, that act after diffexp's.
+        callbacks: further callbacks, which run after diffexp's.
 
     Returns:
-        How it ended; `Outcome.run.path` is the run's directory.
+        The outcome; `Outcome.run.path` is the run directory.
 
     Raises:
-        UserError: for anything wrong with the config, data or hardware, or a training that diverges.
+        UserError: for an invalid config, unsuitable data or hardware, or a training that diverges.
         EnvironmentFailure: if the directory is in use, or no checkpoint can be saved.
     """
     load_plugins(plugins)
@@ -93,18 +94,18 @@ def train(
 
 
 def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequence[L.Callback] = ()) -> Outcome:
-    """Train in a run's directory, from its newest checkpoint if it has one. No other process can meanwhile.
+    """Train in a run's directory, from its latest checkpoint if it has one, and lock the directory meanwhile.
 
     Args:
-        experiment: what to train.
-        run: where: from `diffexp.commands.locate`.
+        experiment: the experiment to train.
+        run: the run's directory, from `diffexp.commands.locate`.
         plugins: the modules named by --plugin, for the record.
-        callbacks: further ones, that act after ours.
+        callbacks: further callbacks, which run after diffexp's.
 
     Raises:
-        UserError: for data, hardware or a schedule that do not fit the config; nothing is written then. Also for a
+        UserError: for data, hardware or a schedule that does not fit the config, before anything is written, or for a
             training that diverges.
-        EnvironmentFailure: if the directory is in use, or no checkpoint can be saved any more.
+        EnvironmentFailure: if the directory is in use, or no checkpoint can be saved.
     """
     quieten()
     try:
@@ -115,11 +116,11 @@ def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: S
         raise
     finally:
         if is_main_process():
-            os.environ.pop(RUN_VARIABLE, None)  # what this process starts later is another run
+            os.environ.pop(RUN_VARIABLE, None)  # a later training of this process is another run
 
 
 def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequence[L.Callback]) -> Outcome:
-    # what may be wrong, before anything is written
+    # everything that validates comes before anything is written
     precision = choose_precision(experiment, run)
     model = build_training_model(experiment)
     data = ImageDataModule.from_config(experiment.data, experiment.training.batch_size, experiment.seed)
@@ -135,19 +136,19 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
 
     if is_main_process():
         tidy(run, experiment.checkpoint.keep)
-    steps, newest = experiment.training.max_steps, start.path if start is not None else None
+    steps, latest = experiment.training.max_steps, start.path if start is not None else None
     periodic = [each for each in (grids, score) if each is not None]
     if start is not None and start.step == steps and all(each.finished(steps) for each in periodic):
         if is_main_process():
             complete_records(run, experiment, start)
         return Outcome(run, steps, steps, {}, None, None)
     if is_main_process():
-        _describe(experiment, run, plugins, precision, newest)
+        _describe(experiment, run, plugins, precision, latest)
 
     step, checksum = (start.step, start.checksum) if start is not None else (0, None)
     loggers = build_loggers(experiment.loggers, run, step, experiment.wandb, as_dict(experiment), checksum)
     saver = StepCheckpoint.from_config(experiment, run, fingerprint, loggers)
-    parts = [  # they act in this order at the end of a step: average, save, and only then what takes long
+    parts = [  # in this order at the end of a step: average, save, then the slow ones
         StepProgress(),
         *(imported(place)(**settings) for place, settings in experiment.model.callbacks().items()),
         ema,
@@ -159,7 +160,7 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
         *callbacks,
     ]
     trainer = build_trainer(experiment, run, precision, loggers, saver, parts)
-    fit(trainer, model, data, newest, run, experiment.training.batch_size)
+    fit(trainer, model, data, latest, run, experiment.training.batch_size)
 
     step = trainer.global_step
     complete = step >= steps and all(each.finished(step) for each in periodic)
@@ -169,12 +170,12 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
     return Outcome(run, step, steps, drawn, score, stopped_by, is_main=trainer.is_global_zero)
 
 
-def _describe(experiment: Experiment, run: Run, plugins: list[str], precision: str, newest: Path | None) -> None:
-    """Make the run's directory, and say where training starts."""
+def _describe(experiment: Experiment, run: Run, plugins: list[str], precision: str, latest: Path | None) -> None:
+    """Create the run's directory, and print where training starts."""
     run.describe(config_text(experiment), {**describe_environment(plugins), "precision": precision})
     settings = experiment.training
-    begun = "from the start" if newest is None else f"on from {newest}"
+    action = "training from the start" if latest is None else f"resuming from {latest}"
     device = device_for(settings.accelerator).type
     with suppress(OSError):
-        print(f"{run.path}: {begun}, on {settings.devices * settings.num_nodes} × {device}", file=sys.stderr)
+        print(f"{run.path}: {action}, on {settings.devices * settings.num_nodes} × {device}", file=sys.stderr)
     os.environ[RUN_VARIABLE] = str(run.path)

@@ -1,4 +1,4 @@
-"""Trains the small classifier whose features score small images, from a dataset's own labels."""
+"""`diffexp extractor`: train a small classifier on a dataset's labels, whose features score small images."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from diffexp.system.files import check_writable
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """A classifier's file, and its accuracy on both splits (test: None where there is no such split)."""
+    """A classifier's file, and its accuracy on both splits, from 0 to 1; None without a test split."""
 
     path: Path
     train_accuracy: float
@@ -33,19 +33,26 @@ class TrainedClassifier:
 
 
 def train_classifier(data: DataConfig, wanted: ExtractorRequest) -> TrainedClassifier:
-    """Train, and write the file; the same on the same machine with the same number of threads.
+    """Train a classifier and write its file; deterministic on one machine with one number of threads.
+
+    Args:
+        data: the labelled images.
+        wanted: the network, the optimisation, and the file to write.
 
     Raises:
         UserError: if the images have no labels, or the file exists or cannot be written.
     """
     path = Path(wanted.out if wanted.out is not None else f"{wanted.name}.safetensors")
     if path.exists():
-        raise UserError(f"out: {path} exists; scores made with it would lose their meaning. Choose another name")
+        raise UserError(
+            f"out: expected a new file, got {path}, which exists. Replacing it would invalidate its scores. Give "
+            "another name."
+        )
     check_writable(path, "out")
     sources = ImageDataModule.from_config(data, wanted.batch_size, wanted.seed)
     images = sources.images("train")
     if images.labels is None or images.class_names is None:
-        raise UserError(f"data: {data.name}: the images have no labels, which a classifier is trained on")
+        raise UserError(f"data: expected labelled images, got {data.name} without labels. Choose other data.")
     device = device_for(wanted.accelerator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("classifier", wanted.seed))
@@ -90,7 +97,7 @@ def _fit(network: Classifier, images: ImageSet, wanted: ExtractorRequest, device
 
 
 def _shifted(images: Tensor, most: int, source: torch.Generator) -> Tensor:
-    """Images (B, C, H, W), each moved by up to `most` pixels in both directions; black comes in."""
+    """Shift each image (B, C, H, W) by up to `most` pixels in both directions, and pad with black."""
     if most == 0:
         return images
     height, width = images.shape[-2:]
@@ -104,7 +111,7 @@ def _shifted(images: Tensor, most: int, source: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def accuracy(network: Classifier, images: ImageSet, device: torch.device) -> float:
-    """The share of images whose class is found."""
+    """Return the share of images with the correct class, from 0 to 1."""
     assert images.labels is not None
     right = 0
     for indices in torch.split(torch.arange(len(images)), 1000):

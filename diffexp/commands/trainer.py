@@ -1,4 +1,4 @@
-"""The Trainer of an experiment, and its fit."""
+"""Build the Trainer of an experiment, and fit."""
 
 import logging
 import sys
@@ -32,10 +32,10 @@ def quieten() -> None:
 
 
 def choose_precision(experiment: Experiment, run: Run) -> str:
-    """The precision of a training; a resumed run keeps the one that it began with, also on another kind of machine.
+    """Choose the precision of a training; a resumed run keeps its first one, even on another kind of machine.
 
     Raises:
-        UserError: if there are not the devices that the config says, or the run's own record is wrong.
+        UserError: if the config's devices are missing, or the run's recorded precision is invalid.
     """
     settings = experiment.training
     device = device_for(settings.accelerator)
@@ -43,7 +43,10 @@ def choose_precision(experiment: Experiment, run: Run) -> str:
     check_tasks(settings.devices, settings.num_nodes)
     precision = str(run.read_environment().get("precision") or precision_for(settings.precision, device))
     if precision not in get_args(Precision):
-        raise UserError(f"{run.environment}: precision: {precision!r} is none of {', '.join(get_args(Precision))}")
+        raise UserError(
+            f"{run.environment}: precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}. "
+            "Restore the file."
+        )
     return precision
 
 
@@ -55,15 +58,15 @@ def build_trainer(
     saver: StepCheckpoint,
     callbacks: Sequence[L.Callback | None],
 ) -> L.Trainer:
-    """The Trainer of an experiment.
+    """Build the Trainer of an experiment.
 
     Args:
-        experiment: its `training` section.
-        run: its directory.
-        precision: one of Lightning's.
-        loggers: of the run.
-        saver: that of the callbacks which saves checkpoints.
-        callbacks: all of them, in the order in which they act at the end of a step; None is left out.
+        experiment: the experiment; its `training` section configures the Trainer.
+        run: the run's directory.
+        precision: one of Lightning's precisions.
+        loggers: the run's loggers.
+        saver: the callback that saves checkpoints.
+        callbacks: all callbacks, in the order in which they run at the end of a step; None is skipped.
     """
     settings = experiment.training
     return L.Trainer(
@@ -73,7 +76,7 @@ def build_trainer(
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         precision=precision,  # type: ignore[arg-type]  # one of Lightning's literals
-        deterministic=settings.deterministic or None,  # None leaves what a caller of ours has set
+        deterministic=settings.deterministic or None,  # None keeps the caller's setting
         accumulate_grad_batches=settings.accumulate_grad_batches,
         gradient_clip_val=settings.gradient_clip_val,
         log_every_n_steps=settings.log_every_n_steps,
@@ -81,22 +84,22 @@ def build_trainer(
         callbacks=[callback for callback in callbacks if callback is not None],
         plugins=[AtomicCheckpointIO(saver.failed), *cluster_plugins()],
         default_root_dir=run.path,
-        enable_checkpointing=False,  # Lightning's own; ours is among the callbacks
+        enable_checkpointing=False,  # of Lightning; `saver` replaces it
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
 
 
 def fit(
-    trainer: L.Trainer, model: GenerativeModel, data: ImageDataModule, newest: Path | None, run: Run, batch_size: int
+    trainer: L.Trainer, model: GenerativeModel, data: ImageDataModule, latest: Path | None, run: Run, batch_size: int
 ) -> None:
     """Train, from a checkpoint if there is one.
 
     Args:
         trainer: the Trainer.
-        model: to train.
-        data: to train on.
-        newest: the checkpoint to resume from.
+        model: the model to train.
+        data: the training images.
+        latest: the checkpoint to resume from, or None.
         run: the run's directory.
         batch_size: images per optimiser step.
 
@@ -109,19 +112,19 @@ def fit(
     smaller = f"Set training.accumulate_grad_batches={twice}, which computes the same step in smaller parts."
     try:
         with out_of_memory_explained("training.batch_size", batch_size // parts, smaller):
-            trainer.fit(model, datamodule=data, ckpt_path=newest, weights_only=True)
+            trainer.fit(model, datamodule=data, ckpt_path=latest, weights_only=True)
     except SystemExit as ended:
-        if ended.code == 1:  # how Lightning ends after a second Ctrl-C
+        if ended.code == 1:  # Lightning exits like this after a second Ctrl-C
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
         finish_loggers(trainer.loggers, failed=True)
         if not isinstance(error, (DivergedError, EnvironmentFailure)):
             raise
-        if not trainer.is_global_zero:  # all processes agree upon these two
-            sys.exit(0)  # what is wrong is the first one's to say; Lightning would kill it for another exit code
+        if not trainer.is_global_zero:  # both errors occur on every rank
+            sys.exit(0)  # rank 0 reports; Lightning would kill it if this process exited with another code
         if isinstance(error, EnvironmentFailure):
             raise
         saved = list_checkpoints(run.checkpoints)
-        safe = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
-        raise DivergedError(f"{error}; {safe}") from error
+        safe = f"The last good checkpoint is {saved[-1]}." if saved else "No checkpoint was saved before."
+        raise DivergedError(f"{str(error).rstrip('.')}. {safe}") from error

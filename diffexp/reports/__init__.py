@@ -1,9 +1,9 @@
-"""Compare runs by their configs, curves, scores, samples and cost. Reads files only.
+"""Compare runs by their configs, curves, scores, samples and cost, from their files alone.
 
-tables.py     what several runs have in common and where they differ, as tables
-schedules.py  their noise schedules
-plots.py      which plots there are; figure.py draws them
-images.py     which sample grids fit
+tables.py     tables of common and differing settings, scores and cost
+schedules.py  noise schedules of the runs
+plots.py      selection of the plots; figure.py draws them
+images.py     selection of the sample grids that fit
 page.py       one self-contained HTML page
 dashboard.py  a saved view of a W&B project
 """

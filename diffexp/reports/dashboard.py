@@ -1,4 +1,4 @@
-"""A saved view of a W&B project that shows runs as our reports do."""
+"""Save a view of a W&B project that shows runs as the HTML reports do."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,18 @@ from diffexp.runs.reader import RunReader
 
 
 def push_view(runs: Sequence[RunReader], name: str, entity: str | None, project: str | None) -> str:
-    """Save a view with sections for loss, scores, swept keys, samples and configs, and return its address.
+    """Save a view with sections for loss, scores, swept keys, samples and configs, and return its URL.
 
     Args:
-        runs: whose metrics, samplers and differing keys it shows; a view of a sweep shows the group of its runs only.
-        name: of the view.
-        entity, project: where; by default those of the runs' configs, and the user's own entity.
+        runs: the runs; the view shows their metrics, samplers and differing keys, and if they share one W&B group, only
+            that group.
+        name: the name of the view.
+        entity: the W&B entity; None for that of the runs' configs, else the user's.
+        project: the W&B project; None for that of the runs' configs.
 
     Raises:
-        UserError: if the extra is not installed, or the runs are of several projects.
-        EnvironmentFailure: if W&B does not take it.
+        UserError: if the extra is not installed, or the runs belong to several projects.
+        EnvironmentFailure: if W&B cannot save the view.
     """
     with requires_extra("dashboard", "dashboard"):
         import wandb_workspaces.reports.v2 as panels
@@ -66,13 +68,15 @@ def push_view(runs: Sequence[RunReader], name: str, entity: str | None, project:
         view.save()
         return str(view.url)
     except Exception as error:  # of its client, the network, the server
-        raise EnvironmentFailure(f"dashboard: W&B does not take the view: {error}") from error
+        raise EnvironmentFailure(
+            f"dashboard: W&B cannot save the view: {error}. Check the login and the connection."
+        ) from error
 
 
 def _project(runs: Sequence[RunReader]) -> str:
     found = {(run.config.get("wandb") or {}).get("project") for run in runs} - {None}
     if len(found) != 1:
-        raise UserError(f"dashboard: the runs are of {len(found)} W&B projects; give --project")
+        raise UserError(f"dashboard: expected runs of one W&B project, got {len(found)} projects. Give --project.")
     return str(found.pop())
 
 

@@ -1,4 +1,4 @@
-"""Drawing: lines with error bars, for the page and for papers."""
+"""Draw lines with error bars, for the page and for papers."""
 
 import io
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-# Text and axes of the page take the colour of its text, light or dark: this stands for it in the SVG.
+# Text and axes take the colour of the page's text, light or dark: the SVG's `currentColor` replaces this colour.
 INK = "#0a0b0c"
 
-# Distinguishable on white and on black, also by most people who are colour-blind (after Okabe & Ito).
+# Distinguishable on white and on black, also for most colour-blind readers (after Okabe & Ito).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#9a8c00", "#7f7f7f")
 _DASHES = ("-", "--", ":", "-.")
-_MOST_NAMED = 12  # lines in a legend
+_MOST_NAMED = 12  # with more lines there is no legend
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -34,16 +34,17 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Line:
-    """One of a plot.
+    """A line of a plot.
 
     Attributes:
-        run: index of its run, which chooses its colour.
-        name: for the legend.
-        x, y: the points.
-        errors: of y.
-        kind: lines of one run that differ in it have other dashes.
-        joined: whether the points are.
-        of_run: whether it is a run's; `run` only chooses the colour otherwise.
+        run: the index of the run, which selects the colour.
+        name: the name in the legend.
+        x: the x coordinates.
+        y: the y coordinates.
+        errors: half the lengths of the error bars, or None.
+        kind: the index of the dash pattern, which distinguishes the lines of one run.
+        joined: whether to join the points.
+        of_run: whether the line belongs to the run `run`; otherwise `run` only selects the colour.
     """
 
     run: int
@@ -58,12 +59,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure and what it is.
+    """A figure with its title and caption.
 
     Attributes:
-        title: short, also the name of its files.
-        caption: what it shows, and the files that it was read from.
-        lines: what is drawn.
+        title: a short title, which also names the figure's files.
+        caption: the content of the figure, and the files that it was read from.
+        x_label: the label of the x axis.
+        y_label: the label of the y axis.
+        lines: the lines to draw.
+        log_x: whether the x axis is logarithmic.
+        log_y: whether the y axis is logarithmic, if all y are positive.
     """
 
     title: str
@@ -75,7 +80,7 @@ class Plot:
     log_y: bool = False
 
     def svg(self) -> str:
-        """An ``<svg>`` element; each line of a run is a group with the id ``TITLE-rINDEX-NUMBER``."""
+        """Return an ``<svg>`` element, where each line of a run is a group with the id ``TITLE-rINDEX-NUMBER``."""
         with rc_context(_STYLE):
             text = io.StringIO()
             self._figure().savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -83,7 +88,7 @@ class Plot:
         return svg[svg.index("<svg") :].replace(INK, "currentColor")
 
     def files(self) -> dict[str, bytes]:
-        """By suffix, the picture as SVG and PNG with black text on white, for papers."""
+        """Return the figure as SVG and PNG, by suffix, with black text on white, for papers."""
         found = {}
         for suffix in ("svg", "png"):
             with rc_context({**_STYLE, **{key: "black" for key, value in _STYLE.items() if value == INK}}):
@@ -132,7 +137,7 @@ class Plot:
 
 
 def slug(title: str) -> str:
-    """A title as part of a file's name or of an id."""
+    """Return a title as part of a file name or an id."""
     return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// Lines know their run by their id, TITLE-rINDEX-NUMBER; they get its name as a tooltip.
+// The id of a line, TITLE-rINDEX-NUMBER, identifies its run; the run's name becomes its tooltip.
 const labels = JSON.parse(document.getElementById("labels").textContent);
 for (const line of document.querySelectorAll("svg g[id]")) {
   const found = line.id.match(/-r(\d+)-\d+(-errors)?$/);
@@ -10,7 +10,7 @@ for (const line of document.querySelectorAll("svg g[id]")) {
   line.prepend(title);
 }
 
-// Pointing at a run's row, or at one of its lines, dims the others in all plots.
+// Pointing at a run's row, or at one of its lines, dims the other runs in all plots.
 const light = (run) => {
   for (const svg of document.querySelectorAll("figure > svg")) {
     const lines = [...svg.querySelectorAll("g[data-run]")];
@@ -25,7 +25,7 @@ for (const each of document.querySelectorAll("table.runs tr[data-run], svg g[dat
   each.addEventListener("mouseleave", () => light(undefined));
 }
 
-// The slider shows of every strip the last grid at or before its step.
+// The slider shows the last grid of each strip at or before its step.
 const slider = document.getElementById("step");
 if (slider) {
   const steps = JSON.parse(slider.dataset.steps);

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about runs; it opens without a network, light or dark, and prints."""
+"""Write one self-contained HTML page about runs, which needs no network and supports light, dark and print."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Section:
 
 
 def sections(runs: Sequence[RunReader]) -> list[Section]:
-    """What there is to say of these runs; a part of which nothing is recorded is left out."""
+    """Return the sections about these runs that have any recorded content."""
     groups, curves = comparable(runs), schedules(runs)
     bits = likelihoods(runs)
     found = [
@@ -50,11 +50,12 @@ def write_page(runs: Sequence[RunReader], out: Path) -> None:
     """Write the page.
 
     Raises:
-        EnvironmentFailure: if it cannot be written.
+        UserError: if it cannot be written.
+        EnvironmentFailure: if the disk is full or failing.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     here = files("diffexp.reports")
-    grids, left_out = strips(runs)
+    grids, omitted = strips(runs)
     text = environment.from_string((here / "page.html").read_text("utf-8")).render(
         style=Markup((here / "page.css").read_text("utf-8")),
         script=Markup((here / "page.js").read_text("utf-8")),
@@ -63,7 +64,7 @@ def write_page(runs: Sequence[RunReader], out: Path) -> None:
         sections=sections(runs),
         strips=[(strip, strip.data()) for strip in grids],
         steps=sorted({step for strip in grids for step, _ in strip.pictures}),
-        left_out=left_out,
+        omitted=omitted,
         configs=[run.run.config.read_text() for run in runs],
         version=diffexp.__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -76,11 +77,11 @@ def write_page(runs: Sequence[RunReader], out: Path) -> None:
 
 
 def write_figures(runs: Sequence[RunReader], folder: Path, *, overwrite: bool = False) -> list[Path]:
-    """Write every plot as SVG and PNG and every table as Markdown and LaTeX; the files.
+    """Write every plot as SVG and PNG and every table as Markdown and LaTeX, and return the files.
 
     Raises:
-        UserError: if one exists and must stay; then none is written.
-        EnvironmentFailure: if one cannot be written.
+        UserError: if a file exists and `overwrite` is false, before any is written, or if one cannot be written.
+        EnvironmentFailure: if the disk is full or failing.
     """
     contents: dict[Path, bytes] = {}
     for section in sections(runs):

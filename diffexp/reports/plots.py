@@ -1,4 +1,4 @@
-"""Which plots there are of several runs."""
+"""Select the plots that compare several runs."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from diffexp.runs.reader import RecordedScore, RunReader
 
 
 def training_curves(runs: Sequence[RunReader]) -> list[Plot]:
-    """The loss, and the distance of each sampler, against the step."""
+    """Plot the loss, and the distance of each sampler, against the step."""
     plots = []
     losses = [Line(index, run.label, *_columns(run.series("train/loss"))) for index, run in enumerate(runs)]
     losses = [line for line in losses if line.x]
@@ -51,10 +51,10 @@ def _scores_while_training(runs: Sequence[RunReader]) -> list[Plot]:
 
 
 def score_plots(group: Comparable, runs: Sequence[RunReader]) -> list[Plot]:
-    """Against the network calls, and against each numeric config key of which the runs have several values.
+    """Plot scores against network calls, and against each numeric config key that has several values.
 
-    Runs of several models differ in more than a key tells: for them there is the first plot alone. A seed is no
-    setting, so it is on no axis.
+    Runs of different models differ in more than one key, so they get the first plot only. A seed is not a setting, so
+    no plot has it on an axis.
     """
     plots = [_against_calls(group, runs)] if len({each.network_calls for _, each in group.scores}) > 1 else []
     scored = sorted({index for index, _ in group.scores})
@@ -64,27 +64,27 @@ def score_plots(group: Comparable, runs: Sequence[RunReader]) -> list[Plot]:
         numbers = [_number(value) for value in values]
         if None not in numbers:
             by_run = {index: number or 0.0 for index, number in zip(scored, numbers, strict=True)}
-            others = {other: dict(zip(scored, told, strict=True)) for other, told in settings.items() if other != key}
+            others = {other: dict(zip(scored, texts, strict=True)) for other, texts in settings.items() if other != key}
             plots.append(_against_key(group, key, by_run, others))
     return plots
 
 
 def _against_key(group: Comparable, key: str, values: dict[int, float], others: dict[str, dict[int, str]]) -> Plot:
-    """A series for each sampler and each value of the other keys that differ; the runs are its points."""
+    """Plot one series per sampler and combination of other differing keys; its points are runs."""
     labels = short_labels([tuple(other.split(".")) for other in others])
     points: dict[str, list[tuple[float, RecordedScore]]] = {}
     for index, each in group.scores:
-        told = [f"{label} = {by_run[index]}" for label, by_run in zip(labels, others.values(), strict=True)]
-        name = ", ".join([f"{each.sampler} ({each.network_calls} calls)", *told])
+        keys = [f"{label} = {by_run[index]}" for label, by_run in zip(labels, others.values(), strict=True)]
+        name = ", ".join([f"{each.sampler} ({each.network_calls} calls)", *keys])
         points.setdefault(name, []).append((values[index], each))
     lines = []
     for number, (name, found) in enumerate(points.items()):
         found.sort(key=lambda point: point[0])
         x, y, errors = ([a for a, _ in found], [b.value for _, b in found], [b.spread or 0.0 for _, b in found])
-        # runs that share a value differ in their seeds: joined, they would zigzag
+        # runs that share a value differ in their seeds: a joined line would zigzag
         lines.append(Line(number, name, x, y, errors, joined=len(set(x)) == len(x), of_run=False))
     spans_decades = min(values.values()) > 0 and max(values.values()) > 10 * min(values.values())
-    caption = f"Lower is better; each point is a run, by {key} of its config.yaml; bars as in the table below."
+    caption = f"Lower is better. Each point is a run, by {key} of its config.yaml. Bars as in the table below."
     title = f"Score against {key}, {group.metric}, {group.protocol}"
     return Plot(title, caption, key, group.metric, lines, log_x=spans_decades, log_y=True)
 
@@ -97,9 +97,9 @@ def _number(text: str) -> float | None:
 
 
 def _against_calls(group: Comparable, runs: Sequence[RunReader]) -> Plot:
-    """A line a sampler of a run."""
+    """Plot one line per run and sampler."""
     samplers = list(dict.fromkeys(sampler for _, sampler, _, _ in group.rows()))
-    alone = len(runs) == 1  # then colours tell samplers
+    alone = len(runs) == 1  # then colours distinguish samplers
     lines = []
     for row in group.rows():
         scores = group.at(row).values()
@@ -115,13 +115,13 @@ def _against_calls(group: Comparable, runs: Sequence[RunReader]) -> Plot:
                 of_run=not alone,
             )
         )
-    caption = "Lower is better; bars as in the table below."
+    caption = "Lower is better. Bars as in the table below."
     title = f"Score against network calls, {group.metric}, {group.protocol}"
-    return Plot(title, caption, "network calls for an image", group.metric, lines, log_x=True, log_y=True)
+    return Plot(title, caption, "network calls per image", group.metric, lines, log_x=True, log_y=True)
 
 
 def noise_schedules(curves: Sequence[Curve]) -> Plot:
-    """The log-SNR of each schedule against t/T."""
+    """Plot the log-SNR of each schedule against t/T."""
     lines = []
     for number, curve in enumerate(curves):
         count = len(curve.log_snr)

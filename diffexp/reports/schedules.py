@@ -1,4 +1,4 @@
-"""The noise schedules of the runs that have one."""
+"""Compare the noise schedules of the runs that have one."""
 
 import math
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from diffexp.runs.reader import RunReader
 
 @dataclass(frozen=True)
 class Curve:
-    """A schedule.
+    """A noise schedule.
 
     Attributes:
-        name: with T and what differs from other schedules.
-        log_snr: log(ᾱ_t / (1 - ᾱ_t)), the least noisy first; -inf where no signal is left is left out.
+        name: T and all keys of the schedule.
+        log_snr: log(ᾱ_t / (1 - ᾱ_t)) for t = 1 … T, the least noisy first; -inf where no signal remains.
         terminal_signal: √ᾱ_T.
-        runs: the labels of those that use it.
+        runs: the labels of the runs that use the schedule.
     """
 
     name: str
@@ -31,9 +31,9 @@ class Curve:
 
 
 def schedules(runs: Sequence[RunReader]) -> list[Curve]:
-    """The different schedules of these runs; those of plugins that are not loaded have none here."""
+    """Return the distinct schedules of these runs, except runs that need plugins that are not loaded."""
     found: dict[str, Curve] = {}
-    noises: dict[str, tuple[ScheduleConfig, int] | None] = {}  # of equal models; a config takes its time to load
+    noises: dict[str, tuple[ScheduleConfig, int] | None] = {}  # by model: loading a config is slow
     for run in runs:
         model = repr(run.config.get("model"))
         if model not in noises:
@@ -61,7 +61,7 @@ def _noise(run: RunReader) -> tuple[ScheduleConfig, int] | None:
 
 
 def terminal_signals(curves: Sequence[Curve]) -> Table:
-    """What each schedule leaves of the image at its end."""
+    """Return a table of the signal that each schedule leaves at its end."""
     rows = [
         [curve.name, f"{curve.terminal_signal:.3g}", f"{curve.log_snr[0]:.3g}", f"{curve.log_snr[-1]:.3g}",
          ", ".join(curve.runs[:3]) + (f" and {len(curve.runs) - 3} more" if len(curve.runs) > 3 else "")]

@@ -1,4 +1,4 @@
-"""What several runs tell together: the keys that differ, scores that can be compared, likelihoods, schedules, cost."""
+"""Tables that compare runs: differing keys, comparable scores, likelihoods, cost, versions and machines."""
 
 import math
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from diffexp.evaluation.ranking import ScoreEstimate, best_and_ties
 from diffexp.formatting import Table, pm
 from diffexp.runs.reader import RecordedScore, RunReader
 
-# Keys that name a run and say where it is recorded, not what it computes.
+# Keys of the name and the recording of a run, which do not change the result.
 _NAMING = ("name", "runs_dir", "run_dir", "wandb.", "loggers")
 
 _ABSENT = "–"
 
 
 def differing_keys(runs: Sequence[RunReader]) -> dict[str, list[str]]:
-    """By dotted key, its value in each run, of just the keys of which there are several values; "–" where absent."""
+    """Return the keys that have several values: by dotted key, the value in each run, "–" where absent."""
     flat = [_flat(run.config) for run in runs]
-    if len({frozenset(each) for each in flat}) > 1:  # a key that a run's version did not have had its default
+    if len({frozenset(each) for each in flat}) > 1:  # fill in defaults of keys that a run's version lacked
         flat = [_flat(run.completed) for run in runs]
     keys = dict.fromkeys(key for each in flat for key in each if not key.startswith(_NAMING))
     found = {key: [each.get(key, _ABSENT) for each in flat] for key in keys}
@@ -29,15 +29,15 @@ def differing_keys(runs: Sequence[RunReader]) -> dict[str, list[str]]:
 
 
 def several_seeds(runs: Sequence[RunReader]) -> bool:
-    """Whether some of the runs differ in seeds alone."""
+    """Whether some of the runs differ only in seeds."""
     settings = [values for key, values in differing_keys(runs).items() if not is_seed(key)]
     return len(runs) > 1 and len(set(zip(*settings, strict=True))) < len(runs)
 
 
 def losses_compare(runs: Sequence[RunReader]) -> str:
-    """Whether the training losses of runs can be compared, and the keys that forbid it.
+    """Return a sentence on whether the training losses are comparable, with the keys that prevent it.
 
-    A loss is that of a target at the noise of a schedule, of some images: with another of these it is another quantity.
+    A loss depends on the target, the noise schedule and the images: if one of them differs, it is another quantity.
     """
     where = ("data.path", "data.root", "data.num_workers", "data.memory_gb", "model.network.")
     differing = [
@@ -53,7 +53,7 @@ def _flat(config: dict[str, Any]) -> dict[str, str]:
 
 
 def shown(value: Any) -> str:
-    """A config's value as YAML would have it, but floats as short as they are."""
+    """Return a config's value as YAML writes it, but with at most 10 digits for floats."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -66,7 +66,7 @@ def shown(value: Any) -> str:
 
 
 def overview(runs: Sequence[RunReader]) -> Table:
-    """A row a run: how far it is, what differs, its last loss."""
+    """Return a table with one row per run: the differing keys, the state, the step and the last loss."""
     differing = differing_keys(runs)
     head = ["run", *differing, "state", "step", "train/loss"]
     rows = []
@@ -81,10 +81,12 @@ def overview(runs: Sequence[RunReader]) -> Table:
 
 @dataclass(frozen=True)
 class Comparable:
-    """Scores of one metric under one protocol, which may stand beside each other.
+    """Comparable scores: one metric under one protocol.
 
     Attributes:
-        scores: (index of the run, score), of the last step of each run at which a sampler was scored.
+        metric: the name of the distance, with extractor and count.
+        protocol: the id of the protocol.
+        scores: (index of the run, score), from the last step at which each run scored a sampler.
     """
 
     metric: str
@@ -97,25 +99,26 @@ class Comparable:
         return f"{self.metric}, protocol {self.protocol}"
 
     def rows(self) -> list[tuple[int, str, str, int]]:
-        """(run, sampler, weights, step) of each row of the table, run by run."""
+        """Return (run, sampler, weights, step) for each row of the table, sorted by run."""
         return sorted({(index, each.sampler, each.weights, each.step) for index, each in self.scores})
 
     def name(self, runs: Sequence[RunReader], row: tuple[int, str, str, int]) -> str:
-        """What a table or plot calls the scores of a sampler of a run: as little as tells them apart."""
+        """Return the shortest name that distinguishes a row, for tables and plots."""
         index, sampler, weights, step = row
         run = f"{runs[index].label} " if len(runs) > 1 else ""
         at = f", step {step}" if len({each.step for _, each in self.scores}) > 1 else ""
         return f"{run}{sampler}{at}" + ("" if weights == "ema" else f", {weights} weights")
 
     def at(self, row: tuple[int, str, str, int]) -> dict[int, RecordedScore]:
-        """By network calls, the scores of a row."""
+        """Return the scores of a row, by network calls."""
         chosen = [s for index, s in self.scores if (index, s.sampler, s.weights, s.step) == row]
         return {each.network_calls: each for each in sorted(chosen, key=lambda each: each.network_calls)}
 
     def table(self, runs: Sequence[RunReader]) -> Table:
-        """Samplers of all runs × network calls; bold is the lowest of a column, = cannot be told from it.
+        """Return the table of samplers × network calls.
 
-        Where some runs differ in seeds alone nothing is bold: the lowest would be the luckiest.
+        Bold marks the lowest score of a column, = those statistically indistinguishable from it. If some runs differ
+        only in seeds, nothing is bold: the lowest score would be luck.
         """
         rows, columns = self.rows(), sorted({each.network_calls for _, each in self.scores})
         texts, bold = [], set()
@@ -142,12 +145,12 @@ class Comparable:
         images = ", ".join(f"{times} × {count} images" if times > 1 else f"{count} images" for times, count in counts)
         at = sorted({each.step for _, each in self.scores})
         steps = f"step {at[0]}" if len(at) == 1 else f"steps {at[0]} to {at[-1]}"
-        marked = "Bold is the lowest of a column, = cannot be told from it."
+        marked = "Bold: lowest of a column; =: statistically indistinguishable from it."
         if not bold:
-            marked = "None is marked as the lowest: runs that differ in seeds alone are draws of one setting."
+            marked = "None is marked as the lowest: runs that differ only in seeds are draws of one setting."
         source = (
-            f"Lower is better; {steps}; {images}: mean ± standard deviation over several blocks, ± standard error of "
-            f"one. {marked} From {_listed(files)}."
+            f"Lower is better; {steps}; {images}: mean ± standard deviation over several blocks, ± standard error for "
+            f"one block. {marked} From {_listed(files)}."
         )
         return Table(
             f"Scores {self.title}", ["sampler \\ network calls", *map(str, columns)], texts, source, frozenset(bold)
@@ -155,23 +158,23 @@ class Comparable:
 
 
 def comparable(runs: Sequence[RunReader]) -> list[Comparable]:
-    """All last scores, in groups that can be compared."""
+    """Return the last scores of all runs, in comparable groups."""
     groups: dict[tuple[str, str], dict[tuple[int, str, str, int], tuple[int, RecordedScore]]] = {}
     for index, run in enumerate(runs):
-        newest: dict[tuple[str, str, str, str, int], RecordedScore] = {}
-        for score in run.scores:  # oldest step first
+        latest: dict[tuple[str, str, str, str, int], RecordedScore] = {}
+        for score in run.scores:  # sorted by step
             key = (score.metric, score.protocol, score.sampler, score.weights, score.network_calls)
-            before = newest.get(key)
+            before = latest.get(key)
             if before is None or (score.step, score.blocks) >= (before.step, before.blocks):
-                newest[key] = score
-        for score in newest.values():
+                latest[key] = score
+        for score in latest.values():
             place = (index, score.sampler, score.weights, score.network_calls)
             groups.setdefault((score.metric, score.protocol), {})[place] = (index, score)
     return [Comparable(metric, protocol, list(found.values())) for (metric, protocol), found in groups.items()]
 
 
 def likelihoods(runs: Sequence[RunReader]) -> Table | None:
-    """Bits per dimension of all runs that have them."""
+    """Return a table of bits per dimension, or None if no run has any."""
     rows = []
     files = []
     there = {name for run in runs for _, values, _ in run.likelihoods for name in values}
@@ -179,13 +182,13 @@ def likelihoods(runs: Sequence[RunReader]) -> Table | None:
     for run in runs:
         for about, values, file in run.likelihoods:
             files.append(str(file))
-            told = [
+            cells = [
                 pm(fmean(values[name]), stdev(values[name]) / math.sqrt(len(values[name]))) if name in values else ""
                 for name in names
             ]
             step, images = str(about["step"]), f"{about['count']} of {about['likelihood']['split']}"
             settings = "; ".join(filter(None, (estimate_settings(name, about) for name in values)))
-            rows.append([run.label, step, about["weights"], images, settings, *told])
+            rows.append([run.label, step, about["weights"], images, settings, *cells])
     if not rows:
         return None
     head = ["run", "step", "weights", "images", "settings", *(ESTIMATES.get(name, name) for name in names)]
@@ -194,7 +197,7 @@ def likelihoods(runs: Sequence[RunReader]) -> Table | None:
 
 
 def cost(runs: Sequence[RunReader]) -> Table:
-    """What each run took: training, and the samples that were scored."""
+    """Return a table of the cost of training and of scored samples."""
     rows = []
     for run in runs:
         step, seconds = run.status.get("step"), run.status.get("seconds")
@@ -204,18 +207,18 @@ def cost(runs: Sequence[RunReader]) -> Table:
         drawn = sum(each.blocks * each.count for each in run.scores)
         scoring = sum(each.blocks * each.seconds for each in run.scores)
         device = ", ".join(run.environment.get("gpus", [])) or f"{run.environment.get('cpus', '?')} CPUs"
-        told = _ABSENT if seconds is None else f"{seconds:,.0f}"
-        rows.append([run.label, device, images, told, f"{drawn:,}", f"{calls:,}", f"{scoring:,.0f}"])
+        trained = _ABSENT if seconds is None else f"{seconds:,.0f}"
+        rows.append([run.label, device, images, trained, f"{drawn:,}", f"{calls:,}", f"{scoring:,.0f}"])
     head = ["run", "device", "images trained on", "seconds in training", "images scored", "network calls", "seconds"]
     source = (
-        "Trained: step × batch size, and the seconds of status.json (with scores and grids while training). Scored: "
-        "scores/ and evaluations/, network calls × images."
+        "Training: step × batch size, and the seconds of status.json, which include scores and grids during training. "
+        "Scoring: scores/ and evaluations/, network calls × images."
     )
     return Table("Cost", head, rows, source)
 
 
 def environments(runs: Sequence[RunReader]) -> Table:
-    """What of versions and machine differs; of a single run, all of it."""
+    """Return a table of differing versions and machines, or of all of them for a single run."""
     flat = [environment_facts(run.environment) for run in runs]
     keys = dict.fromkeys(key for each in flat for key in each)
     if len(runs) > 1:
@@ -225,7 +228,7 @@ def environments(runs: Sequence[RunReader]) -> Table:
 
 
 def environment_facts(environment: dict[str, Any]) -> dict[str, str]:
-    """What environment.json says of versions and the machine, by dotted key."""
+    """Return the versions and the machine in environment.json, by dotted key."""
     aside = ("command", "earlier", "run_id", "slurm", "plugins")
     return {".".join(path): shown(value) for path, value in leaves(environment) if path[0] not in aside}
 

@@ -1,5 +1,5 @@
-"""Compare a repeated training with the recorded one; `diffexp.commands.reproduce` runs it.
+"""Compare a repeated training with the recorded one; `diffexp.commands.reproduce` runs both.
 
-recorded_run.py  what is known of a run: from its directory, a checkpoint, or W&B
-compare.py       bit for bit, or by its scores
+recorded_run.py  read the record of a run from its directory, a checkpoint, or W&B
+compare.py       compare bit for bit, or by scores
 """

@@ -1,4 +1,4 @@
-"""Whether two runs are the same: bit for bit, or as far as their scores can tell."""
+"""Compare two runs bit for bit, or by their scores."""
 
 import math
 import re
@@ -16,7 +16,7 @@ from diffexp.evaluation.ranking import ScoreEstimate, tie
 from diffexp.formatting import Table
 from diffexp.runs.directory import grids
 
-# What a checkpoint holds besides the result: where it was made. The metrics are compared row by row.
+# Parts of a checkpoint that describe its origin. The metrics are compared row by row.
 _ASIDE = ("config", "data", "run_id", "metrics")
 
 # score/SAMPLER-WEIGHTS/fd_EXTRACTOR_COUNT or fid50k, but neither its error, fd_error_…, nor the lowest so far, …_best
@@ -25,11 +25,11 @@ _DISTANCE = re.compile(r"(score/[^/]+/)(fd_(?!error_)\S+|fid\d+k?)(?<!_best)")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One thing of two runs.
+    """The comparison of one kind of content of two runs.
 
     Attributes:
-        name: of what was compared, with how many.
-        difference: "" if they are equal bit for bit, else where they first differ.
+        name: the kind of content, with the number of items.
+        difference: "" if the runs are equal bit for bit, else their first difference.
     """
 
     name: str
@@ -40,56 +40,57 @@ class Comparison:
 
 
 def compare_checkpoints(before: dict[str, Any], now: dict[str, Any]) -> Comparison:
-    """All numbers of two checkpoints: weights, average, optimiser."""
+    """Compare all numbers of two checkpoints: weights, averaged weights and optimiser."""
     one = {name: value for name, value in _numbers(before) if not name.startswith(_ASIDE)}
     two = {name: value for name, value in _numbers(now) if not name.startswith(_ASIDE)}
     name = f"checkpoint ({len(one)} tensors and numbers)"
     if missing := sorted(set(one) ^ set(two)):
-        return Comparison(name, f"{len(missing)} are in one of them only, {missing[0]} first")
+        return Comparison(name, f"{len(missing)} exist in only one of them, first {missing[0]}")
     differing = [key for key in one if not _equal(one[key], two[key])]
     if not differing:
         return Comparison(name, "")
     weights = [key for key in differing if key.startswith("state_dict.")]
     largest = max((_distance(one[key], two[key]) for key in weights), default=0.0)
-    return Comparison(name, f"{len(differing)} differ, {differing[0]} first; a weight by {largest:.2g} at most")
+    return Comparison(name, f"{len(differing)} differ, first {differing[0]}; weights differ by at most {largest:.2g}")
 
 
 def compare_metrics(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]) -> Comparison:
-    """All logged rows."""
+    """Compare all logged rows."""
     name = f"metrics ({len(before)} rows)"
     for one, two in zip(before, now, strict=False):
         for key in sorted({*one, *two}):
             if key not in one or key not in two or not _equal(one[key], two[key]):
                 values = f"{one.get(key, 'nothing')} then, {two.get(key, 'nothing')} now"
-                return Comparison(name, f"from step {one['step']} on, first {key}: {values}")
+                return Comparison(name, f"differ from step {one['step']}, first {key}: {values}")
     return Comparison(name, "" if len(before) == len(now) else f"{len(now)} rows now")
 
 
 def compare_pictures(before: Path, now: Path, step: int, samplers: Collection[str]) -> Comparison:
-    """All grids that training drew with some samplers up to a step, as files; other pictures do not count.
+    """Compare the files of all grids that training drew with some samplers up to a step.
 
     Args:
         before: samples/ of the recorded run.
-        now: that of the other.
-        step: the last one to compare.
-        samplers: their names in the recorded config.
+        now: samples/ of the repeated run.
+        step: the last step to compare.
+        samplers: the samplers' names in the recorded config.
     """
     drawn = [(at, file) for at, name, file in grids(before) if at <= step and name in samplers]
     side_by_side = {before / f"step-{at:08d}.png" for at, _ in drawn}
     pictures = sorted({file for _, file in drawn} | {file for file in side_by_side if file.is_file()})
     differing = [file.name for file in pictures if _bytes(file) != _bytes(now / file.name)]
-    difference = f"{len(differing)} differ, {differing[0]} first" if differing else ""
+    difference = f"{len(differing)} differ, first {differing[0]}" if differing else ""
     return Comparison(f"sample grids ({len(pictures)})", difference)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The last score of a sampler, then and now.
+    """The last score of a sampler in the recorded and in the repeated run.
 
     Attributes:
-        name: of the metric, as it is logged.
-        before, now: value and standard error.
-        seeds: values of further trainings that differ in the seed alone.
+        name: the name of the metric, as logged.
+        before: value and standard error in the recorded run.
+        now: value and standard error in the repeated run.
+        seeds: values of further trainings that differ only in the seed.
     """
 
     name: str
@@ -99,16 +100,19 @@ class Compared:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of one training: over the seeds if there are any, else of the images alone."""
+        """The standard deviation of one training: over the seeds if there are any, else the larger standard error."""
         return stdev([self.now.value, *self.seeds]) if self.seeds else max(self.before.spread, self.now.spread)
 
     @property
     def same(self) -> bool:
-        """Whether they cannot be told apart."""
+        """Whether the scores are statistically indistinguishable.
+
+        With seeds, `before` is within the 95 % prediction interval of Student's t for a further training.
+        """
         if not self.seeds:
             return tie(self.before, self.now)
         values = [self.now.value, *self.seeds]
-        likely = student_t.ppf(0.975, len(values) - 1)  # 95 % of further trainings
+        likely = student_t.ppf(0.975, len(values) - 1)  # two-sided, 95 % of further trainings
         return bool(abs(self.before.value - fmean(values)) <= likely * self.spread * math.sqrt(1 + 1 / len(values)))
 
 
@@ -116,11 +120,12 @@ Rows = Sequence[dict[str, Any]]
 
 
 def compare_scores(before: Rows, now: Rows, seeds: Sequence[Rows]) -> list[Compared]:
-    """The last distances that the first logged, where the others have them at the same step.
+    """Compare the last distances of the recorded run with those of the other runs at the same step.
 
     Args:
-        before, now: logged rows.
-        seeds: those of further trainings that differ in the seed alone.
+        before: the rows of the recorded run.
+        now: the rows of the repeated run.
+        seeds: the rows of further trainings that differ only in the seed.
     """
     one = _last_scores(before)
     two, *more = (_last_scores(rows) for rows in (now, *seeds))
@@ -132,27 +137,29 @@ def compare_scores(before: Rows, now: Rows, seeds: Sequence[Rows]) -> list[Compa
 
 
 def _last_scores(rows: Rows) -> dict[tuple[str, int], ScoreEstimate]:
-    """By name and step, the distances of the last row with any."""
+    """Return the distances in the last row that has any, by name and step."""
     for row in reversed(rows):
         found = {}
         for name, value in row.items():
             match = _DISTANCE.fullmatch(name)
             if match is not None:
                 error = next((row[key] for key in row if key.startswith(f"{match[1]}fd_error_")), 0.0)
-                found[name, row["step"]] = ScoreEstimate(value, error, "")  # the report lists other settings first
+                found[name, row["step"]] = ScoreEstimate(
+                    value, error, ""
+                )  # no protocol: `reproduce` lists differing settings first
         if found:
             return found
     return {}
 
 
 def scores_table(compared: Sequence[Compared]) -> Table:
-    """A row a score."""
+    """Return a table with one row per score."""
     rows = []
     for each in compared:
         verdict = "within it" if each.same else "outside it"
         rows.append([each.name, f"{each.before.value:.4g}", f"{each.now.value:.4g}", f"{each.spread:.2g}", verdict])
     of_seeds = any(each.seeds for each in compared)
-    source = "Spread: standard deviation over the seeds." if of_seeds else "Spread: the scores' own standard error."
+    source = "Spread: standard deviation over the seeds." if of_seeds else "Spread: standard error of the scores."
     return Table("Scores", ["score", "then", "now", "spread", ""], rows, source)
 
 
@@ -170,7 +177,7 @@ def _numbers(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _equal(one: Any, two: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(two, Tensor):
         return one.dtype == two.dtype and torch.equal(one, two)
-    return bool(one == two) or (one != one and two != two)  # NaN is NaN
+    return bool(one == two) or (one != one and two != two)  # NaN equals NaN
 
 
 def _distance(one: Any, two: Any) -> float:

@@ -1,4 +1,4 @@
-"""What is known of a run that is to be made again."""
+"""Read the record of a run to reproduce."""
 
 import re
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ from diffexp.runs.directory import Run
 from diffexp.runs.metrics import read_metrics, with_current_metric_names
 
 _WANDB = re.compile(r"(?:https?://[^/]+/)?([\w.-]+)/([\w.-]+)/(?:runs/)?([\w-]+)/?(?:\?.*)?")
-_ALL = 10_000_000  # rows: more than a run logs, so that none is left out
+_ALL = 10_000_000  # rows: more than a run logs, so that W&B subsamples none
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run as it was.
+    """The record of a run.
 
     Attributes:
-        source: where it was found.
-        config: its text, as it lies there.
-        trained: the config inside its checkpoint, which it was trained with; None without one.
-        environment: what it ran on, {} if that is unknown.
-        step: that it reached.
-        checkpoint: what the checkpoint at that step holds; None if there is none.
-        metrics: the rows logged, up to that step.
-        run: its directory, if it is here.
+        source: where the record was found.
+        config: the text of the config in the record.
+        trained: the config inside the checkpoint, which the run was trained with; None without a checkpoint.
+        environment: the versions and the machine; {} if unknown.
+        step: the step that the run reached.
+        checkpoint: the content of the checkpoint at that step; None without one.
+        metrics: the rows logged up to that step.
+        run: the run's directory; None without one.
     """
 
     source: str
@@ -44,11 +44,14 @@ class RecordedRun:
 
 
 def find_recorded_run(name: str) -> RecordedRun:
-    """The recording of a run's directory, a checkpoint, or ENTITY/PROJECT/ID of W&B (or its address).
+    """Read the record of a run directory, a checkpoint, or a W&B run.
+
+    Args:
+        name: a path, or ENTITY/PROJECT/ID or the URL of a W&B run.
 
     Raises:
-        UserError: if it is none of these, or there is nothing to compare with.
-        EnvironmentFailure: if W&B does not give it.
+        UserError: if `name` is none of these, or there is nothing to compare with.
+        EnvironmentFailure: if the run cannot be read from W&B.
     """
     path = Path(name)
     if path.is_dir():
@@ -57,17 +60,23 @@ def find_recorded_run(name: str) -> RecordedRun:
         return _of_checkpoint(path)
     found = _WANDB.fullmatch(name)
     if found is None:
-        raise UserError(f"{name}: no such run directory or checkpoint, nor ENTITY/PROJECT/ID of a W&B run")
+        raise UserError(
+            f"{name}: expected a run directory, a checkpoint, or ENTITY/PROJECT/ID of a W&B run, got none of them. "
+            "Give another name."
+        )
     return _of_wandb("/".join(found.groups()))
 
 
 def _of_run(path: Path) -> RecordedRun:
     run = Run(path)
     if not run.exists():
-        raise UserError(f"{path}: holds no run (no config.yaml)")
+        raise UserError(f"{path}: expected a run directory, got one without config.yaml. Give another directory.")
     newest = latest_valid_checkpoint(run.checkpoints)
     if newest is None:
-        raise UserError(f"{path}: has no checkpoint to compare with; diffexp train {path} makes another run of it")
+        raise UserError(
+            f"{path}: expected a checkpoint to compare with, got none. Train its config in a new run with: "
+            f"diffexp train {path}"
+        )
     return _with_run(run, str(path), run.config.read_text(), *newest)
 
 
@@ -93,9 +102,11 @@ def _of_wandb(name: str) -> RecordedRun:
         config = {key: value for key, value in run.config.items() if key not in ("_wandb", "score_protocol")}
         history = run.history(samples=_ALL, pandas=False)
     except Exception as error:  # of its client, the network, the server
-        raise EnvironmentFailure(f"{name}: W&B does not give it: {error}") from error
+        raise EnvironmentFailure(
+            f"{name}: cannot be read from W&B: {error}. Check the name and the connection."
+        ) from error
     if "model" not in config or "training" not in config:
-        raise UserError(f"{name}: its config is not that of a training by diffexp")
+        raise UserError(f"{name}: expected the config of a diffexp training, got another. Give another run.")
     rows = [
         {"step": row[STEP_IN_WANDB], **{key: each for key, each in row.items() if _is_metric(key, each)}}
         for row in history
@@ -103,7 +114,7 @@ def _of_wandb(name: str) -> RecordedRun:
     ]
     rows = [with_current_metric_names(row) for row in rows if len(row) > 1]
     if not rows:
-        raise UserError(f"{name}: has logged nothing to compare with")
+        raise UserError(f"{name}: expected logged metrics to compare with, got none. Give another run.")
     step = max(row["step"] for row in rows)
     return RecordedRun(name, yaml.safe_dump(config, sort_keys=False), None, {}, step, None, rows, None)
 

@@ -1,11 +1,11 @@
-"""A run directory: what a run leaves behind, and from which the same run can be made again.
+"""The run directory: the files of a run, from which it can be reproduced.
 
-config.yaml        the resolved config; `diffexp train RUN/config.yaml` is the same run
+config.yaml        the resolved config; `diffexp train RUN/config.yaml` trains the same run
 environment.json   versions, git commit, device, Slurm ids
-status.json        where the run stands
-metrics.jsonl      one JSON object a line: "step" and what was logged at it
+status.json        the state and the step of the run
+metrics.jsonl      one JSON object per line: "step" and the metrics logged at it
 checkpoints/  samples/  scores/  evaluations/
-drawings/          what `diffexp sample` draws; no part of the training, so nothing compares or reports it
+drawings/          images of `diffexp sample`; not part of the training, so nothing compares or reports them
 """
 
 import json
@@ -28,17 +28,17 @@ from diffexp.system.locks import LOCK_NAME
 
 log = logging.getLogger(__name__)
 
-# A launcher starts a node's other processes with this command line again; they find the run's directory here.
+# A launcher starts a node's other processes with the same command line; they read the run's directory from here.
 RUN_VARIABLE = "DIFFEXP_RUN_DIR"
 
-_GRID = re.compile(r"step-(\d+)-([\w-]+)\.png")  # the letters that a config allows in the name of a grid's sampler
+_GRID = re.compile(r"step-(\d+)-([\w-]+)\.png")  # a config allows these characters in a grid sampler's name
 
 
 class Run:
     """The directory of one run.
 
     Args:
-        path: the directory; need not exist yet.
+        path: the directory, which need not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,13 +57,18 @@ class Run:
         return self.config.is_file()
 
     def describe(self, config: str, environment: Mapping[str, Any]) -> None:
-        """Make the directory, or that of a resumed run current, and write what describes the run.
+        """Create the directory if needed, and write config.yaml and environment.json.
 
-        The environment gets a "run_id" that stays ($WANDB_RUN_ID, which W&B's agents and our sweeps set, else a
-        random one), and the environments of earlier starts below "earlier".
+        The environment gets a permanent "run_id": $WANDB_RUN_ID, which W&B's agents and diffexp's sweeps set, else a
+        random one. The key "earlier" holds the environments of earlier starts.
+
+        Args:
+            config: the text of config.yaml.
+            environment: versions and machine, as plain data.
 
         Raises:
-            UserError, EnvironmentFailure: if it cannot be written to.
+            UserError: if the directory cannot be written, or environment.json is damaged.
+            EnvironmentFailure: if the disk is full or failing.
         """
         with writing(f"run_dir: {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -72,17 +77,23 @@ class Run:
             run_id = before.get("run_id") or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
             described = {"run_id": run_id, **environment, "earlier": earlier}
             atomic_write_text(self.environment, json.dumps(described, indent=2) + "\n")
-            # last, because this file is what makes the directory a run
+            # last: this file marks the directory as a run
             atomic_write_text(self.config, config)
 
     def discard_if_empty(self) -> None:
-        """Remove the directory if nothing was written to it, and the one around it if nothing else is there."""
-        with suppress(OSError):  # rmdir only removes empty ones
+        """Remove the directory if it is empty, and then its parent if that is empty."""
+        with suppress(OSError):  # rmdir removes only empty directories
             self.path.rmdir()
             self.path.parent.rmdir()
 
     def write_status(self, state: str, step: int, steps: int, **more: Any) -> None:
-        """Replace status.json: the state ("running", "finished", "interrupted", "failed") and the step.
+        """Replace status.json.
+
+        Args:
+            state: "running", "finished", "interrupted" or "failed".
+            step: steps done.
+            steps: steps of the complete run.
+            more: further keys.
 
         Raises:
             OSError: if it cannot be written.
@@ -93,7 +104,7 @@ class Run:
         atomic_write_text(self.status, json.dumps(status, indent=2) + "\n")
 
     def read_status(self) -> dict[str, Any]:
-        """status.json; {} without one that can be read."""
+        """Return the content of status.json, or {} if it is missing or damaged."""
         try:
             status = json.loads(self.status.read_text())
         except (OSError, ValueError):
@@ -101,12 +112,12 @@ class Run:
         return status if isinstance(status, dict) else {}
 
     def seconds(self) -> float:
-        """That the run has been trained for, as status.json says."""
+        """Return the seconds of training that status.json records."""
         seconds = self.read_status().get("seconds", 0.0)
         return seconds if isinstance(seconds, (int, float)) else 0.0
 
     def id(self) -> str | None:
-        """The "run_id" of environment.json; None without one that can be read."""
+        """Return the "run_id" of environment.json, or None if it is missing or damaged."""
         try:
             run_id = self.read_environment().get("run_id")
         except (UserError, OSError):
@@ -114,10 +125,10 @@ class Run:
         return run_id if isinstance(run_id, str) else None
 
     def read_environment(self) -> dict[str, Any]:
-        """environment.json; {} before the run has started.
+        """Return the content of environment.json, or {} before the run has started.
 
         Raises:
-            UserError: if it cannot be read.
+            UserError: if it is damaged.
         """
         if not self.environment.is_file():
             return {}
@@ -126,36 +137,45 @@ class Run:
             if not isinstance(environment, dict):
                 raise ValueError
         except ValueError as error:
-            raise UserError(f"{self.environment}: is damaged; without it this is no run to go on with") from error
+            raise UserError(
+                f"{self.environment}: expected a JSON object, got a damaged file. Restore it, or start a new run."
+            ) from error
         return environment
 
 
 def grids(folder: Path) -> list[tuple[int, str, Path]]:
-    """(step, sampler's name, file) of the grids that training drew into a folder, in the order of their names."""
+    """Return (step, sampler's name, file) of each grid that training drew into a folder, sorted by file name."""
     matches = ((_GRID.fullmatch(file.name), file) for file in sorted(folder.glob("step-*.png")))
     return [(int(match[1]), match[2], file) for match, file in matches if match is not None]
 
 
 def config_text(experiment: Experiment) -> str:
-    """config.yaml: the resolved config, without the run_dir, so that the same run can be made elsewhere."""
+    """Return the text of config.yaml: the resolved config without run_dir, so that it can be trained elsewhere."""
     return as_yaml(replace(experiment, run_dir=None))
 
 
 def new_run(experiment: Experiment) -> Run:
-    """The directory for a new run: run_dir, else runs_dir/name-NUMBER with the first free number, which is taken.
+    """Choose the directory of a new run: run_dir, else the first free runs_dir/name-NUMBER, which it creates.
 
     Raises:
-        UserError: if run_dir holds something, or nothing can be made there.
+        UserError: if run_dir is not empty, or the directory cannot be created.
+        EnvironmentFailure: if the disk is full or failing.
     """
     if experiment.run_dir is not None:
         run = Run(Path(experiment.run_dir))
         try:
             if run.exists():
-                raise UserError(f"run_dir: {run.path} holds a run; give --resume to go on with it, or another run_dir")
-            # a start that was cut off before config.yaml leaves these, and files that were being written
-            begun = (run.environment, run.path / LOCK_NAME)
-            if run.path.exists() and any(file not in begun and not is_temporary(file) for file in run.path.iterdir()):
-                raise UserError(f"run_dir: {run.path} exists and is not an empty folder")
+                raise UserError(
+                    f"run_dir: expected a new or empty directory, got {run.path}, which holds a run. Give --resume, or "
+                    "another run_dir."
+                )
+            # a start that was killed before it wrote config.yaml leaves these, and temporary files
+            started = (run.environment, run.path / LOCK_NAME)
+            if run.path.exists() and any(file not in started and not is_temporary(file) for file in run.path.iterdir()):
+                raise UserError(
+                    f"run_dir: expected a new or empty directory, got {run.path}, which holds other files. Give "
+                    "another run_dir."
+                )
         except OSError as error:
             raise UserError(f"run_dir: {experiment.run_dir}: {error.strerror}") from error
         return run
@@ -163,18 +183,19 @@ def new_run(experiment: Experiment) -> Run:
 
 
 def free_run(parent: Path, name: str, key: str) -> Run:
-    """The directory parent/name-NUMBER with the first free number, which is taken.
+    """Create the directory parent/name-NUMBER with the first free number.
 
     Args:
-        parent: need not exist.
-        name: of the run.
-        key: the config key that says where, for messages.
+        parent: the directory of runs, which need not exist.
+        name: the name of the run.
+        key: the config key that sets `parent`, for messages.
 
     Raises:
-        UserError: if nothing can be made there.
+        UserError: if the directory cannot be created.
+        EnvironmentFailure: if the disk is full or failing.
     """
     if parent.exists() and not parent.is_dir():
-        raise UserError(f"{key}: {parent} is not a folder")
+        raise UserError(f"{key}: expected a directory, got the file {parent}. Give another {key}.")
     number = 1
     while True:
         path = parent / f"{name}-{number}"

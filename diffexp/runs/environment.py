@@ -1,4 +1,4 @@
-"""What a run ran on and with: recorded, so that a difference can be explained."""
+"""Record the versions and the machine of a run, so that differing results can be explained."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "numpy", "omegaconf", "pillow",
 
 
 def describe_environment(plugins: list[str]) -> dict[str, Any]:
-    """Versions, command line, git commit, device and Slurm ids, as plain data."""
+    """Return versions, command line, git commit, device and Slurm ids as plain data."""
     return {
         "diffexp": diffexp.__version__,
         "command": sys.argv,
@@ -42,7 +42,7 @@ def _version(package: str) -> str | None:
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit and cleanliness of the checkout this package runs from, or None outside one."""
+    """Return the commit of the checkout that diffexp runs from and whether it is dirty, or None outside one."""
     package = Path(diffexp.__file__).parent
 
     def git(*arguments: str) -> str:
@@ -50,7 +50,9 @@ def _git() -> dict[str, Any] | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # a checkout that only surrounds site-packages is not ours
+        git(
+            "ls-files", "--error-unmatch", "__init__.py"
+        )  # a checkout that merely contains site-packages does not count
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None

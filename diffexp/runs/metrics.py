@@ -1,4 +1,4 @@
-"""The rows of a run's metrics.jsonl."""
+"""Read the rows of a run's metrics.jsonl."""
 
 import json
 import logging
@@ -18,9 +18,9 @@ class ParsedMetrics:
     """The lines of a metrics.jsonl.
 
     Attributes:
-        rows: by line number, from 1, those that are rows.
-        damaged: the numbers of the other lines.
-        torn: the last line, if it neither ends nor is a row: a process writes it now, or was killed while it did.
+        rows: the valid rows, by line number from 1.
+        damaged: the numbers of the invalid lines.
+        torn: the last line if it is incomplete, else b"": a process is writing it, or was killed while it did.
     """
 
     rows: dict[int, dict[str, Any]]
@@ -29,7 +29,7 @@ class ParsedMetrics:
 
 
 def parse_metrics(content: bytes) -> ParsedMetrics:
-    """Tell the rows of a metrics.jsonl from what disks and interrupted copies make of them."""
+    """Separate the valid rows of a metrics.jsonl from lines that disks or interrupted copies damaged."""
     *lines, last = content.split(b"\n")
     found = {number: _row(line) for number, line in enumerate(lines, 1)}
     damaged = [number for number, row in found.items() if row is None]
@@ -50,9 +50,9 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, with the current names of metrics; [] if there is none.
+    """Return the rows of a metrics.jsonl, with the current names of metrics; [] if there is no file.
 
-    Damaged lines are skipped, with a warning that names them.
+    diffexp warns of damaged lines and skips them.
     """
     if not path.is_file():
         return []
@@ -63,21 +63,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def with_current_metric_names(row: dict[str, Any]) -> dict[str, Any]:
-    """A row that diffexp has logged, maybe an earlier version."""
+    """Return a row with the current names of metrics, which an earlier version may have logged under others."""
     return {current_metric_name(name): value for name, value in row.items()}
 
 
 @cache
 def _warn_of_damage(path: Path, numbers: tuple[int, ...]) -> None:
-    """Warn once: a sweep reads the metrics of a running trial again and again."""
+    """Warn once: a sweep reads the metrics of a running trial repeatedly."""
     log.warning(
-        "%s: skipping %s, which %s damaged; --resume of the run recovers what its metrics.csv holds",
-        *(path, line_numbers(numbers), "is" if len(numbers) == 1 else "are"),
+        "%s: expected metrics, got damage in %s, which diffexp skips. Resume the run with --resume to recover what its "
+        "metrics.csv holds.",
+        *(path, line_numbers(numbers)),
     )
 
 
 def line_numbers(numbers: Collection[int]) -> str:
-    """``"line 3"``, ``"lines 3, 7, 9"``, with the first ten of many."""
+    """Return ``"line 3"`` or ``"lines 3, 7, 9"``, with the first ten of many."""
     few = 10
     text = ", ".join(map(str, sorted(numbers)[:few]))
     more = f" and {len(numbers) - few} more" if len(numbers) > few else ""

@@ -1,4 +1,4 @@
-"""What a run's directory tells, read as plain data: a run of another version or with plugins can be reported, too."""
+"""Read a run directory as plain data, so that runs of other versions or with plugins can be reported, too."""
 
 import json
 import re
@@ -21,20 +21,21 @@ from diffexp.system.locks import in_use
 
 @dataclass(frozen=True)
 class RecordedScore:
-    """A distance of one sampler's images, lower is better.
+    """The Fréchet distance of one sampler's images; lower is better.
 
     Attributes:
-        sampler: its name and keys, without the steps.
-        network_calls: for each image.
-        step: of training.
+        sampler: the sampler's name and keys, without the steps.
+        network_calls: network calls per image.
+        step: the training step.
         weights: "ema" or "raw".
-        metric: the distance, with extractor and count.
-        protocol: scores of two protocols cannot be compared.
-        value: the distance, or the mean over several blocks of images.
-        spread: standard deviation over the blocks; of a single one its standard error, where it has one.
-        blocks: how many, of `count` images each.
-        seconds: that the images of one block took.
-        source: the file it was read from.
+        metric: the name of the distance, with extractor and count.
+        protocol: the id of the protocol; scores of different protocols are not comparable.
+        value: the distance, or its mean over several blocks of images.
+        spread: the standard deviation over the blocks; for a single block its standard error, or None without one.
+        blocks: the number of blocks.
+        count: images per block.
+        seconds: seconds per block.
+        source: the file that the score was read from.
     """
 
     sampler: str
@@ -52,14 +53,14 @@ class RecordedScore:
 
 
 class RunReader:
-    """A run.
+    """A recorded run.
 
     Args:
-        path: its directory.
-        label: what a report calls it.
+        path: the run directory.
+        label: the run's name in reports.
 
     Raises:
-        UserError: if it holds no run, or its config cannot be read.
+        UserError: if the directory holds no run, or its config cannot be read.
     """
 
     def __init__(self, path: Path, label: str) -> None:
@@ -67,13 +68,13 @@ class RunReader:
         self.label = label
         self.run = Run(path)
         if not self.run.exists():
-            raise UserError(f"{path}: holds no run (no config.yaml)")
+            raise UserError(f"{path}: expected a run directory, got one without config.yaml. Give another directory.")
         values, _ = parse_yaml(self.run.config.read_text(), str(self.run.config))
         self.config = with_current_names(values)
 
     @cached_property
     def completed(self) -> dict[str, Any]:
-        """The config with this version's defaults where it lacks a key; as it is, if it needs what is not here."""
+        """The config with this version's defaults for missing keys; unchanged if this version cannot load it."""
         try:
             return as_dict(load_experiment(str(self.run.config)))
         except UserError:
@@ -81,12 +82,12 @@ class RunReader:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """environment.json, {} without one."""
+        """The content of environment.json, or {} without one."""
         return _json(self.run.environment)
 
     @cached_property
     def status(self) -> dict[str, Any]:
-        """status.json, {} without one; a run whose process has died without a word is "lost"."""
+        """The content of status.json, or {} without one; the state is "lost" if the process died while "running"."""
         status = self.run.read_status()
         dead = status.get("state") == "running" and not in_use(self.path)
         return {**status, "state": "lost"} if dead else status
@@ -97,22 +98,22 @@ class RunReader:
         return read_metrics(self.run.metrics)
 
     def series(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) of a metric, where it was logged."""
+        """Return (step, value) for each row that has the metric."""
         return [(row["step"], row[name]) for row in self.metrics if name in row]
 
     def names(self) -> list[str]:
-        """The metrics that were logged."""
+        """Return the names of all logged metrics."""
         return list(dict.fromkeys(name for row in self.metrics for name in row if name != "step"))
 
     @cached_property
     def scores(self) -> list[RecordedScore]:
-        """Of training and of `diffexp evaluate`, oldest step first."""
+        """The scores of training and of `diffexp evaluate`, sorted by step."""
         found = [*self._of_training(), *self._of_tables()]
         return sorted(found, key=lambda score: score.step)
 
     @cached_property
     def likelihoods(self) -> list[tuple[dict[str, Any], dict[str, list[float]], Path]]:
-        """(about, bits per dimension of each image by method, file) of each `metrics=bpd`."""
+        """(about, bits per dimension of each image by estimate, file) of each evaluation with `metrics=bpd`."""
         files = sorted(self.path.glob("evaluations/*/likelihood.json"))
         return [
             (content["about"], content["values"], file)
@@ -122,7 +123,7 @@ class RunReader:
 
     @cached_property
     def grids(self) -> dict[str, dict[int, Path]]:
-        """By sampler and step, the grids that training drew, all from the same noise."""
+        """The grids that training drew, by sampler and step, all from the same noise."""
         found: dict[str, dict[int, Path]] = {}
         for step, name, file in grids(self.run.samples):
             found.setdefault(name, {})[step] = file
@@ -155,7 +156,7 @@ class RunReader:
                     )
 
     def _of_tables(self) -> Iterator[RecordedScore]:
-        # a trial of a sampling sweep is itself the directory of an evaluation
+        # a trial of a sampling sweep is itself an evaluation directory
         for file in [self.path / "table.json", *sorted(self.path.glob("evaluations/*/table.json"))]:
             content = _json(file)
             for cell in content.get("cells", ()):
@@ -180,27 +181,30 @@ class RunReader:
 
 
 def without_steps(label: str) -> str:
-    """A sampler's label without its steps: ddim-eta0 of ddim-50-eta0."""
+    """Return a sampler's label without its steps: ddim-eta0 for ddim-50-eta0."""
     return re.sub(r"^([a-z_]+)-\d+(?=-|$)", r"\1", label)
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunReader]:
-    """The runs in these directories: each a run, or a sweep, which stands for all its trials that have begun.
+    """Read the runs in these directories; a sweep's directory contributes all its started trials.
 
     Raises:
-        UserError: if one is neither, or a sweep has no trial yet.
+        UserError: if a directory holds neither a run nor a sweep, or a sweep has no started trial.
     """
     found: list[Path] = []
     for path in paths:
         if (path / "plan.json").is_file():
             trials = [each for each in sorted((path / "trials").glob("*")) if Run(each).exists()]
             if not trials:
-                raise UserError(f"{path}: is a sweep of which no trial has begun")
+                raise UserError(f"{path}: expected a sweep with a started trial, got one without. Run the sweep first.")
             found += trials
         elif Run(path).exists():
             found.append(path)
         else:
-            raise UserError(f"{path}: is neither a run's directory (with config.yaml) nor a sweep's (with plan.json)")
+            raise UserError(
+                f"{path}: expected the directory of a run (with config.yaml) or of a sweep (with plan.json), got "
+                "neither. Give another directory."
+            )
     found = list(dict.fromkeys(found))
     names = [path.resolve().name for path in found]
     labels = [
@@ -217,7 +221,7 @@ def _scored_at(row: dict[str, Any], step: Any) -> bool:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """A file's object; {} if it is not there or damaged, which a report says by what is missing."""
+    """Return a file's JSON object, or {} if the file is missing or damaged; reports then lack its numbers."""
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError):

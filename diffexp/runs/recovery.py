@@ -1,7 +1,7 @@
-"""The rows of metrics.jsonl that a resumed run keeps: checked, and recovered from metrics.csv where they are damaged.
+"""Check the rows of metrics.jsonl that a resumed run keeps, and recover damaged ones from metrics.csv.
 
-Every checkpoint holds the length and the SHA-256 of metrics.jsonl at that moment, so no changed bit before it passes
-for a value. metrics.csv, where the run has that logger, holds the same rows.
+Every checkpoint holds the length and the SHA-256 of metrics.jsonl when it was saved, which detect any changed bit up to
+that length. metrics.csv holds the same rows if the run has that logger.
 """
 
 import csv
@@ -23,48 +23,48 @@ log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
-_STEP = re.compile(rb'\{"step": (\d+),')  # how each line begins, which half a line still tells
+_STEP = re.compile(rb'\{"step": (\d+),')  # how each line starts; a torn line still shows its step
 
 
 @dataclass(frozen=True)
 class MetricsChecksum:
-    """What metrics.jsonl was when a checkpoint was saved: its length in bytes, and the digest of these."""
+    """The length in bytes and the SHA-256 of metrics.jsonl when a checkpoint was saved."""
 
     length: int
     sha256: str
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "MetricsChecksum | None":
-        """The one in a checkpoint; None in a checkpoint of an older version."""
+        """Return the checksum in a checkpoint, or None for a checkpoint of an older version."""
         values = content.get("metrics")
         return cls(values["length"], values["sha256"]) if isinstance(values, dict) else None
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data, for a checkpoint."""
+        """Return plain data, for a checkpoint."""
         return asdict(self)
 
     def fits(self, content: bytes) -> bool:
-        """Whether a file still begins with what was there then."""
+        """Whether a file still starts with the recorded content."""
         return len(content) >= self.length and hashlib.sha256(content[: self.length]).hexdigest() == self.sha256
 
 
 def text_of(rows: Iterable[Row]) -> str:
-    """The rows as metrics.jsonl holds them."""
+    """Return the rows as lines of metrics.jsonl."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def kept_rows(path: Path, step: int, checksum: MetricsChecksum | None) -> list[Row]:
-    """The rows up to a step, in order. Where the files are damaged, diffexp warns, and keeps them under other names.
+    """Return the rows up to a step, in order. diffexp warns of damaged files and keeps them under other names.
 
     Args:
-        path: a metrics.jsonl; the metrics.csv of its folder is read, too.
+        path: a metrics.jsonl; the metrics.csv in its folder is read, too.
         step: the step that the run resumes from.
-        checksum: from the checkpoint of that step.
+        checksum: the checksum in the checkpoint of that step.
     """
     content = path.read_bytes() if path.is_file() else b""
     parsed = parse_metrics(content)
     numbered = {number: row for number, row in parsed.rows.items() if row["step"] <= step}
-    if step == 0:  # the run starts from the beginning and logs everything
+    if step == 0:  # the run starts from scratch and logs everything
         return list(numbered.values())
     mirror = path.with_name("metrics.csv")
     mirrored, mirror_damaged = read_csv(mirror)
@@ -79,7 +79,7 @@ def kept_rows(path: Path, step: int, checksum: MetricsChecksum | None) -> list[R
         chosen, proven = _recovered(rows, mirrored, mirror_damaged, checksum)
         known = _counts(chosen)
         damaged = sorted({*damaged, *(number for number, row in numbered.items() if _key(row) not in known)})
-    elif _counts(mirrored) > _counts(rows):  # all of them and more
+    elif _counts(mirrored) > _counts(rows):  # a strict superset
         chosen, changed = mirrored, True
     if damaged or changed:
         found = (_counts(chosen) - _counts(rows)).total()
@@ -95,17 +95,17 @@ def kept_rows(path: Path, step: int, checksum: MetricsChecksum | None) -> list[R
         mirror.rename(kept)
         steps = ", ".join(map(str, sorted({at for at, _ in lost})[:10]))
         log.warning(
-            "%s: expected the rows of metrics.jsonl, got %s. metrics.jsonl counts; the old file is kept as %s.",
+            "%s: expected the rows of metrics.jsonl, got %s. diffexp uses metrics.jsonl. The old file is kept as %s.",
             *(mirror, f"others at step {steps}" if lost else "damaged lines", kept.name),
         )
     return chosen
 
 
 def read_csv(path: Path) -> tuple[list[Row], bool]:
-    """The rows of a metrics.csv, and whether any of it is no row; a last line without an end does not count.
+    """Return the rows of a metrics.csv, and whether any line is damaged; a last line without a newline is ignored.
 
     Returns:
-        [] and False where there is no file that can be read.
+        [] and False if there is no readable file.
     """
     try:
         content = path.read_bytes()
@@ -130,7 +130,7 @@ def read_csv(path: Path) -> tuple[list[Row], bool]:
 
 
 def csv_holds(path: Path, rows: Sequence[Row]) -> bool:
-    """Whether a metrics.csv holds these rows and no others."""
+    """Whether a metrics.csv holds exactly these rows."""
     found, damaged = read_csv(path)
     return not damaged and _counts(found) == _counts(rows)
 
@@ -140,7 +140,7 @@ def _number(text: str) -> float:
 
 
 def _key(row: Row) -> tuple[int, frozenset[tuple[str, str]]]:
-    """A row as what it says; NaN equals NaN."""
+    """Return a row's content as a hashable key; NaN equals NaN."""
     return row["step"], frozenset((name, repr(float(value))) for name, value in row.items())
 
 
@@ -153,13 +153,13 @@ def _names(row: Row) -> tuple[int, frozenset[str]]:
 
 
 def _in_order_of(rows: Iterable[Row], others: Iterable[Row]) -> list[Row]:
-    """The others with their names in the order in which a row of the same names has them: metrics.csv sorts them."""
+    """Reorder the names in `others` like those of a row with the same names; metrics.csv sorts them."""
     orders = {frozenset(row): list(row) for row in rows}
     return [{name: row[name] for name in orders.get(frozenset(row), row)} for row in others]
 
 
 def _damaged(content: bytes, parsed: ParsedMetrics, step: int) -> list[int]:
-    """The numbers of the damaged lines that may be of this step or earlier ones."""
+    """Return the numbers of the damaged lines that may belong to this step or an earlier one."""
     lines = content.split(b"\n")
     later = min((number for number, row in parsed.rows.items() if row["step"] > step), default=len(lines) + 1)
     numbers = [*parsed.damaged, *([len(lines)] if parsed.torn else [])]
@@ -168,10 +168,10 @@ def _damaged(content: bytes, parsed: ParsedMetrics, step: int) -> list[int]:
 
 
 def _misplaced(rows: dict[int, Row], first: int, step: int, mirrored: Sequence[Row]) -> list[int]:
-    """The numbers of the rows from line `first` on that a run cannot have logged after its checkpoint of a step.
+    """Return the numbers of the rows from line `first` that a run cannot have logged after its checkpoint of a step.
 
-    It logs scores of that step, each once, and then rows of later steps; Lightning's own `log` may lag by one. A
-    changed digit breaks that order. What metrics.csv holds, too, is accepted.
+    A run logs scores of that step, each once, and then rows of later steps; Lightning's own `log` may lag by one step.
+    A changed digit breaks that order. Rows that metrics.csv also holds are accepted.
     """
     held, highest, found = _counts(mirrored), step, []
     seen = {_names(row) for number, row in rows.items() if number < first}
@@ -187,22 +187,22 @@ def _misplaced(rows: dict[int, Row], first: int, step: int, mirrored: Sequence[R
 def _recovered(
     rows: list[Row], mirrored: list[Row], mirror_damaged: bool, checksum: MetricsChecksum | None
 ) -> tuple[list[Row], bool]:
-    """The most credible rows from both files, and whether the checksum proves them."""
+    """Return the most credible rows from both files, and whether the checksum proves them."""
     known = {_names(row) for row in rows}
     merged = sorted([*rows, *(row for row in mirrored if _names(row) not in known)], key=lambda row: int(row["step"]))
     last, held = (mirrored[-1]["step"] if mirrored else 0), {_names(row) for row in mirrored}
-    # metrics.csv is written second, so that a kill can leave it behind; a row of as many names is a changed one
+    # metrics.csv is written second, so a kill can leave it behind; a row with as many names is a changed one
     changed = {(row["step"], len(row)) for row in mirrored if _names(row) not in known}
     new = (row for row in rows if row["step"] >= last and _names(row) not in held)
     completed = [*mirrored, *(row for row in new if (row["step"], len(row)) not in changed)]
     proven = [each for each in (rows, completed, merged) if checksum and checksum.fits(text_of(each).encode())]
     if proven:
-        return max(proven, key=len), True  # the checksum says nothing of rows logged after the checkpoint
+        return max(proven, key=len), True  # the checksum does not cover rows logged after the checkpoint
     return (completed if not mirror_damaged and len(completed) >= len(rows) else merged), False
 
 
 def _copy(path: Path, content: bytes) -> str:
-    """Keep a file's content under another name, which is returned; the file stays until its successor is written."""
+    """Keep a file's content under another name, and return it; the file remains until its successor is written."""
     kept = damaged_name(path)
     with atomic_write(kept) as file:
         file.write(content)

@@ -101,10 +101,10 @@ def test_records_from_before_the_variance_was_resolved_do_not_name_one():
 
 def test_a_model_without_likelihood_and_another_evaluations_folder_are_refused(trained, tmp_path, monkeypatch):
     evaluate_likelihood(trained, request(trained, f"out={tmp_path}", "count=2"))
-    with pytest.raises(UserError, match="holds another evaluation"):
+    with pytest.raises(UserError, match="expected a folder without another evaluation"):
         evaluate_likelihood(trained, request(trained, f"out={tmp_path}", "count=2", "seed=1"))
     (tmp_path / "likelihood.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="got a damaged file"):
         evaluate_likelihood(trained, request(trained, f"out={tmp_path}", "count=2"))
     monkeypatch.setattr(DiffusionModule, "estimate_bits", GenerativeModel.estimate_bits)
     with pytest.raises(UserError, match="expected a model with a likelihood, got DiffusionModule"):

@@ -61,7 +61,7 @@ def test_an_earlier_checkpoint_is_reproduced_up_to_its_step(folder):
 def test_a_changed_setting_is_named(folder):
     done = diffexp("reproduce", "run", "optim.lr=1e-7", cwd=folder)
     assert re.search(r"^\| optim.lr +\| 0.001 +\| 1e-07 +\|$", done.stdout, re.MULTILINE)
-    assert re.search(r"^metrics .* from step 2 on, first train/", done.stdout, re.MULTILINE)
+    assert re.search(r"^metrics .* differ from step 2, first train/", done.stdout, re.MULTILINE)
     assert "state_dict." in done.stdout
     assert "not the same bit for bit" in done.stdout
 
@@ -97,9 +97,12 @@ def test_within_the_spread_of_seeds_or_not(folder):
 
 
 def test_what_cannot_be_reproduced_is_told(folder):
-    assert "no such run directory or checkpoint" in diffexp("reproduce", "no", cwd=folder, expect=2).stderr
+    assert (
+        "no: expected a run directory, a checkpoint, or ENTITY/PROJECT/ID"
+        in diffexp("reproduce", "no", cwd=folder, expect=2).stderr
+    )
     shutil.rmtree(folder / "run" / "checkpoints")
-    assert "no checkpoint to compare with" in diffexp("reproduce", "run", cwd=folder, expect=2).stderr
+    assert "expected a checkpoint to compare with, got none" in diffexp("reproduce", "run", cwd=folder, expect=2).stderr
 
 
 def test_a_plugin_is_never_imported_because_a_run_says_so(folder):
@@ -107,7 +110,7 @@ def test_a_plugin_is_never_imported_because_a_run_says_so(folder):
     file.write_text(json.dumps({**json.loads(file.read_text()), "plugins": ["theirs"]}))
     (folder / "theirs.py").write_text("raise SystemExit(99)")
     refused = diffexp("reproduce", "run", cwd=folder, expect=2).stderr
-    assert "was trained with --plugin theirs; give it, if you trust it" in refused
+    assert "expected --plugin theirs, as in its training. Add it if you trust the module." in refused
 
 
 def test_recordings(folder):
@@ -122,13 +125,13 @@ def test_one_changed_number_is_found():
     before = {"state_dict": {"w": torch.tensor([1.0, 2.0])}, "optimizer_states": [{"step": 3}], "config": "a"}
     now = {"state_dict": {"w": torch.tensor([1.0, 2.5])}, "optimizer_states": [{"step": 3}], "config": "b"}
     assert compare_checkpoints(before, {**before, "config": "b"}).difference == ""
-    assert compare_checkpoints(before, now).difference == "1 differ, state_dict.w first; a weight by 0.5 at most"
-    assert "in one of them only" in compare_checkpoints(before, {**now, "callbacks": {"x": 1}}).difference
+    assert compare_checkpoints(before, now).difference == "1 differ, first state_dict.w; weights differ by at most 0.5"
+    assert "exist in only one of them" in compare_checkpoints(before, {**now, "callbacks": {"x": 1}}).difference
     rows = [{"step": 2, "train/loss": 1.0}, {"step": 4, "train/loss": 0.5}]
     assert compare_metrics(rows, rows).difference == ""
     assert compare_metrics(rows, rows[:1]).difference == "1 rows now"
     told = compare_metrics(rows, [rows[0], {"step": 4, "train/loss": 0.6}]).difference
-    assert told == "from step 4 on, first train/loss: 0.5 then, 0.6 now"
+    assert told == "differ from step 4, first train/loss: 0.5 then, 0.6 now"
 
 
 def test_pictures_that_the_training_did_not_draw_do_not_count(tmp_path):

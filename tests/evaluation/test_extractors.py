@@ -116,7 +116,7 @@ def test_a_classifier_is_trained_once_and_the_same_each_time(tmp_path):
     assert torch.equal(one.classifier.hidden.weight, other.classifier.hidden.weight)
     assert one.dim == 8
     assert first.train_accuracy > 0.5
-    with pytest.raises(UserError, match=r"a\.safetensors exists"):
+    with pytest.raises(UserError, match=r"a\.safetensors, which exists"):
         train("a.safetensors")
 
 

@@ -1,9 +1,12 @@
 """The command line as a user meets it."""
 
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from PIL import Image
 from diffexp.checkpoints.file import averaged, read_checkpoint, write_checkpoint
 from diffexp.checkpoints.load import load_trained
 from diffexp.checkpoints.paths import list_checkpoints
-from diffexp.cli.main import main
+from diffexp.cli.main import cli, main
 from diffexp.commands.export import export
 from diffexp.commands.sample import check_out, default_out, save
 from diffexp.commands.score import score
@@ -45,6 +48,40 @@ def test_help_is_quick_because_it_imports_nothing_heavy(command, tmp_path):
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: diffexp")
     assert done.stdout.endswith("[]\n")
+
+
+def commands(group=cli, words=()):
+    """Every command and group, with the words that call it."""
+    yield words, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*words, name))
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), [*commands()], ids=[" ".join(words) or "diffexp" for words, _ in commands()]
+)
+def test_help_has_a_valid_example_and_explains_every_parameter(words, command):
+    for width in (80, 100):
+        context = click.Context(command, info_name=" ".join(("diffexp", *words)), terminal_width=width)
+        text = command.get_help(context)
+        assert max(map(len, text.splitlines())) <= width
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help
+        elif parameter.metavar not in ("[KEY=VALUE]...", None):
+            assert parameter.metavar.split("|")[0].rstrip(".") in command.help
+        else:
+            assert "KEY=VALUE" in command.help or parameter.human_readable_name in command.help
+    (example,) = re.findall(r"Example:\n +(diffexp .*)", text)
+    called, arguments = cli, shlex.split(example.partition(" > ")[0])[1:]
+    assert arguments[: len(words)] == list(words)
+    while isinstance(called, click.Group):
+        called = called.commands[arguments.pop(0)]
+    called.make_context("", arguments)
+
+
+def test_help_lists_the_exit_codes():
+    assert re.findall(r"^ +(\d+|128 \+ n)  ", cli.help, re.MULTILINE) == ["0", "1", "2", "75", "128 + n"]
 
 
 @pytest.mark.slow
@@ -172,7 +209,7 @@ def test_an_evaluation_writes_over_no_run_and_no_other_table(run, tmp_path):
 def test_config_show_check_and_diff(run, tmp_path):
     shown = diffexp("config", "show", str(run), cwd=tmp_path).stdout
     assert shown == (run / "config.yaml").read_text()
-    assert diffexp("config", "check", "digits", "seed=3", cwd=tmp_path).stdout == "digits: is right\n"
+    assert diffexp("config", "check", "digits", "seed=3", cwd=tmp_path).stdout == "digits: valid\n"
     (tmp_path / "other.yaml").write_text(shown.replace("seed: 0", "seed: 5", 1))
     assert diffexp("config", "diff", str(run), "other.yaml", cwd=tmp_path).stdout == "seed: 0 → 5\n"
     assert diffexp("config", "diff", "digits", "digits", cwd=tmp_path).stdout == ""
@@ -190,9 +227,9 @@ MISTAKES = [
     (["train", "digits", "optim.lrr=1"], "Did you mean optim.lr?"),
     (["train", "digits", "--plugin", "nowhere"], "--plugin nowhere: cannot be imported"),
     (["train", "digits", "--resume"], "--resume: "),
-    (["train", "RUN", "run_dir=RUN"], "holds a run; give --resume"),
-    (["train", "digits", "run_dir=full"], "exists and is not an empty folder"),
-    (["train", "digits", "runs_dir=file"], "runs_dir: file is not a folder"),
+    (["train", "RUN", "run_dir=RUN"], "which holds a run. Give --resume"),
+    (["train", "digits", "run_dir=full"], "run_dir: expected a new or empty directory, got full, which holds other"),
+    (["train", "digits", "runs_dir=file"], "runs_dir: expected a directory, got the file file"),
     (["train", "digits", "training.accelerator=gpu"], "accelerator: "),
     (["train", "digits", "training.precision=16-mixed"], "precision: expected bf16-mixed, 32-true or auto"),
     (["train", "digits", "model.timesteps=10", "model.schedule={'name': 'linear', 'rescale': '1000/T'}",
@@ -209,13 +246,13 @@ MISTAKES = [
     (["sample", "RUN", "sampler.step=2"], "Did you mean sampler.steps?"),
     (["sample", "RUN", "sampler.name=euler"], "expected a known sampler (ancestral, ddim, ddpm, "),
     (["sample", "RUN", "count=0"], "count: expected an integer >= 1, got 0"),
-    (["sample", "RUN", "out=full"], "out: expected an empty or a new folder, got full with "),
+    (["sample", "RUN", "out=full"], "out: expected a new or empty folder, got full with "),
     (["sample", "RUN", f"out={'x' * 300}.png"], "File name too long"),
     (["export", "RUN", f"out={'x' * 300}.safetensors"], "File name too long"),
     (["report", "RUN", f"--out={'x' * 300}"], "File name too long"),
-    (["sample", "RUN", "out=file"], "out: file is a file"),
+    (["sample", "RUN", "out=file"], "out: expected a folder of PNGs, or NAME.png or NAME.npz, got the file file"),
     (["sample", "RUN", "out=file/x.png"], "out: "),
-    (["sample", "RUN", "out=x.jpg"], "out: .jpg is not written"),
+    (["sample", "RUN", "out=x.jpg"], "out: expected NAME.png, NAME.npz or the name of a folder, got x.jpg"),
     (["report", "RUN", "--out=file"], "--out: expected a new file, got file, which exists. Give another --out"),
     (["train", "digits", "run_dir=" + "x" * 300], "File name too long"),
     (["train", "digits", "data.name=image_folder"], "data.path: "),
@@ -229,19 +266,19 @@ MISTAKES = [
     (["train", "digits", "name=../x"], "name: expected a directory name"),
     (["train", "digits", "=3"], "expected a non-empty key"),
     (["train", "digits", "seed"], "expected key=value, got 'seed'"),
-    (["train", "RUN", "--resume", "model.timesteps=30"], "computes something else"),
-    (["train", "RUN", "--resume", "training.max_steps=3"], "has done 8 steps already"),
+    (["train", "RUN", "--resume", "model.timesteps=30"], "cannot resume, as these keys change the result"),
+    (["train", "RUN", "--resume", "training.max_steps=3"], "training.max_steps: expected at least 8, the steps that "),
     (["train", "RUN", "--resume", "data.name=fashion_mnist"], ""),
-    (["train", "mixed", "--resume"], "it computes something else:\n  optim.lr: "),
-    (["train", "other_data", "--resume"], "data: the run was trained on 7 images, 0; there are "),
+    (["train", "mixed", "--resume"], "ckpt: cannot resume, as these keys change the result:\n  optim.lr: "),
+    (["train", "other_data", "--resume"], "data: expected the run's training images (7 images, 0), got "),
     (["train", "digits", "--trial", "x", "{"], "--trial: expected JSON, got '{'"),
-    (["train", "list", "--resume"], "environment.json: is damaged"),
-    (["train", "bogus", "--resume"], "environment.json: precision: 'bogus' is none of"),
+    (["train", "list", "--resume"], "environment.json: expected a JSON object, got a damaged file"),
+    (["train", "bogus", "--resume"], "environment.json: precision: expected one of "),
     (["export", "no_tensors"], "expected tensors by name, got weights in another form"),
     (["train", "file", "--resume"], "file: "),
     (["train", "truncated.ckpt", "--resume"], "expected UTF-8 text, got binary data"),
     (["export", "nowhere"], "nowhere: no such checkpoint or run directory"),
-    (["export", "RUN", "out=x.pt"], "out: x.pt must end in .safetensors"),
+    (["export", "RUN", "out=x.pt"], "out: expected a name that ends in .safetensors, got x.pt"),
     (["export", "RUN", "weights=best"], "weights"),
     (["evaluate", "nowhere"], "nowhere: no such checkpoint or run directory"),
     (["evaluate", "RUN", "--table", "nothing"], "nothing: no such config file"),

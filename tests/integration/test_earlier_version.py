@@ -57,7 +57,7 @@ def test_it_is_compared_with_runs_of_this_version(folder):
 
 def test_it_is_reproduced_and_sampled(folder):
     text = diffexp("reproduce", "old", "run_dir=again", cwd=folder).stdout
-    assert "in one of them only" not in text
+    assert "exist in only one of them" not in text
     assert "nothing then" not in text
     assert "nothing now" not in text
     diffexp("sample", "old", "count=2", "out=x.npz", cwd=folder)

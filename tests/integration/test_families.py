@@ -38,7 +38,7 @@ def test_they_are_sampled_scored_and_exported(here):
         exported = diffexp("export", run, cwd=folder).stdout.split(":")[0]
         diffexp("sample", exported, "count=2", f"out={run}.png", *words, cwd=folder)
         refused = diffexp("export", run, "format=diffusers", f"out={run}-d", cwd=folder, expect=2)
-        assert "is not known to diffusers" in refused.stderr
+        assert "model.name: expected diffusion, the only model that diffusers can load" in refused.stderr
     assert sorted(each.name for each in (folder / "gan" / "drawings").iterdir()) == [
         "step-00000004-prior-temperature=0.5-count=4.png"
     ]

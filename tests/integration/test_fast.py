@@ -79,7 +79,7 @@ def test_compiled_training_goes_on_where_it_stopped(tmp_path):
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     list_checkpoints(tmp_path / "cut" / "checkpoints")[-1].unlink()
     done = diffexp("train", str(tmp_path / "cut"), "--resume", cwd=tmp_path)
-    assert "on from" in done.stderr
+    assert "resuming from" in done.stderr
     assert "uncompiled" not in done.stderr
     assert_same(state(tmp_path / "whole"), state(tmp_path / "cut"))
     diffexp("train", "digits", *options, "training.compile=false", f"run_dir={tmp_path / 'plain'}", cwd=tmp_path)

@@ -32,8 +32,8 @@ def test_the_wheel_finds_its_configs_outside_the_checkout(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     assert found == f"{installed / 'diffexp' / '__init__.py'}\n"
-    assert run("config", "check", "digits") == "digits: is right\n"
-    assert run("sweep", "check", "timesteps") == "timesteps: is right: grid, 10 trials\n"
+    assert run("config", "check", "digits") == "digits: valid\n"
+    assert run("sweep", "check", "timesteps") == "timesteps: valid: grid, 10 trials\n"
     assert "1 of 1 steps done" in run("train", "digits", *SMALL, "training.max_steps=1", "run_dir=run")
     assert "`fd_digits_v1_40`" in run(
         "evaluate", "run", "steps=[5]", "count=40", "repeats=1", "extractor.name=digits_v1"

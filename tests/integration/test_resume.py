@@ -92,11 +92,11 @@ def test_what_may_and_what_may_not_change_on_resume(tmp_path, undisturbed):
 
     refused = resume("optim.lr=1", "data.random_flip=false", expect=2).stderr
     assert (
-        "computes something else:\n  data.random_flip: True in the run, False now\n"
+        "cannot resume, as these keys change the result:\n  data.random_flip: True in the run, False now\n"
         "  optim.lr: 0.001 in the run, 1.0 now" in refused
     )
     assert "40 of 40 steps done" in resume("checkpoint.every=7", "loggers=[]", "data.num_workers=1").stdout
-    assert "has done 40 steps already, more than 30" in resume("training.max_steps=30", expect=2).stderr
+    assert f"the steps that {undisturbed} has done, got 30" in resume("training.max_steps=30", expect=2).stderr
 
 
 @pytest.mark.slow
@@ -198,7 +198,7 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_in_silence(tmp_pat
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     refused = diffexp("train", "run", "--resume", cwd=tmp_path, expect=2).stderr
-    assert "the run has done 39 steps, but there is no checkpoint" in refused
+    assert "expected a checkpoint, as the run has done 39 steps, got none" in refused
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     (tmp_path / "run" / "metrics.jsonl").unlink()
-    assert "run: from the start, on 1 × cpu" in diffexp("train", "run", "--resume", cwd=tmp_path).stderr
+    assert "run: training from the start, on 1 × cpu" in diffexp("train", "run", "--resume", cwd=tmp_path).stderr

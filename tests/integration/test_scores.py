@@ -140,7 +140,7 @@ def test_a_killed_table_goes_on_where_it_was(table, run, cache):
     after = json.loads(path.read_text())
     assert without_seconds(after) == without_seconds(table[2])
     again = diffexp("evaluate", "run", *TABLE, "out=killed", cwd=run.parent, **cache)
-    assert "scores of 50 images" not in again.stderr
+    assert "killed/table.md: complete, nothing to score" in again.stderr
 
 
 def test_what_was_computed_stays_when_less_or_more_is_asked_for(table, run, cache):
@@ -149,6 +149,8 @@ def test_what_was_computed_stays_when_less_or_more_is_asked_for(table, run, cach
     shutil.copytree(table[1], run.parent / "more")
     less = ["steps=[5]", "samplers={'eta-1': None}", "repeats=1", "count=50", "out=more"]
     diffexp("evaluate", "run", *less, cwd=run.parent, **cache)
+    again = diffexp("evaluate", "run", *less, cwd=run.parent, **cache)
+    assert "more/table.md: complete, nothing to score" in again.stderr
     kept = json.loads((run.parent / "more" / "table.json").read_text())
     assert {(cell["row"], cell["network_calls"]): cell["blocks"] for cell in table[2]["cells"]}.items() <= {
         (cell["row"], cell["network_calls"]): cell["blocks"] for cell in kept["cells"]
@@ -242,7 +244,7 @@ PIXELS = torch.zeros(50, 8, 8, dtype=torch.uint8).numpy()
         ({"other": PIXELS}, [], "expected an array images or arr_0, got other"),
         ({"images": PIXELS[0]}, [], r"expected (N, H, W) or (N, H, W, C)"),
         ({"images": PIXELS[:10]}, [], "at least 40 images for the 32 features of digits_v1, got 10"),
-        ({"images": PIXELS}, ["count=60"], "count: 60, but images.npz holds 50 images"),
+        ({"images": PIXELS}, ["count=60"], "count: expected at most 50, the images in images.npz, got 60"),
         ({"images": np.zeros((50, 9, 9), np.uint8)}, [], "digits_v1: expected images (1, 8, 8)"),
         ({"images": PIXELS}, ["extractor.name=nothing"], "expected a known extractor (classifier, clip"),
         ({"images": PIXELS}, ["extractor.name=classifier"], "extractor.weights: required key is missing"),
@@ -291,7 +293,7 @@ def test_what_scores_lack_is_told_before_training_starts(tmp_path, cache, overri
 def test_an_extractor_of_ones_own_is_trained_and_used(tmp_path, cache):
     settings = ["name=mine", "features=8", "steps=40", "shift=1"]
     done = diffexp("extractor", "digits", *settings, cwd=tmp_path, **cache)
-    assert "mine.safetensors: right about" in done.stdout
+    assert "mine.safetensors: accuracy " in done.stdout
     assert "use it with: extractor.name=classifier extractor.weights=mine.safetensors" in done.stdout
     taken = diffexp("extractor", "digits", "name=digits_v1", cwd=tmp_path, expect=2, **cache)
     assert "name: 'digits_v1' is the name of another extractor" in taken.stderr
@@ -300,7 +302,7 @@ def test_an_extractor_of_ones_own_is_trained_and_used(tmp_path, cache):
     done = diffexp("score", "images", "digits", weights, cwd=tmp_path, **cache)
     assert done.stdout.startswith("fd_mine_50: ")
     done = diffexp("extractor", "digits", *settings, cwd=tmp_path, expect=2, **cache)
-    assert "mine.safetensors exists" in done.stderr
+    assert "expected a new file, got mine.safetensors, which exists" in done.stderr
 
 
 def test_paths_of_scores_mean_the_same_from_any_folder(tmp_path):

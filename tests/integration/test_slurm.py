@@ -156,7 +156,7 @@ def test_a_sweep_completes(cluster, undisturbed, tmp_path):
     assert_each_once(sweep, undisturbed)
     assert [sweep.record(index)["tries"] for index in (0, 1)] == [1, 1]
     assert len([log for log in (sweep.path / "logs").glob("slurm-*") if "set-up-was-run" in log.read_text()]) == 2
-    assert "nothing is left to do" in sweep.submit().stdout
+    assert "no trial is left to run" in sweep.submit().stdout
     environment = json.loads((sweep.run(0) / "environment.json").read_text())
     assert environment["slurm"]["SLURM_ARRAY_TASK_ID"] == "0"
     assert environment["run_id"] == json.loads((sweep.path / "plan.json").read_text())["trials"][0]["run_id"]
@@ -203,7 +203,7 @@ def test_cancelled_and_submitted_again(cluster, undisturbed, tmp_path):
     sweep = Faulty(cluster, tmp_path)
     sweep.submit("max_parallel=1")
     sweep.wait_until_saved(0)
-    assert "cancelled, with the jobs" in cluster.diffexp("sweep", "cancel", "runs/faults", cwd=tmp_path).stdout
+    assert "cancelled, with jobs" in cluster.diffexp("sweep", "cancel", "runs/faults", cwd=tmp_path).stdout
     sweep.wait(lambda: sweep.record(0)["state"] == "cancelled")
     sweep.wait(lambda: not cluster.call("squeue", "--noheader").strip())
     assert "1 cancelled, 1 pending" in cluster.diffexp("sweep", "status", "faults.yaml", cwd=tmp_path).stdout

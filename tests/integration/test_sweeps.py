@@ -103,7 +103,7 @@ def test_a_plan_does_not_change(finished):
     refused = sweep("plan", "s.yaml", "optim.eps=1e-7", cwd=folder, expect=2).stderr
     assert "runs/s: expected the plan of this sweep, got that of another file" in refused
     sweep("plan", "s.yaml", cwd=folder)
-    assert "a plan does not change" in sweep("run", "runs/s", "optim.eps=1e-7", cwd=folder, expect=2).stderr
+    assert "as a plan is immutable" in sweep("run", "runs/s", "optim.eps=1e-7", cwd=folder, expect=2).stderr
     assert (folder / "runs" / "s" / "plan.json").read_bytes() == plan
     trials = json.loads(plan)["trials"]
     assert [trial["index"] for trial in trials] == [0, 1, 2, 3]

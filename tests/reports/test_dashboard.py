@@ -47,7 +47,7 @@ def test_the_view_shows_loss_scores_swept_keys_samples_and_configs(runs, server)
 def test_a_server_that_does_not_answer_is_told(runs, server):
     server.fail("gone")
     refused = diffexp("dashboard", "push", "one", cwd=runs, expect=1, **server.environment).stderr
-    assert "dashboard: W&B does not take the view" in refused
+    assert "dashboard: W&B cannot save the view" in refused
 
 
 def test_a_run_in_wandb_is_reproduced_from_what_the_server_holds(tmp_path, server):
@@ -68,4 +68,4 @@ def test_a_run_in_wandb_is_reproduced_from_what_the_server_holds(tmp_path, serve
     assert told.endswith("the result is the same, bit for bit\n")
     missing = f"https://wandb.example/{ENTITY}/{PROJECT}/runs/nosuch"
     refused = diffexp("reproduce", missing, cwd=tmp_path, expect=1, **server.environment).stderr
-    assert "W&B does not give it" in refused
+    assert "cannot be read from W&B" in refused

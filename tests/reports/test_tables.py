@@ -98,8 +98,8 @@ def test_damaged_and_missing_files_are_left_out(runs, tmp_path):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nowhere", "nowhere: is neither a run's directory (with config.yaml) nor a sweep's (with plan.json)"),
-        ("empty", "empty: is a sweep of which no trial has begun"),
+        ("nowhere", "nowhere: expected the directory of a run (with config.yaml) or of a sweep (with plan.json)"),
+        ("empty", "empty: expected a sweep with a started trial"),
     ],
 )
 def test_what_is_no_run_is_told(tmp_path, path, message):
@@ -166,10 +166,10 @@ def test_grids_beyond_the_budget_are_left_out_and_told(runs):
     assert (len(everything), [len(each.pictures) for each in everything], told) == (4, [2] * 4, "")
     fewer, told = images.strips(found, size - 99)
     assert [[step for step, _ in each.pictures] for each in fewer] == [[8]] * 4
-    assert told.startswith("4 earlier grids left out")
+    assert told.startswith("4 earlier grids omitted")
     least, told = images.strips(found, size // 4)
     assert 0 < len(least) < 4
-    assert "samplers of later runs left out" in told
+    assert "samplers of later runs omitted" in told
 
 
 def test_a_sweep_stands_for_its_trials(runs, tmp_path):
@@ -206,7 +206,7 @@ def test_the_luckiest_of_several_seeds_is_not_marked(tmp_path):
     sheet = Comparable("fd", "p", [(index, scored(value)) for index, value in enumerate(values)]).table(seeds)
     assert [row[1] for row in sheet.rows] == ["8.4 ± 0.01", "8.2 ± 0.01", "8.6 ± 0.01"]
     assert sheet.bold == frozenset()
-    assert "differ in seeds alone" in sheet.source
+    assert "differ only in seeds" in sheet.source
     settings = [recorded(tmp_path, seed=seed, optim=f"{{lr: {seed + 1}e-3}}") for seed in range(3)]
     sheet = Comparable("fd", "p", [(index, scored(value)) for index, value in enumerate(values)]).table(settings)
     assert sheet.bold == {(1, 1)}

@@ -19,7 +19,7 @@ def test_a_start_that_was_killed_while_it_wrote_can_be_begun_again(tmp_path):
     (run / ".lock").touch()
     assert new_run(load_experiment("digits", [f"run_dir={run}"])).path == run
     (run / "mine.txt").touch()
-    with pytest.raises(UserError, match="exists and is not an empty folder"):
+    with pytest.raises(UserError, match="expected a new or empty directory"):
         new_run(load_experiment("digits", [f"run_dir={run}"]))
 
 
@@ -60,7 +60,7 @@ def test_damaged_lines_are_skipped_with_a_warning_that_names_them(tmp_path, capl
     path.write_bytes(b"\n".join([json.dumps(first).encode(), raw, json.dumps(last).encode()]))
     for _ in range(2):
         assert [row["step"] for row in read_metrics(path)] == ([2, 4, 8] if whole else [2, 8])
-    assert caplog.text.count("skipping line 2, which is damaged") == (not whole)
+    assert caplog.text.count("got damage in line 2, which diffexp skips") == (not whole)
 
 
 def test_half_a_line_at_the_end_is_being_written(tmp_path, caplog):

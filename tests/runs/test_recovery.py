@@ -135,7 +135,7 @@ def test_a_csv_that_disagrees_with_sound_metrics_is_kept(run, caplog, wrong):
     (run.path / "metrics.csv").write_bytes(wrong.encode())
     assert resumed(run, JSONL) == (KEPT, ["metrics.csv.damaged"])
     assert (run.path / "metrics.csv.damaged").read_bytes() == wrong.encode()
-    assert "metrics.jsonl counts" in caplog.text
+    assert "diffexp uses metrics.jsonl" in caplog.text
 
 
 def test_checkpoints_of_older_versions_seal_nothing(run, caplog):

@@ -46,7 +46,7 @@ def test_the_engine_of_the_page_runs_a_sweep(tmp_path):
         assert time.monotonic() < deadline, [trial.log.read_text() for trial in sweep.trials()]
         time.sleep(0.5)
     again = ["runs/two", "--engine", "processes", "--plugin", "my_engine"]
-    assert "nothing is left to do" in diffexp("sweep", "submit", *again, cwd=tmp_path).stdout
+    assert "no trial is left to run" in diffexp("sweep", "submit", *again, cwd=tmp_path).stdout
     (tmp_path / "my_engine.py").write_text(code.replace("    def submit(", ASKED + "    def submit("))
     assert "asked" in diffexp("sweep", "status", "runs/two", cwd=tmp_path).stderr  # without naming the plugin
     (sweep.path / "engine_plugins.json").unlink()  # of a module that this process cannot import
