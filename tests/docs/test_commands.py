@@ -42,6 +42,7 @@ ELSEWHERE = {
     "python benchmarks/spacings": "tests/test_benchmarks.py, for two pictures and one schedule",
     "python docs/results/": "train for minutes, or draw what sweeps and tables have found; tests/docs/test_results.py",
     "diffexp import ": "tests/convert/test_import.py",
+    "diffexp sweep best ": "tests/integration/test_sweeps.py, as it needs a sweep that has ended",
     "diffexp dashboard push": "tests/reports/test_dashboard.py",
     "diffexp reproduce ENTITY": "tests/reports/test_dashboard.py",
 }
@@ -73,6 +74,10 @@ def world(tmp_path_factory):
     (folder / "photos").mkdir()
     for number in range(8):
         Image.new("RGB", (40, 36), (30 * number, 0, 99)).save(folder / "photos" / f"{number}.png")
+    for number in range(320):
+        image = folder / "flowers" / ("daisy", "rose")[number % 2] / f"{number}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 36), (number % 256, 0, 99 * (number % 2))).save(image)
     shutil.copytree(ROOT / "sweeps", folder / "sweeps")
     return folder
 
@@ -80,6 +85,14 @@ def world(tmp_path_factory):
 def blocks(page, *languages):
     found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     return [text for language, text in found if language in languages]
+
+
+def write_named_blocks(page, folder):
+    """Write the code blocks whose first line names a file."""
+    for text in blocks(page, "python", "yaml"):
+        head = re.match(r"# (\w+[-\w]*\.\w+)", text)
+        if head:
+            (folder / head[1]).write_text(text)
 
 
 def commands(page):
@@ -109,19 +122,19 @@ def run_small(line, cwd):
         elif "--engine" in words:  # tests/sweeps/engines/test_base.py
             words = ["sweep", "check", words[2], "--plugin", words[words.index("--plugin") + 1]]
         elif words[1] == "submit":
-            words = [*words, "--print", f"--out={cwd / 'submitted'}"]
-    else:
+            words += ["--print"]
+            if not (cwd / words[2]).is_dir():
+                words += [f"--out={cwd / 'submitted'}"]
+    elif "--resume" not in words or not (cwd / words[1]).is_dir():  # of a run that is small already
         words += SMALLER.get(kind, [])
         narrowable = "network.name" not in line and "families/" not in line
-        if kind == "train" and not {"--resume"} & set(words) and narrowable:
+        if kind == "train" and narrowable:
             words += NARROW
         if kind == "sample" and "_gan" in line:
             words.remove("sampler.steps=3")
         if "metrics=bpd" in line:
             words = [each for each in words if each not in SMALLER["evaluate"]]
             words += ["count=4", "likelihood.terms=3"]
-        if kind == "train" and "--resume" in words:
-            words = ["train", words[1], "--resume"]
         if kind == "evaluate" and "fashion" in line and "--table" not in line:
             words += ["samplers.t-0=null", "samplers.t-sigma-hat=null"]  # of 1000 steps
         if kind == "score" and words[2].endswith(".npz"):
@@ -137,10 +150,7 @@ def test_every_command_runs(page, world, tmp_path):
     shutil.copytree(world, here)
     if any("fashion_mnist" in line for line in commands(page)):
         fashion_mnist_below(here / "data")
-    for text in blocks(page, "python", "yaml"):
-        head = re.match(r"# (\w+[-\w]*\.\w+)", text)
-        if head:
-            (here / head[1]).write_text(text)
+    write_named_blocks(page, here)
     for line in commands(page):
         if any(line.startswith(start) for start in ELSEWHERE):
             continue
@@ -154,6 +164,7 @@ def test_every_command_runs(page, world, tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_yaml_block_is_right(page, tmp_path):
+    write_named_blocks(page, tmp_path)  # plugins that a sweep's command names
     for number, text in enumerate(blocks(page, "yaml")):
         file = tmp_path / f"{number}.yaml"
         file.write_text(text)
