@@ -32,4 +32,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_custom_sections = [("Keys", "params_style")]
 copybutton_exclude = ".linenos, .gp, .go"

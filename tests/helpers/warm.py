@@ -79,7 +79,7 @@ def become(request):
 
 
 def finish(main):
-    """Run the command and end as Python does, but for taking apart all modules: that takes longer than most commands."""
+    """Run the command and end as Python does, but skip the teardown of modules, which takes seconds."""
     code = 0
     try:
         main()
