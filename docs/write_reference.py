@@ -59,9 +59,9 @@ def reference() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _section(schema: type, prefix: str, *, recurse: bool = True) -> Iterator[str]:
+def _section(schema: type, prefix: str, *, recurse: bool = True, note: str = "") -> Iterator[str]:
     """Yield the paragraph and the table of a schema, then the sections of its nested schemas."""
-    yield f"{fill(_docstring(schema)[0], 100, break_on_hyphens=False)}\n"
+    yield fill(f"{_docstring(schema)[0]} {note}".strip(), 100, break_on_hyphens=False) + "\n"
     rows = list(_rows(schema, prefix, recurse=recurse))
     if rows:
         yield from ("| key | value | default |", "|---|---|---|", *rows)
@@ -69,9 +69,7 @@ def _section(schema: type, prefix: str, *, recurse: bool = True) -> Iterator[str
         notes = _docstring(schema)[1]
         for name, inner in _below(schema):
             yield f"\n### `{prefix}{name}`\n"
-            if name in notes:
-                yield f"{notes[name]}.\n"
-            yield from _section(inner, f"{prefix}{name}.")
+            yield from _section(inner, f"{prefix}{name}.", note=f"{notes[name]}." if name in notes else "")
 
 
 def _below(schema: type) -> Iterator[tuple[str, type]]:

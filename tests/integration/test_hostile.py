@@ -105,7 +105,7 @@ def test_an_exported_file_samples_as_its_checkpoint(run, tmp_path, kind):
     assert (one == two).all()
     other = {"ema": "raw", "raw": "ema"}[kind]
     refused = diffexp("sample", "x.safetensors", f"weights={other}", "out=y.png", cwd=tmp_path, expect=2).stderr
-    assert f"use weights={kind}" in refused
+    assert f"Use weights={kind}" in refused
     assert load_trained(tmp_path / "x.safetensors").step == 8
 
 
@@ -116,7 +116,7 @@ def test_a_spoilt_or_foreign_exported_file_is_refused(run, tmp_path):
     (tmp_path / "spoilt.safetensors").write_bytes(whole)
     save_file(load_file(tmp_path / "x.safetensors"), tmp_path / "foreign.safetensors")
     (tmp_path / "short.safetensors").write_bytes(whole[:1000])
-    for name, message in (("spoilt", "SHA-256"), ("foreign", "not written by `diffexp export`"), ("short", "damaged")):
+    for name, message in (("spoilt", "SHA-256"), ("foreign", "not a file of `diffexp export`"), ("short", "damaged")):
         err = diffexp("sample", f"{name}.safetensors", "out=y.png", cwd=tmp_path, expect=2).stderr
         assert message in err
     for out in ("x.pt", "."):

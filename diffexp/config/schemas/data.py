@@ -98,10 +98,9 @@ class MnistConfig(_MnistLike):
 @DATA.register("fashion_mnist")
 @dataclass
 class FashionMnistConfig(_MnistLike):
-    """Fashion-MNIST, 28×28 grey images, padded evenly with black to image_size.
+    """Fashion-MNIST (Xiao et al. 2017), 28×28 grey images, padded evenly with black to image_size.
 
-    The files are read from `root` or from Debian's package dataset-fashion-mnist, else downloaded to `root`
-    (Xiao et al. 2017).
+    The files are read from `root` or from Debian's package dataset-fashion-mnist, else downloaded to `root`.
     """
 
     name: str = "fashion_mnist"

@@ -190,7 +190,7 @@ class ExtractorRequest:
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if not self.name or not all(letter.isascii() and (letter.isalnum() or letter in "_-") for letter in self.name):
-            yield "name", f"expected letters, digits, '_' and '-' (it names metrics and files), got {self.name!r}."
+            yield "name", f"expected a name of letters, digits, '_' and '-' (for metrics and files), got {self.name!r}."
         if self.name in EXTRACTORS.names:
             yield "name", f"expected an unused name, got {self.name!r}, which is a registered extractor."
 

@@ -51,7 +51,7 @@ def _rescale_problems(rescale: str, beta_end: float, context: Context) -> Iterat
     timesteps = context.timesteps or 1000
     if rescale == "1000/T" and beta_end * 1000 / timesteps >= 1:
         beta = beta_end * 1000 / timesteps
-        yield "rescale", f"expected a last β < 1, got {beta:g} at model.timesteps = {timesteps}. Use none."
+        yield "rescale", f"expected a last β < 1, got {beta:g} at model.timesteps = {timesteps}. Set rescale to none."
 
 
 @SCHEDULES.register("linear")
