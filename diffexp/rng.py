@@ -13,6 +13,8 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from diffexp.system.devices import float64_device
+
 
 def derive_seed(*address: int | str) -> int:
     """Return a 64-bit seed that depends only on the address, the same on every machine.
@@ -56,7 +58,8 @@ class Draw:
 
     Attributes:
         normals: N(0, 1), float32, shape `(B, *shape)`.
-        uniforms: four uniform numbers in [0, 1) for each image, multiples of 2⁻³², float64 (4, B).
+        uniforms: four uniform numbers in [0, 1) for each image, multiples of 2⁻³², float64 (4, B); on a device without
+            float64 multiples of 2⁻²⁴, float32.
         positions: positions of the images, int64 (B,).
     """
 
@@ -92,15 +95,16 @@ class RandomNumbers:
             several: number of draws.
             shape: shape of the normals of an image.
         """
-        device, size = self.positions.device, math.prod(shape)
+        device, size = float64_device(self.positions.device), math.prod(shape)
+        positions = self.positions.to(device)
         blocks = -(-size // 4)
         block = torch.arange(1 + blocks, device=device)  # the first block gives the uniforms
         draw = torch.arange(first, first + several, device=device)[:, None, None]
-        low, high = (self.positions & _WORD)[:, None], (self.positions >> 32)[:, None]
+        low, high = (positions & _WORD)[:, None], (positions >> 32)[:, None]
         words = _philox(self.key, (block, draw, low, high))  # (several, B, 1 + blocks) each
         # in float64, because float32 rounds the largest to 1
         uniforms = torch.stack([word[:, :, 0] for word in words], dim=1).double().mul_(2.0**-32)
-        normals = torch.empty(several, len(self.positions), 4, blocks, device=device)
+        normals = torch.empty(several, len(positions), 4, blocks, device=device)
         for pair in (0, 2):
             # 1 - u is in (0, 1], where the logarithm is finite
             radius = words[pair][:, :, 1:].double().add_(1).mul_(2.0**-32).log_().mul_(-2).sqrt_()
@@ -108,6 +112,10 @@ class RandomNumbers:
             normals[:, :, pair] = angle.cos().mul_(radius)
             normals[:, :, pair + 1] = angle.sin_().mul_(radius)
         normals = normals.flatten(2)[:, :, :size].reshape(several, -1, *shape)
+        if device != self.positions.device:
+            # the largest float32 below 1 is 1 - 2⁻²⁴
+            uniforms = uniforms.mul_(2.0**24).floor_().mul_(2.0**-24).float()
+            normals, uniforms = normals.to(self.positions.device), uniforms.to(self.positions.device)
         return [Draw(*each, self.positions) for each in zip(normals, uniforms, strict=True)]
 
 

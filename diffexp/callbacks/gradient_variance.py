@@ -10,6 +10,7 @@ from diffexp.models.batch import as_batch
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.models.training_noise import TIMESTEPS, TrainingNoise
 from diffexp.rng import RandomNumbers, derive_seed
+from diffexp.system.devices import float64_device
 
 
 class GradientVariance(L.Callback):
@@ -78,9 +79,13 @@ class GradientVariance(L.Callback):
                 found = torch.autograd.grad(minimised.mean(), weights)
                 gradient = torch.cat([each.flatten().float() for each in found])
                 sums[kind] += gradient
-                squares[kind] += gradient.square().sum(dtype=torch.float64).item()
+                squares[kind] += _squared_norm(gradient)
         merged, unmerged = (
-            (square - total.square().sum(dtype=torch.float64).item() / self.draws) / (self.draws - 1)
+            (square - _squared_norm(total) / self.draws) / (self.draws - 1)
             for square, total in zip(squares, sums, strict=True)
         )
         return merged, unmerged
+
+
+def _squared_norm(gradient: Tensor) -> float:
+    return gradient.square().to(float64_device(gradient.device)).sum(dtype=torch.float64).item()

@@ -30,7 +30,7 @@ from diffexp.loggers.build import update_config
 from diffexp.models.base import GenerativeModel
 from diffexp.runs.directory import Run
 from diffexp.system.best_effort import BestEffort
-from diffexp.system.devices import out_of_memory_explained
+from diffexp.system.devices import float64_device, out_of_memory_explained
 from diffexp.system.files import atomic_write_text, require_folder
 
 
@@ -165,7 +165,7 @@ class ScoreSamples(Periodic):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Build the reference before training, so that its errors appear immediately."""
-        self._reference = self._make_reference(self.extractor.to(pl_module.device))
+        self._reference = self._make_reference(self.extractor.to(float64_device(pl_module.device)))
         self._metrics = MetricSet.of(self._reference, self.extractor, self.count)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

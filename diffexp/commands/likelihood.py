@@ -16,7 +16,7 @@ from diffexp.data.datamodule import ImageDataModule
 from diffexp.errors import UserError, writing
 from diffexp.evaluation.evaluator import default_out
 from diffexp.formatting import markdown_table
-from diffexp.system.devices import autocast
+from diffexp.system.devices import autocast, float64_device
 from diffexp.system.files import atomic_write_text, check_writable, refuse_others, sha256
 from diffexp.system.locks import locked
 
@@ -68,6 +68,7 @@ def evaluate_likelihood(trained: TrainedModel, request: EvaluateRequest) -> tupl
     """
     experiment = trained.experiment
     model = build_trained(trained, request.weights, request.accelerator)
+    model.to(float64_device(model.device))  # densities are computed in float64
     wanted = model.resolved_likelihood(request.likelihood)
     images = ImageDataModule.from_config(experiment.data, 1, 0).images(wanted.split)
     if images.image_shape != model.image_shape:

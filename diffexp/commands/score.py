@@ -23,7 +23,7 @@ from diffexp.evaluation.metrics.metric_set import MetricSet
 from diffexp.evaluation.protocol import Protocol, protocol
 from diffexp.evaluation.reference import Reference, batches, of_images, read_published, reference
 from diffexp.evaluation.scores import Scores
-from diffexp.system.devices import device_for
+from diffexp.system.devices import device_for, float64_device
 from diffexp.system.files import atomic_write_text, check_writable, refuse_existing
 
 
@@ -73,7 +73,9 @@ def score(first: Path, second: Path | Experiment, overrides: Sequence[str]) -> R
             f"reference: expected no split, count or file, as {second} is the reference. Remove these keys."
         )
     images = load_images(first)
-    extractor = build_extractor(request.extractor, images.image_shape).to(device_for(request.accelerator))
+    extractor = build_extractor(request.extractor, images.image_shape).to(
+        float64_device(device_for(request.accelerator))
+    )
     count = len(images) if request.count is None else request.count
     if count > len(images):
         raise UserError(f"count: expected at most {len(images)}, the images in {first}, got {count}. Reduce count.")

@@ -72,7 +72,7 @@ def build_trainer(
     return L.Trainer(
         max_steps=settings.max_steps,
         max_epochs=-1,
-        accelerator=settings.accelerator,
+        accelerator=device_for(settings.accelerator).type,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         precision=precision,  # type: ignore[arg-type]  # one of Lightning's literals

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diffexp.rng import derive_seed
+from diffexp.system.devices import float64_device
 
 
 class TimestepSampler(Protocol):
@@ -95,19 +96,22 @@ class ImportanceSampler:
     def sample(self, uniform: Tensor, positions: Tensor, batch_size: int, seed: int) -> Tensor:
         """Sample t with probability p_t by inverting the cumulative distribution, int64 (B,)."""
         self._to(uniform.device)
+        uniform = uniform.to(self.counts.device).double()
         # Integer sums do not depend on the order of summation, which varies on a GPU.
         limits = (self.probabilities() * 2.0**40).long().cumsum(0)
         chosen = (uniform * limits[-1]).long()
-        return torch.searchsorted(limits, chosen, right=True)
+        return torch.searchsorted(limits, chosen, right=True).to(positions.device)
 
     def weights(self, t: Tensor) -> Tensor:
         """Return 1/(T p_t), which makes the weighted mean unbiased, float32 (B,)."""
         self._to(t.device)
-        return (1 / (self.timesteps * self.probabilities()[t])).float()
+        chosen = self.probabilities()[t.to(self.counts.device)]
+        return (1 / (self.timesteps * chosen)).float().to(t.device)
 
     def add(self, t: Tensor, losses: Tensor) -> None:
         """Record the losses (B,) at the indices t (B,), in this order; discard all of them if any is not finite."""
         self._to(t.device)
+        t, losses = t.to(self.counts.device), losses.to(self.counts.device)
         same = t[:, None] == t[None, :]
         before, after = same.tril(-1).sum(1), same.triu(1).sum(1)
         finite = losses.isfinite().all()
@@ -126,4 +130,5 @@ class ImportanceSampler:
         self.counts = state["counts"].to(self.counts.device, copy=True)
 
     def _to(self, device: torch.device) -> None:
+        device = float64_device(device)
         self.squares, self.counts = self.squares.to(device), self.counts.to(device)

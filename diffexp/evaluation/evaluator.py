@@ -19,7 +19,7 @@ from diffexp.evaluation.reference import Reference, reference
 from diffexp.evaluation.sample_scores import score_samples
 from diffexp.evaluation.table import ScoreEntry
 from diffexp.models.base import GenerativeModel
-from diffexp.system.devices import precision_for
+from diffexp.system.devices import float64_device, precision_for
 from diffexp.system.files import sha256
 
 
@@ -53,7 +53,7 @@ class Evaluator:
         extractor = build_extractor(request.extractor, shape)
         check_count(request.count, extractor, "count")
         model = build_trained(trained, request.weights, request.accelerator)
-        extractor.to(model.device)
+        extractor.to(float64_device(model.device))
         data = ImageDataModule.from_config(experiment.data, 1, experiment.seed)
 
         def images() -> ImageSet:

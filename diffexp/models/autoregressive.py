@@ -18,6 +18,7 @@ from diffexp.models.loss_meter import LossMeter, PerSampleLoss
 from diffexp.models.training_module import TrainingModule
 from diffexp.networks.autoregressive import LEVELS, AutoregressiveNetwork
 from diffexp.rng import PerSampleNoise
+from diffexp.system.devices import float64_device
 
 
 class AutoregressiveModule(TrainingModule):
@@ -68,15 +69,16 @@ class AutoregressiveModule(TrainingModule):
         i).
         """
         noise = PerSampleNoise(seed, indices, self.image_shape, self.device)
-        quantiles = as_rows(torch.special.ndtr(noise.draw().double())).flatten(1)
+        device = float64_device(self.device)
+        quantiles = as_rows(torch.special.ndtr(noise.draw().to(device).double())).flatten(1)
         with self.as_trained():
             steps = self.network.stepwise(len(indices))
             logits, levels = next(steps), []
-            below = torch.ones(LEVELS, LEVELS, dtype=torch.float64, device=self.device).triu()
+            below = torch.ones(LEVELS, LEVELS, dtype=torch.float64, device=device).triu()
             for quantile in quantiles.T:
                 # not cumsum, which has no deterministic algorithm on a GPU
-                chances = (logits.double() / sampler.temperature).softmax(1) @ below
-                levels.append((chances < quantile[:, None] * chances[:, -1:]).sum(1))
+                chances = (logits.to(device).double() / sampler.temperature).softmax(1) @ below
+                levels.append((chances < quantile[:, None] * chances[:, -1:]).sum(1).to(self.device))
                 if on_call is not None:
                     on_call()
                 if len(levels) < quantiles.shape[1]:

@@ -34,6 +34,7 @@ from diffexp.models.loss_meter import LossByTimestep, PerSampleLoss
 from diffexp.models.training_module import TrainingModule
 from diffexp.models.training_noise import TrainingNoise, TrainingNoiseSampler
 from diffexp.rng import PerSampleNoise, derive_seed
+from diffexp.system.devices import float64_device
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +198,8 @@ class DiffusionModule(TrainingModule):
 
     def _learn(self, timesteps: ImportanceSampler, t: Tensor, losses: Tensor) -> None:
         """At the end of a step, add the losses of all its parts to the sampler, in the order of the images."""
-        self._seen.append(torch.stack([t.double(), losses.double()]))
+        device = float64_device(t.device)
+        self._seen.append(torch.stack([each.to(device).double() for each in (t, losses)]))
         if self.ends_step:
             gathered = self.trainer.strategy.all_gather(torch.stack(self._seen, dim=1))  # (2, accumulated, B) of each
             assert isinstance(gathered, Tensor)

@@ -16,6 +16,7 @@ from diffexp.models.batch import Batch
 from diffexp.models.loss_meter import LossMeter, PerSampleLoss
 from diffexp.models.training_module import TrainingModule
 from diffexp.rng import PerSampleNoise
+from diffexp.system.devices import float64_device
 
 _LEVELS = 256
 _MARGIN = 0.05  # distance of the logit's argument from 0 and 1, as in RealNVP
@@ -61,7 +62,7 @@ class FlowStep(nn.Module):
         fixed, moved = y.chunk(2, dim=1)
         log_s, t = self._coupling(fixed)
         x = torch.cat([fixed, moved * (-log_s).exp() - t], dim=1)
-        inverse = torch.linalg.inv(self.weight.double()).to(x.dtype)
+        inverse = torch.linalg.inv(self.weight.to(float64_device(x.device)).double()).to(x)
         return (F.conv2d(x, inverse[:, :, None, None]) - self.b) * (-self.log_a).exp()
 
     def _coupling(self, fixed: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,15 +9,30 @@ from diffexp.errors import UserError
 
 
 def device_for(accelerator: str) -> torch.device:
-    """Return the first device of the accelerator "auto" (a GPU if there is one), "cpu" or "gpu".
+    """Return the first device of an accelerator.
+
+    Args:
+        accelerator: "auto" is a CUDA device if there is one, else the CPU; "gpu" is a CUDA device or Apple's MPS.
 
     Raises:
         UserError: for "gpu" without a GPU.
     """
-    has_gpu = torch.cuda.is_available()
-    if accelerator == "gpu" and not has_gpu:
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    if accelerator == "gpu":  # never "auto", because MPS has been tested on a simulated device only
+        if torch.backends.mps.is_available():
+            return torch.device("mps", 0)
         raise UserError("accelerator: expected a GPU that torch can use, got none. Use cpu or auto.")
-    return torch.device("cuda", 0) if has_gpu and accelerator != "cpu" else torch.device("cpu")
+    return torch.device("cpu")
+
+
+# Types of devices that do not compute in float64.
+WITHOUT_FLOAT64 = {"mps"}
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Return a device that computes in float64 for `device`: the CPU if that cannot, else the device itself."""
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
 
 
 def check_devices(device: torch.device, wanted: int) -> None:
@@ -26,10 +41,9 @@ def check_devices(device: torch.device, wanted: int) -> None:
     Raises:
         UserError: if there are fewer GPUs than `wanted`. A CPU runs any number of processes.
     """
-    if device.type == "cuda" and wanted > torch.cuda.device_count():
-        raise UserError(
-            f"training.devices: expected at most {torch.cuda.device_count()}, the number of GPUs, got {wanted}."
-        )
+    available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, wanted)
+    if wanted > available:
+        raise UserError(f"training.devices: expected at most {available}, the number of GPUs, got {wanted}.")
 
 
 def precision_for(precision: str, device: torch.device) -> str:
