@@ -85,6 +85,8 @@ __all__ = sorted(_PUBLIC)
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'diffexp' has no attribute {name!r}")
+    if not _PUBLIC[name].endswith(".errors"):
+        importlib.import_module("diffexp.errors").require_posix()
     value = getattr(importlib.import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,16 @@ class EnvironmentFailure(Exception):  # noqa: N818  # a failure, not a mistake
     The message names the failure, its place, what is safe, and the remedy. The command line prints it without a
     traceback and exits with 1: the same command may succeed later.
     """
+
+
+def require_posix() -> None:
+    """Check that diffexp runs on this operating system; its locks and signals are POSIX's.
+
+    Raises:
+        UserError: on Windows.
+    """
+    if sys.platform == "win32":
+        raise UserError("diffexp: expected Linux or macOS, got Windows. Use WSL 2: https://aka.ms/wsl.")
 
 
 @contextmanager

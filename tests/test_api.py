@@ -9,6 +9,7 @@ import torch
 
 import diffexp
 from diffexp import DDIM, DDPM, DPMSolver, UniPC
+from diffexp.cli.main import main
 from tests.helpers.small import fit
 
 
@@ -72,3 +73,15 @@ def test_train_takes_a_config_and_resumes(tmp_path, monkeypatch, run):
     outcome = diffexp.train(run / "config.yaml", ["run_dir=again", "training.max_steps=1"])
     assert (outcome.step, outcome.run.path) == (1, Path("again"))
     assert diffexp.train("again", ["training.max_steps=2"], resume=True).step == 2
+
+
+def test_windows_is_refused_clearly(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    message = "diffexp: expected Linux or macOS, got Windows. Use WSL 2"
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    monkeypatch.delitem(vars(diffexp), "Schedule", raising=False)
+    with pytest.raises(diffexp.UserError, match=message):
+        _ = diffexp.Schedule

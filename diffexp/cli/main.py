@@ -18,7 +18,7 @@ from diffexp.cli.score import score
 from diffexp.cli.sweep import sweep
 from diffexp.cli.train import train
 from diffexp.cli.train_extractor import extractor
-from diffexp.errors import TRANSIENT_ERRNOS, EnvironmentFailure, UserError
+from diffexp.errors import TRANSIENT_ERRNOS, EnvironmentFailure, UserError, require_posix
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -51,6 +51,7 @@ def main() -> None:
     """Run the command line. Prints a `UserError` (exit code 2) or an `EnvironmentFailure` (1) without a traceback."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
+        require_posix()
         cli(standalone_mode=False)
     except UserError as error:
         click.echo(f"error: {error}", err=True)

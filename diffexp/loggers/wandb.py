@@ -87,6 +87,12 @@ class WandbLogger(RunLogger):
             log.warning("W&B's process has ended; its records so far are in the run's wandb/ folder: %s", error)
 
 
+def _timeouts() -> dict[str, Any]:
+    """Return the timeouts that W&B's own variables, as WANDB_INIT_TIMEOUT, leave to us."""
+    names = ("init_timeout", "finish_timeout")
+    return {name: _PATIENCE for name in names if f"WANDB_{name.upper()}" not in os.environ}
+
+
 def _connected(run: LoggedRun, mode: Literal["online", "offline"] | None) -> lightning.WandbLogger:
     settings = run.settings
     logger = lightning.WandbLogger(
@@ -96,7 +102,7 @@ def _connected(run: LoggedRun, mode: Literal["online", "offline"] | None) -> lig
         entity=settings.entity,
         tags=settings.tags or None,
         mode=mode,
-        settings=wandb.Settings(silent=mode == "offline", init_timeout=_PATIENCE, finish_timeout=_PATIENCE),
+        settings=wandb.Settings(silent=mode == "offline", **_timeouts()),
         log_model=False,
         name=run.name,
         id=run.id,

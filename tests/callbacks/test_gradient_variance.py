@@ -49,5 +49,5 @@ def test_it_is_logged_and_changes_nothing(tmp_path):
 
 
 def test_it_is_refused_of_other_predictions():
-    with pytest.raises(UserError, match=r"gradient_variance.every: is of model.prediction: step_epsilon"):
+    with pytest.raises(UserError, match=r"gradient_variance.every: expected model.prediction: step_epsilon"):
         experiment("model.gradient_variance.every=4")

@@ -355,7 +355,7 @@ def test_wandb_without_an_answer_is_recorded_offline(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     overrides = [*SMALL, "training.max_steps=2", "sample_grid=null", "loggers=[wandb]", "run_dir=run"]
     # nothing listens on this port of this machine
-    server = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    server = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "6"}
     done = diffexp("train", "digits", *overrides, cwd=tmp_path, **server)
     assert "W&B cannot be reached, so the run is recorded offline in run/wandb" in done.stderr
     (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
