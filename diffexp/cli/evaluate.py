@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from diffexp.cli.imports import quick_imports
 from diffexp.cli.options import OVERRIDES, PLUGIN, TRIAL
 
 
@@ -60,8 +61,9 @@ def evaluate(
 
     load_plugins(plugins)
     find_checkpoint(Path(run))
-    from diffexp.checkpoints.load import load_trained
-    from diffexp.commands import evaluate, evaluate_sampler
+    with quick_imports():
+        from diffexp.checkpoints.load import load_trained
+        from diffexp.commands import evaluate, evaluate_sampler
 
     trained = load_trained(Path(run))
     data, rest = about_data(overrides)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from diffexp.cli.imports import quick_imports
 from diffexp.cli.options import OVERRIDES, PLUGIN
 
 
@@ -38,10 +39,11 @@ def export(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
 
     load_plugins(plugins)
     find_checkpoint(Path(run))
-    from diffexp.checkpoints.load import load_trained
-    from diffexp.commands.export import export as write_export
-    from diffexp.config.schemas.models.diffusion import DiffusionConfig
-    from diffexp.convert.diffusers import how_to_load
+    with quick_imports():
+        from diffexp.checkpoints.load import load_trained
+        from diffexp.commands.export import export as write_export
+        from diffexp.config.schemas.models.diffusion import DiffusionConfig
+        from diffexp.convert.diffusers import how_to_load
 
     trained = load_trained(Path(run))
     request = load_export_request(overrides, trained.experiment)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from diffexp.cli.imports import quick_imports
 from diffexp.cli.options import OVERRIDES, PLUGIN
 
 
@@ -39,7 +40,8 @@ def import_(path: Path, overrides: tuple[str, ...], plugins: tuple[str, ...]) ->
 
     load_plugins(plugins)
     request, rest = load_import_request(overrides)
-    from diffexp.commands.import_ import import_model
+    with quick_imports():
+        from diffexp.commands.import_ import import_model
 
     out, config = import_model(path, request, rest)
     click.echo(f"{out}: use it like a checkpoint, as in: diffexp sample {out}")

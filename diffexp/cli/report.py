@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from diffexp.cli.imports import quick_imports
 from diffexp.cli.options import PLUGIN
 from diffexp.errors import requires_extra
 
@@ -45,7 +46,7 @@ def report(paths: tuple[Path, ...], out: Path, figures: Path | None, overwrite: 
     from diffexp.runs.reader import read_runs
     from diffexp.system.files import refuse_existing
 
-    with requires_extra("report", "report"):
+    with requires_extra("report", "report"), quick_imports():
         from diffexp.reports.page import write_figures, write_page
 
     load_plugins(plugins)

@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from diffexp.cli.imports import quick_imports
 from diffexp.cli.options import OVERRIDES, PLUGIN
 
 
@@ -40,7 +41,8 @@ def reproduce(run: str, overrides: tuple[str, ...], seeds: int, plugins: tuple[s
 
     defer_signals()
     load_plugins(plugins)
-    from diffexp.commands.reproduce import reproduce as train_again
+    with quick_imports():
+        from diffexp.commands.reproduce import reproduce as train_again
 
     exit_on_signal()
     same = train_again(run, overrides, seeds, list(plugins), click.echo)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from diffexp.cli.imports import quick_imports
 from diffexp.cli.options import OVERRIDES, PLUGIN
 
 
@@ -40,8 +41,9 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
 
     load_plugins(plugins)
     find_checkpoint(Path(run))
-    from diffexp.checkpoints.load import build_trained, load_trained
-    from diffexp.commands import sample
+    with quick_imports():
+        from diffexp.checkpoints.load import build_trained, load_trained
+        from diffexp.commands import sample
 
     trained = load_trained(Path(run))
     request = load_sample_request(overrides, trained.experiment)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from diffexp.cli.imports import quick_imports
 from diffexp.cli.options import OVERRIDES, PLUGIN
 
 
@@ -36,7 +37,8 @@ def score(a: Path, b: str, overrides: tuple[str, ...], plugins: tuple[str, ...])
     from diffexp.config.plugins import load_plugins
 
     load_plugins(plugins)
-    from diffexp.commands import score
+    with quick_imports():
+        from diffexp.commands import score
 
     if score.is_images(Path(b)):
         result = score.score(a, Path(b), overrides)

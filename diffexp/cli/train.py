@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diffexp.cli.imports import quick_imports
 from diffexp.cli.options import OVERRIDES, PLUGIN, TRIAL
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def train(
     defer_signals()
     load_plugins(plugins)
     experiment = load_experiment(config, overrides, Trial.parse(*trial) if trial else None)
-    from diffexp.commands.locate import locate_run, located
-    from diffexp.commands.train import train_run
+    with quick_imports():
+        from diffexp.commands.locate import locate_run, located
+        from diffexp.commands.train import train_run
 
     exit_on_signal()  # until training installs its own handlers
     experiment = located(experiment)

@@ -2,6 +2,7 @@
 
 import click
 
+from diffexp.cli.imports import quick_imports
 from diffexp.cli.options import OVERRIDES, PLUGIN
 
 
@@ -35,7 +36,8 @@ def extractor(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...])
 
     load_plugins(plugins)
     experiment, wanted = load_extractor_training(config, overrides)
-    from diffexp.commands.train_extractor import train_classifier
+    with quick_imports():
+        from diffexp.commands.train_extractor import train_classifier
 
     trained = train_classifier(experiment.data, wanted)
     test = "no test split" if trained.test_accuracy is None else f"{trained.test_accuracy:.3f} on the test images"

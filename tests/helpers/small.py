@@ -9,7 +9,7 @@ from pathlib import Path
 from diffexp.commands.locate import start_run
 from diffexp.commands.train import train_run
 from diffexp.config.load import load_experiment
-from tests.helpers.warm import Warm
+from tests.helpers.warm import Warm, WarmProcess
 
 SMALL = [
     "model.timesteps=20",
@@ -38,19 +38,24 @@ _warm = Warm()
 
 
 def diffexp(*arguments: str, cwd: Path, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own, which has imported everything already where that makes no odds."""
-    whole = {**os.environ, **environment}
-    # a training on several devices starts itself again, sweeps start others, and W&B keeps things of its import
-    starts_others = arguments[0] == "sweep" or any("devices=" in each for each in arguments)
-    if starts_others or {"PATH", "WANDB_MODE", "WANDB_BASE_URL"} & set(environment):
-        command = [sys.executable, "-m", "diffexp", *arguments]
-        done = subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=300)
-    else:
-        done = subprocess.CompletedProcess(["diffexp", *arguments], *_warm.run(arguments, cwd, whole, timeout=300))
-    assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    """Run the command line in a process of its own; fail unless it exits with `expect`."""
+    process = start(*arguments, cwd=cwd, **environment)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == expect, f"exit {process.returncode}\n{out}\n{err}"
     if expect:
-        assert "Traceback" not in done.stderr
-    return done
+        assert "Traceback" not in err
+    return subprocess.CompletedProcess(["diffexp", *arguments], process.returncode, out, err)
+
+
+def start(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Popen[str] | WarmProcess":
+    """Start the command line in a process of its own, which has imported everything already if that is possible."""
+    everything = {**os.environ, **environment}
+    # a training on several devices starts itself again, as it was started
+    if any("devices=" in each for each in arguments):
+        command = [sys.executable, "-m", "diffexp", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=cwd, env=everything, text=True, **pipes)
+    return _warm.start(arguments, cwd, everything)
 
 
 def metrics(run_dir: Path):

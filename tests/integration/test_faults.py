@@ -14,7 +14,7 @@ import pytest
 from diffexp.checkpoints.file import latest_valid_checkpoint, read_checkpoint
 from diffexp.checkpoints.paths import list_checkpoints, step_of
 from tests.helpers.needs import require
-from tests.helpers.small import SMALL, diffexp, metrics
+from tests.helpers.small import SMALL, diffexp, metrics, start
 from tests.helpers.wandb_server import WandbServer
 from tests.integration.test_training import assert_same, state
 
@@ -101,9 +101,8 @@ def test_a_disk_that_becomes_read_only(tmp_path):
     assert str(found[0].name) in told.splitlines()[-1]
 
 
-def started(folder, *overrides, environment=None):
-    command = [sys.executable, "-m", "diffexp", "train", "digits", *LONG, *overrides, "run_dir=run"]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment)
+def started(folder, *overrides):
+    process = start("train", "digits", *LONG, *overrides, "run_dir=run", cwd=folder)
     deadline = time.monotonic() + 120
     while not list_checkpoints(folder / "run" / "checkpoints"):
         assert time.monotonic() < deadline

@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,7 +10,7 @@ from PIL import Image
 
 from diffexp.checkpoints.paths import list_checkpoints, step_of
 from tests.helpers.resumes import resume
-from tests.helpers.small import SMALL, diffexp, metrics
+from tests.helpers.small import SMALL, diffexp, metrics, start
 from tests.integration.test_training import assert_same, state
 
 LONG = [
@@ -56,13 +54,7 @@ def test_resumed_run_equals_undisturbed_one(tmp_path, undisturbed, step, workers
 
 def interrupted(command, cwd, seconds=0.0):
     """Send Ctrl-C so many seconds after the first checkpoint of the run in cwd/run; what was printed."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "diffexp", *command],
-        cwd=cwd,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = start(*command, cwd=cwd)
     deadline = time.monotonic() + 120
     while not list_checkpoints(cwd / "run" / "checkpoints") and time.monotonic() < deadline:
         time.sleep(0.01)

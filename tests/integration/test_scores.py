@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from PIL import Image
 from diffexp.commands import locate
 from diffexp.data.digits import load
 from tests.helpers.sets import digits, noisy
-from tests.helpers.small import SMALL, diffexp, experiment, fit, metrics
+from tests.helpers.small import SMALL, diffexp, experiment, fit, metrics, start
 
 SCORE = (
     "score={'extractor': {'name': 'digits_v1'}, 'every': 4, 'count': 60, "
@@ -120,10 +118,7 @@ def test_a_cell_is_the_score_of_the_images_that_sample_draws(table, run, cache):
 
 @pytest.mark.slow
 def test_a_killed_table_goes_on_where_it_was(table, run, cache):
-    command = [sys.executable, "-m", "diffexp", "evaluate", "run", *TABLE, "out=killed"]
-    import os
-
-    process = subprocess.Popen(command, cwd=run.parent, env={**os.environ, **cache}, stderr=subprocess.PIPE)
+    process = start("evaluate", "run", *TABLE, "out=killed", cwd=run.parent, **cache)
     path = run.parent / "killed" / "table.json"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:

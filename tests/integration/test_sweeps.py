@@ -6,14 +6,12 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import yaml
 
-from tests.helpers.small import SMALL, diffexp, metrics
+from tests.helpers.small import SMALL, diffexp, metrics, start
 from tests.integration.test_training import assert_same, state
 
 pytestmark = pytest.mark.slow
@@ -131,14 +129,7 @@ def undisturbed(tmp_path_factory):
 
 
 def started(folder, file, workers):
-    return subprocess.Popen(
-        [sys.executable, "-m", "diffexp", "sweep", "run", file, "--workers", str(workers)],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start("sweep", "run", file, "--workers", str(workers), cwd=folder, OMP_NUM_THREADS="1")
 
 
 def trainings(path):
