@@ -145,7 +145,7 @@ def test_pictures_that_the_training_did_not_draw_do_not_count(tmp_path):
     compared = [compare_pictures(tmp_path / "then", tmp_path / "now", step, ["ddpm"]) for step in (4, 8)]
     assert [str(each) for each in compared] == [
         "sample grids (2): equal",
-        "sample grids (3): 1 differ, step-00000008-ddpm.png first",
+        "sample grids (3): 1 differ, first step-00000008-ddpm.png",
     ]
 
 

@@ -61,6 +61,10 @@ class WarmProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    def kill(self):
+        """Kill it."""
+        self.send_signal(signal.SIGKILL)
+
 
 class Warm:
     """Starts the process that is forked, when it is first needed."""

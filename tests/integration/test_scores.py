@@ -244,7 +244,7 @@ PIXELS = torch.zeros(50, 8, 8, dtype=torch.uint8).numpy()
         ({"images": PIXELS}, ["extractor.name=nothing"], "expected a known extractor (classifier, clip"),
         ({"images": PIXELS}, ["extractor.name=classifier"], "extractor.weights: required key is missing"),
         ({"images": PIXELS}, ["reference.cache=images.npz/x"], "cannot be written"),
-        ({"images": PIXELS}, ["out=images.npz/x.json"], "cannot be written"),
+        ({"images": PIXELS}, ["out=images.npz/x.json"], "out: expected a writable folder, got"),
         ({"images": PIXELS}, ["extractor={'name': 'inception', 'weights': 'no.pth'}"], "there is no file no.pth"),
     ],
 )
@@ -274,7 +274,7 @@ def test_files_that_are_no_images_of_one_size_are_told(tmp_path, cache):
         (["score.extractor.name=fashion_mnist_v1"], "fashion_mnist_v1: expected images (1, 32, 32)"),
         (["score.count=20"], "score.count: expected at least 40 images for the 32 features"),
         (["score.extractor={'name': 'inception', 'weights': 'no.pth'}"], "no.pth. Download it from https://"),
-        (["score.reference.cache=/dev/null/x"], "reference.cache: /dev/null cannot be written"),
+        (["score.reference.cache=/dev/null/x"], "reference.cache: expected a writable folder, got /dev/null"),
         (["ema=null", "sample_grid=null"], "score.weights: expected raw when ema is null"),
         (["score.samplers.a=null"], "score.samplers: expected at least one sampler"),
     ],
@@ -291,7 +291,7 @@ def test_an_extractor_of_ones_own_is_trained_and_used(tmp_path, cache):
     assert "mine.safetensors: accuracy " in done.stdout
     assert "use it with: extractor.name=classifier extractor.weights=mine.safetensors" in done.stdout
     taken = diffexp("extractor", "digits", "name=digits_v1", cwd=tmp_path, expect=2, **cache)
-    assert "name: 'digits_v1' is the name of another extractor" in taken.stderr
+    assert "name: expected an unused name, got 'digits_v1'" in taken.stderr
     write_images(tmp_path / "images", digits()[:50])
     weights = "extractor={'name': 'classifier', 'weights': 'mine.safetensors'}"
     done = diffexp("score", "images", "digits", weights, cwd=tmp_path, **cache)

@@ -151,7 +151,7 @@ def test_a_sweep_completes(cluster, undisturbed, tmp_path):
     assert not (sweep.path / "slurm").exists()
     setup = "setup=echo $NOT_SET_BY_ANYBODY set-up-was-run"
     assert "submitted job " in sweep.submit("max_parallel=2", "partition=main", setup).stdout
-    assert "has its jobs" in sweep.submit(expect=2).stderr
+    assert "expected no jobs of this sweep in Slurm" in sweep.submit(expect=2).stderr
     sweep.wait_until_done(0, 1)
     assert_each_once(sweep, undisturbed)
     assert [sweep.record(index)["tries"] for index in (0, 1)] == [1, 1]

@@ -67,8 +67,8 @@ def test_an_engine_takes_its_own_keys():
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("slrum", [], "there is no engine 'slrum'.*Did you mean 'slurm'"),
-        ("slurm", ["gpus=0"], "command line: gpus: must be at least 1"),
+        ("slrum", [], "got 'slrum'.*Did you mean 'slurm'"),
+        ("slurm", ["gpus=0"], "command line: gpus: expected an integer >= 1"),
         ("slurm", ["partition=a b"], "expected an sbatch option without spaces, got 'a b'"),
         ("slurm", ["time=00:02:00"], "grace: expected less than half of the time limit of 120 s, got 120 s"),
     ],
