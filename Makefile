@@ -10,8 +10,7 @@ quickstart: $(VENV)/installed  ## train on handwritten digits; two to four minut
 	$(BIN)/diffexp train digits
 
 test: $(VENV)/installed-dev  ## run all tests
-	$(BIN)/pytest -n 3 --dist worksteal --durations 15
-	$(BIN)/pytest -n 3 --dist worksteal -m gpu --rehearse tests/gpu  # the GPU tests that a CPU can run
+	$(BIN)/pytest -n 4 --dist worksteal --durations 15 --rehearse  # the tests for GPUs on the CPU
 
 test-fast: $(VENV)/installed-dev  ## run the tests not marked slow, in under three minutes
 	$(BIN)/pytest -n 2 -m "not slow"
