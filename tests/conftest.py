@@ -4,6 +4,7 @@ Those marked gpu run if `-m gpu` asks for them and there is a GPU. With `--rehea
 can, to test the tests.
 """
 
+import gc
 import os
 import shutil
 import sysconfig
@@ -13,6 +14,7 @@ import pytest
 
 # before torch is imported, and for the processes that tests start
 os.environ["OMP_NUM_THREADS"] = "1"
+gc.disable()  # until all tests are collected: imports make a million objects and hardly any garbage
 os.environ.setdefault("WANDB_MODE", "offline")
 
 
@@ -46,7 +48,14 @@ def pytest_configure(config):
         os.environ["FULL"] = "1"  # for what is read while tests are collected
 
 
+def pytest_collection_finish():
+    gc.enable()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(config, items):
+    # what mostly waits starts first, so that the others run meanwhile
+    items.sort(key=lambda item: item.path.name != "test_slurm.py" or item.path.parent.name != "integration")
     import torch  # after pytest_configure
 
     if torch.cuda.is_available() or config.getoption("--rehearse"):

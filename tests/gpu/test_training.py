@@ -136,7 +136,7 @@ def test_a_step_that_is_not_finite_changes_no_weight(device, tmp_path, broken, p
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_loss_that_is_not_finite_stops_at_its_step(device, tmp_path, broken, precision):  # noqa: F811
     broken([5])
-    with pytest.raises(UserError, match=r"^step 5: the loss is not finite .*step-00000004.ckpt$"):
+    with pytest.raises(UserError, match=r"^step 5: the loss is not finite .*step-00000004.ckpt\.$"):
         fit(tmp_path / "run", device, *PLAIN, f"training.precision={precision}")
     run = tmp_path / "run"
     assert list_checkpoints(run / "checkpoints")[-1].name == "step-00000004.ckpt"

@@ -11,15 +11,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffexp.checkpoints.paths import list_checkpoints
-from tests.helpers.small import SMALL, diffexp, metrics
+from tests.helpers.small import SMALL, diffexp, metrics, start
+from tests.helpers.warm import WarmProcess
 from tests.integration.test_training import assert_same, state
 
 RUN = [
@@ -54,32 +53,31 @@ def reference(folder: Path) -> Path:
 
 def tormented(folder: Path, name: str, kills: int, dice: random.Random, tally: Tally, seconds: float) -> Path:
     """A run killed so many times, at any moment of its process's life, and then let go on to the end."""
-    command = [sys.executable, "-m", "diffexp", "train", "digits", *RUN, f"run_dir={name}", "--resume"]
+    command = ["train", "digits", *RUN, f"run_dir={name}", "--resume"]
     run = folder / name
     killed = 0
-    with (folder / f"{name}.log").open("a") as log:
-        while killed < kills:
-            process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-            saving = _wait(process, run, dice, seconds)
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                killed += 1
-                tally.kills += 1
-                tally.while_saving += saving
-            code = process.wait()
-            if code == 0:  # it was done before
-                return run
-            assert code == -signal.SIGKILL, (folder / f"{name}.log").read_text()[-3000:]
-            found = list_checkpoints(run / "checkpoints")
-            if len(found) > 1 and dice.random() < 0.6:  # so that it is about 30 % of all stops
-                how = dice.choice(DAMAGES)
-                damage(found[-1], how, dice)
-                tally.damaged[how] = tally.damaged.get(how, 0) + 1
-    diffexp("train", "digits", *RUN, f"run_dir={name}", "--resume", cwd=folder)
+    while killed < kills:
+        process = start(*command, cwd=folder)
+        saving = _wait(process, run, dice, seconds)
+        if process.poll() is None:
+            process.kill()
+            killed += 1
+            tally.kills += 1
+            tally.while_saving += saving
+        code = process.wait()
+        if code == 0:  # it was done before
+            return run
+        assert code == -signal.SIGKILL, process.communicate()[1][-3000:]
+        found = list_checkpoints(run / "checkpoints")
+        if len(found) > 1 and dice.random() < 0.6:  # so that it is about 30 % of all stops
+            how = dice.choice(DAMAGES)
+            damage(found[-1], how, dice)
+            tally.damaged[how] = tally.damaged.get(how, 0) + 1
+    diffexp(*command, cwd=folder)
     return run
 
 
-def _wait(process: "subprocess.Popen[bytes]", run: Path, dice: random.Random, seconds: float) -> bool:
+def _wait(process: WarmProcess, run: Path, dice: random.Random, seconds: float) -> bool:
     """Wait for a random time; in half of the cases, then for a checkpoint that is being written. Whether one was."""
     deadline = time.monotonic() + dice.uniform(0, seconds)
     while time.monotonic() < deadline and process.poll() is None:

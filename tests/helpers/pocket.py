@@ -4,6 +4,7 @@ A tensor of another device in the same operation, or a float64 tensor on the dev
 """
 
 import os
+import subprocess
 import sys
 import traceback
 
@@ -81,17 +82,31 @@ def on_pocket(check):
     child = os.fork()
     if child == 0:
         try:
-            _setup_privateuseone_for_python_backend(TYPE)
-            getattr(torch, TYPE).get_amp_supported_dtype = lambda: [torch.bfloat16]
-            library = torch.library.Library("_", "IMPL")
-            library.fallback(lambda function, *args, **kwargs: _run(function, args, kwargs), "PrivateUse1")
-            made = torch.tensor  # which makes no tensor of a device in Python
-            torch.tensor = lambda data, device=None, **more: made(data, **more).to(device or "cpu")
-            devices.WITHOUT_FLOAT64.add(TYPE)
-            check(torch.device(TYPE, 0))
+            check(register())
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def on_pocket_from_the_start(check):
+    """Run the module's function check(device) in a new process, as what computes gradients notes devices only once."""
+    code = f"from tests.helpers.pocket import register; from {check.__module__} import {check.__name__} as check"
+    done = subprocess.run([sys.executable, "-c", f"{code}; check(register())"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def register():
+    """Make the device known to torch and to diffexp; return it."""
+    _setup_privateuseone_for_python_backend(TYPE)
+    getattr(torch, TYPE).get_amp_supported_dtype = lambda: [torch.bfloat16]
+    _LIBRARY.fallback(lambda function, *args, **kwargs: _run(function, args, kwargs), "PrivateUse1")
+    made = torch.tensor  # which makes no tensor of a device in Python
+    torch.tensor = lambda data, device=None, **more: made(data, **more).to(device or "cpu")
+    devices.WITHOUT_FLOAT64.add(TYPE)
+    return torch.device(TYPE, 0)
+
+
+_LIBRARY = torch.library.Library("_", "IMPL")

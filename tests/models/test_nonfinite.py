@@ -52,7 +52,7 @@ def test_the_first_one_ends_the_run_and_names_the_last_good_checkpoint(tmp_path,
     if what == "loss":
         assert f": {value}" in message
         assert " at t = " in message
-    assert message.endswith("checkpoints/step-00000004.ckpt")
+    assert message.endswith("checkpoints/step-00000004.ckpt.")
     assert [file.name for file in list_checkpoints(tmp_path / "run" / "checkpoints")][-1] == "step-00000004.ckpt"
     kept, whole = (state(tmp_path / name) for name in ("run", "whole"))
     assert all(torch.equal(kept[name], whole[name]) for name in kept if name.startswith(("raw", "ema", "adam")))

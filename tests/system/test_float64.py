@@ -14,16 +14,16 @@ from diffexp.evaluation.sample_scores import score_samples
 from diffexp.models.build import build_model
 from diffexp.rng import RandomNumbers
 from diffexp.system.devices import float64_device
-from tests.helpers.pocket import on_pocket
+from tests.helpers.pocket import on_pocket, on_pocket_from_the_start
 from tests.helpers.small import experiment
 from tests.models.test_families import SMALL
 
-DIFFUSION = {
-    "epsilon": [],
-    "hybrid": ["model.loss=hybrid", "sample_grid.samplers.ddpm.variance=learned"],
-    "importance": ["model.timestep_sampling=importance"],
-    "classes": ["model.classes=10"],
-}
+DIFFUSION = (
+    [],
+    ["model.loss=hybrid", "sample_grid.samplers.ddpm.variance=learned"],
+    ["model.timestep_sampling=importance"],
+    ["model.classes=10"],
+)
 
 
 def test_the_simulated_device_refuses_float64_and_two_devices_at_once():
@@ -84,34 +84,33 @@ def test_the_other_families_sample_as_on_the_cpu(family):
     on_pocket(check)
 
 
-@pytest.mark.parametrize("keys", DIFFUSION.values(), ids=DIFFUSION)
-def test_losses_and_gradients_are_those_of_the_cpu(keys):
-    wanted = experiment(*keys)
-    model = build_model(wanted)
-    images = ImageDataModule.from_config(wanted.data, 1, 0).images("train")
-    x0 = to_float(images.fetch(torch.arange(4)))
-    labels = torch.arange(4) if model.classes is not None else None
+def test_losses_and_gradients_are_those_of_the_cpu():
+    on_pocket_from_the_start(check_losses_and_gradients)
 
-    def step(device):
-        model.to(device).zero_grad()
-        numbers = RandomNumbers(3, torch.arange(4, device=device))
-        given = labels.to(device) if labels is not None else None
-        (draw,) = numbers.draws(0, 1, x0.shape[1:])
-        noise = model.training_noise.sample(draw, None, given, 4, 0)
-        error, minimized = model.loss(x0.to(device), noise)
-        minimized.mean().backward()
-        if isinstance(model.timesteps, ImportanceSampler):
-            model.timesteps.add(noise.t, minimized.detach())
-            assert float(model.timesteps.squares.sum()) > 0
-        gradients = [each.grad.cpu() for each in model.parameters()]
-        return [noise.t.cpu(), error.detach().cpu(), minimized.detach().cpu(), *gradients]
 
-    def check(device):
-        expected = step(torch.device("cpu"))  # here, because autograd notes the devices when it starts
-        for one, other in zip(step(device), expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=0)
+def check_losses_and_gradients(device):
+    for keys in DIFFUSION:
+        wanted = experiment(*keys)
+        model = build_model(wanted)
+        images = ImageDataModule.from_config(wanted.data, 1, 0).images("train")
+        x0 = to_float(images.fetch(torch.arange(4)))
+        expected = step(model, x0)
+        for one, other in zip(step(model.to(device), x0.to(device)), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0, msg=lambda text, keys=keys: f"{keys}: {text}")
 
-    on_pocket(check)
+
+def step(model, x0):
+    """Timesteps, losses and gradients of one training step, on the CPU."""
+    model.zero_grad()
+    labels = torch.arange(4).to(x0.device) if model.classes is not None else None
+    (draw,) = RandomNumbers(3, torch.arange(4).to(x0.device)).draws(0, 1, x0.shape[1:])
+    noise = model.training_noise.sample(draw, None, labels, 4, 0)
+    error, minimized = model.loss(x0, noise)
+    minimized.mean().backward()
+    if isinstance(model.timesteps, ImportanceSampler):
+        model.timesteps.add(noise.t, minimized.detach())
+        assert float(model.timesteps.squares.sum()) > 0
+    return [each.detach().cpu() for each in (noise.t, error, minimized, *(p.grad for p in model.parameters()))]
 
 
 def test_scores_are_those_of_the_cpu():
