@@ -183,12 +183,12 @@ def drawn(model, variant):
 
 # Few steps, where need be of a smaller network.
 SHORT = {
-    "diffusion": ["training.max_steps=200", "score={'samplers': {'ddim-10': {'name': 'ddim', 'steps': 10}}}"],
-    "gan": ["training.max_steps=200"],
+    "diffusion": ["training.max_steps=250", "score={'samplers': {'ddim-10': {'name': 'ddim', 'steps': 10}}}"],
+    "gan": ["training.max_steps=250"],
     "vae": ["training.max_steps=120"],
     "flow": ["training.max_steps=100"],
     "pixel_rnn": ["training.max_steps=80", "model.network={'width': 32}"],
-    "transformer": ["training.max_steps=400", "model.network={'width': 48, 'layers': 2}"],
+    "transformer": ["training.max_steps=450", "model.network={'width': 48, 'layers': 2}"],
     "latent_diffusion": ["training.max_steps=100", "model.network.base_channels=32"],
 }
 
