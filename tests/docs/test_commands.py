@@ -14,6 +14,7 @@ from PIL import Image
 
 from diffexp.config.load import load_experiment
 from tests.helpers.needs import fashion_mnist_below
+from tests.helpers.shared import shared_folder
 from tests.helpers.small import diffexp, fit
 
 pytestmark = pytest.mark.slow
@@ -51,7 +52,16 @@ ELSEWHERE = {
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder with all that the pages name."""
-    folder = tmp_path_factory.mktemp("world")
+    return shared_folder(tmp_path_factory, "world", make_world)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """The folder of statistics of real images, for all pages."""
+    return shared_folder(tmp_path_factory, "cache-of-docs", lambda folder: None)
+
+
+def make_world(folder):
     scored = "'every': 100, 'count': 130, 'samplers': {'ddim-50': {'name': 'ddim', 'steps': 5}, 'ddpm': None}"
     small = ["sample_grid=null", "loggers=[csv]", "model.timesteps=1000", "model.schedule.beta_end=0.02"]
     for name in ("digits-1", "v-1", "digits_classes-1"):
@@ -79,7 +89,6 @@ def world(tmp_path_factory):
         image.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 36), (number % 256, 0, 99 * (number % 2))).save(image)
     shutil.copytree(ROOT / "sweeps", folder / "sweeps")
-    return folder
 
 
 def blocks(page, *languages):
@@ -113,7 +122,7 @@ def is_synopsis(line):
     return bool(re.search(r"\[|…|\||\b(CONFIG|RUN|FILE|FOLDER|DIR|A B)\b", re.sub(r'"[^"]*"', "", words)))
 
 
-def run_small(line, cwd):
+def run_small(line, cwd, cache):
     words = shlex.split(line, comments=True)[1:]
     kind = words[0]
     if kind == "sweep":
@@ -139,13 +148,13 @@ def run_small(line, cwd):
             words += ["samplers.t-0=null", "samplers.t-sigma-hat=null"]  # of 1000 steps
         if kind == "score" and words[2].endswith(".npz"):
             words.remove("reference.count=300")
-    diffexp(*words, cwd=cwd, DIFFEXP_CACHE=str(cwd.parent / "cache"))
+    diffexp(*words, cwd=cwd, DIFFEXP_CACHE=str(cache))
     for file in cwd.glob("runs/*/step-00000008-ema.safetensors"):  # the pages tell of a run of 2000 steps
         file.rename(file.with_name("step-00002000-ema.safetensors"))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if [*commands(page)]], ids=lambda page: page.name)
-def test_every_command_runs(page, world, tmp_path):
+def test_every_command_runs(page, world, cache, tmp_path):
     here = tmp_path / "here"
     shutil.copytree(world, here)
     if any("fashion_mnist" in line for line in commands(page)):
@@ -159,7 +168,7 @@ def test_every_command_runs(page, world, tmp_path):
             for name in words[2].split("|") if words[1] in ("sweep", "config", "dashboard") else [None]:
                 diffexp(words[1], *([name] if name else []), "--help", cwd=here)
             continue
-        run_small(line, here)
+        run_small(line, here, cache)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
