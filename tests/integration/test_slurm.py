@@ -267,7 +267,7 @@ def test_a_start_that_would_train_on_fewer_devices_is_refused(cluster, tmp_path)
         timeout=120,
     )
     assert done.returncode == 2
-    assert "Slurm has 1 tasks; start with srun --nodes=1 --ntasks-per-node=2" in done.stderr
+    assert "got 1. Start with srun --nodes=1 --ntasks-per-node=2" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
