@@ -26,7 +26,8 @@ suppress_warnings = ["myst.header"]
 
 html_theme = "furo"
 html_title = "diffexp"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
