@@ -63,7 +63,7 @@ def test_a_latent_diffusion_trains_on_its_autoencoder_and_samples(here):
 def test_an_export_comes_back(here):
     folder, training, accelerator = here
     network = "model.network={'base_channels': 32, 'norm_num_groups': 32}"
-    diffexp("train", "digits", *BRIEF, training, network, "score=null", "run_dir=run", cwd=folder)
+    diffexp("train", "digits", *BRIEF, training, network, "score=null", "sample_grid=null", "run_dir=run", cwd=folder)
     diffexp("export", "run", "format=diffusers", "out=pipeline", cwd=folder)
     diffexp("import", "pipeline", "data.name=digits", "out=back.safetensors", cwd=folder)
     how = ["count=8", "sampler.steps=10", "precision=32-true", accelerator]

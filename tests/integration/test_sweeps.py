@@ -116,7 +116,7 @@ def test_a_plan_does_not_change(finished):
 
 # --- interrupted and killed ----------------------------------------------------------------------
 
-LONG = [*SMALL, "training.max_steps=250", "training.log_every_n_steps=25", "checkpoint.every=25", "sample_grid=null"]
+LONG = [*SMALL, "training.max_steps=125", "training.log_every_n_steps=25", "checkpoint.every=25", "sample_grid=null"]
 SEEDS = {"seed": {"values": [0, 1, 2, 3]}}
 FEWER = {"seed": {"values": [0, 1, 2]}}  # more than two workers start at once
 
@@ -147,7 +147,7 @@ def assert_each_once(path, undisturbed):
     assert len(runs) == len(undisturbed)
     for run, expected in zip(runs, undisturbed, strict=True):
         assert_same(state(run), expected)
-        assert [row["step"] for row in metrics(run)] == list(range(25, 251, 25))
+        assert [row["step"] for row in metrics(run)] == list(range(25, 126, 25))
     assert [record["state"] for record in records(path)] == ["done"] * len(undisturbed)
 
 
@@ -214,7 +214,7 @@ def test_bayes_ends_poor_trials_early(tmp_path):
         tmp_path,
         rates,
         "training.log_every_n_steps=5",
-        "training.max_steps=400",
+        "training.max_steps=200",
         fixed=LONG,
         method="bayes",
         run_cap=4,
@@ -227,7 +227,7 @@ def test_bayes_ends_poor_trials_early(tmp_path):
     assert rows[0]["state"] == "done"
     for row in rows:
         assert 1e-6 <= float(row["optim.lr"]) <= 1e-2
-        assert (row["state"] == "stopped") == (int(row["step"]) < 400)
+        assert (row["state"] == "stopped") == (int(row["step"]) < 200)
         assert len(list((tmp_path / row["run"]).glob("checkpoints/*"))) >= 1
     assert any(row["state"] == "stopped" for row in rows)
 
