@@ -75,7 +75,7 @@ def test_an_export_comes_back(here):
 
 def test_graphs_precisions_and_memory_by_the_command_line(here):
     folder, training, accelerator = here
-    diffexp("train", "digits", *BRIEF, training, "score=null", "run_dir=switches", cwd=folder)
+    diffexp("train", "digits", *BRIEF, training, "score=null", "sample_grid=null", "run_dir=switches", cwd=folder)
     how = ["count=32", "sampler.steps=10", accelerator]
     images = {}
     for name, words in {

@@ -74,7 +74,7 @@ def with_one_failing(rank):
 @pytest.mark.parametrize("world", [2, 4])
 def test_several_processes_gather_what_one_does(tmp_path, world):
     scores, found = scores_of_samples()
-    mp.spawn(in_a_process, (world, tmp_path), nprocs=world)
+    mp.start_processes(in_a_process, (world, tmp_path), nprocs=world, start_method="fork")
     for rank in range(world):
         theirs, features, cov, inception_score = torch.load(tmp_path / f"{world}-{rank}.pt")
         torch.testing.assert_close(features, found.features, rtol=1e-4, atol=1e-4)

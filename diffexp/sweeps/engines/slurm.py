@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from diffexp.config.schemas.engines import SlurmEngineConfig
-from diffexp.errors import UserError
+from diffexp.errors import EnvironmentFailure, UserError
 from diffexp.sweeps.engines.base import Engine
 from diffexp.sweeps.engines.slurm_script import check_request, trials_script
 from diffexp.sweeps.plan import Sweep
@@ -169,6 +169,7 @@ def slurm(command: list[str]) -> str:
 
     Raises:
         UserError: if the command is missing, fails, or does not answer within 60 s.
+        EnvironmentFailure: if Slurm's controller cannot be reached.
     """
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -179,4 +180,7 @@ def slurm(command: list[str]) -> str:
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{command[0]}: Slurm did not answer within 60 s. Try again later.") from error
     except subprocess.CalledProcessError as error:
-        raise UserError(f"{' '.join(command)}: {error.stderr.strip() or error.returncode}") from error
+        message = f"{' '.join(command)}: {error.stderr.strip() or error.returncode}"
+        if "contact slurm controller" in error.stderr:
+            raise EnvironmentFailure(f"{message}. Run the command on a login node of the cluster.") from error
+        raise UserError(message) from error

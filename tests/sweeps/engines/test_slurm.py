@@ -2,9 +2,9 @@
 
 import pytest
 
-from diffexp.errors import UserError
+from diffexp.errors import EnvironmentFailure, UserError
 from diffexp.sweeps.engines.base import build_engine
-from diffexp.sweeps.engines.slurm import arrays
+from diffexp.sweeps.engines.slurm import arrays, slurm
 
 
 def test_arrays_are_split_where_slurm_ends_them():
@@ -27,3 +27,16 @@ def test_time_limits_as_slurm_writes_them(time, seconds):
 
 def test_other_limits_are_slurms_to_refuse():
     assert build_engine("slurm", ["time=UNLIMITED"])[0].config.time == "UNLIMITED"
+
+
+def test_a_cluster_that_cannot_be_reached_is_a_failure_of_the_machine(tmp_path):
+    command = tmp_path / "sbatch"
+    command.write_text(
+        "#!/bin/sh\necho 'sbatch: error: Unable to contact slurm controller (connect failure)' >&2\nexit 1\n"
+    )
+    command.chmod(0o755)
+    with pytest.raises(EnvironmentFailure, match=r"connect failure\)\. Run the command on a login node"):
+        slurm([str(command)])
+    command.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpus' >&2\nexit 1\n")
+    with pytest.raises(UserError, match="invalid partition specified: gpus"):
+        slurm([str(command)])
