@@ -24,6 +24,7 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]
 
+smartquotes = False  # it turns the -- of options into dashes
 html_theme = "furo"
 html_title = "diffexp"
 html_static_path = ["_static"]

@@ -109,9 +109,10 @@ def check_count(count: int, extractor: Extractor, key: str) -> None:
     """
     fewest = max(extractor.dim, _FEWEST_FOR_PAIRS)
     if count < fewest:
+        fewer = ", or an extractor with fewer features" if fewest == extractor.dim else ""
         raise UserError(
             f"{key}: expected at least {fewest} images for the {extractor.dim} features of {extractor.name}, "
-            f"got {count}. Use more images, or an extractor with fewer features."
+            f"got {count}. Use more images{fewer}."
         )
 
 
