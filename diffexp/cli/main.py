@@ -1,6 +1,8 @@
 """The command line. Commands import heavy modules when they run, so that help and config checks are fast."""
 
+import atexit
 import logging
+import os
 import signal
 import sys
 
@@ -47,8 +49,18 @@ for _command in (
     cli.add_command(_command)
 
 
+def _flush_or_discard() -> None:
+    """Discard output that cannot be written, on a full disk or a broken pipe: Python would exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def main() -> None:
     """Run the command line. Prints a `UserError` (exit code 2) or an `EnvironmentFailure` (1) without a traceback."""
+    atexit.register(_flush_or_discard)  # first, so that it runs last
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         require_posix()

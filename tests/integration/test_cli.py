@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import os
 import re
 import shlex
 import shutil
@@ -361,3 +362,16 @@ def test_wandb_without_an_answer_is_recorded_offline(tmp_path, monkeypatch):
     (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     assert next(offline.glob("run-*.wandb")).stat().st_size > 1000
     assert [row["step"] for row in metrics(tmp_path / "run")] == [2]
+
+
+def test_output_that_cannot_be_written_changes_no_exit_code(tmp_path):
+    """What is still in a buffer at the end is discarded: Python would exit with 120."""
+    code = (
+        "import sys; from diffexp.cli import main; main.cli = lambda **_: sys.stdout.write('no end of the line'); "
+        "main.main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for name in ("/dev/full", tmp_path / "file"):
+        with open(name, "w") as out:
+            done = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=out, env=environment)
+        assert done.returncode == 0
