@@ -82,13 +82,13 @@ def _below(schema: type) -> Iterator[tuple[str, type]]:
 
 def _rows(schema: type, prefix: str, *, recurse: bool) -> Iterator[str]:
     """The rows of a table; without sections below, the keys of the nodes below, too."""
-    told = _docstring(schema)[1]
+    notes = _docstring(schema)[1]
     for each in fields(schema):
         if each.name == "name" and issubclass(schema, Component):
             continue
         hint = get_type_hints(schema)[each.name]
         inner = without_none(hint)
-        note = f"; {told[each.name]}" if each.name in told else ""
+        note = f"; {notes[each.name]}" if each.name in notes else ""
         if is_dataclass(inner):
             if issubclass(inner, Component):
                 group = inner.registry.group
@@ -104,15 +104,15 @@ def _rows(schema: type, prefix: str, *, recurse: bool) -> Iterator[str]:
 def _docstring(schema: type) -> tuple[str, dict[str, str]]:
     """The docstring's text before "Keys:", and the note on each key, inherited ones included."""
     text, _, keys = inspect.cleandoc(schema.__doc__ or "").partition("Keys:\n")
-    told: dict[str, str] = {}
+    notes: dict[str, str] = {}
     for base in reversed(schema.__mro__):
         said = (
             inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("Keys:\n")[2] if base is not schema else keys
         )
         for match in re.finditer(r"^    (\w[\w, ]*): (.*(?:\n        .*)*)", said, re.MULTILINE):
             for name in match[1].split(", "):
-                told[name] = " ".join(match[2].split()).rstrip(".").replace("|", "\\|")
-    return " ".join(text.split()), told
+                notes[name] = " ".join(match[2].split()).rstrip(".").replace("|", "\\|")
+    return " ".join(text.split()), notes
 
 
 def _kind(hint: Any, field: Any) -> str:

@@ -90,3 +90,13 @@ def test_the_library_page_runs(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     exec(metrics, names)
     assert capsys.readouterr().out.startswith("Estimate(value=")
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(tmp_path / "runs" / "digits-1", "training.max_steps=1", "sample_grid=null")
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    exec(example.replace("max_steps=20", "max_steps=1"), {})
+    *samplers, trained = capsys.readouterr().out.splitlines()
+    assert samplers == [f"{name} torch.Size([16, 1, 8, 8]) torch.uint8" for name in ("ddpm", "ddim", "unipc")]
+    assert trained.endswith(" 1")
