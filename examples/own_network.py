@@ -33,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--max-steps", type=int, default=1000, help="optimiser steps of 64 images")
     arguments = parser.parse_args()
+    lightning.seed_everything(0, verbose=False)
 
     digits = load_digits()
     images = torch.tensor(digits.images / 8 - 1, dtype=torch.float32).unsqueeze(1)  # [0, 16] to [-1, 1]

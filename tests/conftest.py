@@ -8,6 +8,7 @@ import gc
 import os
 import shutil
 import sysconfig
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,7 @@ def pytest_collection_finish():
 
 
 def pytest_collection_modifyitems(config, items):
-    # what mostly waits starts first, so that the others run meanwhile
-    items.sort(key=lambda item: item.path.name != "test_slurm.py" or item.path.parent.name != "integration")
+    start_long_modules_first(items)
     import torch  # after pytest_configure
 
     if torch.cuda.is_available() or config.getoption("--rehearse"):
@@ -64,3 +64,12 @@ def pytest_collection_modifyitems(config, items):
     if of_gpus:
         config.hook.pytest_deselected(items=of_gpus)
         items[:] = [item for item in items if item not in set(of_gpus)]
+
+
+def start_long_modules_first(items):
+    """Sort modules by their number of slow tests, so that no long one is left for a single worker at the end.
+
+    Slurm's comes first of all: it mostly waits, so that others run meanwhile.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.path.name != "test_slurm.py", -slow[item.path], item.path))

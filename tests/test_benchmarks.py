@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers.small import script
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 QUICK = {
     "train_step-digits": ["train_step.py", "--size=digits", "--batch-size=4", "--rounds=2"],
@@ -21,7 +23,7 @@ QUICK = {
     "framework-digits-4": ["framework.py", "--size=digits", "--batch-size=4", "--rounds=4", "--steps=2"],
     "noise": ["noise.py", "--images=2", "--rounds=1"],
     "data": ["data.py", "--batches=2", "--rounds=2", "--workers=1"],
-    "scoring": ["scoring.py", "--images=300", "--probe=2", "--batch-size=4"],
+    "scoring": ["scoring.py", "--images=100", "--probe=2", "--batch-size=20"],
 }
 # Each starts whole trainings, or takes minutes.
 SLOW_TO_START = {"scaling.py", "sweep_overhead.py", "frechet_trace.py", "families.py", "spacings.py"}
@@ -35,9 +37,8 @@ def test_none_is_forgotten():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_a_benchmark_runs(name, tmp_path):
-    script, *options = QUICK[name]
-    command = [sys.executable, str(FOLDER / script), *options, "--device=cpu", f"--out={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    program, *options = QUICK[name]
+    done = script(FOLDER / program, *options, "--device=cpu", f"--out={tmp_path}", cwd=tmp_path)
     table = (tmp_path / f"{name}-cpu.md").read_text()
     assert table in done.stdout
     content = json.loads((tmp_path / f"{name}-cpu.json").read_text())

@@ -1,23 +1,18 @@
 """The scripts of examples/ run, in small, and print what they promise."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.helpers.small import fit
+from tests.helpers.small import fit, script
 
 FOLDER = Path(__file__).parents[1] / "examples"
 
 
-def run(script, *arguments, cwd):
-    command = [sys.executable, FOLDER / script, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent)}
-    return subprocess.run(command, check=True, cwd=cwd, env=environment, capture_output=True, text=True).stdout
+def run(name, *arguments, cwd):
+    return script(FOLDER / name, *arguments, cwd=cwd).stdout
 
 
 @pytest.mark.slow
@@ -39,7 +34,7 @@ def test_compare_samplers_draws_a_row_for_each(tmp_path):
 
 @pytest.mark.slow
 def test_own_network_learns_the_statistics_of_its_images(tmp_path):
-    printed = run("own_network.py", "--max-steps=150", cwd=tmp_path)
+    printed = run("own_network.py", "--max-steps=300", cwd=tmp_path)
     (data, std), (mean, spread) = re.findall(r"mean ([+-][\d.]+), std ([\d.]+)", printed)
     assert float(mean) == pytest.approx(float(data), abs=0.2)  # of noise: 0
     assert float(spread) == pytest.approx(float(std), abs=0.15)

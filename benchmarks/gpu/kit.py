@@ -63,7 +63,7 @@ def benchmarks(given: argparse.Namespace) -> dict[str, dict[str, Callable[[], No
                 )
                 for size in ([2] if quick else [64, 256])
             },
-            "scoring": partial(scores.main, sized(rounds=1), *((40, 8) if quick else (10_000, 500))),
+            "scoring": partial(scores.main, sized(rounds=1), *((24, 2) if quick else (10_000, 500))),
         },
         "framework": {
             **{

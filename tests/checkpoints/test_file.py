@@ -2,8 +2,6 @@
 
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,6 +10,7 @@ import torch
 from diffexp.checkpoints.file import latest_valid_checkpoint, read_checkpoint, write_checkpoint
 from diffexp.checkpoints.paths import list_checkpoints
 from diffexp.errors import EnvironmentFailure, UserError
+from tests.helpers.small import start_script
 
 
 def content(value=0.0, step=1, **more):
@@ -141,16 +140,19 @@ for number in range(1000):
 @pytest.mark.slow
 def test_killed_while_saving_the_file_is_whole(tmp_path, pytestconfig):
     """One name, 20 MB written again and again; TMPDIR, where Lightning would write, is another file system's."""
-    dice = random.Random()
+    dice, path = random.Random(), tmp_path / "step-00000001.ckpt"
+    (tmp_path / "save.py").write_text(SAVE)
     for _ in range(100 if pytestconfig.getoption("--full") else 8):
-        process = subprocess.Popen([sys.executable, "-c", SAVE, tmp_path], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        number = int(process.stdout.readline())
+        path.unlink(missing_ok=True)
+        process = start_script(tmp_path / "save.py", str(tmp_path), cwd=tmp_path)
+        while not path.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
         time.sleep(dice.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
         told = process.communicate()[0].split()
-        number = int(told[-1]) if told else number
-        assert int(read_checkpoint(tmp_path / "step-00000001.ckpt")["state_dict"]["n"]) in (number, number + 1)
+        number = int(told[-1]) if told else -1
+        assert int(read_checkpoint(path)["state_dict"]["n"]) in (number, number + 1)
 
 
 def test_a_disk_in_trouble_is_no_damage(tmp_path, monkeypatch):

@@ -3,13 +3,12 @@
 import importlib.util
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.helpers.small import script
 
 FOLDER = Path(__file__).parents[2] / "docs" / "results"
 
@@ -62,10 +61,8 @@ def test_held_out_images_choose_more_components_where_there_are_any(histograms):
 
 @pytest.mark.slow
 def test_the_page_is_made_of_what_the_scripts_measure(tmp_path):
-    def run(script, *words):
-        command = [sys.executable, FOLDER / script, *map(str, words)]
-        keys = {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | keys).stdout
+    def run(name, *words):
+        return script(FOLDER / name, *map(str, words), cwd=tmp_path, WANDB_MODE="disabled").stdout
 
     run("families.py", "digits_flow", tmp_path, "training.max_steps=101", "model.width=8")
     run("histograms.py", "digits", tmp_path)

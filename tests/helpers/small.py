@@ -39,12 +39,23 @@ _warm = Warm()
 
 def diffexp(*arguments: str, cwd: Path, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own; fail unless it exits with `expect`."""
-    process = start(*arguments, cwd=cwd, **environment)
-    out, err = process.communicate(timeout=300)
+    return finished(start(*arguments, cwd=cwd, **environment), ["diffexp", *arguments], expect)
+
+
+def script(path: Path, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python script in a process of its own; fail unless it exits with 0."""
+    return finished(start_script(path, *arguments, cwd=cwd, **environment), [str(path), *arguments], 0)
+
+
+def finished(
+    process: "subprocess.Popen[str] | WarmProcess", command: list[str], expect: int, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Wait for a process; fail unless it exits with `expect`, and without a traceback."""
+    out, err = process.communicate(timeout=timeout)
     assert process.returncode == expect, f"exit {process.returncode}\n{out}\n{err}"
     if expect:
         assert "Traceback" not in err
-    return subprocess.CompletedProcess(["diffexp", *arguments], process.returncode, out, err)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def start(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Popen[str] | WarmProcess":
@@ -56,6 +67,11 @@ def start(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Popen[s
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, cwd=cwd, env=everything, text=True, **pipes)
     return _warm.start(arguments, cwd, everything)
+
+
+def start_script(path: Path, *arguments: str, cwd: Path, **environment: str) -> WarmProcess:
+    """Start a Python script in a process of its own, which has imported torch and Lightning."""
+    return _warm.start(arguments, cwd, {**os.environ, **environment}, path)
 
 
 def metrics(run_dir: Path):

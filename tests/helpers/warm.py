@@ -1,6 +1,7 @@
-"""The command line in processes that are forked from one which has imported everything: most of a short command's time.
+"""Commands and scripts in processes forked from one that has imported everything, which is most of a short one's time.
 
-Each has its own process, folder, environment and exit, as if it had been started by a shell.
+Each has its own process, folder, environment and exit, as if it had been started by a shell. The trials of a sweep that
+is started here are forked too; tests/integration/test_slurm.py and test_wandb.py start trials as users do.
 """
 
 import atexit
@@ -8,6 +9,8 @@ import contextlib
 import gc
 import json
 import os
+import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -17,8 +20,10 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[2]
+SOCKET = "TESTS_WARM_SOCKET"  # the environment variable with the path of the socket
 
 
 class WarmProcess:
@@ -71,58 +76,90 @@ class Warm:
 
     def __init__(self):
         self._process = None
-        self._connection = None
+        self._path = None
+        self._line = None
 
-    def start(self, arguments, cwd, environment):
-        """Start one command."""
+    def start(self, arguments, cwd, environment, script=None):
+        """Start one command of diffexp, or a Python script."""
         if self._process is None or self._process.poll() is not None:
             self._start()
-        folder = Path(tempfile.mkdtemp(prefix="warm-"))
-        atexit.register(_remove, folder)
-        request = {"arguments": arguments, "cwd": str(cwd), "environment": environment, "folder": str(folder)}
-        self._connection.sendall(json.dumps(request).encode() + b"\n")
-        while not (folder / "pid").exists():
-            assert self._process.poll() is None, "the process that is forked has ended"
-            time.sleep(0.002)
-        return WarmProcess(folder, int((folder / "pid").read_text()))
+        request = {"arguments": list(map(str, arguments)), "script": script and str(script)}
+        return fork(self._path, {**request, "cwd": str(cwd), "environment": {**environment, SOCKET: self._path}})
 
     def _start(self):
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "tests.helpers.warm", str(theirs.fileno())]
+        self._line, theirs = socket.socketpair()  # closed when this process ends
+        folder = Path(tempfile.mkdtemp(prefix="warm-"))
+        self._path = str(folder / "socket")
+        command = [sys.executable, "-m", "tests.helpers.warm", self._path, str(theirs.fileno())]
         self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
         theirs.close()
-        self._connection = ours
+        atexit.register(_remove, folder)
+        while not (folder / "socket").exists():
+            assert self._process.poll() is None, "the process that is forked has ended"
+            time.sleep(0.01)
+
+
+def fork(path, request, descriptors=()):
+    """Ask for a process; it gets copies of the descriptors: one that it writes to, and one to keep open."""
+    folder = Path(tempfile.mkdtemp(prefix="warm-"))
+    atexit.register(_remove, folder)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        socket.send_fds(connection, [b"+"], descriptors)
+        connection.sendall(json.dumps({**request, "folder": str(folder)}).encode())
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b"", "the process that is forked has ended"
+    return WarmProcess(folder, int((folder / "pid").read_text()))
+
+
+def start_trial(command, *, cwd, env, stdout, pass_fds, **options):
+    """What `subprocess.Popen` does in `diffexp.sweeps.runner`."""
+    assert command[:3] == [sys.executable, "-m", "diffexp"]
+    assert options == {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
+    request = {"arguments": command[3:], "script": None, "cwd": str(cwd), "environment": dict(env)}
+    return fork(os.environ[SOCKET], request, [stdout.fileno(), *pass_fds])
 
 
 def _remove(folder):
-    for name in ("pid", "code", "out", "err"):
+    for name in ("socket", "pid", "code", "out", "err"):
         (folder / name).unlink(missing_ok=True)
     folder.rmdir()
 
 
-def serve(descriptor):
-    """Fork for every request; return in the forked process, as the command."""
-    connection = socket.socket(fileno=descriptor)
-    requests = connection.makefile()
-    while line := requests.readline():
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        if os.fork() == 0:
-            connection.detach()
-            request = json.loads(line)
-            keep(request)
-            become(request)
-            return True
-    return False
+def serve(path, line):
+    """Fork for every request; return the request in the forked process. Return None when the starting process ends."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path + ".new")
+        listener.listen(64)
+        os.rename(path + ".new", path)
+        while line not in select.select([listener, line], [], [])[0]:
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            connection, _ = listener.accept()
+            _, descriptors, *_ = socket.recv_fds(connection, 1, 2)
+            if os.fork() == 0:
+                os.close(line)
+                request = json.loads(connection.makefile().read())
+                keep(request, descriptors, connection)
+                connection.close()
+                become(request, descriptors)
+                return request
+            connection.close()
+            for each in descriptors:
+                os.close(each)
+    return None
 
 
-def keep(request):
+def keep(request, descriptors, connection):
     """Fork once more; return in the command, and note its process id and exit code in the other."""
     command = os.fork()
     if command:
+        for each in descriptors:
+            os.close(each)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _write(request, "pid", command)
+        connection.close()
         _, status = os.waitpid(command, 0)
         _write(request, "code", os.waitstatus_to_exitcode(status))
         os._exit(0)
@@ -134,16 +171,23 @@ def _write(request, name, value):
     file.with_suffix(".new").rename(file)
 
 
-def become(request):
-    """This process as a shell would have started it."""
+def become(request, descriptors):
+    """This process as a shell, or a sweep, would have started it."""
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv = [str(Path(sys.executable).with_name("diffexp")), *request["arguments"]]
-    sys.path[0] = request["cwd"]
+    program = request["script"] or Path(sys.executable).with_name("diffexp")
+    sys.argv = [str(program), *request["arguments"]]
+    sys.path[:1] = [str(Path(request["script"]).parent), str(ROOT)] if request["script"] else [request["cwd"]]
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if descriptors:
+        os.setsid()
+        os.dup2(descriptors[0], 1)
+        os.dup2(descriptors[0], 2)
+        os.close(descriptors[0])
+        return
     for stream, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(request["folder"], name), os.O_WRONLY | os.O_CREAT), stream)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
 
 def finish(main):
@@ -163,6 +207,17 @@ def finish(main):
     os._exit(code)
 
 
+def run(request):
+    """Run the script or the command line."""
+    if request["script"]:
+        runpy.run_path(request["script"], run_name="__main__")
+        return
+    diffexp.sweeps.runner.subprocess = SimpleNamespace(
+        Popen=start_trial, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT
+    )
+    main()
+
+
 if __name__ == "__main__":
     import diffexp.commands.evaluate
     import diffexp.commands.export
@@ -170,11 +225,13 @@ if __name__ == "__main__":
     import diffexp.commands.likelihood
     import diffexp.commands.sample
     import diffexp.commands.score
-    import diffexp.commands.train  # noqa: F401
+    import diffexp.commands.train
+    import diffexp.sweeps.runner
     from diffexp.cli.main import main
 
     assert "wandb" not in sys.modules, "which reads its variables when it is imported"
     gc.collect()
     gc.freeze()  # a collection in a forked process would copy every page that it looks at
-    if serve(int(sys.argv[1])):
-        finish(main)
+    request = serve(sys.argv[1], int(sys.argv[2]))
+    if request is not None:
+        finish(lambda: run(request))

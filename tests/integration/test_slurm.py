@@ -20,21 +20,47 @@ from tests.integration.test_training import assert_same, state
 pytestmark = pytest.mark.slow
 
 CLUSTER = Path(__file__).with_name("local-slurm")
+STEPS = 300
 LONG = [
     *SMALL,
-    "training.max_steps=1000",
-    "training.log_every_n_steps=50",
-    "checkpoint.every=100",
+    f"training.max_steps={STEPS}",
+    "training.log_every_n_steps=25",
+    "checkpoint.every=50",
     "sample_grid=null",
     "model.network.dropout=0.2",
 ]
 PATIENCE = 240  # seconds for anything here; a dead node alone is seen after 30
 
 
-def sweep_file(folder, *overrides, seeds=(0, 1)):
+# A logger that takes its time in a job of Slurm, until the job is resumed.
+SLOW = """
+import os
+import time
+from dataclasses import dataclass
+
+from diffexp.config.schemas.loggers import LOGGERS, LoggerConfig
+from diffexp.loggers.base import RunLogger
+
+
+class Slow(RunLogger):
+    def __init__(self, run):
+        self.seconds = 0 if run.resume_step or "SLURM_JOB_ID" not in os.environ else 4
+
+    def log_scalars(self, values, step):
+        time.sleep(self.seconds)
+
+
+@LOGGERS.register("slow", Slow)
+@dataclass
+class SlowConfig(LoggerConfig):
+    name: str = "slow"
+"""
+
+
+def sweep_file(folder, *words, seeds=(0, 1)):
     content = {
         "method": "grid",
-        "command": ["diffexp", "train", "digits", *LONG, *overrides, "--trial", "faults", "${args_json}"],
+        "command": ["diffexp", "train", "digits", *LONG, *words, "--trial", "faults", "${args_json}"],
         "metric": {"name": "train/loss"},
         "parameters": {"seed": {"values": list(seeds)}},
     }
@@ -139,7 +165,7 @@ def assert_each_once(sweep, undisturbed):
         assert sweep.record(index)["state"] == "done", sweep.told()
         assert_same(state(sweep.run(index)), expected)
         steps = [json.loads(line)["step"] for line in (sweep.run(index) / "metrics.jsonl").read_text().splitlines()]
-        assert steps == list(range(50, 1001, 50))
+        assert steps == list(range(25, STEPS + 1, 25))
 
 
 def test_a_sweep_completes(cluster, undisturbed, tmp_path):
@@ -213,11 +239,12 @@ def test_cancelled_and_submitted_again(cluster, undisturbed, tmp_path):
 
 
 def test_time_limit(cluster, tmp_path):
-    steps = "training.max_steps=2000"  # longer than the 35 seconds to the signal
-    sweep = Faulty(cluster, tmp_path, steps, seeds=[0])
-    sweep.submit("time=1", "grace=25")
+    (tmp_path / "slow.py").write_text(SLOW)
+    slow = ["loggers=[csv,slow]", "--plugin", "slow"]  # longer than the 35 seconds to the signal
+    sweep = Faulty(cluster, tmp_path, *slow, seeds=[0])
+    sweep.submit("time=1", "grace=25", "--plugin", "slow")
     alone = tmp_path / "alone"
-    diffexp("train", "digits", *LONG, steps, "seed=0", f"run_dir={alone}", cwd=tmp_path, OMP_NUM_THREADS="1")
+    diffexp("train", "digits", *LONG, *slow, "seed=0", f"run_dir={alone}", cwd=tmp_path, OMP_NUM_THREADS="1")
     sweep.wait_until_done(0)
     assert_same(state(sweep.run(0)), state(alone))
     assert metrics(sweep.run(0)) == metrics(alone)
@@ -226,7 +253,7 @@ def test_time_limit(cluster, tmp_path):
 
 def test_trials_on_two_devices_each(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFEXP_RUN_DIR", str(tmp_path / "elsewhere"))  # of a training before, in the same process
-    two = ("training.devices=2", "training.accelerator=cpu", "training.max_steps=200")
+    two = ("training.devices=2", "training.accelerator=cpu")
     sweep = Faulty(cluster, tmp_path, *two)
     refused = sweep.submit("gpus=1", expect=2).stderr
     assert "gpus: expected 2, the training.devices of a trial, got 1" in refused

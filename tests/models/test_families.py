@@ -181,15 +181,22 @@ def drawn(model, variant):
     return as_pixels(model.sample(variant, range(500), 0))
 
 
-# Few steps, where need be of a smaller network.
+# Few steps, where need be of smaller networks and batches.
 SHORT = {
-    "diffusion": ["training.max_steps=250", "score={'samplers': {'ddim-10': {'name': 'ddim', 'steps': 10}}}"],
-    "gan": ["training.max_steps=250"],
+    "diffusion": [
+        *("training.max_steps=200", "optim={'lr': 4e-3, 'decay': 'cosine'}"),
+        "model.network={'base_channels': 16, 'norm_num_groups': 4}",
+        "score={'samplers': {'ddim-25': {'name': 'ddim', 'steps': 25, 'eta': 1.0}}}",
+    ],
+    "gan": ["training={'max_steps': 300, 'batch_size': 64}", "optim.lr=1e-3"],
     "vae": ["training.max_steps=120"],
     "flow": ["training.max_steps=100"],
     "pixel_rnn": ["training.max_steps=80", "model.network={'width': 32}"],
-    "transformer": ["training.max_steps=450", "model.network={'width': 48, 'layers': 2}"],
-    "latent_diffusion": ["training.max_steps=100", "model.network.base_channels=32"],
+    "transformer": [
+        *("training={'max_steps': 800, 'batch_size': 32}", "optim={'lr': 8e-3, 'decay': 'cosine'}"),
+        "model.network={'width': 32, 'layers': 2}",
+    ],
+    "latent_diffusion": ["training.max_steps=100", "model.network={'base_channels': 16, 'norm_num_groups': 4}"],
 }
 
 
