@@ -17,6 +17,7 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 gc.disable()  # until all tests are collected: imports make a million objects and hardly any garbage
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ["WANDB_ERROR_REPORTING"] = "false"  # at exit it waits for half a minute if no server answers
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from diffexp.config.load import load_experiment
-from tests.helpers.needs import fashion_mnist_below
+from tests.helpers.needs import write_stand_ins
 from tests.helpers.shared import shared_folder
 from tests.helpers.small import diffexp, fit
 
@@ -158,7 +158,7 @@ def test_every_command_runs(page, world, cache, tmp_path):
     here = tmp_path / "here"
     shutil.copytree(world, here)
     if any("fashion_mnist" in line for line in commands(page)):
-        fashion_mnist_below(here / "data")
+        write_stand_ins(here / "data")
     write_named_blocks(page, here)
     for line in commands(page):
         if any(line.startswith(start) for start in ELSEWHERE):

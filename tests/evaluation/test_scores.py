@@ -63,7 +63,7 @@ def blurred(images, sigma):
 
 
 def test_worse_sets_score_worse_in_the_expected_order_on_fashion_mnist(fashion):
-    train, images, labels = (each[:count] for each, count in zip(fashion, (6000, 1500, 1500), strict=True))
+    train, images, labels = (each[:count] for each, count in zip(fashion, (4000, 1000, 1000), strict=True))
     reference = against(train, fashion_mnist_extractor())
 
     def fd(some):

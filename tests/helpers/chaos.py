@@ -23,10 +23,10 @@ from tests.integration.test_training import assert_same, state
 
 RUN = [
     *SMALL,
-    "training.max_steps=300",
+    "training.max_steps=150",
     "training.log_every_n_steps=7",
     "checkpoint={'every': 5, 'keep': 3}",
-    "sample_grid.every=100",
+    "sample_grid.every=50",
     "data.random_flip=true",
     "model.network.dropout=0.2",
     "optim.decay=cosine",

@@ -1,4 +1,4 @@
-"""Goes on with many runs, one after the other, in this process: `python -m tests.helpers.resumes RUN…`.
+"""Goes on with many runs, one after the other, in this process: `python tests/helpers/resumes.py RUN…`.
 
 Started once for every rank, with LOCAL_RANK, MASTER_ADDR and MASTER_PORT set, it trains in several processes.
 """
@@ -8,6 +8,8 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import sys
+
+from lightning.pytorch.utilities import rank_zero_only
 
 from diffexp.commands.locate import resume_run
 from diffexp.commands.train import train_run
@@ -21,5 +23,6 @@ def resume(run, *overrides):
 
 
 if __name__ == "__main__":
+    rank_zero_only.rank = int(os.environ["LOCAL_RANK"])  # Lightning sets it when it is imported
     for each in sys.argv[1:]:
         resume(each)

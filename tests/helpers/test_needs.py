@@ -14,7 +14,7 @@ def bare(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("bare")
-def test_a_bare_machine_skips_and_ci_fails(monkeypatch, tmp_path):
+def test_a_bare_machine_skips_and_ci_fails(monkeypatch):
     needs.require("/usr/bin/sbatch", "`apt install slurm-wlm`")
     with pytest.raises(pytest.skip.Exception, match="needs `apt install slurm-wlm`"):
         needs.require(None, "`apt install slurm-wlm`")
@@ -22,13 +22,12 @@ def test_a_bare_machine_skips_and_ci_fails(monkeypatch, tmp_path):
     with pytest.raises(pytest.fail.Exception, match="needs `apt install slurm-wlm`, which CI must have"):
         needs.require(None, "`apt install slurm-wlm`")
     with pytest.raises(pytest.fail.Exception, match="needs `apt install dataset-fashion-mnist`"):
-        needs.fashion_mnist_below(tmp_path)
+        needs.require_fashion_mnist()
 
 
-@pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_stand_ins_are_found_as_fashion_mnist(tmp_path, split):
-    needs.fashion_mnist_below(tmp_path, count=30)
+    needs.write_stand_ins(tmp_path, count=30)
     images = fashion_mnist.load(split, 32, 1, 1.0, root=str(tmp_path))
     assert len(images) == 30
     assert torch.bincount(images.labels).tolist() == [3] * 10

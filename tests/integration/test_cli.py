@@ -296,27 +296,34 @@ class Hostile:
         return (open, ("executed", "w"))
 
 
-@pytest.mark.parametrize(("command", "message"), MISTAKES, ids=[" ".join(command)[-60:] for command, _ in MISTAKES])
-def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, command, message, monkeypatch, capsys):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "something").touch()
-    (tmp_path / "file").write_text("text")
+@pytest.fixture(scope="module")
+def spoilt(run, tmp_path_factory):
+    """A folder with files and runs that no command should take."""
+    folder = tmp_path_factory.mktemp("spoilt")
+    (folder / "full").mkdir()
+    (folder / "full" / "something").touch()
+    (folder / "file").write_text("text")
     whole = list_checkpoints(run / "checkpoints")[-1].read_bytes()
-    (tmp_path / "truncated.ckpt").write_bytes(whole[: len(whole) // 2])
-    torch.save({"config": Hostile(), "state_dict": {}}, tmp_path / "hostile.ckpt")
+    (folder / "truncated.ckpt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"config": Hostile(), "state_dict": {}}, folder / "hostile.ckpt")
     for name, change in (
         ("mixed", {"config": (run / "config.yaml").read_text().replace("lr: 0.001", "lr: 0.5")}),
         ("other_data", {"data": "7 images, 0"}),
         ("no_tensors", {"state_dict": {"a": 1}}),
     ):
-        shutil.copytree(run, tmp_path / name)
-        for file in list_checkpoints(tmp_path / name / "checkpoints"):
+        shutil.copytree(run, folder / name)
+        for file in list_checkpoints(folder / name / "checkpoints"):
             write_checkpoint({**read_checkpoint(file), **change}, file)
     for name, environment in (("list", "[]"), ("bogus", '{"precision": "bogus"}')):
-        shutil.copytree(run, tmp_path / name)
-        (tmp_path / name / "environment.json").write_text(environment)
-    before = sorted(tmp_path.rglob("*"))
-    monkeypatch.chdir(tmp_path)
+        shutil.copytree(run, folder / name)
+        (folder / name / "environment.json").write_text(environment)
+    return folder
+
+
+@pytest.mark.parametrize(("command", "message"), MISTAKES, ids=[" ".join(command)[-60:] for command, _ in MISTAKES])
+def test_a_mistake_is_one_message_and_exit_code_2(run, spoilt, command, message, monkeypatch, capsys):
+    before = sorted(spoilt.rglob("*"))
+    monkeypatch.chdir(spoilt)
     monkeypatch.setattr(sys, "argv", ["diffexp", *(part.replace("RUN", str(run)) for part in command)])
     with pytest.raises(SystemExit) as ended:  # any other exception would be a traceback
         main()
@@ -324,8 +331,8 @@ def test_a_mistake_is_one_message_and_exit_code_2(run, tmp_path, command, messag
     printed = capsys.readouterr()
     assert message in printed.err
     assert printed.out == ""
-    shutil.rmtree(tmp_path / "gone", ignore_errors=True)  # a run that failed on its way tells how far it came
-    left = [file for file in sorted(tmp_path.rglob("*")) if file not in before]
+    shutil.rmtree(spoilt / "gone", ignore_errors=True)  # a run that failed on its way tells how far it came
+    left = [file for file in sorted(spoilt.rglob("*")) if file not in before]
     assert left == []
 
 

@@ -1,18 +1,16 @@
 """Resumed from any step, once or twice, a run ends bit for bit as the one that was not stopped."""
 
 import functools
-import os
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from diffexp.checkpoints.paths import list_checkpoints
+from tests.helpers import resumes
 from tests.helpers.resumes import resume
-from tests.helpers.small import SMALL, diffexp, metrics
+from tests.helpers.small import SMALL, diffexp, finished, metrics, start_script
 from tests.integration.test_training import assert_same, state
 
 STEPS = 40
@@ -57,18 +55,13 @@ def resume_all(runs: list[Path], ranks: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.resumes", *map(str, runs)],
-            env={**os.environ, "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        start_script(Path(resumes.__file__), *map(str, runs), cwd=Path.cwd(), LOCAL_RANK=str(rank), **address)
         for rank in range(ranks)
     ]
     for process in started:
-        _, err = process.communicate(timeout=1800)
-        assert process.returncode == 0, err
+        finished(process, ["resumes"], 0, timeout=1800)
 
 
 state_of_reference = functools.cache(state)

@@ -121,14 +121,14 @@ def test_ctrl_c_in_the_last_grid_leaves_it_to_resume(tmp_path):
         *SMALL,
         "training.max_steps=2",
         "run_dir=run",
-        "sample_grid.count=200",
-        "model.timesteps=400",
+        "sample_grid.count=100",
+        "model.timesteps=300",
     ]
     # the last step is saved before its grid is drawn
     out, _ = interrupted(command, tmp_path, seconds=0.3)
     assert not (tmp_path / "run" / "samples").exists()
     assert "resume with: diffexp train run --resume" in out
-    assert "ddpm            400     200" in diffexp("train", "run", "--resume", cwd=tmp_path).stdout
+    assert "ddpm            300     100" in diffexp("train", "run", "--resume", cwd=tmp_path).stdout
     assert (tmp_path / "run" / "samples" / "step-00000002.png").is_file()
 
 
