@@ -12,7 +12,7 @@ quickstart: $(VENV)/installed  ## train on handwritten digits; two to four minut
 test: $(VENV)/installed-dev  ## run all tests
 	$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder --durations 15 --rehearse  # the tests for GPUs on the CPU
 
-test-fast: $(VENV)/installed-dev  ## run the tests not marked slow, in under three minutes
+test-fast: $(VENV)/installed-dev  ## run the tests not marked slow
 	$(BIN)/pytest -n 2 -m "not slow"
 
 check: $(VENV)/installed-dev  ## check lint, format and types

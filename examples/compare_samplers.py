@@ -4,7 +4,7 @@ import argparse
 import time
 
 import torch
-from torchvision.utils import save_image
+from PIL import Image
 
 import diffexp
 
@@ -28,9 +28,11 @@ def main() -> None:
     for label, keys in SAMPLERS.items():
         start = time.perf_counter()
         # image i depends on (seed, i): each column starts from the same noise
-        rows.append(model.sample(**keys, count=arguments.count, seed=0))
+        images = model.sample(**keys, count=arguments.count, seed=0)
+        rows.append(torch.cat(list(images), dim=-1))  # (C, H, W) each, side by side
         print(f"{label}: {time.perf_counter() - start:.2f} s")
-    save_image(torch.cat(rows) / 255, arguments.out, nrow=arguments.count)
+    picture = torch.cat(rows, dim=-2).permute(1, 2, 0).squeeze(-1)
+    Image.fromarray(picture.numpy()).save(arguments.out)
 
 
 if __name__ == "__main__":

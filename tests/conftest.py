@@ -1,4 +1,4 @@
-"""Tests run on the CPU, one thread a process: two run at a time, and what a test trains is small.
+"""Tests run on the CPU, one thread a process, and what a test trains is small.
 
 Those marked gpu run if `-m gpu` asks for them and there is a GPU. With `--rehearse` they run on the CPU, as far as they
 can, to test the tests.
@@ -44,6 +44,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if getattr(config.option, "numprocesses", None):
+        gc.enable()  # this process only starts those that collect tests
     if config.getoption("-m") != "gpu" or config.getoption("--rehearse"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for GPUs
     if config.getoption("--full"):

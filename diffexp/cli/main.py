@@ -52,6 +52,8 @@ for _command in (
 def _flush_or_discard() -> None:
     """Discard output that cannot be written, on a full disk or a broken pipe: Python would exit with 120."""
     for stream in (sys.stdout, sys.stderr):
+        if stream is None or stream.closed:
+            continue
         try:
             stream.flush()
         except OSError:

@@ -19,7 +19,7 @@ from diffexp.evaluation.sample_scores import seconds_a_call
 from diffexp.evaluation.table import ScoreEntry, ScoreTable, entries
 from diffexp.formatting import duration
 from diffexp.loggers.base import LoggedRun
-from diffexp.loggers.build import start_logger, tracker_names
+from diffexp.loggers.build import check_loggers, start_logger, tracker_names
 from diffexp.models.precision import sampling_precision
 from diffexp.system.devices import out_of_memory_explained
 from diffexp.system.files import check_writable
@@ -38,9 +38,11 @@ def evaluate(trained: TrainedModel, request: EvaluateRequest, name: str) -> tupl
         The table, and the folder with table.json, table.csv and table.md.
 
     Raises:
-        UserError: for an unsuitable extractor, reference, count or folder, before anything is sampled.
+        UserError: for an unsuitable extractor, reference, count or folder, or a tracker whose extra is not installed,
+            before anything is sampled.
     """
     experiment = trained.experiment
+    check_loggers(tracker_names(experiment.loggers))
     todo = entries(request, experiment)
     skipped = experiment.model.skipped_steps(request.steps)
     if skipped:

@@ -14,7 +14,7 @@ from diffexp.config.schemas.requests import EvaluateRequest
 from diffexp.errors import UserError
 from diffexp.evaluation.evaluator import Evaluator, default_out
 from diffexp.evaluation.table import ScoreEntry, ScoreTable
-from diffexp.loggers.build import build_loggers, finish_loggers
+from diffexp.loggers.build import build_loggers, check_loggers, finish_loggers
 from diffexp.models.precision import sampling_precision
 from diffexp.runs.directory import Run, free_run
 from diffexp.runs.environment import describe_environment
@@ -45,9 +45,11 @@ def evaluate_one(
         The entry with all scores, and the run.
 
     Raises:
-        UserError: for an unsuitable extractor, reference, count or folder, before anything is sampled.
+        UserError: for an unsuitable extractor, reference, count or folder, or a logger whose extra is not installed,
+            before anything is sampled.
     """
     assert request.sampler is not None
+    check_loggers(trained.experiment.loggers)
     evaluator = Evaluator.prepare(trained, request)
     sampler = trained.experiment.model.resolve(request.sampler)
     entry = ScoreEntry(sampler, sampler.label(), evaluator.model.network_calls(sampler))

@@ -28,7 +28,7 @@ from diffexp.config.registry import imported
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.config.sources import find_config
 from diffexp.data.datamodule import ImageDataModule
-from diffexp.loggers.build import build_loggers, finish_loggers
+from diffexp.loggers.build import build_loggers, check_loggers, finish_loggers
 from diffexp.models.build import build_training_model, check_images
 from diffexp.runs.directory import RUN_VARIABLE, Run, config_text
 from diffexp.runs.environment import describe_environment
@@ -121,6 +121,7 @@ def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: S
 
 def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequence[L.Callback]) -> Outcome:
     # everything that validates comes before anything is written
+    check_loggers(experiment.loggers)
     precision = choose_precision(experiment, run)
     model = build_training_model(experiment)
     data = ImageDataModule.from_config(experiment.data, experiment.training.batch_size, experiment.seed)

@@ -121,6 +121,7 @@ def _share(names: list[str], split: str, test_fraction: float, path: str) -> lis
     share = [name for name in names if (derive_seed("test split", name) < test_fraction * 2**64) == (split == "test")]
     if not share:
         raise UserError(
-            f"data.test_fraction: expected a {split} image of {len(names)} in {path}, got none with {test_fraction}."
+            f"data.test_fraction: expected a fraction that leaves at least one of the {len(names)} images in {path} in "
+            f"the {split} split, got {test_fraction}. {'Raise' if split == 'test' else 'Lower'} it."
         )
     return share

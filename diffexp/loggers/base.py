@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from PIL import Image
 
@@ -41,9 +41,6 @@ class RunLogger(ABC):
     Args:
         run: the run to log.
     """
-
-    # Whether it is a tracker that compares runs, to which `diffexp evaluate` logs its tables as separate runs.
-    is_tracker: ClassVar[bool] = True
 
     @abstractmethod
     def __init__(self, run: LoggedRun) -> None: ...

@@ -9,6 +9,7 @@ from PIL import Image
 
 from diffexp.config.schemas.common import WandbConfig
 from diffexp.config.schemas.loggers import LOGGERS
+from diffexp.errors import UserError
 from diffexp.loggers.base import LoggedRun, RunLogger
 from diffexp.loggers.best_effort import BestEffortLogger
 from diffexp.loggers.csv import CSVLogger
@@ -52,16 +53,26 @@ def build_loggers(
 
 def tracker_names(names: Sequence[str]) -> list[str]:
     """Return the names of the loggers that compare runs."""
-    return [name for name in names if LOGGERS.builder(name).is_tracker]  # type: ignore[attr-defined]  # a RunLogger
+    return [name for name in names if LOGGERS.schema(name).is_tracker]  # type: ignore[attr-defined]  # a LoggerConfig
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Check that the extras of loggers are installed.
+
+    Raises:
+        UserError: if the extra that one needs is not installed.
+    """
+    for name in names:
+        try:
+            LOGGERS.builder(name)
+        except UserError:
+            raise
+        except Exception:  # `start_logger` warns of it, and the run continues without this logger
+            continue
 
 
 def start_logger(name: str, run: LoggedRun) -> BestEffortLogger | None:
-    """Start a logger; return None, after a warning, if it cannot be started.
-
-    Raises:
-        UserError: if the extra that it needs is not installed.
-    """
-    LOGGERS.builder(name)
+    """Start a logger; return None, after a warning, if it cannot be started."""
     with BestEffort(f"the logger {name} cannot be started", Exception):
         logger = LOGGERS.build(LOGGERS.schema(name)(), run)
         assert isinstance(logger, RunLogger)

@@ -1,7 +1,6 @@
 """The logger of metrics.csv."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 from lightning.pytorch import loggers as lightning
 
@@ -10,8 +9,6 @@ from diffexp.loggers.base import LoggedRun, RunLogger
 
 class CSVLogger(RunLogger):
     """The file metrics.csv in the run's directory."""
-
-    is_tracker: ClassVar[bool] = False
 
     def __init__(self, run: LoggedRun) -> None:
         self.file = lightning.CSVLogger(run.folder, name="", version="", flush_logs_every_n_steps=1)

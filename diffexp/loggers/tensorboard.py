@@ -1,7 +1,6 @@
 """The TensorBoard logger."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import tensorboard  # noqa: F401  # Lightning names no extra of ours if it is missing
 from lightning.pytorch import loggers as lightning
@@ -13,8 +12,6 @@ from diffexp.loggers.base import LoggedRun, RunLogger
 
 class TensorBoardLogger(RunLogger):
     """Event files in the folder tensorboard/ of the run's directory."""
-
-    is_tracker: ClassVar[bool] = False
 
     def __init__(self, run: LoggedRun) -> None:
         self.writer = lightning.TensorBoardLogger(

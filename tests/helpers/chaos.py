@@ -11,22 +11,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import random
 import signal
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffexp.checkpoints.paths import list_checkpoints
-from tests.helpers.small import SMALL, diffexp, metrics, start
+from tests.helpers.small import SMALL, diffexp, metrics
 from tests.helpers.warm import WarmProcess
 from tests.integration.test_training import assert_same, state
 
 RUN = [
     *SMALL,
-    "training.max_steps=150",
+    "training.max_steps=300",
     "training.log_every_n_steps=7",
     "checkpoint={'every': 5, 'keep': 3}",
-    "sample_grid.every=50",
+    "sample_grid.every=100",
     "data.random_flip=true",
     "model.network.dropout=0.2",
     "optim.decay=cosine",
@@ -45,19 +48,38 @@ class Tally:
     equal: int = 0
 
 
-def reference(folder: Path) -> Path:
+Process = subprocess.Popen[str] | WarmProcess
+
+
+def launch(*arguments: str, cwd: Path) -> Process:
+    """Start the command line as a user does: Python may be killed while it still imports."""
+    command = [sys.executable, "-m", "diffexp", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=cwd, text=True, **pipes)
+
+
+def reference(folder: Path, *words: str) -> Path:
     """A run that nothing disturbs."""
-    diffexp("train", "digits", *RUN, "run_dir=reference", cwd=folder)
+    diffexp("train", "digits", *RUN, *words, "run_dir=reference", cwd=folder)
     return folder / "reference"
 
 
-def tormented(folder: Path, name: str, kills: int, dice: random.Random, tally: Tally, seconds: float) -> Path:
+def tormented(
+    folder: Path,
+    name: str,
+    kills: int,
+    dice: random.Random,
+    tally: Tally,
+    seconds: float,
+    words: Sequence[str] = (),
+    launch: Callable[..., Process] = launch,
+) -> Path:
     """A run killed so many times, at any moment of its process's life, and then let go on to the end."""
-    command = ["train", "digits", *RUN, f"run_dir={name}", "--resume"]
+    command = ["train", "digits", *RUN, *words, f"run_dir={name}", "--resume"]
     run = folder / name
     killed = 0
     while killed < kills:
-        process = start(*command, cwd=folder)
+        process = launch(*command, cwd=folder)
         saving = _wait(process, run, dice, seconds)
         if process.poll() is None:
             process.kill()
@@ -77,7 +99,7 @@ def tormented(folder: Path, name: str, kills: int, dice: random.Random, tally: T
     return run
 
 
-def _wait(process: WarmProcess, run: Path, dice: random.Random, seconds: float) -> bool:
+def _wait(process: Process, run: Path, dice: random.Random, seconds: float) -> bool:
     """Wait for a random time; in half of the cases, then for a checkpoint that is being written. Whether one was."""
     deadline = time.monotonic() + dice.uniform(0, seconds)
     while time.monotonic() < deadline and process.poll() is None:

@@ -1,6 +1,7 @@
 """Folders that several processes of one test session share: the first that needs one makes it."""
 
 import os
+import shutil
 
 from filelock import FileLock
 
@@ -12,6 +13,7 @@ def shared_folder(tmp_path_factory, name, make):
     folder = base / name
     with FileLock(base / f"{name}.lock"):
         if not (base / f"{name}.made").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process in which make(folder) failed
             folder.mkdir()
             make(folder)
             (base / f"{name}.made").touch()

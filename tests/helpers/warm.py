@@ -11,6 +11,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -93,7 +94,7 @@ class Warm:
         command = [sys.executable, "-m", "tests.helpers.warm", self._path, str(theirs.fileno())]
         self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
         theirs.close()
-        atexit.register(_remove, folder)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         while not (folder / "socket").exists():
             assert self._process.poll() is None, "the process that is forked has ended"
             time.sleep(0.01)
@@ -101,14 +102,13 @@ class Warm:
 
 def fork(path, request, descriptors=()):
     """Ask for a process; it gets copies of the descriptors: one that it writes to, and one to keep open."""
-    folder = Path(tempfile.mkdtemp(prefix="warm-"))
-    atexit.register(_remove, folder)
+    folder = Path(tempfile.mkdtemp(dir=Path(path).parent))
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
         socket.send_fds(connection, [b"+"], descriptors)
         connection.sendall(json.dumps({**request, "folder": str(folder)}).encode())
         connection.shutdown(socket.SHUT_WR)
-        assert connection.recv(1) == b"", "the process that is forked has ended"
+        assert connection.recv(1) == b"+", "the process that is forked has ended"
     return WarmProcess(folder, int((folder / "pid").read_text()))
 
 
@@ -118,12 +118,6 @@ def start_trial(command, *, cwd, env, stdout, pass_fds, **options):
     assert options == {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
     request = {"arguments": command[3:], "script": None, "cwd": str(cwd), "environment": dict(env)}
     return fork(os.environ[SOCKET], request, [stdout.fileno(), *pass_fds])
-
-
-def _remove(folder):
-    for name in ("socket", "pid", "code", "out", "err"):
-        (folder / name).unlink(missing_ok=True)
-    folder.rmdir()
 
 
 def serve(path, line):
@@ -159,9 +153,11 @@ def keep(request, descriptors, connection):
             os.close(each)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _write(request, "pid", command)
+        connection.send(b"+")
         connection.close()
         _, status = os.waitpid(command, 0)
-        _write(request, "code", os.waitstatus_to_exitcode(status))
+        with contextlib.suppress(FileNotFoundError):  # all tests have ended
+            _write(request, "code", os.waitstatus_to_exitcode(status))
         os._exit(0)
 
 
@@ -191,15 +187,20 @@ def become(request, descriptors):
 
 
 def finish(main):
-    """Run the command and end as Python does, but skip the teardown of modules, which takes seconds."""
+    """Run the command and end as Python does, but skip the teardown of modules, which takes seconds.
+
+    Python would also exit with 120 if it could not flush a stream.
+    """
     code = 0
     try:
         main()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+    except BaseException as error:
         traceback.print_exc()
-        code = 1
+        code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()

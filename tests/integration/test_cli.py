@@ -320,9 +320,13 @@ def spoilt(run, tmp_path_factory):
     return folder
 
 
+def contents(folder):
+    return {file: file.is_file() and file.read_bytes() for file in folder.rglob("*")}
+
+
 @pytest.mark.parametrize(("command", "message"), MISTAKES, ids=[" ".join(command)[-60:] for command, _ in MISTAKES])
 def test_a_mistake_is_one_message_and_exit_code_2(run, spoilt, command, message, monkeypatch, capsys):
-    before = sorted(spoilt.rglob("*"))
+    before = contents(spoilt)
     monkeypatch.chdir(spoilt)
     monkeypatch.setattr(sys, "argv", ["diffexp", *(part.replace("RUN", str(run)) for part in command)])
     with pytest.raises(SystemExit) as ended:  # any other exception would be a traceback
@@ -332,8 +336,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(run, spoilt, command, message,
     assert message in printed.err
     assert printed.out == ""
     shutil.rmtree(spoilt / "gone", ignore_errors=True)  # a run that failed on its way tells how far it came
-    left = [file for file in sorted(spoilt.rglob("*")) if file not in before]
-    assert left == []
+    assert contents(spoilt) == before
 
 
 def test_a_warning_for_a_schedule_that_leaves_signal(tmp_path):

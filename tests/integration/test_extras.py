@@ -1,6 +1,7 @@
 """Without the packages of the extras: the quickstart's commands work, and each use of an extra says what to install."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from diffexp.checkpoints.file import read_checkpoint, write_checkpoint
+from diffexp.checkpoints.paths import list_checkpoints
 from tests.helpers.small import SMALL, diffexp, fit
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +92,20 @@ def test_the_base_trains_scores_and_samples_without_any_extra(tmp_path):
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(extra, arguments, folder):
     done = diffexp(*arguments, "--plugin", f"without_{extra}", cwd=folder, expect=2)
     assert f"Run pip install 'diffexp[{extra}]'." in done.stderr
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_missing_tracker_is_named_before_anything_is_scored(folder):
+    shutil.copytree(folder / "run", folder / "tracked")
+    (file,) = list_checkpoints(folder / "tracked" / "checkpoints")
+    content = read_checkpoint(file)
+    write_checkpoint({**content, "config": content["config"].replace("- csv", "- csv\n- mlflow\n- tensorboard")}, file)
+    few = ["extractor.name=digits_v1", "count=40", "repeats=1", "out=scores"]
+    for sampler in ("steps=[2]", "sampler={'name': 'ddim', 'steps': 2}"):
+        words = ["evaluate", "tracked", *few, sampler, "--plugin", "without_mlflow"]
+        assert "Run pip install 'diffexp[mlflow]'." in diffexp(*words, cwd=folder, expect=2).stderr
+        assert not (folder / "scores").exists()
 
 
 @pytest.mark.slow

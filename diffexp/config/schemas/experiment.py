@@ -75,7 +75,7 @@ class TrainingConfig:
         cuda_graphs: replay CUDA graphs of the network to draw the sample grids and scores during training.
         deterministic: use torch's deterministic algorithms, which are slower. On a GPU, a resumed run is then identical
             bit for bit.
-        accelerator: hardware to train on; auto uses a GPU if there is one.
+        accelerator: hardware to train on; auto uses a CUDA GPU if there is one, gpu also Apple's.
         devices: processes per node, each with its own device (on a CPU, an equal share of the cores).
         num_nodes: machines that train together.
         log_every_n_steps: steps between two logged points of a curve.

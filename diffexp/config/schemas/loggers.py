@@ -8,7 +8,13 @@ from diffexp.config.registry import Component, Registry
 
 @dataclass
 class LoggerConfig(Component):
-    """A logger. Its builder gets a `diffexp.loggers.base.LoggedRun` and returns a `RunLogger`."""
+    """A logger. Its builder gets a `diffexp.loggers.base.LoggedRun` and returns a `RunLogger`.
+
+    Attributes:
+        is_tracker: whether it compares runs, so that `diffexp evaluate` logs its tables to it as separate runs.
+    """
+
+    is_tracker: ClassVar[bool] = True
 
 
 LOGGERS = Registry("logger", LoggerConfig, "diffexp.loggers.{name}:{schema}")
@@ -20,6 +26,7 @@ class CSVLoggerConfig(LoggerConfig):
     """Write metrics.csv in the run's directory."""
 
     name: str = "csv"
+    is_tracker: ClassVar[bool] = False
 
 
 @LOGGERS.register("tensorboard")
@@ -28,6 +35,7 @@ class TensorBoardLoggerConfig(LoggerConfig):
     """Write TensorBoard events to tensorboard/ in the run's directory."""
 
     name: str = "tensorboard"
+    is_tracker: ClassVar[bool] = False
     extra: ClassVar[str | None] = "tensorboard"
 
 

@@ -87,7 +87,7 @@ class EvaluateRequest:
         batch_size: images sampled at once.
         memory_gb: limit in GiB for sampling, in addition to the model; null sets no limit. diffexp samples fewer images
             at once if necessary.
-        accelerator: hardware to use; auto uses a GPU if there is one.
+        accelerator: hardware to use; auto uses a CUDA GPU if there is one, gpu also Apple's.
         precision: precision of the network in sampling; see the key of `diffexp sample`. The extractor always computes
             in float32.
         compile: compile the network with torch.compile first. Takes half a minute or more, which some hundred network
@@ -142,7 +142,7 @@ class ScoreRequest:
         extractor: network whose features the metrics compare; null uses that of B's training config, if B is one.
         count: number of A's images to use; null uses all.
         batch_size: images in the extractor at once.
-        accelerator: hardware to use; auto uses a GPU if there is one.
+        accelerator: hardware to use; auto uses a CUDA GPU if there is one, gpu also Apple's.
         out: a .json file for the result; null writes none.
         overwrite: replace the file `out`; false refuses an existing file.
     """
@@ -171,7 +171,7 @@ class ExtractorRequest:
         shift: largest random shift of the images in pixels.
         label_smoothing: fraction of the target that is spread over all classes.
         seed: seed of all random numbers in training.
-        accelerator: hardware to train on; auto uses a GPU if there is one.
+        accelerator: hardware to train on; auto uses a CUDA GPU if there is one, gpu also Apple's.
         out: file to write; null writes NAME.safetensors.
     """
 
@@ -207,7 +207,7 @@ class SampleRequest:
         batch_size: images sampled at once; affects memory, speed and rounding only.
         memory_gb: limit in GiB for sampling, in addition to the model; null sets no limit. diffexp samples fewer images
             at once if necessary.
-        accelerator: hardware to use; auto uses a GPU if there is one.
+        accelerator: hardware to use; auto uses a CUDA GPU if there is one, gpu also Apple's.
         precision: precision of the network, as in training, or bf16-true, which rounds its weights to bfloat16.
         compile: compile the network with torch.compile first. Takes half a minute or more, which some hundred network
             calls save.

@@ -111,14 +111,14 @@ class SlurmEngine(Engine):
         return [job for job in jobs if job in listed]
 
     def gone(self, sweep: Sweep) -> set[int]:
-        """Return the trials recorded as running in a task that Slurm no longer has; none without Slurm."""
+        """Return the trials recorded as running in a task that Slurm no longer has; none if Slurm cannot be asked."""
         records = {trial.index: read_state(trial) for trial in sweep.trials()}
         running = {index: each.job for index, each in records.items() if each.state == "running" and each.job}
         if not running:
             return set()
         try:
             alive = slurm(["squeue", "--noheader", "--me", "--format=%A"]).split()
-        except UserError:
+        except (UserError, EnvironmentFailure):
             return set()
         return {index for index, job in running.items() if job not in alive}
 

@@ -162,7 +162,7 @@ def parse_sweep(content: Any, where: str) -> SweepFile:
     """
     if not isinstance(content, dict):
         got = type(content).__name__
-        raise UserError(f"{where}: expected a mapping with method, parameters and command, got a {got}.")
+        raise UserError(f"{where}: expected a mapping with method, parameters and command, got {got}.")
     for key in content:
         if key not in _TOP:
             raise UserError(f"{where}: unknown key {key!r} in a W&B sweep.{did_you_mean(str(key), _TOP)}")
