@@ -258,7 +258,8 @@ def test_a_test_split_must_be_asked_for(pack: Pack) -> None:
 
 def test_a_split_must_not_be_empty(pack: Pack) -> None:
     path = pack({"a.png": png(1)})
-    with pytest.raises(UserError, match=r"data\.test_fraction: expected .* one of the 1 images in .* test split, got 1e-09\. Raise it\."):
+    message = r"data\.test_fraction: expected .* one of the 1 images in .* test split, got 1e-09\. Raise it\."
+    with pytest.raises(UserError, match=message):
         read(path, "test", test_fraction=1e-9)
     with pytest.raises(UserError, match=r"in the train split, got .*\. Lower it\."):
         read(path, "train", test_fraction=1 - 1e-9)
