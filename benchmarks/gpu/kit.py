@@ -32,6 +32,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT)]  # so that the scripts o
 
 import torch  # noqa: E402
 
+from diffexp.cli.imports import quick_imports  # noqa: E402
+
 TEST_SECONDS = 180
 # Groups of benchmarks that share a process, because its start takes a while, and the time limit of each in seconds.
 GROUPS = {"steps": 140, "samples": 110, "framework": 50}
@@ -39,13 +41,16 @@ GROUPS = {"steps": 140, "samples": 110, "framework": 50}
 
 def benchmarks(given: argparse.Namespace) -> dict[str, dict[str, Callable[[], None]]]:
     """The function to call for each benchmark, by group and name."""
-    import batches
-    import samples
-    import scores
-    import steps
-    import trainer
+    with quick_imports():
+        import batches
+        import samples
+        import scores
+        import steps
+        import trainer
 
     quick = given.quick
+    if quick:
+        samples.STEPS = scores.STEPS = 5
     given.size = "digits" if quick else "cifar10"
     sized = partial(argparse.Namespace, **{key: value for key, value in vars(given).items() if key != "rounds"})
     few = [4] if quick else [128, 512]

@@ -9,9 +9,10 @@ import torch
 from diffexp.config.load import load_experiment
 from tests.helpers.small import diffexp, metrics
 
+STEPS = 60 if torch.cuda.is_available() else 20
 BRIEF = [
-    "training={'max_steps': 60, 'batch_size': 64, 'log_every_n_steps': 20}",
-    "score={'every': 60, 'count': 200}",
+    f"training={{'max_steps': {STEPS}, 'batch_size': 64, 'log_every_n_steps': 20}}",
+    f"score={{'every': {STEPS}, 'count': 200}}",
     "loggers=[csv]",
 ]
 

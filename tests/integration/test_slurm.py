@@ -253,7 +253,7 @@ def test_time_limit(cluster, tmp_path):
 
 def test_trials_on_two_devices_each(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFEXP_RUN_DIR", str(tmp_path / "elsewhere"))  # of a training before, in the same process
-    two = ("training.devices=2", "training.accelerator=cpu", "training.max_steps=150")
+    two = ("training.devices=2", "training.accelerator=cpu", "training.max_steps=100")
     sweep = Faulty(cluster, tmp_path, *two)
     refused = sweep.submit("gpus=1", expect=2).stderr
     assert "gpus: expected 2, the training.devices of a trial, got 1" in refused

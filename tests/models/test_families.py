@@ -189,9 +189,9 @@ SHORT = {
         "score={'samplers': {'ddim-25': {'name': 'ddim', 'steps': 25, 'eta': 1.0}}}",
     ],
     "gan": ["training={'max_steps': 300, 'batch_size': 64}", "optim.lr=1e-3"],
-    "vae": ["training.max_steps=120"],
+    "vae": ["training={'max_steps': 120, 'batch_size': 64}"],
     "flow": ["training.max_steps=100"],
-    "pixel_rnn": ["training.max_steps=80", "model.network={'width': 32}"],
+    "pixel_rnn": ["training={'max_steps': 100, 'batch_size': 64}", "model.network={'width': 32}"],
     "transformer": [
         *("training={'max_steps': 800, 'batch_size': 32}", "optim={'lr': 8e-3, 'decay': 'cosine'}"),
         "model.network={'width': 32, 'layers': 2}",
