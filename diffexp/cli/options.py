@@ -9,3 +9,4 @@ PLUGIN = click.option(
 TRIAL = click.option(
     "--trial", nargs=2, metavar="SWEEP PARAMETERS", help="Run as a trial of SWEEP, with these values (a JSON object)."
 )
+SWEEP = click.argument("sweep_file", metavar="FILE|DIR")

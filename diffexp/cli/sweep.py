@@ -1,64 +1,14 @@
 """`diffexp sweep …`. Commands import what they need when they run, so that help is fast."""
 
 import os
-import re
-import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffexp.cli.options import OVERRIDES, PLUGIN
+from diffexp.cli.options import PLUGIN, SWEEP
+from diffexp.cli.sweep_start import check, plan, run, submit
 from diffexp.config.plugins import load_plugins
-from diffexp.errors import UserError, did_you_mean
-
-if TYPE_CHECKING:
-    from diffexp.sweeps.engines.base import Engine
-    from diffexp.sweeps.plan import Sweep
-
-_FILE = click.argument("file", metavar="FILE")
-_SWEEP = click.argument("sweep_file", metavar="FILE|DIR")
-_CONFIG = click.option("--config", metavar="CONFIG|RUN", help="Train this config (or evaluate this run) instead.")
-_SEED = click.option(
-    "--seed", type=click.IntRange(0), metavar="N", help="Seed for random and Bayesian search. [default: 0]"
-)
-_OUT = click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="The sweep's directory. [default: runs/NAME]"
-)
-
-
-@dataclass(frozen=True)
-class _PlanOptions:
-    """The parameters that plan a sweep, shared by `plan`, `run` and `submit`."""
-
-    overrides: tuple[str, ...]
-    config: str | None
-    seed: int | None
-    out: Path | None
-    plugins: tuple[str, ...]
-
-    @property
-    def is_given(self) -> bool:
-        """Whether the command line has any."""
-        return bool(self.overrides or self.config or self.out or self.plugins) or self.seed is not None
-
-
-def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the parameters of `_PlanOptions` to a command, which gets them as `options`."""
-
-    @wraps(command)
-    def gathered(*args: Any, **values: Any) -> None:
-        options = _PlanOptions(**{each.name: values.pop(each.name) for each in fields(_PlanOptions)})
-        command(*args, options=options, **values)
-
-    for decorate in (PLUGIN, _OUT, _SEED, _CONFIG, OVERRIDES):  # the last one comes first in the help
-        gathered = decorate(gathered)
-    return gathered
 
 
 @click.group()
@@ -77,152 +27,12 @@ def sweep() -> None:
     """
 
 
-@sweep.command()
-@_FILE
-@OVERRIDES
-@_CONFIG
-@PLUGIN
-def check(file: str, overrides: tuple[str, ...], config: str | None, plugins: tuple[str, ...]) -> None:
-    """Validate FILE and list any errors.
-
-    The rules of W&B and of diffexp apply.
-
-    \b
-    FILE       sweep file, or name of a ready sweep
-    KEY=VALUE  override of a config key, for every trial
-
-    \b
-    Example:
-      diffexp sweep check timesteps --config fashion_mnist
-    """
-    from diffexp.sweeps.plan import find_sweep_file, planned
-    from diffexp.sweeps.validate import metric_of
-
-    before, changed = find_sweep_file(file, config, overrides, plugins)
-    trials = planned(changed, seed=0)
-    replaced = metric_of(changed, before)
-    if replaced is not None:
-        click.echo(replaced)
-    click.echo(f"{file}: valid: {changed.method}, {len(trials) or changed.run_cap} trials")
+for _command in (check, plan, run, submit):
+    sweep.add_command(_command)
 
 
 @sweep.command()
-@_FILE
-@_plan_options
-@click.option("--time", "timed", is_flag=True, help="Measure a trial's network on this machine (imports torch).")
-def plan(file: str, options: _PlanOptions, timed: bool) -> None:
-    """Expand FILE into an immutable plan and estimate its cost.
-
-    \b
-    FILE       sweep file, or name of a ready sweep
-    KEY=VALUE  override of a config key, for every trial
-
-    \b
-    Example:
-      diffexp sweep plan timesteps --time
-    """
-    _report_plan(_planned(file, options), timed)
-
-
-@sweep.command()
-@_SWEEP
-@_plan_options
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Trials to run at the same time. [default: one per group of --devices, else 1]",
-)
-@click.option(
-    "--devices",
-    metavar="0,1,…",
-    help="GPUs to distribute; a trial gets training.devices of them. [default: every trial gets all GPUs]",
-)
-def run(sweep_file: str, options: _PlanOptions, workers: int | None, devices: str | None) -> None:
-    """Run a sweep on this machine. Ctrl-C stops it; the same command resumes it.
-
-    \b
-    FILE|DIR   sweep file, name of a ready sweep, or directory of a planned sweep
-    KEY=VALUE  override of a config key, for every trial; only with FILE
-
-    \b
-    Example:
-      diffexp sweep run timesteps --workers 2 training.max_steps=500
-    """
-    from diffexp.config.schemas.engines import LocalEngineConfig
-    from diffexp.sweeps.engines.local import LocalEngine
-
-    planned = _planned(sweep_file, options)
-    given = [device.strip() for device in devices.split(",") if device.strip()] if devices is not None else []
-    LocalEngine(LocalEngineConfig(workers=workers, devices=given)).submit(planned)
-    _report_run(planned, "diffexp sweep run")
-
-
-@sweep.command()
-@click.argument("sweep_file", metavar="FILE|DIR|SWEEP_ID")
-@_plan_options
-@click.option("--slurm", "engine", flag_value="slurm", default="slurm", help="The same as --engine slurm.")
-@click.option("--engine", metavar="NAME", help="slurm, local, or an engine of a plugin. [default: slurm]")
-@click.option("--agents", type=click.IntRange(1), metavar="N", help="Submit N jobs of `wandb agent` for SWEEP_ID.")
-@click.option("--print", "printed", is_flag=True, help="Print the job script and submit nothing.")
-def submit(sweep_file: str, options: _PlanOptions, engine: str, agents: int | None, printed: bool) -> None:
-    """Submit a sweep to Slurm or another engine.
-
-    Slurm gets a job array with one task per trial.
-
-    \b
-    FILE|DIR   sweep file, name of a ready sweep, or directory of a planned sweep
-    SWEEP_ID   ENTITY/PROJECT/ID of a sweep on W&B's server; with --agents
-    KEY=VALUE  engine key, below, or override of a config key (only with FILE)
-
-    \b
-    Keys of the engines:
-      slurm  partition, account, qos, constraint, gpus, cpus, mem, time,
-             max_parallel, grace, setup, options
-      local  workers, devices
-
-    \b
-    Example:
-      diffexp sweep submit timesteps partition=gpu gpus=1 time=02:00:00
-    """
-    from diffexp.sweeps.engines.base import build_engine, engine_keys, record_plugins
-
-    load_plugins(options.plugins)
-    chosen, rest = build_engine(engine, options.overrides)
-    of_plan = replace(options, overrides=tuple(rest))
-    if agents is not None:
-        if replace(of_plan, out=None).is_given or engine != "slurm":
-            raise UserError(
-                "--agents: expected only keys of slurm, --out and --print, got other options. W&B's server holds the "
-                "sweep; set them in the sweep file."
-            )
-        click.echo(_submit_agents(sweep_file, agents, chosen, options.out, printed=printed))
-        return
-    names = engine_keys(engine)
-    for text in rest:
-        key = text.partition("=")[0]
-        if "." not in key and get_close_matches(key, names, n=1, cutoff=0.7):
-            raise UserError(
-                f"command line: {key}: expected a key of the engine {engine} or of the config, got {key}."
-                f"{did_you_mean(key, names)}"
-            )
-    if Path(sweep_file).is_dir():  # a plan is immutable: a plugin only provides the engine
-        of_plan = replace(of_plan, plugins=())
-    planned = _planned(sweep_file, of_plan)
-    if printed:
-        click.echo(chosen.script(planned), nl=False)
-        return
-    record_plugins(planned, options.plugins)
-    jobs = chosen.submit(planned)
-    if chosen.is_blocking:
-        _report_run(planned, f"diffexp sweep submit --engine {engine}")
-        return
-    outcome = f"submitted job {', '.join(jobs)}" if jobs else "no trial is left to run"
-    click.echo(f"{outcome}; follow it with: diffexp sweep status {planned.path}")
-
-
-@sweep.command()
-@_SWEEP
+@SWEEP
 def status(sweep_file: str) -> None:
     """Print the state of each trial of a sweep.
 
@@ -242,7 +52,7 @@ def status(sweep_file: str) -> None:
 
 
 @sweep.command()
-@_SWEEP
+@SWEEP
 def retry(sweep_file: str) -> None:
     """Reset failed trials to pending.
 
@@ -267,7 +77,7 @@ def retry(sweep_file: str) -> None:
 
 
 @sweep.command()
-@_SWEEP
+@SWEEP
 def cancel(sweep_file: str) -> None:
     """Stop a sweep, on this machine and on every engine.
 
@@ -289,7 +99,7 @@ def cancel(sweep_file: str) -> None:
 
 
 @sweep.command()
-@_SWEEP
+@SWEEP
 @click.option(
     "--format",
     "form",
@@ -317,7 +127,7 @@ def results(sweep_file: str, form: str) -> None:
 
 
 @sweep.command()
-@_SWEEP
+@SWEEP
 def best(sweep_file: str) -> None:
     """Print the config of the setting with the best mean over seeds.
 
@@ -365,80 +175,3 @@ def trial(directory: Path, index: int, engine: str, plugins: tuple[str, ...]) ->
     planned = opened.trial(index)
     click.echo(f"trial {index}: {read_state(planned).state}; {planned.log}")
     sys.exit(code)
-
-
-def _report_run(planned: "Sweep", command: str) -> None:
-    """Print the results, then exit with 130 if trials are left to run, and with 1 if a trial failed."""
-    from diffexp.sweeps.results import as_table, is_target_reached
-    from diffexp.sweeps.state import left, read_state
-
-    click.echo(as_table(planned))
-    click.echo(f"{planned.path}: diffexp sweep results, best, status")
-    if left(planned):
-        if not is_target_reached(planned):
-            click.echo(f"resume with: {command} {planned.path}")
-            sys.exit(128 + signal.SIGINT)
-        click.echo("metric.target is reached: diffexp starts no further trials")
-    if any(read_state(trial).state == "failed" for trial in planned.trials()):
-        click.echo(f"reset failed trials with: diffexp sweep retry {planned.path}", err=True)
-        sys.exit(1)
-
-
-def _submit_agents(sweep: str, agents: int, engine: "Engine", out: Path | None, *, printed: bool) -> str:
-    """Submit agents of a sweep on W&B's server, or with `printed` only write the script; returns the text to print."""
-    from diffexp.sweeps.engines.slurm import submit_agents
-    from diffexp.sweeps.engines.slurm_script import agents_script
-
-    if not re.fullmatch(r"[^/\s]+/[^/\s]+/[^/\s]+", sweep):
-        raise UserError(f"--agents: expected ENTITY/PROJECT/ID, got {sweep!r}. `wandb sweep FILE` prints it.")
-    folder = out or Path("runs") / f"agents-{sweep.rpartition('/')[2]}"
-    script = agents_script(sweep, agents, engine.config, folder.absolute())
-    return script if printed else f"submitted job {submit_agents(script, folder)}: {agents} agents; {folder}"
-
-
-def _planned(file: str, options: _PlanOptions) -> "Sweep":
-    """Open the sweep of a directory, or that of a file, which is planned first if it has no plan."""
-    from diffexp.sweeps.plan import Sweep, find_sweep_file, make_plan, usual_directory
-    from diffexp.sweeps.validate import metric_of
-
-    if Path(file).is_dir():
-        if options.is_given:
-            raise UserError(
-                f"{file}: expected no further options, as a plan is immutable. Give the sweep file instead, with --out."
-            )
-        return Sweep(Path(file))
-    before, changed = find_sweep_file(file, options.config, options.overrides, options.plugins)
-    replaced = metric_of(changed, before)
-    if replaced is not None:
-        click.echo(replaced, err=True)
-    return make_plan(changed, options.seed or 0, options.out or usual_directory(changed))
-
-
-def _report_plan(planned: "Sweep", timed: bool) -> None:
-    """Print the number of trials, the swept keys, and the cost."""
-    from diffexp.formatting import duration
-    from diffexp.sweeps.cost import PASSES, seconds_a_pass
-
-    work = planned.plan["work"]
-    click.echo(f"{planned.path}: {len(planned)} trials of {planned.file.method} over {', '.join(_swept(planned))}")
-    for index in planned.indices[:20]:
-        trial = planned.trial(index).trial
-        if trial is not None:
-            click.echo(f"  {index:04d} {trial.name}")
-    if len(planned) > 20:
-        click.echo(f"  … to {len(planned) - 1:04d}; plan.json lists all")
-    click.echo(
-        f"work: {work['training']:,} training images, and {work['sampling']:,} network calls on one image each for "
-        "sampling"
-    )
-    if timed:
-        each = seconds_a_pass(planned.typical())
-        total = (PASSES * work["training"] + work["sampling"]) * each
-        click.echo(
-            f"on this machine: about {duration(total)} with one worker, the longest trial "
-            f"{duration(work['longest'] * each)}; {each * 1000:.2g} ms per image and forward pass"
-        )
-
-
-def _swept(planned: "Sweep") -> list[str]:
-    return [f"{each.key} ({len(each.values)})" if each.values else each.key for each in planned.file.parameters]
