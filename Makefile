@@ -10,7 +10,7 @@ quickstart: $(VENV)/installed  ## train on handwritten digits; two to four minut
 	$(BIN)/diffexp train digits
 
 test: $(VENV)/installed-dev  ## run all tests
-	$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder --durations 15 --rehearse  # the tests for GPUs on the CPU
+	$(BIN)/pytest -n 3 --dist loadscope --no-loadscope-reorder --durations 15 --rehearse  # the tests for GPUs on the CPU
 
 test-fast: $(VENV)/installed-dev  ## run the tests not marked slow
 	$(BIN)/pytest -n 2 -m "not slow"

@@ -227,6 +227,8 @@ if __name__ == "__main__":
     import diffexp.commands.sample
     import diffexp.commands.score
     import diffexp.commands.train
+    import diffexp.data.digits  # which takes most of scikit-learn
+    import diffexp.models.diffusion
     import diffexp.sweeps.runner
     from diffexp.cli.main import main
 

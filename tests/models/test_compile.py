@@ -1,4 +1,7 @@
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,7 +14,6 @@ from diffexp.models.compile import Compiled
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.models.training_noise import TrainingNoise
 from diffexp.networks.unet import UNet
-from tests.helpers.small import script
 
 pytestmark = pytest.mark.slow
 
@@ -95,16 +97,15 @@ def test_what_cannot_be_compiled_runs_as_it_is(caplog):
     assert caplog.text.count("It runs uncompiled") == 1
 
 
-def test_without_a_compiler_the_network_runs_as_it_is(tmp_path):
-    program = tmp_path / "compile.py"
-    program.write_text(
+def test_without_a_compiler_the_network_runs_as_it_is():
+    code = (
         "import torch; from tests.models.test_compile import model; "
         "from diffexp.config.schemas.models.diffusion import DDIMConfig as D; module = model(); "
         "plain = module.sample(D(steps=2), range(2), 0); module.compile_network(sampling=True); "
         "print(torch.equal(module.sample(D(steps=2), range(2), 0), plain))"
     )
-    without = {"CXX": "/nonexistent/g++", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
-    done = script(program, cwd=tmp_path, **without)
+    environment = {**os.environ, "CXX": "/nonexistent/g++", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == "True"
     (told,) = [line for line in done.stderr.splitlines() if "It runs uncompiled" in line]
     assert "compile: expected a network that torch can compile, got: " in told

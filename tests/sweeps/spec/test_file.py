@@ -47,7 +47,7 @@ def test_its_text_is_the_same_sweep():
 
 
 WRONG = [
-    ([], "expected a mapping with method, parameters and command, got a list"),
+    ([], "expected a mapping with method, parameters and command, got list"),
     (changed(methode="grid"), "unknown key 'methode' in a W&B sweep. Did you mean 'method'?"),
     (changed(method="custom"), "method: expected grid, random or bayes, got 'custom'"),
     (changed(method=None), "method: expected grid"),
