@@ -20,5 +20,5 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path, pyt
     seconds = time.monotonic() - started
     while tally.kills < (100 if pytestconfig.getoption("--full") else 3):
         tally.runs += 1
-        run = chaos.tormented(tmp_path, f"run-{tally.runs}", 5, dice, tally, seconds, SHORTER, start)
+        run = chaos.tormented(tmp_path, f"run-{tally.runs}", 3, dice, tally, seconds, SHORTER, start)
         chaos.compare(run, undisturbed)

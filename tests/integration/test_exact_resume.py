@@ -14,6 +14,7 @@ from tests.helpers.small import SMALL, diffexp, finished, metrics, start_script
 from tests.integration.test_training import assert_same, state
 
 STEPS = 40
+SAVED = 4  # steps between two checkpoints of a resumed run
 LONG = [
     *SMALL,
     f"training.max_steps={STEPS}",
@@ -87,9 +88,9 @@ def test_one_and_two_resumes_from_any_step(undisturbed, tmp_path, pytestconfig):
         singles = list(range(1, STEPS)) if every == 1 else list(range(3, STEPS, every))
         for step in singles:
             once.append(stopped(reference, step, here / f"{step}"))
-            set_workers(once[-1], workers)
+            edit_config(once[-1], workers)
         tens = [step for step in range(3, STEPS, 4) if step in singles]
-        pairs = [(a, b) for a in tens for b in range(3, STEPS, 4) if a < b][::-every]
+        pairs = [(a, b) for a in tens for b in range(SAVED, STEPS, SAVED) if a < b][::-every]
         assert len(pairs) >= 45 or every > 1
         twice += [(here / f"{a}", b, here / f"{a}-{b}") for a, b in pairs]
     resume_all(once, ranks)
@@ -98,6 +99,8 @@ def test_one_and_two_resumes_from_any_step(undisturbed, tmp_path, pytestconfig):
         assert_same_run(run, reference)
 
 
-def set_workers(run: Path, workers: int) -> None:
+def edit_config(run: Path, workers: int) -> None:
     config = run / "config.yaml"
-    config.write_text(config.read_text().replace("num_workers: 0", f"num_workers: {workers}"))
+    text = config.read_text().replace("num_workers: 0", f"num_workers: {workers}")
+    config.write_text(text.replace("checkpoint:\n  every: 1\n", f"checkpoint:\n  every: {SAVED}\n"))
+    assert f"every: {SAVED}" in config.read_text()
