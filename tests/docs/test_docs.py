@@ -10,7 +10,7 @@ import torch
 
 import diffexp
 from tests.helpers import solver_errors
-from tests.helpers.small import fit
+from tests.helpers.small import fit, script
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -100,3 +100,21 @@ def test_the_python_example_of_the_readme_runs(tmp_path, capsys, monkeypatch):
     *samplers, trained = capsys.readouterr().out.splitlines()
     assert samplers == [f"{name} torch.Size([16, 1, 8, 8]) torch.uint8" for name in ("ddpm", "ddim", "unipc")]
     assert trained.endswith(" 1")
+
+
+@pytest.mark.slow
+def test_the_noise_schedule_of_the_tutorial_is_what_it_claims(tmp_path):
+    page = (ROOT / "docs" / "tutorials" / "noise_schedule.md").read_text()
+    module, check = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "logsnr_linear.py").write_text(module)
+    show = "    print(*schedule.alphas_cumprod[[0, 500, 999]].tolist(), schedule.terminal_signal)"
+    (tmp_path / "check.py").write_text(re.sub(r"^    print.*$", show, check, flags=re.MULTILINE))
+    ours, cosine = (
+        [float(word) for word in line.split()]
+        for line in script(tmp_path / "check.py", cwd=tmp_path).stdout.splitlines()
+    )
+    log_snr = torch.tensor(ours[:3], dtype=torch.float64).logit()
+    torch.testing.assert_close(log_snr, torch.tensor([9, 9 - 500 * 18 / 999, -9], dtype=torch.float64))
+    stated = [float(value) for value in re.findall(r"^\| `\w+` \| (\S+) \|", page, re.MULTILINE)]
+    assert stated[:2] == [float(f"{ours[3]:.3g}"), float(f"{cosine[3]:.3g}")]
+    assert len(module.splitlines()) == int(re.search(r"a module of (\d+) lines", page)[1])

@@ -39,8 +39,9 @@ def sources() -> list[Path]:
 
 
 def configs() -> list[Path]:
-    """The ready configs and sweeps."""
-    return sorted(path for name in ("configs", "sweeps") for path in (ROOT / name).rglob("*.yaml"))
+    """The ready configs and sweeps, and the files that set up the project."""
+    project = [ROOT / name for name in ("pyproject.toml", "Makefile", ".ci/run", ".pre-commit-config.yaml")]
+    return [*project, *sorted(path for name in ("configs", "sweeps") for path in (ROOT / name).rglob("*.yaml"))]
 
 
 def complaints(path: Path) -> Iterator[str]:
