@@ -89,12 +89,18 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
     return f"{statistics.median(values):{form}} [{min(values):{form}} .. {max(values):{form}}]"
 
 
-def matmul_peak(dtype: torch.dtype, device: torch.device | str, size: int = 2048, rounds: int = 7) -> float:
-    """FLOP/s of a square matrix product, the best of a few rounds: the practical peak of the hardware."""
-    size = 8192 if torch.device(device).type == "cuda" else size
-    one, other = torch.randn(2, size, size, device=device).to(dtype).unbind()
-    took = [seconds(lambda: one @ other, device) for _ in range(rounds)]
-    return 2 * size**3 / min(took[1:])
+def matmul_peak(dtype: torch.dtype, device: torch.device | str, rounds: int = 7) -> float:
+    """FLOP/s of a square matrix product, the best of a few rounds: the practical peak of the hardware.
+
+    The size doubles until a product takes 50 ms, or to 8192: a small product does not reach the peak, and a large one
+    takes minutes on a CPU that emulates bfloat16.
+    """
+    size, took = 256, 0.0
+    while took < 0.05 and size < 8192:
+        size *= 2
+        one, other = torch.randn(2, size, size, device=device).to(dtype).unbind()
+        took = min(seconds(lambda one=one, other=other: one @ other, device) for _ in range(2))
+    return 2 * size**3 / min(seconds(lambda: one @ other, device) for _ in range(rounds))
 
 
 def flop_counter() -> FlopCounterMode:

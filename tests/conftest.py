@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.warm import warm
+
 # before torch is imported, and for the processes that tests start
 os.environ["OMP_NUM_THREADS"] = "1"
 gc.disable()  # until all tests are collected: imports make a million objects and hardly any garbage
@@ -44,12 +46,13 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if getattr(config.option, "numprocesses", None):
-        gc.enable()  # this process only starts those that collect tests
     if config.getoption("-m") != "gpu" or config.getoption("--rehearse"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for GPUs
     if config.getoption("--full"):
         os.environ["FULL"] = "1"  # for what is read while tests are collected
+    if getattr(config.option, "numprocesses", None):
+        gc.enable()  # this process only starts those that collect tests
+        warm.prepare()
 
 
 def pytest_collection_finish():

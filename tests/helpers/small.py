@@ -9,7 +9,7 @@ from pathlib import Path
 from diffexp.commands.locate import start_run
 from diffexp.commands.train import train_run
 from diffexp.config.load import load_experiment
-from tests.helpers.warm import Warm, WarmProcess
+from tests.helpers.warm import WarmProcess, warm
 
 SMALL = [
     "model.timesteps=20",
@@ -32,9 +32,6 @@ def fit(run_dir: Path, *overrides: str):
     """Train here, in this process."""
     wanted = experiment(f"run_dir={run_dir}", *overrides)
     return train_run(wanted, start_run(wanted), [])
-
-
-_warm = Warm()
 
 
 def diffexp(*arguments: str, cwd: Path, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -66,12 +63,12 @@ def start(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Popen[s
         command = [sys.executable, "-m", "diffexp", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, cwd=cwd, env=everything, text=True, **pipes)
-    return _warm.start(arguments, cwd, everything)
+    return warm.start(arguments, cwd, everything)
 
 
 def start_script(path: Path, *arguments: str, cwd: Path, **environment: str) -> WarmProcess:
     """Start a Python script in a process of its own, which has imported torch and Lightning."""
-    return _warm.start(arguments, cwd, {**os.environ, **environment}, path)
+    return warm.start(arguments, cwd, {**os.environ, **environment}, path)
 
 
 def metrics(run_dir: Path):

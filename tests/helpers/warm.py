@@ -73,31 +73,35 @@ class WarmProcess:
 
 
 class Warm:
-    """Starts the process that is forked, when it is first needed."""
+    """Starts the process that is forked, which pytest's workers share."""
 
     def __init__(self):
-        self._process = None
-        self._path = None
-        self._line = None
+        self._line = self._process = None
+
+    def prepare(self):
+        """Start it: it imports while this process goes about its work. Other processes started later use it as well."""
+        self._line, theirs = socket.socketpair()  # closed when this process ends
+        folder = Path(tempfile.mkdtemp(prefix="warm-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ[SOCKET] = str(folder / "socket")
+        command = [sys.executable, "-m", "tests.helpers.warm", os.environ[SOCKET], str(theirs.fileno())]
+        self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
+        theirs.close()
 
     def start(self, arguments, cwd, environment, script=None):
         """Start one command of diffexp, or a Python script."""
-        if self._process is None or self._process.poll() is not None:
-            self._start()
-        request = {"arguments": list(map(str, arguments)), "script": script and str(script)}
-        return fork(self._path, {**request, "cwd": str(cwd), "environment": {**environment, SOCKET: self._path}})
-
-    def _start(self):
-        self._line, theirs = socket.socketpair()  # closed when this process ends
-        folder = Path(tempfile.mkdtemp(prefix="warm-"))
-        self._path = str(folder / "socket")
-        command = [sys.executable, "-m", "tests.helpers.warm", self._path, str(theirs.fileno())]
-        self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
-        theirs.close()
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        while not (folder / "socket").exists():
-            assert self._process.poll() is None, "the process that is forked has ended"
+        if SOCKET not in os.environ:
+            self.prepare()
+        path = os.environ[SOCKET]
+        deadline = time.monotonic() + 120
+        while not Path(path).exists():
+            assert time.monotonic() < deadline, "the process that is forked does not start"
             time.sleep(0.01)
+        request = {"arguments": list(map(str, arguments)), "script": script and str(script)}
+        return fork(path, {**request, "cwd": str(cwd), "environment": {**environment, SOCKET: path}})
+
+
+warm = Warm()
 
 
 def fork(path, request, descriptors=()):

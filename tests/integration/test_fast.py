@@ -14,6 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffexp.checkpoints.paths import list_checkpoints
 from diffexp.commands.locate import start_run
 from diffexp.commands.train import train_run
+from diffexp.config.load import load_experiment
+from diffexp.models.build import build_model
+from diffexp.models.training_noise import TrainingNoise
 from tests.helpers.small import SMALL, diffexp, experiment, fit
 from tests.integration.test_training import assert_same, state
 
@@ -70,24 +73,6 @@ def test_recomputing_trains_the_same_weights(tmp_path):
     assert_same(state(tmp_path / "kept"), state(tmp_path / "recomputed"))
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-def test_compiled_training_goes_on_where_it_stopped(tmp_path):
-    options = [*SMALL, "training.compile=true", "model.network.num_res_blocks=1", "checkpoint.keep=9"]
-    options += ["model.network.attention_resolutions=[]", "sample_grid=null"]
-    diffexp("train", "digits", *options, f"run_dir={tmp_path / 'whole'}", cwd=tmp_path)
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    list_checkpoints(tmp_path / "cut" / "checkpoints")[-1].unlink()
-    done = diffexp("train", str(tmp_path / "cut"), "--resume", cwd=tmp_path)
-    assert "resuming from" in done.stderr
-    assert "uncompiled" not in done.stderr
-    assert_same(state(tmp_path / "whole"), state(tmp_path / "cut"))
-    diffexp("train", "digits", *options, "training.compile=false", f"run_dir={tmp_path / 'plain'}", cwd=tmp_path)
-    compiled, plain = (state(tmp_path / name) for name in ("whole", "plain"))
-    for name in (each for each in plain if each.startswith(("raw.", "ema."))):
-        torch.testing.assert_close(compiled[name], plain[name], rtol=1e-3, atol=1e-4)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fast")
@@ -96,7 +81,8 @@ def trained(tmp_path_factory):
 
 
 def drawn(run, tmp_path, name, *options):
-    diffexp("sample", str(run), "count=20", "sampler.steps=5", *options, f"out={name}.npz", cwd=tmp_path)
+    done = diffexp("sample", str(run), "count=20", "sampler.steps=5", *options, f"out={name}.npz", cwd=tmp_path)
+    assert "uncompiled" not in done.stderr
     return np.load(tmp_path / f"{name}.npz")["images"].astype(int)
 
 
@@ -106,14 +92,6 @@ def test_a_sample_within_a_budget_is_the_same(trained, tmp_path):
     assert np.abs(whole - cut).max() <= 1
     told = diffexp("sample", str(trained), "memory_gb=1e-9", cwd=tmp_path, expect=2).stderr
     assert "GiB for one image, got 1e-09. Raise it." in told
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-def test_a_compiled_sample_is_the_same(trained, tmp_path):
-    plain = drawn(trained, tmp_path, "plain", "precision=32-true")
-    compiled = drawn(trained, tmp_path, "compiled", "precision=32-true", "compile=true")
-    assert np.abs(plain - compiled).max() <= 1
 
 
 def test_a_score_within_a_budget_is_the_same(trained, tmp_path):
@@ -131,3 +109,74 @@ def test_a_score_within_a_budget_is_the_same(trained, tmp_path):
 def test_fast_options_are_checked(tmp_path):
     assert experiment("training.compile=true").training.compile is True
     diffexp("train", "digits", *SMALL, "training.compile=fast", cwd=tmp_path, expect=2)
+
+
+# --- compiled: a kernel takes more than a second, so the network is small ------------------------
+
+COMPILED = [
+    *SMALL,
+    "training.compile=true",
+    "model.network.channel_multipliers=[1]",
+    "model.network.num_res_blocks=1",
+    "model.network.attention_resolutions=[]",
+    "checkpoint.keep=9",
+    "sample_grid=null",
+]
+
+
+@pytest.fixture(scope="module")
+def compiled(compiler, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compiled")
+    done = diffexp("train", "digits", *COMPILED, "run_dir=run", cwd=folder)
+    assert "uncompiled" not in done.stderr
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_compiled_training_goes_on_where_it_stopped(compiled, tmp_path):
+    shutil.copytree(compiled, tmp_path / "cut")
+    list_checkpoints(tmp_path / "cut" / "checkpoints")[-1].unlink()
+    done = diffexp("train", "cut", "--resume", cwd=tmp_path)
+    assert "resuming from" in done.stderr
+    assert "uncompiled" not in done.stderr
+    assert_same(state(compiled), state(tmp_path / "cut"))
+    diffexp("train", "digits", *COMPILED, "training.compile=false", "run_dir=plain", cwd=tmp_path)
+    weights, plain = state(compiled), state(tmp_path / "plain")
+    for name in (each for each in plain if each.startswith(("raw.", "ema."))):
+        torch.testing.assert_close(weights[name], plain[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_sample_is_the_same(compiled, tmp_path):
+    plain = drawn(compiled, tmp_path, "plain", "precision=32-true", "compile=false")
+    fast = drawn(compiled, tmp_path, "fast", "precision=32-true", "compile=true")
+    assert np.abs(plain - fast).max() <= 1
+
+
+def gradients(module, loss):
+    module.network.zero_grad()
+    loss.mean().backward()
+    return torch.cat([parameter.grad.flatten() for parameter in module.network.parameters()])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")  # torch finds the kernels of that training in its cache
+def test_the_compiled_loss_and_its_gradient_are_the_same():
+    torch.manual_seed(0)
+    module = build_model(load_experiment("digits", COMPILED))
+    for parameter in module.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x0, noise, t = torch.randn(16, 1, 8, 8), torch.randn(16, 1, 8, 8), torch.arange(16)
+    plain = module.loss(x0, TrainingNoise(t, noise))[1]
+    gradient = gradients(module, plain)
+    keys = set(module.state_dict())
+    module.compile_network(training=True)
+    compiled = module.loss(x0, TrainingNoise(t, noise))[1]
+    assert module._compiled["training"]._failed is False
+    torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=0)
+    assert (gradients(module, compiled) - gradient).norm() < 1e-5 * gradient.norm()
+    assert set(module.state_dict()) == keys
+    with torch.no_grad():  # the weights are the network's own, whatever becomes of them
+        for parameter in module.network.parameters():
+            parameter.data = parameter.data * 0.5
+    assert not torch.equal(module.loss(x0, TrainingNoise(t, noise))[1], compiled)

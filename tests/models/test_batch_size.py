@@ -5,7 +5,7 @@ from diffexp.config.schemas.samplers import DDIMConfig, DDPMConfig
 from diffexp.errors import UserError
 from diffexp.models.batch_size import images_at_once, peak_bytes
 from diffexp.system.devices import autocast
-from tests.models.test_compile import model
+from tests.helpers.unet import model
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from diffexp.models.precision import sampling_precision
 from diffexp.rng import PerSampleNoise
 from diffexp.system.devices import determinism_restored, out_of_memory_explained
 from tests.helpers.small import diffexp, experiment, fit
-from tests.models.test_compile import model
+from tests.helpers.unet import model
 
 GPU = torch.device("cuda", 0)
 CHOICES = {
