@@ -50,7 +50,7 @@ def benchmarks(given: argparse.Namespace) -> dict[str, dict[str, Callable[[], No
 
     quick = given.quick
     if quick:
-        samples.STEPS = scores.STEPS = 5
+        samples.STEPS = samples.DDPM_STEPS = scores.STEPS = 5
     given.size = "digits" if quick else "cifar10"
     sized = partial(argparse.Namespace, **{key: value for key, value in vars(given).items() if key != "rounds"})
     few = [4] if quick else [128, 512]

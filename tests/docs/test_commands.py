@@ -69,7 +69,8 @@ def make_world(folder):
         fit(folder / "runs" / name, *small, f"score={{{scored}}}", *classes)
     for name, other in (("digits-2", "digits-1"), ("epsilon-1", "v-1")):
         shutil.copytree(folder / "runs" / other, folder / "runs" / name)
-    large = ["data={'name': 'digits', 'image_size': 32}", "model.network.attention_resolutions=[16]"]
+    large = ["data={'name': 'digits', 'image_size': 32}", "model.network.attention_resolutions=[]"]
+    large += ["model.network.channel_multipliers=[1,1,1,1]", "model.network.num_res_blocks=1"]
     large.append(f"score={{'extractor': {{'name': 'fashion_mnist_v1'}}, {scored}}}")
     fit(folder / "runs" / "fashion_mnist-1", *small, *large)
     shutil.copytree(folder / "runs" / "fashion_mnist-1", folder / "runs" / "fashion_mnist-2")
