@@ -13,7 +13,7 @@ test: $(VENV)/installed-dev  ## run all tests
 	$(BIN)/pytest -n 3 --dist loadscope --no-loadscope-reorder --durations 15 --rehearse  # the tests for GPUs on the CPU
 
 test-fast: $(VENV)/installed-dev  ## run the tests not marked slow
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadscope -m "not slow"
 
 check: $(VENV)/installed-dev  ## check lint, format and types
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from diffexp.cli.main import main
 from tests.helpers.small import fit
 
 
+@pytest.mark.slow
 def test_import_takes_nothing_heavy_and_names_are_found():
     code = "import sys, diffexp; assert 'torch' not in sys.modules; assert 'load' in dir(diffexp); diffexp.Schedule"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -99,6 +99,7 @@ FAILED tests/gpu/test_a.py::two - assert 1 == 2
     ]
 
 
+@pytest.mark.slow
 def test_without_a_gpu_the_kit_says_so(tmp_path):
     command = [sys.executable, str(FOLDER / "gpu" / "kit.py"), f"--out={tmp_path / 'out'}"]
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
@@ -146,6 +147,7 @@ def test_a_group_that_is_killed_keeps_what_it_has_done(gpu_benchmark, monkeypatc
     assert not status.exists()
 
 
+@pytest.mark.slow
 def test_a_command_that_takes_too_long_is_killed_with_all_it_started(gpu_benchmark, tmp_path):
     kit = gpu_benchmark("kit")
     script = "import subprocess, sys; print('started', flush=True); subprocess.run(['sleep', '60'])"

@@ -23,6 +23,7 @@ class Constant(nn.Module):
         return self.b.expand_as(x)
 
 
+@pytest.mark.slow
 def test_it_is_the_closed_form_of_a_constant_network():
     """At b = 0 the gradient is -2 mean(ε_t) over B images: its variance is 4/B of that of the target.
 

@@ -31,6 +31,7 @@ def request(trained, *overrides):
     return load_evaluate_request("evaluate/ddim_table", keys, trained.experiment)
 
 
+@pytest.mark.slow
 def test_batches_and_interruptions_change_nothing(trained, tmp_path, monkeypatch):
     whole, folder = evaluate_likelihood(trained, request(trained, f"out={tmp_path / 'whole'}"))
     assert {name: len(values) for name, values in whole.values.items()} == {"bound": 20, "ode": 20}
@@ -54,6 +55,7 @@ def test_batches_and_interruptions_change_nothing(trained, tmp_path, monkeypatch
         assert again.values[name] == pytest.approx(values, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_training_has_made_the_images_likelier_and_noise_stays_unlikely(trained):
     wanted = request(trained).likelihood
     model, untrained = build_trained(trained, "raw", "cpu"), build_model(trained.experiment).eval()

@@ -101,6 +101,7 @@ def test_exported_to_diffusers_its_ddim_draws_the_same(keys, exports):
     torch.testing.assert_close((drawn / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1), images, rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", [*SIMPLE, *LEARNED], ids=" ".join)
 def test_every_scheduler_that_is_named_samples_an_export(keys, exports):
     trained, folder = exports(keys)

@@ -33,6 +33,7 @@ def samples(weight, active=lambda t: True):
     return state.x
 
 
+@pytest.mark.slow
 def test_weight_1_samples_the_class_and_weight_0_all():
     of_class, of_all = samples(1.0), samples(0.0)
     assert of_class.mean().item() == pytest.approx(MEANS[1], abs=0.01)

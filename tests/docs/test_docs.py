@@ -65,6 +65,7 @@ def test_the_table_of_solver_errors_is_what_its_command_prints():
     assert solver_errors.table() in (ROOT / "docs" / "guides" / "solvers.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_library_page_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit(tmp_path / "runs" / "digits-1", "training.max_steps=1", "sample_grid=null")
@@ -92,6 +93,7 @@ def test_the_library_page_runs(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("Estimate(value=")
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit(tmp_path / "runs" / "digits-1", "training.max_steps=1", "sample_grid=null")

@@ -105,6 +105,7 @@ def test_a_file_that_describes_itself_wrongly_is_refused(tmp_path, changed, mess
         classifier.load(str(tmp_path / "x.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_once_and_the_same_each_time(tmp_path):
     def train(out):
         wanted = ExtractorRequest(name="mine", features=8, steps=30, shift=1, out=str(tmp_path / out))
@@ -126,6 +127,7 @@ def test_inception_under_other_weights_is_never_called_fid(inception_file):
     assert extractor.name == f"inception_{sha256(inception_file)[:8]}"
 
 
+@pytest.mark.slow
 def test_grey_images_go_into_inception_as_rgb(inception_file):
     extractor = inception.load(str(inception_file))
     grey = torch.randint(0, 256, (2, 1, 16, 16), dtype=torch.uint8)

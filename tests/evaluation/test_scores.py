@@ -62,6 +62,7 @@ def blurred(images, sigma):
     return gaussian_blur(images, 9, sigma)
 
 
+@pytest.mark.slow
 def test_worse_sets_score_worse_in_the_expected_order_on_fashion_mnist(fashion):
     train, images, labels = (each[:count] for each, count in zip(fashion, (4000, 1000, 1000), strict=True))
     reference = against(train, fashion_mnist_extractor())
@@ -86,6 +87,7 @@ def test_worse_sets_score_worse_in_the_expected_order_on_fashion_mnist(fashion):
     assert few["recall"].value < 0.01
 
 
+@pytest.mark.slow
 def test_the_distance_of_few_images_is_larger_and_the_floor_says_so(fashion):
     train, images, _ = fashion
     frechet = FrechetReference(against(train[:20000], fashion_mnist_extractor()).gaussian)

@@ -350,6 +350,7 @@ def test_a_warning_for_a_schedule_that_leaves_signal(tmp_path):
     assert "WARNING: model.schedule: expected √ᾱ_T near 0, got linear at T = 20 with √ᾱ_T = 0.904" in done.stderr
 
 
+@pytest.mark.slow
 def test_wandb_is_offline_when_nobody_is_logged_in(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

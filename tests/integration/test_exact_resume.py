@@ -80,6 +80,7 @@ def assert_same_run(one: Path, two: Path) -> None:
         assert (one / "samples" / name).read_bytes() == (two / "samples" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_one_and_two_resumes_from_any_step(undisturbed, tmp_path, pytestconfig):
     reference, ranks = undisturbed
     once, twice = [], []

@@ -28,6 +28,7 @@ def here(tmp_path_factory):
     return folder, cache
 
 
+@pytest.mark.slow
 def test_they_are_sampled_scored_and_exported(here):
     folder, cache = here
     for run, words in (("gan", ["sampler.temperature=0.5"]), ("latent", ["sampler.steps=3"])):

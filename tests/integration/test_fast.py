@@ -67,6 +67,7 @@ def test_between_two_logged_points_a_step_reads_nothing_from_the_device(tmp_path
     assert sum(watcher.reads[4]) > 1
 
 
+@pytest.mark.slow
 def test_recomputing_trains_the_same_weights(tmp_path):
     fit(tmp_path / "kept")
     fit(tmp_path / "recomputed", "model.network.gradient_checkpointing=true")
@@ -86,6 +87,7 @@ def drawn(run, tmp_path, name, *options):
     return np.load(tmp_path / f"{name}.npz")["images"].astype(int)
 
 
+@pytest.mark.slow
 def test_a_sample_within_a_budget_is_the_same(trained, tmp_path):
     whole = drawn(trained, tmp_path, "whole", "precision=32-true")
     cut = drawn(trained, tmp_path, "cut", "precision=32-true", "memory_gb=0.0005")
@@ -94,6 +96,7 @@ def test_a_sample_within_a_budget_is_the_same(trained, tmp_path):
     assert "GiB for one image, got 1e-09. Raise it." in told
 
 
+@pytest.mark.slow
 def test_a_score_within_a_budget_is_the_same(trained, tmp_path):
     """In batches of few images, one cell at a time and as a table."""
     common = ["extractor.name=digits_v1", "count=130", "repeats=1", "precision=32-true"]

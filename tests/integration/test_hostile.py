@@ -94,6 +94,7 @@ def test_an_address_is_no_file(handed_over):
 # --- exported files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ema", "raw"])
 def test_an_exported_file_samples_as_its_checkpoint(run, tmp_path, kind):
     told = diffexp("export", str(run), f"weights={kind}", "out=x.safetensors", cwd=tmp_path).stdout
@@ -109,6 +110,7 @@ def test_an_exported_file_samples_as_its_checkpoint(run, tmp_path, kind):
     assert load_trained(tmp_path / "x.safetensors").step == 8
 
 
+@pytest.mark.slow
 def test_a_spoilt_or_foreign_exported_file_is_refused(run, tmp_path):
     diffexp("export", str(run), "out=x.safetensors", cwd=tmp_path)
     whole = bytearray((tmp_path / "x.safetensors").read_bytes())

@@ -65,6 +65,7 @@ def interrupted(command, cwd, seconds=0.0):
     return out, err
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_resumable_run(tmp_path, undisturbed):
     out, err = interrupted(["train", "digits", *LONG, "run_dir=run"], tmp_path)
     assert "resume with: diffexp train run --resume" in out
@@ -185,6 +186,7 @@ def test_resume_completes_the_records_of_a_run_killed_after_its_last_checkpoint(
     assert (run / "metrics.jsonl.damaged").read_text() == spoilt
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_in_silence(tmp_path, undisturbed):
     shutil.copytree(undisturbed, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")

@@ -95,6 +95,7 @@ def test_the_table_has_a_row_a_sampler_and_a_column_a_number_of_steps(table):
             assert record[key] != ""
 
 
+@pytest.mark.slow
 def test_a_cell_is_the_score_of_the_images_that_sample_draws(table, run, cache):
     """The same number by another way: images written to disk, PNG by PNG, and scored as a folder and as a .npz."""
     cell = table[2]["cells"][0]
@@ -138,6 +139,7 @@ def test_a_killed_table_goes_on_where_it_was(table, run, cache):
     assert "killed/table.md: complete, nothing to score" in again.stderr
 
 
+@pytest.mark.slow
 def test_what_was_computed_stays_when_less_or_more_is_asked_for(table, run, cache):
     import shutil
 
@@ -182,6 +184,7 @@ def test_wandb_gets_the_table_and_the_curve(run, tmp_path, cache, monkeypatch):
     assert len(curve["data"]) == 6
 
 
+@pytest.mark.slow
 def test_the_config_says_which_weights_and_these_are_used(run, cache):
     values = []
     for weights in ("ema", "raw"):
@@ -199,6 +202,7 @@ def write_images(folder, images):
         Image.fromarray(image[0].numpy()).save(folder / f"{index:04d}.png")
 
 
+@pytest.mark.slow
 def test_two_folders_can_be_compared_and_order_is_kept(tmp_path, cache):
     test = load("test", 8, 1, 1.0).images
     write_images(tmp_path / "real", digits()[:300])
@@ -285,6 +289,7 @@ def test_what_scores_lack_is_told_before_training_starts(tmp_path, cache, overri
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_extractor_of_ones_own_is_trained_and_used(tmp_path, cache):
     settings = ["name=mine", "features=8", "steps=40", "shift=1"]
     done = diffexp("extractor", "digits", *settings, cwd=tmp_path, **cache)

@@ -67,6 +67,7 @@ def signalled(run, seconds, dice):
     return sent.is_set()
 
 
+@pytest.mark.slow
 def test_signals_at_random_moments(tmp_path, undisturbed, handlers, pytestconfig):
     """While data are read, in steps, in grids, while saving: each checkpoint is that of the undisturbed run."""
     dice, received, runs, saved = random.Random(), 0, 0, 0

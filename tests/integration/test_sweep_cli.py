@@ -139,6 +139,7 @@ def test_a_plan_needs_no_torch(tmp_path, monkeypatch, kind):
     assert "work: " in done.stdout
 
 
+@pytest.mark.slow
 def test_another_config_is_one_override(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("timesteps", "schedules", "objectives", "learning_rate", "seeds"):

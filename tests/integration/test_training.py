@@ -85,6 +85,7 @@ def test_the_saved_config_makes_the_same_run_again(reference, tmp_path):
     assert_same(state(tmp_path / "again"), state(reference))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_accumulated_batches_train_as_one_batch(tmp_path, dropout):
     weights = []
@@ -144,6 +145,7 @@ def test_training_beats_predicting_zero(tmp_path):
     assert rows[-1]["train/loss_q4"] < rows[-1]["train/loss_q1"]  # the noisier, the easier to tell ε
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["x0", "v", "scaled_epsilon"])
 def test_other_predictions_train(tmp_path, prediction):
     fit(
@@ -159,6 +161,7 @@ def test_other_predictions_train(tmp_path, prediction):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_as_float32_does(tmp_path):
     losses = []
     for precision in ("32-true", "bf16-mixed"):
@@ -178,6 +181,7 @@ def test_only_one_sampler_or_no_grid(tmp_path):
     assert not (tmp_path / "none" / "samples").exists()
 
 
+@pytest.mark.slow
 def test_tensorboard_and_wandb_record_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     fit(tmp_path / "run", "loggers=[tensorboard,wandb]", "wandb.group=ablation")

@@ -71,6 +71,7 @@ def test_trackio_keeps_two_runs_of_one_name_apart(tmp_path, trackio_projects, mo
     assert counts == {"same-first": 2, "same-second": 2}
 
 
+@pytest.mark.slow
 def test_mlflow_runs_that_start_together_share_one_experiment(tmp_path, monkeypatch):
     from mlflow.tracking import MlflowClient
 

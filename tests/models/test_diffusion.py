@@ -348,6 +348,7 @@ def test_each_parameter_group_resumes_with_its_own_rate(monkeypatch):
     assert schedule.get_last_lr() == pytest.approx([1.0, 3.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keys",
     [

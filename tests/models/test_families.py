@@ -77,6 +77,7 @@ def test_an_image_does_not_depend_on_those_beside_it(family, autoencoder):
     assert model.training
 
 
+@pytest.mark.slow
 @ALL
 def test_it_resumes_bit_for_bit_and_accumulates(family, autoencoder, tmp_path):
     short = [*SMALL[family], "score=null", "training={'max_steps': 4, 'batch_size': 8}", "checkpoint.every=2"]

@@ -39,6 +39,7 @@ def broken(monkeypatch):
     return break_at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 @pytest.mark.parametrize("clip", ["1.0", "null"])

@@ -37,6 +37,7 @@ def test_a_level_far_away_still_pulls_the_mean():
     assert mean.grad.item() == pytest.approx(0.8 / 1e-4, rel=0.05)
 
 
+@pytest.mark.slow
 def test_more_draws_of_z_tighten_the_bound():
     """log mean exp of k bounds rises with k towards log p(x) (Burda et al. 2016), and 1 is the ELBO."""
     torch.manual_seed(0)

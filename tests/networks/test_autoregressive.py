@@ -55,6 +55,7 @@ def test_one_level_after_another_gives_the_same_logits(name, shape):
     torch.testing.assert_close(torch.stack(found, dim=1), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_probabilities_of_all_images_of_two_levels_sum_to_one(name):
     built = network(name, (1, 2))

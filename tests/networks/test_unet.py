@@ -175,6 +175,7 @@ def test_recomputing_changes_nothing_but_memory():
     assert kept[1] < kept[0] / 3
 
 
+@pytest.mark.slow
 def test_bf16_is_the_same_function_to_two_percent():
     network = trained(UNet((1, 16, 16), base_channels=32, channel_multipliers=[1, 2], attention_resolutions=[8]))
     x, t = torch.randn(8, 1, 16, 16), torch.arange(8) * 100

@@ -144,6 +144,7 @@ def test_markdown_and_latex():
     assert turned.bold == {(0, 2)}
 
 
+@pytest.mark.slow
 def test_figures_for_papers(runs, tmp_path):
     diffexp("report", "one", "two", f"--out={tmp_path / 'r.html'}", f"--figures={tmp_path / 'figures'}", cwd=runs)
     names = {file.name for file in (tmp_path / "figures").iterdir()}

@@ -84,6 +84,7 @@ def test_the_other_families_sample_as_on_the_cpu(family):
     on_pocket(check)
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_are_those_of_the_cpu():
     on_pocket_from_the_start(check_losses_and_gradients)
 

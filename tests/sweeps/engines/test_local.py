@@ -77,6 +77,7 @@ def test_crashes_without_progress_are_limited(sweep):
     assert [attempt(made)[0] for _ in range(3)] == ["again", "again", "over"]
 
 
+@pytest.mark.slow
 def test_crashes_with_progress_are_not(sweep):
     made = sweep("""
 before = json.loads((run / "status.json").read_text())["step"] if (run / "status.json").exists() else 0
@@ -123,6 +124,7 @@ def test_cancelled_it_does_not_begin_again(sweep):
     assert (verdict, record.state) == ("over", "cancelled")
 
 
+@pytest.mark.slow
 def test_a_trial_is_run_by_one_process_at_a_time(sweep):
     made = sweep("time.sleep(1); at(10)")  # not over before it is halted
     with locked(made.trial(0)) as lock:
@@ -131,6 +133,7 @@ def test_a_trial_is_run_by_one_process_at_a_time(sweep):
     assert attempt(made)[0] == "over"
 
 
+@pytest.mark.slow
 def test_the_lock_outlives_a_killed_supervisor(sweep):
     made = sweep("time.sleep(1); at(10)")  # not over before it is halted
     with locked(made.trial(0)) as lock:
@@ -144,6 +147,7 @@ def test_the_lock_outlives_a_killed_supervisor(sweep):
     assert attempt(made)[0] == "over"
 
 
+@pytest.mark.slow
 def test_poor_trials_are_ended_early(sweep, monkeypatch):
     monkeypatch.setattr(trying, "_LOOK", 0.05)
     made = sweep(
@@ -166,6 +170,7 @@ def test_a_target_ends_the_sweep(sweep):
     assert [record.state for record in local.records()] == ["done"] * 3 + ["pending"] * 2
 
 
+@pytest.mark.slow
 def test_two_sweeps_of_one_directory_share_its_trials(sweep):
     made = sweep("at(10); log(seed); time.sleep(0.1)", count=8)
     both = [LocalRun(made, [dict(os.environ)]) for _ in range(2)]
