@@ -209,7 +209,7 @@ def test_a_node_loses_power(cluster, undisturbed, tmp_path):
 
 def test_preemption_and_a_killed_process(cluster, undisturbed, tmp_path):
     # W&B's helper process gets the signals as well
-    sweep = Faulty(cluster, tmp_path, 1, "loggers=[csv,wandb,slow]")
+    sweep = Faulty(cluster, tmp_path, 1.5, "loggers=[csv,wandb,slow]")
     sweep.submit("partition=main", "options=['--nodelist=node1']")
     sweep.wait_until_saved(1)
     os.kill(training(sweep.run(1)), signal.SIGKILL)
