@@ -150,7 +150,7 @@ def main(given: argparse.Namespace, images: int, *, all_of_them: bool = True) ->
                 [
                     name,
                     f"{statistics.median(took):.3f}",
-                    f"{images / statistics.median(took):.1f}",
+                    "" if "DDPM" in name else f"{images / statistics.median(took):.1f}",  # the first steps only
                     spread(quotients(base, took)) if base else "",
                     f"{over[name]:+.1%}" if name in over else "",
                 ]

@@ -110,6 +110,9 @@ def test_the_noise_schedule_of_the_tutorial_is_what_it_claims(tmp_path):
     module, check = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "logsnr_linear.py").write_text(module)
     show = "    print(*schedule.alphas_cumprod[[0, 500, 999]].tolist(), schedule.terminal_signal)"
+    (tmp_path / "page.py").write_text(check)
+    printed = script(tmp_path / "page.py", cwd=tmp_path).stdout.splitlines()
+    assert f"It is {float(printed[0].split()[-1]):.3g} here." in page
     (tmp_path / "check.py").write_text(re.sub(r"^    print.*$", show, check, flags=re.MULTILINE))
     ours, cosine = (
         [float(word) for word in line.split()]

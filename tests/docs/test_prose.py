@@ -3,10 +3,10 @@
 import pytest
 
 from tests.helpers.messages import ROOT, messages
-from tests.helpers.prose import complaints, configs, pages, sources
+from tests.helpers.prose import complaints, pages, settings, sources
 
 
-@pytest.mark.parametrize("find", [pages, sources, configs], ids=lambda find: find.__name__)
+@pytest.mark.parametrize("find", [pages, sources, settings], ids=lambda find: find.__name__)
 def test_no_rejected_word_and_no_long_line(find):
     found = find()
     assert found

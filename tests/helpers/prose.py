@@ -38,7 +38,7 @@ def sources() -> list[Path]:
     return sorted(path for folder in folders for path in folder.rglob("*.py") if "_build" not in path.parts)
 
 
-def configs() -> list[Path]:
+def settings() -> list[Path]:
     """The ready configs and sweeps, and the files that set up the project."""
     project = [ROOT / name for name in ("pyproject.toml", "Makefile", ".ci/run", ".pre-commit-config.yaml")]
     return [*project, *sorted(path for name in ("configs", "sweeps") for path in (ROOT / name).rglob("*.yaml"))]
@@ -71,7 +71,7 @@ def _prose_of_python(text: str) -> Iterator[tuple[int, str]]:
 
 
 if __name__ == "__main__":
-    files = [Path(name).resolve() for name in sys.argv[1:]] or [*pages(), *sources(), *configs()]
+    files = [Path(name).resolve() for name in sys.argv[1:]] or [*pages(), *sources(), *settings()]
     found = [each for path in files for each in complaints(path)]
     print(*found, sep="\n")
     sys.exit(1 if found else 0)

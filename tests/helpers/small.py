@@ -48,7 +48,11 @@ def finished(
     process: "subprocess.Popen[str] | WarmProcess", command: list[str], expect: int, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Wait for a process; fail unless it exits with `expect`, and without a traceback."""
-    out, err = process.communicate(timeout=timeout)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     assert process.returncode == expect, f"exit {process.returncode}\n{out}\n{err}"
     if expect:
         assert "Traceback" not in err

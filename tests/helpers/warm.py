@@ -73,30 +73,29 @@ class WarmProcess:
 
 
 class Warm:
-    """Starts the process that is forked, which pytest's workers share."""
+    """Starts the server, which forks; pytest's workers share it."""
 
     def __init__(self):
-        self._line = self._process = None
+        self._line = self._process = None  # the server ends when the line closes
 
     def prepare(self):
-        """Start it: it imports while this process goes about its work. Other processes started later use it as well."""
-        self._line, theirs = socket.socketpair()  # closed when this process ends
+        """Start the server, which imports in the background. Processes that this one starts later use it too."""
+        self._line, theirs = socket.socketpair()
         folder = Path(tempfile.mkdtemp(prefix="warm-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ[SOCKET] = str(folder / "socket")
-        command = [sys.executable, "-m", "tests.helpers.warm", os.environ[SOCKET], str(theirs.fileno())]
-        self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
-        theirs.close()
+        with theirs, socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(os.environ[SOCKET])
+            listener.listen(64)  # requests wait while the server imports
+            descriptors = [listener.fileno(), theirs.fileno()]
+            command = [sys.executable, "-m", "tests.helpers.warm", *map(str, descriptors)]
+            self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=descriptors)
 
     def start(self, arguments, cwd, environment, script=None):
         """Start one command of diffexp, or a Python script."""
         if SOCKET not in os.environ:
             self.prepare()
         path = os.environ[SOCKET]
-        deadline = time.monotonic() + 120
-        while not Path(path).exists():
-            assert time.monotonic() < deadline, "the process that is forked does not start"
-            time.sleep(0.01)
         request = {"arguments": list(map(str, arguments)), "script": script and str(script)}
         return fork(path, {**request, "cwd": str(cwd), "environment": {**environment, SOCKET: path}})
 
@@ -108,11 +107,12 @@ def fork(path, request, descriptors=()):
     """Ask for a process; it gets copies of the descriptors: one that it writes to, and one to keep open."""
     folder = Path(tempfile.mkdtemp(dir=Path(path).parent))
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(120)
         connection.connect(path)
         socket.send_fds(connection, [b"+"], descriptors)
         connection.sendall(json.dumps({**request, "folder": str(folder)}).encode())
         connection.shutdown(socket.SHUT_WR)
-        assert connection.recv(1) == b"+", "the process that is forked has ended"
+        assert connection.recv(1) == b"+", "the server that forks has ended"
     return WarmProcess(folder, int((folder / "pid").read_text()))
 
 
@@ -124,28 +124,25 @@ def start_trial(command, *, cwd, env, stdout, pass_fds, **options):
     return fork(os.environ[SOCKET], request, [stdout.fileno(), *pass_fds])
 
 
-def serve(path, line):
+def serve(listener, line):
     """Fork for every request; return the request in the forked process. Return None when the starting process ends."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path + ".new")
-        listener.listen(64)
-        os.rename(path + ".new", path)
-        while line not in select.select([listener, line], [], [])[0]:
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            connection, _ = listener.accept()
-            _, descriptors, *_ = socket.recv_fds(connection, 1, 2)
-            if os.fork() == 0:
-                os.close(line)
-                request = json.loads(connection.makefile().read())
-                keep(request, descriptors, connection)
-                connection.close()
-                become(request, descriptors)
-                return request
+    while line not in select.select([listener, line], [], [])[0]:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        connection, _ = listener.accept()
+        _, descriptors, *_ = socket.recv_fds(connection, 1, 2)
+        if os.fork() == 0:
+            listener.close()
+            os.close(line)
+            request = json.loads(connection.makefile().read())
+            keep(request, descriptors, connection)
             connection.close()
-            for each in descriptors:
-                os.close(each)
+            become(request, descriptors)
+            return request
+        connection.close()
+        for each in descriptors:
+            os.close(each)
     return None
 
 
@@ -239,6 +236,6 @@ if __name__ == "__main__":
     assert "wandb" not in sys.modules, "which reads its variables when it is imported"
     gc.collect()
     gc.freeze()  # a collection in a forked process would copy every page that it looks at
-    request = serve(sys.argv[1], int(sys.argv[2]))
+    request = serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
     if request is not None:
         finish(lambda: run(request))

@@ -61,7 +61,7 @@ class SlowConfig(LoggerConfig):
 
 
 def sweep_file(folder, seconds, *words, seeds=(0, 1)):
-    """Write a sweep whose trials take so many seconds for each of the `STEPS // LOGGED` times that they log."""
+    """Write a sweep; in Slurm, the first try of a trial sleeps so long at each of its `STEPS // LOGGED` points."""
     (folder / "slow.py").write_text(SLOW.replace("SECONDS", str(seconds)))
     content = {
         "method": "grid",
@@ -194,7 +194,7 @@ def test_a_sweep_completes(cluster, undisturbed, tmp_path):
 
 
 def test_a_node_loses_power(cluster, undisturbed, tmp_path):
-    sweep = Faulty(cluster, tmp_path, 0.25)
+    sweep = Faulty(cluster, tmp_path, 0.5)
     sweep.submit()
     sweep.wait_until_saved(0)
     node = sweep.node(0)
@@ -231,7 +231,7 @@ def training(run):
 
 
 def test_cancelled_and_submitted_again(cluster, undisturbed, tmp_path):
-    sweep = Faulty(cluster, tmp_path, 0.25)
+    sweep = Faulty(cluster, tmp_path, 0.5)
     sweep.submit("max_parallel=1")
     sweep.wait_until_saved(0)
     assert "cancelled, with jobs" in cluster.diffexp("sweep", "cancel", "runs/faults", cwd=tmp_path).stdout
@@ -257,7 +257,7 @@ def test_time_limit(cluster, tmp_path):
 def test_a_trial_on_two_devices(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFEXP_RUN_DIR", str(tmp_path / "elsewhere"))  # of a training before, in the same process
     two = ("training.devices=2", "training.accelerator=cpu")
-    sweep = Faulty(cluster, tmp_path, 0.25, *two, seeds=[0])
+    sweep = Faulty(cluster, tmp_path, 0.5, *two, seeds=[0])
     refused = sweep.submit("gpus=1", expect=2).stderr
     assert "gpus: expected 2, the training.devices of a trial, got 1" in refused
     sweep.submit("gpus=2")

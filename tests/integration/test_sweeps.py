@@ -158,7 +158,7 @@ def test_four_workers_whose_trials_are_killed_at_random(tmp_path, undisturbed):
     process = started(tmp_path, sweep_file(tmp_path, SEEDS, fixed=LONG), 4)
     path, source, killed = tmp_path / "runs" / "s", random.Random(0), Counter()
     while process.poll() is None and killed.total() < 5:
-        time.sleep(source.uniform(0.5, 2))
+        time.sleep(source.uniform(0.2, 1))
         # a trial that crashes three times without a further step has failed
         running = {run: pid for run, pid in trainings(path).items() if killed[run] < FRUITLESS_LIMIT - 1}
         if running:

@@ -57,6 +57,7 @@ def test_compiled_samples_are_the_same_and_other_shapes_run_as_they_are():
     rest = module.sample(DDIMConfig(steps=5), range(3), 0)
     module.compile_network(sampling=True)
     torch.testing.assert_close(module.sample(DDIMConfig(steps=5), range(4), 0), plain, rtol=1e-4, atol=1e-5)
+    assert module._compiled["sampling"]._failed is False
     assert torch.equal(module.sample(DDIMConfig(steps=5), range(3), 0), rest)
 
 

@@ -34,6 +34,7 @@ def test_other_limits_are_slurms_to_refuse():
     assert build_engine("slurm", ["time=UNLIMITED"])[0].config.time == "UNLIMITED"
 
 
+TASK_7 = 'case "$*" in *--format=%A*) echo 7 ;; *) echo 8 ;; esac'  # %F would be that of the whole array
 UNREACHABLE = "echo 'error: Unable to contact slurm controller (connect failure)' >&2\nexit 1"
 
 
@@ -51,7 +52,7 @@ def test_a_cluster_that_cannot_be_reached_is_a_failure_of_the_machine(tmp_path):
         slurm([str(tmp_path / "sbatch")])
 
 
-@pytest.mark.parametrize(("squeue", "gone"), [("echo 7", {1}), ("true", {0, 1}), (UNREACHABLE, set())])
+@pytest.mark.parametrize(("squeue", "gone"), [(TASK_7, {1}), ("true", {0, 1}), (UNREACHABLE, set()), ("exit 1", set())])
 def test_a_trial_is_lost_only_if_slurm_says_that_its_job_has_ended(squeue, gone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = {
