@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 .PHONY: quickstart test test-fast check format docs gpu
 
-quickstart: $(VENV)/installed  ## train on handwritten digits; two to four minutes on two cores
+quickstart: $(VENV)/installed  ## train on handwritten digits; two to seven minutes on two cores
 	$(BIN)/diffexp train digits
 
 test: $(VENV)/installed-dev  ## run all tests
