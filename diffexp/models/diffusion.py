@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -11,13 +10,11 @@ from torch import Tensor, nn
 
 from diffexp.config.schemas.networks import NETWORKS, NetworkConfig
 from diffexp.config.schemas.requests import LikelihoodConfig
-from diffexp.config.schemas.samplers import DEFAULT_SPACING, SAMPLERS, DDPMConfig, DiffusionSamplerConfig
+from diffexp.config.schemas.samplers import DEFAULT_SPACING, SAMPLERS, DiffusionSamplerConfig
 from diffexp.config.schemas.schedules import ScheduleConfig
 from diffexp.config.schemas.weightings import WEIGHTINGS, WeightingConfig
 from diffexp.data.images import to_float
-from diffexp.diffusion.bound import Bound
 from diffexp.diffusion.guidance import LabelledNetwork, guided, labelled
-from diffexp.diffusion.likelihood import bound, dequantised, ode
 from diffexp.diffusion.objectives import LossName, Objective
 from diffexp.diffusion.paths import Path, timestep_path
 from diffexp.diffusion.predictions import Denoiser, Prediction, clipped
@@ -25,6 +22,7 @@ from diffexp.diffusion.samplers.base import SamplerState
 from diffexp.diffusion.schedules import LITTLE_SIGNAL, MUCH_SIGNAL, Schedule
 from diffexp.diffusion.timesteps import ImportanceSampler, StratifiedSampler, TimestepSampler, UniformSampler
 from diffexp.errors import UserError
+from diffexp.models import diffusion_likelihood
 from diffexp.models.base import NoiseOfShape, OnCall
 from diffexp.models.batch import Batch
 from diffexp.models.build import build_schedule
@@ -344,43 +342,17 @@ class DiffusionModule(TrainingModule):
         if self.classes is not None:
             self._require_no_class("bits per dimension: expected a model trained with the null label too")
             network = labelled(network, torch.full((len(images),), self.classes, device=self.device))
-        schedule, prediction, x0 = self.schedule, self.prediction, to_float(images)
-        drawn = noise(self.x_shape)
-
-        def estimate(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-            output, share = prediction.split(network(x_t, t).float())
-            return prediction.x0(prediction.estimate(output, t), x_t, t).clamp(-1, 1), share
-
-        assert wanted.variance is not None
-        assert wanted.terms is not None
-        with torch.no_grad():
-            found = {"bound": bound(Bound(schedule, wanted.variance), estimate, x0, wanted.terms, drawn.draw)}
-        if wanted.ode_steps is not None:
-            path = timestep_path(schedule.timesteps, wanted.ode_steps, "logsnr", schedule.alphas_cumprod.tolist())
-            x, probe = dequantised(x0, drawn.draw()), drawn.draw().sign()
-            found["ode"] = ode(prediction.denoiser(network), schedule, path, x, probe)
-        return found
+        draw = noise(self.x_shape).draw
+        return diffusion_likelihood.estimate(network, self.prediction, self.schedule, to_float(images), draw, wanted)
 
     def resolved_likelihood(self, wanted: LikelihoodConfig) -> LikelihoodConfig:
-        """Limit terms and levels to T, and fill in the variance: the learned one, otherwise that of `DDPMConfig`."""
-        timesteps, learned = self.schedule.timesteps, self.prediction.learned_variance
-        usual = DDPMConfig().variance
-        assert usual != "none"
-        return replace(
-            wanted,
-            terms=min(wanted.terms or timesteps, timesteps),
-            variance=wanted.variance or ("learned" if learned else usual),
-            ode_steps=None if wanted.ode_steps is None else min(wanted.ode_steps, timesteps),
-        )
+        """Return the options with their defaults; see `diffusion_likelihood.resolve`."""
+        learned = self.prediction.learned_variance
+        return diffusion_likelihood.resolve(wanted, self.schedule.timesteps, learned_variance=learned)
 
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
-        """Return one call for each term of the bound, and two for each step of the ODE."""
-        wanted = self.resolved_likelihood(wanted)
-        assert wanted.terms is not None
-        calls = {"bound": wanted.terms}
-        if wanted.ode_steps is not None:
-            calls["ode"] = 2 * (wanted.ode_steps - 1)
-        return calls
+        """Return the network calls of each estimate; see `diffusion_likelihood.calls`."""
+        return diffusion_likelihood.calls(self.resolved_likelihood(wanted))
 
     def network_calls(self, sampler: DiffusionSamplerConfig) -> int:
         """Return the network calls of the sampler: one a step, for most samplers."""
