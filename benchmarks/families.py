@@ -41,7 +41,7 @@ class Watch(L.Callback):
     def __init__(self) -> None:
         self.times: list[float] = []
         self.counter = flop_counter()
-        self.counter.mod_tracker = Nowhere()  # type: ignore[assignment]
+        self.counter.mod_tracker = Nowhere()
         self.flops = 0
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -66,7 +66,7 @@ def measure(config: Path, steps: int) -> tuple[float, float]:
     trainer = L.Trainer(
         max_steps=steps,
         max_epochs=-1,
-        precision=precision_for(settings.precision, device_for(settings.accelerator)),  # type: ignore[arg-type]
+        precision=precision_for(settings.precision, device_for(settings.accelerator)),
         gradient_clip_val=settings.gradient_clip_val,
         logger=False,
         enable_checkpointing=False,

@@ -70,7 +70,7 @@ def usual_ways(size: Size, device: torch.device, precision: str) -> dict[str, Ca
 
 
 def _unfused(adamw: type[torch.optim.Optimizer], *arguments: object, **options: object) -> torch.optim.Optimizer:
-    return adamw(*arguments, **{**options, "fused": None})  # type: ignore[arg-type]
+    return adamw(*arguments, **{**options, "fused": None})
 
 
 def _one_by_one(averages: list[Tensor], weights: list[Tensor], share: float) -> None:

@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -108,7 +109,7 @@ def bright_share(schedule: Schedule, sampler: Sampler, steps: int, spacing: str,
 
     path = timestep_path(schedule.timesteps, steps, spacing, schedule.alphas_cumprod.tolist())
     source = torch.Generator().manual_seed(0)
-    draw = lambda: torch.randn(images, generator=source, dtype=torch.float64)  # noqa: E731
+    draw = partial(torch.randn, images, generator=source, dtype=torch.float64)
     *_, last = sampler.trajectory(denoise, schedule, path, draw(), draw)
     return float((last.x > 0).double().mean())
 
