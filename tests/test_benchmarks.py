@@ -8,11 +8,13 @@ import re
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from diffexp.diffusion.paths import timestep_path
 from tests.helpers.small import finished, script, start_script
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -220,6 +222,27 @@ def test_the_families_arithmetic_is_counted(benchmark):
     attention = layers * 2 * 2 * tokens * 64 * width  # q·k and its use, of 64 tokens each
     assert flops == pytest.approx(6 * weights * tokens + 3.5 * attention, rel=0.1)
     assert 0 < seconds < 10
+
+
+@pytest.mark.parametrize("name", ["DDIM", "DDIM, η = 1", "DPM-Solver++ 2", "UniPC 2"])
+def test_the_distance_of_a_spacing_is_that_of_simulated_samples(benchmark, name):
+    spacings = benchmark("spacings")
+    schedule, sampler = spacings.SCHEDULES["linear"], spacings.SAMPLERS[name]
+    data = spacings.Components(*torch.tensor([[0.5], [2.0]], dtype=torch.float64))
+    path = timestep_path(schedule.timesteps, 5, "leading")
+    source = torch.Generator().manual_seed(0)
+    draw = partial(torch.randn, 100_000, 1, generator=source, dtype=torch.float64)
+    *_, last = sampler.trajectory(data.denoiser(schedule), schedule, path, draw(), draw)
+    simulated = (last.x.mean() - 0.5) ** 2 + (last.x.std() - 2) ** 2
+    found = spacings.w2(data, schedule, sampler, 5, "leading")
+    assert found**0.5 == pytest.approx(float(simulated) ** 0.5, abs=0.02)
+    assert found**0.5 > 0.02
+
+
+def test_with_many_steps_a_fifth_of_the_samples_is_bright(benchmark):
+    spacings = benchmark("spacings")
+    share = spacings.bright_share(spacings.SCHEDULES["cosine"], spacings.SAMPLERS["DDIM"], 100, "arctan")
+    assert share == pytest.approx(0.2, abs=0.025)  # four standard errors of 4000 samples
 
 
 def test_the_documented_tables_are_the_benchmarks_own():

@@ -40,7 +40,7 @@ ELSEWHERE = {
     "wandb ": "tests/integration/test_wandb.py, with the same files",
     "python -m tests.helpers.chaos": "tests/integration/test_chaos.py",
     "python benchmarks/families": "tests/test_benchmarks.py, for some steps of one family",
-    "python benchmarks/spacings": "tests/test_benchmarks.py, for two pictures and one schedule",
+    "python benchmarks/spacings": "tests/test_benchmarks.py compares its functions with simulations",
     "python docs/results/": "train for minutes, or draw what sweeps and tables have found; tests/docs/test_results.py",
     "diffexp import ": "tests/convert/test_import.py",
     "diffexp sweep best ": "tests/integration/test_sweeps.py, as it needs a sweep that has ended",
