@@ -119,9 +119,14 @@ def sha256(path: Path) -> str:
 
 def damaged_name(path: Path) -> Path:
     """Return an unused name for a damaged file: NAME.damaged, NAME.damaged-2, …"""
-    kept, number = path.with_name(f"{path.name}.damaged"), 2
+    return unused_name(path, "damaged")
+
+
+def unused_name(path: Path, ending: str) -> Path:
+    """Return an unused name for a file that is kept for the user only: NAME.ENDING, NAME.ENDING-2, …"""
+    kept, number = path.with_name(f"{path.name}.{ending}"), 2
     while kept.exists():
-        kept, number = path.with_name(f"{path.name}.damaged-{number}"), number + 1
+        kept, number = path.with_name(f"{path.name}.{ending}-{number}"), number + 1
     return kept
 
 
