@@ -22,7 +22,7 @@ from typing import Any
 
 from diffexp.config.merge import as_yaml
 from diffexp.config.schemas.experiment import Experiment
-from diffexp.errors import UserError, writing
+from diffexp.errors import UserError, file_error, writing
 from diffexp.system.files import atomic_write_text, is_temporary, require_folder
 from diffexp.system.locks import LOCK_NAME
 
@@ -191,7 +191,7 @@ def new_run(experiment: Experiment) -> Run:
                     "another run_dir."
                 )
         except OSError as error:
-            raise UserError(f"run_dir: {experiment.run_dir}: {error.strerror}") from error
+            raise file_error(error, f"run_dir: {experiment.run_dir}: cannot be read: {error.strerror}.") from error
         return run
     return free_run(Path(experiment.runs_dir), experiment.name, "runs_dir")
 
