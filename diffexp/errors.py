@@ -6,8 +6,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-# Error numbers of a disk that is full or failing.
-TRANSIENT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+# Error numbers of a machine that fails. No path in the input causes them, and the same command may succeed later.
+TRANSIENT_ERRNOS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),  # a full or read-only disk
+    *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBUSY),  # a failing disk
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENOLCK),  # a network file system
+    *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN),  # no memory, file or process left
+)
 
 
 class UserError(Exception):
@@ -36,6 +42,11 @@ def require_posix() -> None:
         raise UserError("diffexp: expected Linux or macOS, got Windows. Use WSL 2: https://aka.ms/wsl.")
 
 
+def file_error(error: OSError, message: str) -> UserError | EnvironmentFailure:
+    """Return the exception for an `OSError`: a failure of the machine, or a mistake such as a wrong path."""
+    return (EnvironmentFailure if error.errno in TRANSIENT_ERRNOS else UserError)(message)
+
+
 @contextmanager
 def writing(what: str) -> Iterator[None]:
     """Translate an `OSError` in the context into an error that names the place being written.
@@ -44,14 +55,13 @@ def writing(what: str) -> Iterator[None]:
         what: the key or option that names the place, and the place: "out: samples.png".
 
     Raises:
-        EnvironmentFailure: if writing fails for a reason that may pass, such as a full disk.
+        EnvironmentFailure: if the machine fails, as with a full or read-only disk.
         UserError: if writing fails for another reason.
     """
     try:
         yield
     except OSError as error:
-        kind = EnvironmentFailure if error.errno in TRANSIENT_ERRNOS else UserError
-        raise kind(f"{what} cannot be written: {error.strerror}") from error
+        raise file_error(error, f"{what} cannot be written: {error.strerror}.") from error
 
 
 @contextmanager

@@ -99,7 +99,13 @@ class StepCheckpoint(L.Callback):
             metrics = {"metrics": checksums[0]} if checksums else {}  # only the main process, which writes, has loggers
             return {"config": config, "data": fingerprint, "run_id": run.id(), **metrics}
 
-        return cls(run.checkpoints, experiment.checkpoint.every, experiment.checkpoint.keep, extra)
+        recording = BestEffort(f"{run.environment} cannot be written", (OSError, UserError))
+
+        def on_saved(_: Path) -> None:
+            with recording:
+                run.record_save()
+
+        return cls(run.checkpoints, experiment.checkpoint.every, experiment.checkpoint.keep, extra, on_saved)
 
     def failed(self, error: OSError) -> None:
         """Record the error of a failed save; for `AtomicCheckpointIO`."""

@@ -10,11 +10,11 @@ import lightning as L
 import torch
 
 from diffexp.system.distributed import is_main_process
-from diffexp.system.signals import SIGNALS
+from diffexp.system.signals import handled_signals
 
 
 class StopOnSignal(L.Callback):
-    """Ends training after the current optimiser step on Ctrl-C (SIGINT), SIGTERM, SIGUSR1 or SIGUSR2.
+    """Ends training after the current optimiser step on Ctrl-C (SIGINT) or SIGTERM, SIGUSR1, SIGUSR2 or SIGHUP.
 
     The saved state is thus that of a complete step. A second Ctrl-C interrupts immediately, as without this callback.
     Lightning's own handlers act between any two instructions, where weights may be partly updated.
@@ -35,7 +35,7 @@ class StopOnSignal(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Install the handlers; earlier ones Lightning would call in addition to its own."""
         self._step = trainer.global_step
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._handle) for number in handled_signals()}
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Stop at the end of an optimiser step if a signal arrived; all processes stop at the same step."""

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from diffexp.errors import UserError
+from diffexp.errors import UserError, file_error
 from diffexp.runs.directory import Run
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
@@ -26,7 +26,7 @@ def find_checkpoint(path: Path) -> Path:
         if path.is_file():
             return path
     except OSError as error:  # a name too long for the file system
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise file_error(error, f"{path}: cannot be read: {error.strerror}.") from error
     raise UserError(f"{path}: no such checkpoint or run directory.")
 
 

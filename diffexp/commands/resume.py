@@ -9,14 +9,14 @@ from diffexp.checkpoints.paths import step_of
 from diffexp.commands.locate import check_same
 from diffexp.config.load import experiment_from_text, load_experiment
 from diffexp.config.schemas.experiment import Experiment
-from diffexp.errors import UserError
+from diffexp.errors import UserError, writing
 from diffexp.loggers.build import repair_metrics
 from diffexp.runs.directory import Run
 from diffexp.runs.metrics import read_metrics
 from diffexp.runs.recovery import MetricsChecksum
 from diffexp.system.best_effort import BestEffort, reason
 from diffexp.system.distributed import is_main_process
-from diffexp.system.files import remove_temporary_files
+from diffexp.system.files import remove_temporary_files, unused_name
 
 log = logging.getLogger(__name__)
 
@@ -70,15 +70,47 @@ def newest_checkpoint(experiment: Experiment, run: Run, fingerprint: str) -> Res
 def _check_that_none_vanished(run: Run) -> None:
     """Refuse to restart a run silently if its checkpoints have vanished.
 
+    A run of version 0.2 or earlier has no record of its saves. It counts as saved if its logged curve extends beyond
+    the step of the first checkpoint.
+
     Raises:
-        UserError: if the logged curve extends beyond the step of the first checkpoint.
+        UserError: if the run has saved a checkpoint.
     """
-    done = max((row["step"] for row in read_metrics(run.metrics)), default=0)
-    if done and run.exists() and done > load_experiment(str(run.config)).checkpoint.every:
+    done, saved = _logged_steps(run), run.read_environment().get("saved")
+    if saved is None and done and run.exists():
+        saved = done > load_experiment(str(run.config)).checkpoint.every
+    if saved:
         raise UserError(
-            f"{run.checkpoints}: expected a checkpoint, as the run has done {done} steps, got none. Restore one, or "
-            f"remove {run.metrics} to start from scratch."
+            f"{run.checkpoints}: expected a checkpoint, as the run has saved one, got none. Restore one, or remove the "
+            "run's directory to start from scratch."
         )
+
+
+def _logged_steps(run: Run) -> int:
+    return max((row["step"] for row in read_metrics(run.metrics)), default=0)
+
+
+def set_metrics_aside(run: Run) -> None:
+    """Keep the metrics of a run that stopped before its first checkpoint under other names, as it starts again.
+
+    Raises:
+        UserError: if the directory is not writable.
+        EnvironmentFailure: if the disk is full or failing.
+    """
+    done = _logged_steps(run)
+    if not done:
+        return
+    kept = []
+    with writing(f"run_dir: {run.path}"):
+        for file in (run.metrics, run.metrics.with_suffix(".csv")):
+            if file.is_file():
+                kept.append(unused_name(file, "unsaved"))
+                file.rename(kept[-1])
+    log.warning(
+        "%s: the run stopped after step %d, before its first checkpoint, so it starts again at step 0. Its metrics are "
+        "kept as %s.",
+        *(run.path, done, " and ".join(file.name for file in kept)),
+    )
 
 
 def tidy(run: Run, keep: int | None) -> None:

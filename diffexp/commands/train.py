@@ -19,7 +19,7 @@ from diffexp.callbacks.status import StatusFile
 from diffexp.callbacks.stop_on_signal import StopOnSignal
 from diffexp.checkpoints.init import init_weights
 from diffexp.commands.locate import locate_run, located
-from diffexp.commands.resume import complete_records, newest_checkpoint, tidy
+from diffexp.commands.resume import complete_records, newest_checkpoint, set_metrics_aside, tidy
 from diffexp.commands.trainer import build_trainer, choose_precision, fit, quieten
 from diffexp.config.load import load_experiment
 from diffexp.config.merge import as_dict
@@ -145,6 +145,8 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
         return Outcome(run, steps, steps, {}, None, None)
     if is_main_process():
         _describe(experiment, run, plugins, precision, latest)
+        if start is None:
+            set_metrics_aside(run)
 
     step, checksum = (start.step, start.checksum) if start is not None else (0, None)
     loggers = build_loggers(experiment.loggers, run, step, experiment.wandb, as_dict(experiment), checksum)
@@ -173,7 +175,8 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
 
 def _describe(experiment: Experiment, run: Run, plugins: list[str], precision: str, latest: Path | None) -> None:
     """Create the run's directory, and print where training starts."""
-    run.describe(config_text(experiment), {**describe_environment(plugins), "precision": precision})
+    started = {"precision": precision, "saved": latest is not None}
+    run.describe(config_text(experiment), {**describe_environment(plugins), **started})
     settings = experiment.training
     action = "training from the start" if latest is None else f"resuming from {latest}"
     device = device_for(settings.accelerator).type

@@ -11,7 +11,7 @@ import yaml
 
 from diffexp.config.renamed import current_name, with_current_names
 from diffexp.config.yaml_text import Place, Texts, read
-from diffexp.errors import UserError, did_you_mean
+from diffexp.errors import UserError, did_you_mean, file_error
 
 BASE_KEY = "base"
 COMMAND_LINE = "command line"
@@ -61,7 +61,7 @@ def find_config(name: str) -> Path:
             if file.is_file():
                 return file
     except OSError as error:  # a name too long for the file system
-        raise UserError(f"{name}: cannot be read: {error.strerror}.") from error
+        raise file_error(error, f"{name}: cannot be read: {error.strerror}.") from error
     ready = _ready_configs()
     plain = name.removeprefix("configs/").removesuffix(".yaml")
     if plain in ready:
@@ -131,7 +131,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Texts]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise file_error(error, f"{path}: cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text, got binary data. For a run, give its directory.") from error
     return parse_yaml(text, str(path))

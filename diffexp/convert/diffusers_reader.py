@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffexp.config.schemas.schedules import SCHEDULES, ScheduleConfig
 from diffexp.convert.diffusers import BUILT_IN, OURS, PREDICTIONS, WEIGHTS, scheduler_config
-from diffexp.errors import UserError
+from diffexp.errors import UserError, file_error
 
 # Names of these layers in older releases.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -68,7 +68,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise file_error(error, f"{path}: cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise UserError(f"{path}: is damaged: {error}") from error
     if not isinstance(content, dict):

@@ -13,6 +13,7 @@ from diffexp.config.schemas.data import DATA, DataConfig
 from diffexp.data.batches import InfiniteBatches, flip
 from diffexp.data.images import ImageSet, MemoryImages, without_held_out
 from diffexp.errors import UserError
+from diffexp.system.signals import exit_when_parent_terminates, signals_blocked
 
 Images = ImageSet | Callable[[], ImageSet]
 
@@ -166,13 +167,21 @@ class _FromNextStep(DataLoader[dict[str, Tensor]]):
     def __init__(self, trainer: L.Trainer, batches: InfiniteBatches, num_workers: int) -> None:
         # No persistent workers, because they would keep the position of the first iteration.
         on_gpu = trainer.strategy.root_device.type == "cuda"
-        super().__init__(batches, batch_size=None, num_workers=num_workers, pin_memory=on_gpu)
+        super().__init__(
+            batches,
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=on_gpu,
+            worker_init_fn=exit_when_parent_terminates,
+        )
         self._trainer = trainer
         self._batches = batches
 
     def __iter__(self) -> Any:
         self._batches.start_step = self._trainer.global_step
+        with signals_blocked():
+            iterator = super().__iter__()  # starts the workers
         try:
-            yield from super().__iter__()
+            yield from iterator
         except UserError as error:  # from a worker, the message contains that process's traceback
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None

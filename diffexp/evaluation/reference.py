@@ -21,7 +21,7 @@ from tqdm import tqdm
 from diffexp.config.schemas.data import DataConfig
 from diffexp.config.schemas.scoring import ReferenceConfig
 from diffexp.data.images import ImageSet
-from diffexp.errors import UserError
+from diffexp.errors import UserError, file_error
 from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.feature_statistics import FeatureStatistics, FeatureSummary, Gaussian
 from diffexp.evaluation.nearest_neighbors import distances_to, typical_distances
@@ -253,9 +253,10 @@ def _write(made: Reference) -> None:
                 **more,
             )
     except OSError as error:
-        raise UserError(
-            f"reference.cache: {made.path.parent} cannot be written ({error.strerror}). Choose another folder with "
-            f"reference.cache=… or ${CACHE_VARIABLE}."
+        raise file_error(
+            error,
+            f"reference.cache: {made.path.parent} cannot be written: {error.strerror}. Choose another folder with "
+            f"reference.cache=… or ${CACHE_VARIABLE}.",
         ) from error
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from diffexp.config.merge import as_yaml
 from diffexp.config.schemas.experiment import Experiment
-from diffexp.errors import UserError, writing
+from diffexp.errors import UserError, file_error, writing
 from diffexp.system.files import atomic_write_text, is_temporary, require_folder
 from diffexp.system.locks import LOCK_NAME
 
@@ -60,7 +60,8 @@ class Run:
         """Create the directory if needed, and write config.yaml and environment.json.
 
         The environment gets a permanent "run_id": $WANDB_RUN_ID, which W&B's agents and diffexp's sweeps set, else a
-        random one. The key "earlier" holds the environments of earlier starts.
+        random one. The key "earlier" holds the environments of earlier starts, and "saved" whether the run has saved a
+        checkpoint; see `record_save`.
 
         Args:
             config: the text of config.yaml.
@@ -75,10 +76,23 @@ class Run:
             before = self.read_environment()
             earlier = [*before.pop("earlier", []), before] if before else []
             run_id = before.get("run_id") or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-            described = {"run_id": run_id, **environment, "earlier": earlier}
-            atomic_write_text(self.environment, json.dumps(described, indent=2) + "\n")
+            self._write_environment({"run_id": run_id, **environment, "earlier": earlier})
             # last: this file marks the directory as a run
             atomic_write_text(self.config, config)
+
+    def record_save(self) -> None:
+        """Record in environment.json that the run has saved a checkpoint, so that its loss is noticed.
+
+        Raises:
+            OSError: if it cannot be written.
+            UserError: if environment.json is damaged.
+        """
+        environment = self.read_environment()
+        if environment and not environment.get("saved"):
+            self._write_environment({**environment, "saved": True})
+
+    def _write_environment(self, environment: Mapping[str, Any]) -> None:
+        atomic_write_text(self.environment, json.dumps(environment, indent=2) + "\n")
 
     def discard_if_empty(self) -> None:
         """Remove the directory if it is empty, and then its parent if that is empty."""
@@ -177,7 +191,7 @@ def new_run(experiment: Experiment) -> Run:
                     "another run_dir."
                 )
         except OSError as error:
-            raise UserError(f"run_dir: {experiment.run_dir}: {error.strerror}") from error
+            raise file_error(error, f"run_dir: {experiment.run_dir}: cannot be read: {error.strerror}.") from error
         return run
     return free_run(Path(experiment.runs_dir), experiment.name, "runs_dir")
 

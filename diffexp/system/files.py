@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from diffexp.errors import UserError
+from diffexp.errors import EnvironmentFailure, UserError, file_error
 
 CACHE_VARIABLE = "DIFFEXP_CACHE"
 
@@ -108,20 +108,26 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: if there is no such file, or it may not be read.
+        EnvironmentFailure: if its file system fails.
     """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise file_error(error, f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def damaged_name(path: Path) -> Path:
     """Return an unused name for a damaged file: NAME.damaged, NAME.damaged-2, …"""
-    kept, number = path.with_name(f"{path.name}.damaged"), 2
+    return unused_name(path, "damaged")
+
+
+def unused_name(path: Path, ending: str) -> Path:
+    """Return an unused name for a file that is kept for the user only: NAME.ENDING, NAME.ENDING-2, …"""
+    kept, number = path.with_name(f"{path.name}.{ending}"), 2
     while kept.exists():
-        kept, number = path.with_name(f"{path.name}.damaged-{number}"), number + 1
+        kept, number = path.with_name(f"{path.name}.{ending}-{number}"), number + 1
     return kept
 
 
@@ -139,7 +145,7 @@ def refuse_existing(path: Path, key: str, *, overwrite: bool) -> None:
     try:
         exists = path.exists()
     except OSError as error:  # a name too long for the file system
-        raise UserError(f"{key}: {path}: cannot be read: {error.strerror}.") from error
+        raise file_error(error, f"{key}: {path}: cannot be read: {error.strerror}.") from error
     if exists and not overwrite:
         ask = "--overwrite" if key.startswith("--") else "overwrite=true"
         raise UserError(f"{key}: expected a new file, got {path}, which exists. Give another {key}, or {ask}.")
@@ -165,11 +171,14 @@ def check_writable(path: Path, key: str) -> None:
 
     Raises:
         UserError: if its nearest existing parent is not a writable folder.
+        EnvironmentFailure: if its file system is read-only or fails.
     """
     try:
         parent = next(each for each in [path, *path.absolute().parents] if each.exists())
     except OSError as error:
-        raise UserError(f"{key}: {path}: cannot be read: {error.strerror}.") from error
+        raise file_error(error, f"{key}: {path}: cannot be read: {error.strerror}.") from error
     folder = parent.parent if parent == path and parent.is_file() else parent
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise EnvironmentFailure(f"{key}: {path} cannot be written: {os.strerror(errno.EROFS)}.")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"{key}: expected a writable folder, got {folder}.")

@@ -91,6 +91,35 @@ def test_a_disk_with_room_again_gets_everything(tmp_path, undisturbed):
     assert (run / "samples" / last).read_bytes() == (undisturbed / "samples" / last).read_bytes()
 
 
+def test_a_disk_that_is_full_before_the_first_checkpoint_loses_nothing(tmp_path, undisturbed):
+    """The same command, as of a job script, ends with 1; once there is room, it starts again at 0."""
+    (tmp_path / "disk").mkdir()
+    script = """
+        mount -t tmpfs -o size=8m none disk || exit 77
+        head -c 8050000 /dev/zero > disk/filler
+        "$@" 2>full
+        echo $? >code
+        rm disk/filler
+        "$@" 2>told
+        code=$?
+        cp -r disk/run kept
+        exit $code
+    """
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", *TRAIN, "--resume"]
+    code = subprocess.run(command, cwd=tmp_path, timeout=300, check=False).returncode
+    require(code != 77, "the right to mount a disk")
+    full, told = ((tmp_path / name).read_text() for name in ("full", "told"))
+    assert (tmp_path / "code").read_text() == "1\n", full
+    assert "3 checkpoints in a row could not be saved" in full
+    assert code == 0, told
+    assert "the run stopped after step 60, before its first checkpoint, so it starts again at step 0" in told
+    run = tmp_path / "kept"
+    assert_same(state(run), state(undisturbed))
+    assert metrics(run) == metrics(undisturbed)
+    unsaved = [json.loads(line) for line in (run / "metrics.jsonl.unsaved").read_text().splitlines()]
+    assert unsaved == [row for row in metrics(undisturbed) if row["step"] <= 60]
+
+
 def test_a_disk_that_becomes_read_only(tmp_path):
     code, told = on_a_disk(tmp_path, 30, "saved; mount --bind disk disk; mount -o remount,ro,bind disk")
     assert code == 1

@@ -192,7 +192,33 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_in_silence(tmp_pat
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     refused = diffexp("train", "run", "--resume", cwd=tmp_path, expect=2).stderr
-    assert "expected a checkpoint, as the run has done 39 steps, got none" in refused
+    assert "expected a checkpoint, as the run has saved one, got none" in refused
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
-    (tmp_path / "run" / "metrics.jsonl").unlink()
-    assert "run: training from the start, on 1 × cpu" in diffexp("train", "run", "--resume", cwd=tmp_path).stderr
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment.pop("saved") is True
+    (tmp_path / "run" / "environment.json").write_text(json.dumps(environment))  # as version 0.2 wrote it
+    assert refused == diffexp("train", "run", "--resume", cwd=tmp_path, expect=2).stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path, undisturbed):
+    """However long its curve is, and though nothing is missing, the old curve is kept."""
+    command = ["train", "digits", *LONG, "run_dir=run", "--resume"]
+    process = start(*command, "checkpoint.every=1000", "training.max_steps=100000", cwd=tmp_path)
+    rows = tmp_path / "run" / "metrics.jsonl"
+    while not rows.is_file() or not metrics(tmp_path / "run"):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["saved"] is False
+    before = rows.read_text(), (tmp_path / "run" / "metrics.csv").read_text()
+    done = diffexp(*command, cwd=tmp_path)
+    assert "before its first checkpoint, so it starts again at step 0" in done.stderr
+    assert "kept as metrics.jsonl.unsaved and metrics.csv.unsaved" in done.stderr
+    kept = [(tmp_path / "run" / f"metrics.{ending}.unsaved").read_text() for ending in ("jsonl", "csv")]
+    assert kept == list(before)
+    assert_same(state(tmp_path / "run"), state(undisturbed))
+    assert metrics(tmp_path / "run") == metrics(undisturbed)
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["saved"] is True

@@ -1,10 +1,14 @@
 """A signal at any moment leaves a checkpoint of a whole step, or nothing to regret."""
 
+import fcntl
 import os
+import pty
 import random
+import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -13,7 +17,7 @@ import pytest
 from diffexp.checkpoints.paths import list_checkpoints
 from diffexp.system.signals import SIGNALS, defer_exit, exit_on_signal
 from tests.helpers.resumes import resume
-from tests.helpers.small import SMALL, fit, metrics
+from tests.helpers.small import SMALL, diffexp, fit, metrics, start
 from tests.integration.test_training import assert_same, state
 
 LONG = [
@@ -121,3 +125,104 @@ def test_a_signal_while_python_still_imports(tmp_path, number, ignored):
     assert process.returncode in (128 + number, -number, *((0,) if ignored else ()))
     assert "Traceback" not in err
     assert process.returncode == 0 or not (tmp_path / "run").exists()
+
+
+WITH_WORKERS = [
+    *LONG,
+    "data.num_workers=2",
+    "training.max_steps=100000",
+    "checkpoint={'every': 100000}",
+    "sample_grid=null",
+]
+
+
+def await_rows(run, process, meanwhile=lambda: None):
+    """Wait until the run has logged something; its workers then run."""
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").is_file() or not metrics(run):
+        assert process.poll() is None, "it ended"
+        assert time.monotonic() < deadline
+        meanwhile()
+        time.sleep(0.01)
+
+
+def children(pid):
+    done = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in done.stdout.split()]
+
+
+def assert_saved_and_resumable(run):
+    (saved,) = list_checkpoints(run / "checkpoints")
+    step = int(saved.stem[5:])
+    assert step >= max(row["step"] for row in metrics(run))
+    diffexp("train", str(run), "--resume", f"training.max_steps={step + 2}", cwd=run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_to_the_workers_too_saves_a_checkpoint(tmp_path, number):
+    """As systemd and Slurm send it, to one process after the other."""
+    process = start("train", "digits", *WITH_WORKERS, "run_dir=run", cwd=tmp_path)
+    await_rows(tmp_path / "run", process)
+    workers = children(process.pid)
+    assert len(workers) == 2
+    for pid in [*workers, process.pid]:
+        os.kill(pid, number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert "Traceback" not in err
+    assert err.count("stopping after this step") == 1
+    assert "resume with: diffexp train run --resume" in out
+    assert not any(map(exists, workers))
+    assert_saved_and_resumable(tmp_path / "run")
+
+
+def exists(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_training(tmp_path):
+    process = start("train", "digits", *WITH_WORKERS, "run_dir=run", cwd=tmp_path)
+    await_rows(tmp_path / "run", process)
+    workers = children(process.pid)
+    process.kill()
+    process.wait(60)
+    deadline = time.monotonic() + 30  # they look every 5 s
+    while any(map(exists, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def drain(terminal):
+    """Read what was printed, so that the training can print more."""
+    while select.select([terminal], [], [], 0)[0] and os.read(terminal, 65536):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "number"), [("ctrl-c", signal.SIGINT), ("closed", signal.SIGHUP)])
+def test_a_terminal_saves_a_checkpoint(tmp_path, how, number):
+    """Ctrl-C, and a terminal that is closed: the kernel signals all processes, and a closed one takes no output."""
+    terminal, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "diffexp", "train", "digits", *WITH_WORKERS, "run_dir=run"],
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    await_rows(tmp_path / "run", process, lambda: drain(terminal))
+    if how == "ctrl-c":
+        os.write(terminal, b"\x03")
+    else:
+        os.close(terminal)
+    assert process.wait(60) == 128 + number
+    assert_saved_and_resumable(tmp_path / "run")
