@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,13 +159,15 @@ def submit(sweep_file: str, options: _PlanOptions, engine: str, agents: int | No
     \b
     Keys of the engines:
       slurm  partition, account, qos, constraint, gpus, cpus, mem, time,
-             max_parallel, grace, setup, options
+             max_parallel, grace, setup, python, options
       local  workers, devices
 
     \b
     Example:
       diffexp sweep submit timesteps partition=gpu gpus=1 time=02:00:00
     """
+    from diffexp.config.schemas.experiment import Experiment
+    from diffexp.config.schemas.requests import EvaluateRequest
     from diffexp.sweeps.engines.base import build_engine, engine_keys, record_plugins
 
     load_plugins(options.plugins)
@@ -181,12 +182,14 @@ def submit(sweep_file: str, options: _PlanOptions, engine: str, agents: int | No
         click.echo(_submit_agents(sweep_file, agents, chosen, options.out, printed=printed))
         return
     names = engine_keys(engine)
+    of_config = {each.name for schema in (Experiment, EvaluateRequest) for each in fields(schema)}
     for text in rest:
-        key = text.partition("=")[0]
-        if "." not in key and get_close_matches(key, names, n=1, cutoff=0.7):
+        key = text.partition("=")[0].partition(".")[0]
+        if key not in of_config:
+            more = " Give other options of sbatch as options=[--OPTION=VALUE]." if engine == "slurm" else ""
             raise UserError(
                 f"command line: {key}: expected a key of the engine {engine} or of the config, got {key}."
-                f"{did_you_mean(key, names)}"
+                f"{did_you_mean(key, [*names, *of_config])}{more}"
             )
     if Path(sweep_file).is_dir():  # a plan is immutable: a plugin only provides the engine
         of_plan = replace(of_plan, plugins=())
@@ -222,14 +225,15 @@ def _report_run(planned: "Sweep", command: str) -> None:
 
 def _submit_agents(sweep: str, agents: int, engine: "Engine", out: Path | None, *, printed: bool) -> str:
     """Submit agents of a sweep on W&B's server, or with `printed` only write the script; returns the text to print."""
-    from diffexp.sweeps.engines.slurm import submit_agents
-    from diffexp.sweeps.engines.slurm_script import agents_script
+    from diffexp.sweeps.engines.slurm import print_agents, submit_agents
 
     if not re.fullmatch(r"[^/\s]+/[^/\s]+/[^/\s]+", sweep):
         raise UserError(f"--agents: expected ENTITY/PROJECT/ID, got {sweep!r}. `wandb sweep FILE` prints it.")
     folder = out or Path("runs") / f"agents-{sweep.rpartition('/')[2]}"
-    script = agents_script(sweep, agents, engine.config, folder.absolute())
-    return script if printed else f"submitted job {submit_agents(script, folder)}: {agents} agents; {folder}"
+    if printed:
+        return print_agents(sweep, agents, engine.config, folder)
+    jobs = submit_agents(sweep, agents, engine.config, folder)
+    return f"submitted job {', '.join(jobs)}: {agents} agents; {folder}"
 
 
 def _planned(file: str, options: _PlanOptions) -> "Sweep":

@@ -12,6 +12,7 @@ from diffexp.config.schemas.experiment import Experiment
 from diffexp.errors import UserError
 from diffexp.runs.directory import RUN_VARIABLE, Run, new_run
 from diffexp.system.distributed import is_main_process
+from diffexp.system.srun import srun_tasks
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def start_run(experiment: Experiment) -> Run:
     """
     if RUN_VARIABLE in os.environ and not is_main_process():
         return Run(Path(os.environ[RUN_VARIABLE]))
-    if int(os.environ.get("SLURM_NTASKS", os.environ.get("WORLD_SIZE", "1"))) > 1:
+    if (srun_tasks() or int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         if experiment.run_dir is None:
             raise UserError("run_dir: expected a directory that all processes share, got null. Set run_dir.")
         if not is_main_process():

@@ -21,7 +21,7 @@ from diffexp.models.base import GenerativeModel
 from diffexp.models.nonfinite import DivergedError
 from diffexp.runs.directory import Run
 from diffexp.system.devices import check_devices, device_for, out_of_memory_explained, precision_for
-from diffexp.system.distributed import check_tasks, cluster_plugins
+from diffexp.system.srun import check_tasks, cluster_plugins
 
 
 def quieten() -> None:

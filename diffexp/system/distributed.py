@@ -1,14 +1,9 @@
-"""Sharding and all-reduce for scoring, and checks of Slurm tasks. All ranks must call; no-ops in a single process."""
-
-import os
+"""Sharding and all-reduce for scoring. All ranks must call; no-ops in a single process."""
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-
-from diffexp.errors import UserError
 
 
 def rank() -> int:
@@ -42,33 +37,6 @@ def anywhere(condition: bool, device: torch.device) -> bool:
 
 def _several() -> bool:
     return dist.is_available() and dist.is_initialized()
-
-
-def cluster_plugins() -> list[SLURMEnvironment]:
-    """Return Lightning's plugin for Slurm if srun started this task, without its own saving and requeueing.
-
-    Lightning saves inside the signal handler, between any two instructions, where weights may be partly updated.
-    """
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-
-
-def check_tasks(devices: int, nodes: int) -> None:
-    """Check that Slurm has started one process per device.
-
-    Raises:
-        UserError: if it has not. Lightning would silently train on fewer devices, or wait indefinitely.
-    """
-    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    if not SLURMEnvironment.detect() or tasks == devices * nodes == 1:
-        return
-    wanted = f"srun --nodes={nodes} --ntasks-per-node={devices}"
-    if tasks != devices * nodes:
-        raise UserError(
-            f"training.devices: expected {devices * nodes} Slurm tasks ({devices} for each of {nodes} nodes), "
-            f"got {tasks}. Start with {wanted}."
-        )
-    if "SLURM_STEP_ID" not in os.environ:
-        raise UserError(f"training.devices: expected {tasks} tasks, got this one only. Start with {wanted}.")
 
 
 def is_main_process() -> bool:

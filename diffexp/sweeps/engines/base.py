@@ -4,6 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,9 +84,14 @@ def build_engine(name: str, overrides: Sequence[str] = ()) -> tuple[Engine, list
         UserError: if the engine is unknown or a value is invalid.
     """
     schema = ENGINES.schema(name)
+    assert issubclass(schema, EngineConfig)
     own = [text for text in overrides if text.partition("=")[0] in engine_keys(name)]
-    config = merge(schema(), [override_layer(text) for text in own]).config
-    assert isinstance(config, EngineConfig)
+    parsed = [text for text in own if text.partition("=")[0] not in schema.verbatim]
+    config = merge(schema(), [override_layer(text) for text in parsed]).config
+    for key, _, text in (each.partition("=") for each in own if each not in parsed):
+        before = getattr(config, key)
+        changed: dict[str, Any] = {key: [*before, text] if isinstance(before, list) else text}
+        config = replace(config, **changed)
     for key, problem in range_problems(config):
         raise UserError(f"command line: {key}: {problem}")
     engine = ENGINES.builder(name)(config)

@@ -1,8 +1,10 @@
 """The Slurm engine: submits, cancels and queries job arrays with one task per trial."""
 
 import json
+import re
+import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +12,8 @@ from pathlib import Path
 from diffexp.config.schemas.engines import SlurmEngineConfig
 from diffexp.errors import EnvironmentFailure, UserError
 from diffexp.sweeps.engines.base import Engine
-from diffexp.sweeps.engines.slurm_script import check_request, trials_script
+from diffexp.sweeps.engines.slurm_request import check_request
+from diffexp.sweeps.engines.slurm_script import agents_script, log_of, trials_script
 from diffexp.sweeps.plan import Sweep
 from diffexp.sweeps.runner import CANCELLED
 from diffexp.sweeps.state import left, read_state
@@ -20,30 +23,52 @@ _USUAL_ARRAY_SIZE = 1001  # Slurm's default MaxArraySize
 
 
 @dataclass(frozen=True)
-class Array:
-    """A job array.
+class Batch:
+    """The trials of one sbatch: a job array, or a single job.
 
     Attributes:
-        tasks: the value of sbatch's --array.
-        offset: added to a task's number to give the trial's index.
+        tasks: the value of sbatch's --array; None for a single job.
+        offset: added to a task's number to give the trial's index, which it is for a single job.
+        after: how many batches before this one is the batch that must end first; None if it may start at once.
     """
 
-    tasks: str
+    tasks: str | None
     offset: int
+    after: int | None = None
 
-    def command(self, script: Path) -> list[str]:
-        """Return the command that submits the array."""
-        return ["sbatch", "--parsable", f"--array={self.tasks}", str(script), str(self.offset)]
+    def command(self, script: Path, logs: Path, jobs: Sequence[str]) -> list[str]:
+        """Return the command that submits the batch, given the ids of the earlier ones."""
+        options = [f"--array={self.tasks}"] if self.tasks is not None else [f"--output={log_of(logs, '%j')}"]
+        if self.after is not None:
+            options.append(f"--dependency=afterany:{_id(jobs[-self.after])}")
+        return ["sbatch", "--parsable", *options, str(script), str(self.offset)]
 
 
-def arrays(indices: Sequence[int], max_parallel: int | None, largest: int = _USUAL_ARRAY_SIZE) -> list[Array]:
-    """Return the arrays that run these trials: several if one would exceed Slurm's MaxArraySize."""
-    groups = len({index // largest for index in indices})
-    # the arrays run concurrently and share the limit
-    limit = f"%{max(1, max_parallel // groups)}" if max_parallel is not None and groups else ""
+def batches(indices: Sequence[int], max_parallel: int | None, largest: int = _USUAL_ARRAY_SIZE) -> list[Batch]:
+    """Return the batches that run these trials.
+
+    One array, or several if one would exceed Slurm's MaxArraySize. With `max_parallel`, each waits for the one before,
+    as Slurm limits only the tasks of one array. Without arrays, a job waits for the job `max_parallel` before it.
+
+    Args:
+        indices: the trials.
+        max_parallel: largest number of trials that run at the same time; None sets no limit.
+        largest: MaxArraySize, which is above the largest number of a task; 0 if the cluster has no arrays.
+    """
+    if largest < 2:
+        return [
+            Batch(None, index, max_parallel if max_parallel is not None and place >= max_parallel else None)
+            for place, index in enumerate(sorted(indices))
+        ]
+    limit = f"%{max_parallel}" if max_parallel is not None else ""
+    parts = groupby(sorted(indices), key=lambda index: index // largest)
     return [
-        Array(_ranges([index - part * largest for index in group]) + limit, part * largest)
-        for part, group in groupby(sorted(indices), key=lambda index: index // largest)
+        Batch(
+            _ranges([index - part * largest for index in group]) + limit,
+            part * largest,
+            1 if max_parallel is not None and place > 0 else None,
+        )
+        for place, (part, group) in enumerate(parts)
     ]
 
 
@@ -88,27 +113,23 @@ class SlurmEngine(Engine):
         script = sweep.path / "slurm" / "trials.sh"
         atomic_write_text(script, trials_script(sweep, self.config))
         sweep.logs.mkdir(parents=True, exist_ok=True)
-        jobs: list[str] = []
-        for each in arrays(todo, self.config.max_parallel, _largest_array()):
-            jobs.append(slurm(each.command(script)).strip().partition(";")[0])  # ID, or ID;CLUSTER
-            known = [*_jobs(sweep), jobs[-1]]
-            atomic_write_text(_jobs_file(sweep), json.dumps(known) + "\n")  # after each, as the next may fail
+        jobs = []
+        for job in _submitted(batches(todo, self.config.max_parallel, _largest_array()), script, sweep.logs):
+            jobs.append(job)
+            atomic_write_text(_jobs_file(sweep), json.dumps([*_jobs(sweep), job]) + "\n")  # each, as the next may fail
         return jobs
 
     def script(self, sweep: Sweep) -> str:
         """Return the job script and, as comments, the commands that submit it."""
-        submitted = arrays([trial.index for trial in left(sweep)], self.config.max_parallel)
-        commands = [f"# submit with: {' '.join(each.command(Path('trials.sh')))}\n" for each in submitted]
-        return trials_script(sweep, self.config) + "".join(commands)
+        todo = [trial.index for trial in left(sweep)]
+        commands = _as_comments(batches(todo, self.config.max_parallel), "trials.sh", sweep.logs)
+        return trials_script(sweep, self.config) + commands
 
     def alive(self, sweep: Sweep) -> list[str]:
         """Return the ids of a sweep's jobs that are queued or running in Slurm."""
         jobs = _jobs(sweep)
-        if not jobs:
-            return []
-        # squeue fails on an id that Slurm has forgotten, so list all jobs of the user
-        listed = slurm(["squeue", "--noheader", "--me", "--format=%F"]).split()
-        return [job for job in jobs if job in listed]
+        listed = {cluster: _listed("%F", cluster) for cluster in set(map(_cluster, jobs))}
+        return [job for job in jobs if _id(job) in listed[_cluster(job)]]
 
     def gone(self, sweep: Sweep) -> set[int]:
         """Return the trials recorded as running in a task that Slurm no longer has; none if Slurm cannot be asked."""
@@ -117,7 +138,7 @@ class SlurmEngine(Engine):
         if not running:
             return set()
         try:
-            alive = slurm(["squeue", "--noheader", "--me", "--format=%A"]).split()
+            alive = set[str]().union(*(_listed("%A", each) for each in {"", *map(_cluster, _jobs(sweep))}))
         except (UserError, EnvironmentFailure):
             return set()
         return {index for index, job in running.items() if job not in alive}
@@ -125,8 +146,8 @@ class SlurmEngine(Engine):
     def cancel(self, sweep: Sweep) -> list[str]:
         """Cancel a sweep's jobs and return their ids."""
         jobs = self.alive(sweep)
-        if jobs:
-            slurm(["scancel", *jobs])
+        for cluster in sorted(set(map(_cluster, jobs))):
+            slurm(["scancel", *_on(cluster), *(_id(job) for job in jobs if _cluster(job) == cluster)])
         return jobs
 
     def rank(self, environment: Mapping[str, str]) -> int:
@@ -134,15 +155,34 @@ class SlurmEngine(Engine):
         return int(environment.get("SLURM_PROCID", "0"))
 
 
-def submit_agents(script: str, folder: Path) -> str:
-    """Submit W&B agents and return the id of the job.
+def submit_agents(sweep: str, agents: int, request: SlurmEngineConfig, folder: Path) -> list[str]:
+    """Submit agents of a sweep on W&B's server and return the ids of the jobs.
+
+    Args:
+        sweep: ENTITY/PROJECT/ID.
+        agents: the number of agents, one task each.
+        request: the resources to request.
+        folder: the folder of the script and of the agents' output.
 
     Raises:
         UserError: if Slurm rejects the job.
     """
     path = folder / "agents.sh"
-    atomic_write_text(path, script)
-    return slurm(["sbatch", "--parsable", str(path)]).strip()
+    atomic_write_text(path, agents_script(sweep, request, folder))
+    return [*_submitted(batches(range(agents), request.max_parallel, _largest_array()), path, folder)]
+
+
+def print_agents(sweep: str, agents: int, request: SlurmEngineConfig, folder: Path) -> str:
+    """Return the script that `submit_agents` would submit and, as comments, the commands that submit it."""
+    commands = _as_comments(batches(range(agents), request.max_parallel), "agents.sh", folder)
+    return agents_script(sweep, request, folder) + commands
+
+
+def _as_comments(wanted: Sequence[Batch], script: str, logs: Path) -> str:
+    """Return the commands that submit a script, as comments of it."""
+    jobs = [f"JOB_{number}" for number in range(len(wanted))]
+    commands = [each.command(Path(script), logs, jobs[:number]) for number, each in enumerate(wanted)]
+    return "".join(f"# submit with: {' '.join(command)}\n" for command in commands)
 
 
 def _jobs_file(sweep: Sweep) -> Path:
@@ -158,18 +198,64 @@ def _jobs(sweep: Sweep) -> list[str]:
 
 
 def _largest_array() -> int:
-    for line in slurm(["scontrol", "show", "config"]).splitlines():
-        if line.startswith("MaxArraySize"):
-            return int(line.partition("=")[2])
-    return _USUAL_ARRAY_SIZE
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", slurm(["scontrol", "show", "config"]), re.MULTILINE)
+    return int(found[1]) if found is not None else _USUAL_ARRAY_SIZE
+
+
+# --- jobs: ID, or ID;CLUSTER after `options=[--clusters=…]` --------------------------------------
+
+
+def _submitted(wanted: Sequence[Batch], script: Path, logs: Path) -> Iterator[str]:
+    """Submit batches of a script; yield each job at once, as the next may fail."""
+    jobs: list[str] = []
+    for each in wanted:
+        jobs.append(job_of(each.command(script, logs, jobs)))
+        yield jobs[-1]
+
+
+def job_of(command: list[str]) -> str:
+    """Run sbatch --parsable and return the job: ID, or ID;CLUSTER.
+
+    Raises:
+        UserError: if Slurm rejects the job.
+        EnvironmentFailure: if it does not say which job it has queued.
+    """
+    output = slurm(command)
+    lines = output.split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    if not re.fullmatch(r"\d+(;[\w.-]+)?", last):  # a site's wrapper may print more lines before
+        raise EnvironmentFailure(
+            f"{shlex.join(command)}: expected a job id in the last line, got {output.strip()!r}. The job may be "
+            "queued: look for it with squeue --me, and cancel it with scancel before you submit again."
+        )
+    return last
+
+
+def _id(job: str) -> str:
+    return job.partition(";")[0]
+
+
+def _cluster(job: str) -> str:
+    return job.partition(";")[2]
+
+
+def _on(cluster: str) -> list[str]:
+    return [f"--clusters={cluster}"] if cluster else []
+
+
+def _listed(form: str, cluster: str) -> set[str]:
+    """Return the ids of the user's jobs on a cluster, by squeue's format; a site may print further lines."""
+    # squeue fails on an id that Slurm has forgotten, so list all jobs of the user
+    lines = slurm(["squeue", *_on(cluster), "--noheader", "--me", f"--format={form}"]).splitlines()
+    return {line.strip() for line in lines if line.strip().isdigit()}
 
 
 def slurm(command: list[str]) -> str:
     """Run a Slurm command and return its output.
 
     Raises:
-        UserError: if the command is missing, fails, or does not answer within 60 s.
-        EnvironmentFailure: if Slurm's controller cannot be reached.
+        UserError: if the command is missing or fails.
+        EnvironmentFailure: if Slurm's controller cannot be reached, or does not answer within 60 s.
     """
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -178,7 +264,10 @@ def slurm(command: list[str]) -> str:
             f"{command[0]}: Slurm is not installed on this machine. Pass --print to see the job script."
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{command[0]}: Slurm did not answer within 60 s. Try again later.") from error
+        raise EnvironmentFailure(
+            f"{command[0]}: Slurm did not answer within 60 s. Look with squeue --me for what it has queued, and try "
+            "again later."
+        ) from error
     except subprocess.CalledProcessError as error:
         message = f"{' '.join(command)}: {error.stderr.strip() or error.returncode}"
         if "contact slurm controller" in error.stderr:

@@ -4,11 +4,11 @@
 - Slurm requeues only after a node failure or a preemption, so the script requeues after a crash or a time limit.
 - `scontrol requeue` must survive the SIGTERM that a preemption sends to all processes of the job.
 - Requeueing a cancelled job would restart it.
+- If a node dies and is back before Slurm notices, srun waits for its tasks for ever, also with --kill-on-bad-exit.
 """
 
 import re
 import shlex
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,42 +16,15 @@ from diffexp.config.schemas.engines import SlurmEngineConfig
 from diffexp.errors import UserError
 from diffexp.sweeps.engines.base import AGAIN
 from diffexp.sweeps.engines.slurm_environment import KEPT
+from diffexp.sweeps.engines.slurm_request import python_command, setup_lines
 from diffexp.sweeps.plan import Sweep
-
-
-def check_request(request: SlurmEngineConfig) -> None:
-    """Validate a request to Slurm.
-
-    Raises:
-        UserError: if an option contains spaces, or the grace period is half of the time limit or more.
-    """
-    for value in (request.partition, request.account, request.qos, request.constraint, request.mem, request.time):
-        if value is not None and any(letter.isspace() for letter in value):
-            raise UserError(f"command line: expected an sbatch option without spaces, got {value!r}.")
-    limit = _seconds(request.time) if request.time is not None else None
-    if limit is not None and limit <= 2 * request.grace:
-        raise UserError(
-            f"grace: expected less than half of the time limit of {limit} s, got {request.grace} s. "
-            "Decrease grace or increase time."
-        )
-
-
-def _seconds(time: str) -> int | None:
-    """Parse a Slurm time limit: MIN, MIN:S, H:MIN:S, D-H, D-H:MIN or D-H:MIN:S; None for words such as UNLIMITED."""
-    days, dash, rest = time.rpartition("-")
-    parts = rest.split(":")
-    if not all(part.isdigit() for part in [*parts, *([days] if dash else [])]) or len(parts) > 3:
-        return None
-    numbers = [int(part) for part in parts]
-    hours, minutes, seconds = ([*numbers, 0, 0] if dash else [0, *numbers, 0] if len(numbers) < 3 else numbers)[:3]
-    return int(days or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
-
 
 # Restarts of a task whose crashes `diffexp sweep trial` could not count because it never started.
 _RESTARTS = 10
 
-
-# --- the scripts ---------------------------------------------------------------------------------
+# Seconds that srun waits for other tasks after the first one has ended. A network file system may hide for up to 60 s
+# from a task that the first one has ended.
+_WAIT = 90
 
 
 def trials_script(sweep: Sweep, request: SlurmEngineConfig) -> str:
@@ -73,25 +46,26 @@ def trials_script(sweep: Sweep, request: SlurmEngineConfig) -> str:
             f"gpus: expected {devices}, the training.devices of a trial, got {request.gpus}. "
             f"Plan the sweep with training.devices={request.gpus}."
         )
-    python, folder = shlex.quote(sys.executable), shlex.quote(str(sweep.path.absolute()))
+    folder, logs = (shlex.quote(str(path.absolute())) for path in (sweep.path, sweep.logs))
     options = [
         f"--nodes={nodes}",
         f"--ntasks-per-node={devices}",
         f"--signal=USR1@{request.grace}",
-        *_options(sweep.file.name, request, _log(sweep.logs, "slurm-%A_%a.log")),
+        *_options(sweep.file.name, request, log_of(sweep.logs, "slurm-%A_%a.log")),
     ]
     return f"""{_head(f"The trials of the sweep {sweep.file.name}, one per task.", options)}
-index=$(( ${{1:-0}} + SLURM_ARRAY_TASK_ID ))
+index=$(( ${{1:-0}} + ${{SLURM_ARRAY_TASK_ID:-0}} ))
 cd {shlex.quote(str(sweep.working_directory))} || exit 2
-{_setup(request)}
+{setup_lines(request, f'| tee -a {logs}/"$(printf %04d.log "$index")"')}
 [ -z "${{SLURM_CPUS_PER_TASK:-}}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # not every srun inherits it
 # This shell must survive the signals that end the tasks, so that it can requeue the task.
 trap : USR1 USR2 TERM
 # The tasks ignore signals until their handlers are installed: an earlier signal would kill them.
-srun --kill-on-bad-exit=1 \\
+# The first task is the first to end. If another one is left {_WAIT} s later, its node has died, or died and come back.
+code=0
+SLURM_WAIT=${{SLURM_WAIT:-{_WAIT}}} srun --kill-on-bad-exit=1 \\
     bash -c 'trap "" USR1 USR2 TERM; exec "$@"' trial \\
-    {python} -m diffexp sweep trial {folder} "$index"
-code=$?
+    {python_command(request)} -P -m diffexp sweep trial {folder} "$index" || code=$?
 case $code in
     0 | 1 | 2) exit $code ;;  # done, or failed permanently
     {AGAIN}) ;;
@@ -103,7 +77,7 @@ esac
 # does, except for a cancelled job. It must survive the signals that a preemption sends to all processes of the job.
 trap '' USR1 USR2 TERM
 # not $SLURM_JOB_ID, which for one of the tasks is the id of the entire array
-task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+task=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
 case $(scontrol --oneliner show job "$task") in
     *JobState=RUNNING* | *Reason=TimeLimit*) scontrol requeue "$task" ;;
 esac
@@ -111,24 +85,22 @@ exit $code
 """
 
 
-def agents_script(sweep: str, agents: int, request: SlurmEngineConfig, logs: Path) -> str:
+def agents_script(sweep: str, request: SlurmEngineConfig, logs: Path) -> str:
     """Return the job script of agents for a sweep that is registered with W&B's server.
 
     Args:
         sweep: ENTITY/PROJECT/ID.
-        agents: the number of agents, one job each.
         request: the resources to request.
         logs: the folder of their output.
     """
     options = [
         "--nodes=1",
         "--ntasks-per-node=1",
-        f"--array=1-{agents}" + (f"%{request.max_parallel}" if request.max_parallel is not None else ""),
         f"--signal=B:TERM@{request.grace}",
-        *_options(f"agent-{sweep.rpartition('/')[2]}", request, _log(logs, "agent-%A_%a.log")),
+        *_options(f"agent-{sweep.rpartition('/')[2]}", request, log_of(logs, "agent-%A_%a.log")),
     ]
     return f"""{_head(f"Agents of the W&B sweep {sweep}.", options)}
-{_setup(request)}
+{setup_lines(request)}
 # The agent's trainings are not Slurm tasks: with these variables they would wait for other tasks or log nothing.
 for name in $(compgen -e); do
     case $name in
@@ -137,7 +109,7 @@ for name in $(compgen -e); do
     esac
 done
 # Forwarded signals let a training save a checkpoint and report to W&B that it was preempted.
-exec {shlex.quote(sys.executable)} -m wandb agent --forward-signals {shlex.quote(sweep)}
+exec {python_command(request)} -P -m wandb agent --forward-signals {shlex.quote(sweep)}
 """
 
 
@@ -146,7 +118,7 @@ def _head(title: str, options: Iterable[str]) -> str:
     return f"#!/bin/bash\n# {title} Written by `diffexp sweep submit`.\n{lines}\n"
 
 
-def _log(folder: Path, name: str) -> str:
+def log_of(folder: Path, name: str) -> str:
     """Return a log's path, with the folder's % escaped, because Slurm expands patterns that start with %."""
     return f"{str(folder.absolute()).replace('%', '%%')}/{name}"
 
@@ -175,7 +147,3 @@ def _options(name: str, request: SlurmEngineConfig, log: str) -> list[str]:
 def _quoted(option: str) -> str:
     """Quote an option as sbatch parses it in a script."""
     return option if re.fullmatch(r"[\w./:,=@%+-]+", option) else '"' + option.replace('"', '\\"') + '"'
-
-
-def _setup(request: SlurmEngineConfig) -> str:
-    return f"{request.setup}\n" if request.setup is not None else ""

@@ -60,4 +60,8 @@ def _share(sweep: Sweep, index: int, environment: Mapping[str, str], stop: Stop)
         except subprocess.TimeoutExpired:
             continue
     by_signal = [128 + number for number in _SIGNALS] + [-number for number in _SIGNALS]
-    return 0 if process.returncode in (0, *by_signal) else os.EX_SOFTWARE
+    if process.returncode not in (0, *by_signal):
+        return os.EX_SOFTWARE
+    while read_state(planned).state == "running":  # the job ends soon after its first task that ends
+        time.sleep(0.5)
+    return 0
