@@ -16,7 +16,7 @@ from PIL import Image
 
 from diffexp.data.notices import notice
 from diffexp.errors import EnvironmentFailure, UserError
-from diffexp.system.reading import open_regular, reading
+from diffexp.system.reading import ReadFailure, open_regular, reading
 
 DATASET_JSON = "dataset.json"  # the labels in the zips and folders of StyleGAN and EDM
 _NAMED = 3  # kinds of skipped files listed in a message
@@ -125,7 +125,7 @@ class FolderFiles(ImageFiles):
             file = open_regular(self.place / name)
         except FileNotFoundError:
             if not (self.place / name).parent.is_dir() or not any(self.place.iterdir()):
-                raise EnvironmentFailure(
+                raise ReadFailure(
                     f"{(self.place / name).parent}: the folder has vanished. Restore or mount it, then try again."
                 ) from None
             raise
@@ -188,7 +188,7 @@ class ZipFiles(ImageFiles):
             try:
                 self._opened = os.getpid(), zipfile.ZipFile(open_regular(self.place))
             except FileNotFoundError:
-                raise EnvironmentFailure(
+                raise ReadFailure(
                     f"{self.place}: the file has vanished. Restore or mount it, then try again."
                 ) from None
         return self._opened[1]

@@ -1,6 +1,5 @@
 """Image files as an `ImageSet`, decoded once into memory or batch by batch."""
 
-import logging
 import math
 import os
 import time
@@ -22,8 +21,6 @@ from diffexp.data.origin import CANNOT_DECODE, NO_IMAGE, Origin, Size
 from diffexp.data.records import Record, cached_record
 from diffexp.errors import EnvironmentFailure, UserError
 from diffexp.system.memory import machine_memory
-
-log = logging.getLogger(__name__)
 
 NAMED = 5  # damaged files listed in a message
 _SHARE = 0.75  # of the memory, for images; the rest is for the training
@@ -245,7 +242,7 @@ class StoredImages(ImageSet):
             )
             if not self.skip or len(failures) == len(self):
                 raise UserError(f"{message}. {self.remedy}")
-            log.warning("%s. diffexp skips them.", message)
+            notice(f"{message}. diffexp skips them.")
         return torch.tensor([index for index, name in enumerate(self.names) if name not in failures])
 
 

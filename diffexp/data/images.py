@@ -3,6 +3,7 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ class ImageSet(ABC):
         self.class_names = class_names
         self.origin = origin or Origin((width, height), (width, height))
         self.names = names
+        self._brief: Fingerprint | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -65,17 +67,46 @@ class ImageSet(ABC):
             digest.update(self.fetch(indices).contiguous().numpy().data)
         return digest.hexdigest()
 
-    def brief_fingerprint(self) -> str:
+    def brief_fingerprint(self) -> "Fingerprint":
         """Return a digest of the number of images, their labels, and the pixels of up to 1000 evenly spaced images.
 
         It is fast even if images are decoded when they are fetched, and the same wherever they are stored.
         """
-        digest = hashlib.sha256(repr((len(self), self.image_shape, self.class_names)).encode())
-        if self.labels is not None:
-            digest.update(self.labels.contiguous().numpy().data)
-        some = min(len(self), 1000)
-        digest.update(self.fetch(torch.arange(some) * len(self) // max(some, 1)).contiguous().numpy().data)
-        return f"{len(self)} images, {digest.hexdigest()[:16]}"
+        if self._brief is None:
+            digest = hashlib.sha256(repr((len(self), self.image_shape, self.class_names)).encode())
+            if self.labels is not None:
+                digest.update(self.labels.contiguous().numpy().data)
+            pixels = self.fetch(sampled(len(self))).contiguous()
+            digest.update(pixels.numpy().data)
+            text = f"{len(self)} images, {digest.hexdigest()[:16]}"
+            self._brief = Fingerprint(text, tuple(digests_of(pixels)), self)
+        return self._brief
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A digest of a set.
+
+    Attributes:
+        text: the number of images, and a digest of labels and pixels.
+        digests: a digest of the pixels of each image at `sampled`.
+        images: the set itself.
+    """
+
+    text: str
+    digests: tuple[str, ...]
+    images: ImageSet
+
+
+def sampled(count: int) -> Tensor:
+    """Return up to 1000 evenly spaced indices (int64) into a set of `count` images."""
+    some = min(count, 1000)
+    return torch.arange(some) * count // max(some, 1)
+
+
+def digests_of(pixels: Tensor) -> list[str]:
+    """Return a short digest of each image in uint8 (N, C, H, W)."""
+    return [hashlib.sha256(image.contiguous().numpy().data).hexdigest()[:16] for image in pixels]
 
 
 def new_fingerprint(count: int, image_shape: tuple[int, int, int]) -> "hashlib._Hash":
@@ -171,10 +202,16 @@ def without_held_out(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
             f"data.held_out: expected fewer than the {len(images)} images of the train split, got {count}. "
             "Hold out fewer."
         )
-    aside = torch.zeros(len(images), dtype=torch.bool)
-    aside[torch.arange(count) * len(images) // count] = True
-    kept, held_out = (images.some(chosen.nonzero().flatten()) for chosen in (~aside, aside))
-    return kept, held_out
+    kept, held_out = divided(len(images), count)
+    return images.some(kept), images.some(held_out)
+
+
+def divided(total: int, count: int) -> tuple[Tensor, Tensor]:
+    """Return the indices (int64) of the images to train on, and of `count` evenly spaced ones that are held out."""
+    aside = torch.zeros(total, dtype=torch.bool)
+    if count:
+        aside[torch.arange(count) * total // count] = True
+    return (~aside).nonzero().flatten(), aside.nonzero().flatten()
 
 
 def pad_to_square(images: Tensor, size: int) -> Tensor:

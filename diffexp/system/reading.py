@@ -19,6 +19,10 @@ _OF_THE_FILE = frozenset(
 )
 
 
+class ReadFailure(EnvironmentFailure):  # as its base
+    """A failure to read data. It may occur on one of several processes only."""
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file, or a link to one, for reading.
 
@@ -61,15 +65,15 @@ def reading(place: Path) -> Iterator[None]:
         place: what is read, for the message.
 
     Raises:
-        EnvironmentFailure: for an error of a disk or a network, or if memory or open files ran out.
+        ReadFailure: for an error of a disk or a network, or if memory or open files ran out.
     """
     try:
         yield
     except MemoryError as error:
-        raise EnvironmentFailure(f"{place}: cannot be read: the memory does not suffice.") from error
+        raise ReadFailure(f"{place}: cannot be read: the memory does not suffice.") from error
     except OSError as error:
         if error.errno is None or error.errno in _OF_THE_FILE:
             raise
-        raise EnvironmentFailure(
+        raise ReadFailure(
             f"{place}: cannot be read: {error.strerror}. Check the disk or the network, then try again."
         ) from error
