@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from diffexp.checkpoints.file import prune, read_checkpoint, write_checkpoint
 from diffexp.checkpoints.paths import list_checkpoints
 from diffexp.config.schemas.experiment import Experiment
+from diffexp.data.images import Fingerprint
 from diffexp.errors import EnvironmentFailure, UserError
 from diffexp.loggers.jsonl import JSONLLogger
 from diffexp.models.nonfinite import REMEDY, DivergedError
@@ -90,14 +91,14 @@ class StepCheckpoint(L.Callback):
         self._pruning = BestEffort(f"{folder}: old checkpoints cannot be removed")
 
     @classmethod
-    def from_config(cls, experiment: Experiment, run: Run, fingerprint: str, loggers: Sequence[Logger]) -> Self:
+    def from_config(cls, experiment: Experiment, run: Run, fingerprint: Fingerprint, loggers: Sequence[Logger]) -> Self:
         """Build the callback of a config; each checkpoint records its run and its training images' fingerprint."""
         config = config_text(experiment)
 
         def extra() -> dict[str, Any]:
             checksums = [logger.checksum().as_dict() for logger in loggers if isinstance(logger, JSONLLogger)]
             metrics = {"metrics": checksums[0]} if checksums else {}  # only the main process, which writes, has loggers
-            return {"config": config, "data": fingerprint, "run_id": run.id(), **metrics}
+            return {"config": config, "data": fingerprint.text, "run_id": run.id(), **metrics}
 
         recording = BestEffort(f"{run.environment} cannot be written", (OSError, UserError))
 

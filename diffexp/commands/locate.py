@@ -27,7 +27,7 @@ _CHANGEABLE = (
         "training.num_nodes",
     ),
     *("optim.skip_nonfinite", "model.autoencoder", "model.gradient_variance"),
-    *("data.path", "data.test_path", "data.root", "data.num_workers", "data.memory_gb"),
+    *("data.path", "data.test_path", "data.root", "data.num_workers", "data.memory_gb", "data.on_decode_error"),
 )
 
 

@@ -3,12 +3,16 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffexp.checkpoints.file import latest_valid_checkpoint, prune
 from diffexp.checkpoints.paths import step_of
 from diffexp.commands.locate import check_same
 from diffexp.config.load import experiment_from_text, load_experiment
 from diffexp.config.schemas.experiment import Experiment
+from diffexp.data.datamodule import ImageDataModule
+from diffexp.data.images import Fingerprint
+from diffexp.data.places import only_lost
 from diffexp.errors import UserError, writing
 from diffexp.loggers.build import repair_metrics
 from diffexp.runs.directory import Run
@@ -36,7 +40,7 @@ class ResumePoint:
     checksum: MetricsChecksum | None
 
 
-def newest_checkpoint(experiment: Experiment, run: Run, fingerprint: str) -> ResumePoint | None:
+def newest_checkpoint(experiment: Experiment, run: Run, fingerprint: Fingerprint) -> ResumePoint | None:
     """Return the latest intact checkpoint, or None if the run has not saved one.
 
     Args:
@@ -54,17 +58,30 @@ def newest_checkpoint(experiment: Experiment, run: Run, fingerprint: str) -> Res
         return None
     path, content = found
     check_same(experiment_from_text(content["config"], str(path)), experiment, str(path))
-    if content["data"] != fingerprint:
-        raise UserError(
-            f"data: expected the run's training images ({content['data']}), got {fingerprint}. Restore them, or start "
-            "a new run."
-        )
+    if content["data"] != fingerprint.text:
+        _check_that_some_are_lost(experiment, content, fingerprint)
     if step_of(path) > experiment.training.max_steps:
         raise UserError(
             f"training.max_steps: expected at least {step_of(path)}, the steps that {run.path} has done, got "
             f"{experiment.training.max_steps}. Raise training.max_steps."
         )
     return ResumePoint(path, step_of(path), MetricsChecksum.of(content))
+
+
+def _check_that_some_are_lost(experiment: Experiment, content: dict[str, Any], fingerprint: Fingerprint) -> None:
+    """Check that other training images are those of the run, except for files that are gone or damaged.
+
+    Raises:
+        UserError: if they are not, or such files are not to be skipped.
+    """
+    difference = f"data: expected the run's training images ({content['data']}), got {fingerprint.text}"
+    if not only_lost(fingerprint.images, content.get(ImageDataModule.__qualname__, {})):
+        raise UserError(f"{difference}. Restore them, or start a new run.")
+    if getattr(experiment.data, "on_decode_error", None) != "skip":
+        raise UserError(
+            f"{difference}: some files are gone or damaged, or were repaired. Restore them, or set "
+            "data.on_decode_error=skip, with which the next image takes the place of each."
+        )
 
 
 def _check_that_none_vanished(run: Run) -> None:

@@ -21,6 +21,7 @@ from diffexp.models.base import GenerativeModel
 from diffexp.models.nonfinite import DivergedError
 from diffexp.runs.directory import Run
 from diffexp.system.devices import check_devices, device_for, out_of_memory_explained, precision_for
+from diffexp.system.reading import ReadFailure
 from diffexp.system.srun import check_tasks, cluster_plugins
 
 
@@ -105,7 +106,7 @@ def fit(
 
     Raises:
         UserError: if a GPU's memory does not suffice, or training diverges.
-        EnvironmentFailure: if checkpoints cannot be saved.
+        EnvironmentFailure: if checkpoints cannot be saved, or images not be read.
     """
     parts = trainer.num_devices * trainer.num_nodes * trainer.accumulate_grad_batches
     twice = 2 * trainer.accumulate_grad_batches
@@ -119,7 +120,7 @@ def fit(
         raise
     except Exception as error:
         finish_loggers(trainer.loggers, failed=True)
-        if not isinstance(error, (DivergedError, EnvironmentFailure)):
+        if isinstance(error, ReadFailure) or not isinstance(error, (DivergedError, EnvironmentFailure)):
             raise
         if not trainer.is_global_zero:  # both errors occur on every rank
             sys.exit(0)  # rank 0 reports; Lightning would kill it if this process exited with another code

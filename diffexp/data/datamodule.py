@@ -1,7 +1,8 @@
 """Training data for any Trainer, in an order that does not depend on stops, resumes and the number of devices."""
 
-from collections.abc import Callable
-from functools import cache, partial
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeGuard
 
 import lightning as L
@@ -11,9 +12,15 @@ from torch.utils.data import DataLoader
 
 from diffexp.config.schemas.data import DATA, DataConfig
 from diffexp.data.batches import InfiniteBatches, flip
-from diffexp.data.images import ImageSet, MemoryImages, without_held_out
-from diffexp.errors import UserError
+from diffexp.data.images import ImageSet, MemoryImages, divided, without_held_out
+from diffexp.data.notices import warn_once
+from diffexp.data.places import in_places, recorded, recorded_names
+from diffexp.errors import EnvironmentFailure, UserError
+from diffexp.formatting import listed
+from diffexp.system.distributed import is_main_process
 from diffexp.system.signals import exit_when_parent_terminates, signals_blocked
+
+log = logging.getLogger(__name__)
 
 Images = ImageSet | Callable[[], ImageSet]
 
@@ -56,6 +63,9 @@ class ImageDataModule(L.LightningDataModule):
         self._resident: Tensor | None = None
         self._resident_labels: Tensor | None = None
         self._splits: dict[str, Images | None] = {"train": train, "held_out": held_out, "test": test}
+        self._whole: Callable[[], ImageSet] | None = None  # loads the train split of a config, with what is held out
+        self._held_out = 0
+        self._places: Mapping[str, Any] = {}  # of the whole train split; see `diffexp.data.places`
 
     @classmethod
     def from_config(cls, data: DataConfig, batch_size: int, seed: int) -> "ImageDataModule":
@@ -70,20 +80,16 @@ class ImageDataModule(L.LightningDataModule):
         def source(split: str) -> Callable[[], ImageSet]:
             return partial(DATA.build, data, split, data.image_size, data.channels, data.memory_gb)
 
-        train, held_out = source("train"), None
-        if data.held_out:
-            parts = cache(lambda: without_held_out(source("train")(), data.held_out))
-            train, held_out = (lambda: parts()[0]), (lambda: parts()[1])
-        test = source("test")
-        return cls(
-            train,
+        module = cls(
+            source("train"),
             batch_size,
             seed=seed,
             random_flip=data.random_flip,
             num_workers=data.num_workers,
-            test=test,
-            held_out=held_out,
+            test=source("test"),
         )
+        module._whole, module._held_out = source("train"), data.held_out
+        return module
 
     def images(self, split: str) -> ImageSet:
         """Return the images of "train", "held_out" or "test", loading them at the first call.
@@ -91,12 +97,45 @@ class ImageDataModule(L.LightningDataModule):
         Raises:
             UserError: if there is no such split, or it cannot be loaded.
         """
+        if self._whole is not None and split in ("train", "held_out") and not isinstance(self._splits[split], ImageSet):
+            self._load_whole(self._whole())
         images = self._splits[split]
         if images is None:
             raise UserError(f"data: expected {split.replace('_', '-')} images, got none.")
         if not isinstance(images, ImageSet):
             images = self._splits[split] = images()
         return images
+
+    def _load_whole(self, whole: ImageSet) -> None:
+        """Take the parts of the train split of a config, in the recorded places if there are any."""
+        parts: tuple[ImageSet, ImageSet | None]
+        if self._places:
+            names = recorded_names(self._places)
+            kept, held_out = ([names[index] for index in part.tolist()] for part in divided(len(names), self._held_out))
+            parts = in_places(whole, kept), in_places(whole, held_out) if held_out else None
+        else:
+            self._places = recorded(whole)
+            parts = without_held_out(whole, self._held_out) if self._held_out else (whole, None)
+        self._splits["train"], self._splits["held_out"] = parts
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the places of the training images, if they are files; {} otherwise."""
+        return dict(self._places)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Give the training images the places that they had when the run began, whichever files are lost since."""
+        names = recorded_names(state_dict)
+        if self._whole is None or names == recorded_names(self._places):
+            return
+        there = set(recorded_names(self._places))
+        lost = [name for name in names if name not in there]
+        self._places = state_dict
+        self._load_whole(self._whole())
+        if lost and is_main_process():
+            log.warning(
+                "data: %d of the run's %d training images are lost: %s. The next image takes the place of each.",
+                *(len(lost), len(names), listed(lost)),
+            )
 
     def prepare_data(self) -> None:
         """Load the training images, in the one process per node in which Lightning calls this."""
@@ -182,6 +221,9 @@ class _FromNextStep(DataLoader[dict[str, Tensor]]):
         with signals_blocked():
             iterator = super().__iter__()  # starts the workers
         try:
-            yield from iterator
-        except UserError as error:  # from a worker, the message contains that process's traceback
-            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+            for batch in iterator:
+                for message in batch.pop("warnings", ()):
+                    warn_once(message)
+                yield batch
+        except (UserError, EnvironmentFailure) as error:  # from a worker, the message contains its traceback
+            raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None

@@ -3,11 +3,13 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from diffexp.data.origin import Origin
 from diffexp.errors import UserError
 
 
@@ -18,6 +20,8 @@ class ImageSet(ABC):
         image_shape: (C, H, W) of every image.
         labels: int64 (N,), indices into `class_names`; None for unlabelled images.
         class_names: names of the classes; None for unlabelled images.
+        origin: the images before conversion, and what was skipped; None if they already had this shape.
+        names: relative paths of the files, if each image has one; else None.
     """
 
     def __init__(
@@ -25,10 +29,16 @@ class ImageSet(ABC):
         image_shape: tuple[int, int, int],
         labels: Tensor | None = None,
         class_names: list[str] | None = None,
+        origin: Origin | None = None,
+        names: list[str] | None = None,
     ) -> None:
+        _, height, width = image_shape
         self.image_shape = image_shape
         self.labels = labels
         self.class_names = class_names
+        self.origin = origin or Origin((width, height), (width, height))
+        self.names = names
+        self._brief: Fingerprint | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -38,6 +48,18 @@ class ImageSet(ABC):
     def fetch(self, indices: Tensor) -> Tensor:
         """Return the images at `indices` (int64, (B,)), in that order: uint8 (B, C, H, W)."""
 
+    def labels_at(self, indices: Tensor) -> Tensor | None:
+        """Return the labels (int64, (B,)) of what `fetch` last returned for `indices`; None for unlabelled images."""
+        return None if self.labels is None else self.labels[indices]
+
+    def some(self, indices: Tensor) -> "ImageSet":
+        """Return the images at `indices` (int64), in that order, as a set of the same kind."""
+        return Subset(self, indices)
+
+    def take_warnings(self) -> list[str]:
+        """Return the warnings of fetches in this worker process that nobody has taken yet."""
+        return []
+
     def fingerprint(self) -> str:
         """Return a digest of all pixels in order; it is the same wherever the images are stored."""
         digest = new_fingerprint(len(self), self.image_shape)
@@ -45,17 +67,46 @@ class ImageSet(ABC):
             digest.update(self.fetch(indices).contiguous().numpy().data)
         return digest.hexdigest()
 
-    def brief_fingerprint(self) -> str:
+    def brief_fingerprint(self) -> "Fingerprint":
         """Return a digest of the number of images, their labels, and the pixels of up to 1000 evenly spaced images.
 
         It is fast even if images are decoded when they are fetched, and the same wherever they are stored.
         """
-        digest = hashlib.sha256(repr((len(self), self.image_shape, self.class_names)).encode())
-        if self.labels is not None:
-            digest.update(self.labels.contiguous().numpy().data)
-        some = min(len(self), 1000)
-        digest.update(self.fetch(torch.arange(some) * len(self) // max(some, 1)).contiguous().numpy().data)
-        return f"{len(self)} images, {digest.hexdigest()[:16]}"
+        if self._brief is None:
+            digest = hashlib.sha256(repr((len(self), self.image_shape, self.class_names)).encode())
+            if self.labels is not None:
+                digest.update(self.labels.contiguous().numpy().data)
+            pixels = self.fetch(sampled(len(self))).contiguous()
+            digest.update(pixels.numpy().data)
+            text = f"{len(self)} images, {digest.hexdigest()[:16]}"
+            self._brief = Fingerprint(text, tuple(digests_of(pixels)), self)
+        return self._brief
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A digest of a set.
+
+    Attributes:
+        text: the number of images, and a digest of labels and pixels.
+        digests: a digest of the pixels of each image at `sampled`.
+        images: the set itself.
+    """
+
+    text: str
+    digests: tuple[str, ...]
+    images: ImageSet
+
+
+def sampled(count: int) -> Tensor:
+    """Return up to 1000 evenly spaced indices (int64) into a set of `count` images."""
+    some = min(count, 1000)
+    return torch.arange(some) * count // max(some, 1)
+
+
+def digests_of(pixels: Tensor) -> list[str]:
+    """Return a short digest of each image in uint8 (N, C, H, W)."""
+    return [hashlib.sha256(image.contiguous().numpy().data).hexdigest()[:16] for image in pixels]
 
 
 def new_fingerprint(count: int, image_shape: tuple[int, int, int]) -> "hashlib._Hash":
@@ -75,12 +126,20 @@ class MemoryImages(ImageSet):
         images: uint8 (N, C, H, W).
         labels: int64 (N,) or None.
         class_names: names of the classes, or None.
+        origin, names: see `ImageSet`.
 
     Raises:
         ValueError: if the images are not uint8 (N, C, H, W), or the labels not int64 (N,).
     """
 
-    def __init__(self, images: Tensor, labels: Tensor | None = None, class_names: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        class_names: list[str] | None = None,
+        origin: Origin | None = None,
+        names: list[str] | None = None,
+    ) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images: expected uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}.")
         if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
@@ -89,7 +148,7 @@ class MemoryImages(ImageSet):
                 f"got {labels.dtype} {tuple(labels.shape)}."
             )
         _, channels, height, width = images.shape
-        super().__init__((channels, height, width), labels, class_names)
+        super().__init__((channels, height, width), labels, class_names, origin, names)
         self.images = images
 
     def __len__(self) -> int:
@@ -98,6 +157,11 @@ class MemoryImages(ImageSet):
     def fetch(self, indices: Tensor) -> Tensor:
         """Return the images at `indices` (int64, (B,)), in that order: uint8 (B, C, H, W)."""
         return self.images.index_select(0, indices)  # plain indexing takes ten times as long
+
+    def some(self, indices: Tensor) -> "MemoryImages":
+        """Return a copy of the images at `indices` (int64), in that order."""
+        names = None if self.names is None else [self.names[index] for index in indices.tolist()]
+        return MemoryImages(self.fetch(indices), self.labels_at(indices), self.class_names, self.origin, names)
 
 
 class Subset(ImageSet):
@@ -110,7 +174,8 @@ class Subset(ImageSet):
 
     def __init__(self, images: ImageSet, indices: Tensor) -> None:
         labels = None if images.labels is None else images.labels[indices]
-        super().__init__(images.image_shape, labels, images.class_names)
+        names = None if images.names is None else [images.names[index] for index in indices.tolist()]
+        super().__init__(images.image_shape, labels, images.class_names, images.origin, names)
         self.images = images
         self.indices = indices
 
@@ -120,6 +185,10 @@ class Subset(ImageSet):
     def fetch(self, indices: Tensor) -> Tensor:
         """Return the images at `indices` (int64, (B,)) of the subset, in that order: uint8 (B, C, H, W)."""
         return self.images.fetch(self.indices[indices])
+
+    def labels_at(self, indices: Tensor) -> Tensor | None:
+        """Return the labels (int64, (B,)) of what `fetch` last returned for `indices`; None for unlabelled images."""
+        return self.images.labels_at(self.indices[indices])
 
 
 def without_held_out(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
@@ -133,17 +202,16 @@ def without_held_out(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
             f"data.held_out: expected fewer than the {len(images)} images of the train split, got {count}. "
             "Hold out fewer."
         )
-    aside = torch.zeros(len(images), dtype=torch.bool)
-    aside[torch.arange(count) * len(images) // count] = True
-    kept, held_out = (_some(images, chosen.nonzero().flatten()) for chosen in (~aside, aside))
-    return kept, held_out
+    kept, held_out = divided(len(images), count)
+    return images.some(kept), images.some(held_out)
 
 
-def _some(images: ImageSet, indices: Tensor) -> ImageSet:
-    chosen = Subset(images, indices)
-    if not isinstance(images, MemoryImages):
-        return chosen
-    return MemoryImages(images.fetch(indices), chosen.labels, chosen.class_names)
+def divided(total: int, count: int) -> tuple[Tensor, Tensor]:
+    """Return the indices (int64) of the images to train on, and of `count` evenly spaced ones that are held out."""
+    aside = torch.zeros(total, dtype=torch.bool)
+    if count:
+        aside[torch.arange(count) * total // count] = True
+    return (~aside).nonzero().flatten(), aside.nonzero().flatten()
 
 
 def pad_to_square(images: Tensor, size: int) -> Tensor:
