@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import lightning as L
-from tqdm import tqdm
 
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.periodic import Periodic, StoppedError
-from diffexp.callbacks.progress import Stderr, calls_bar
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import ImageSet
@@ -32,6 +30,7 @@ from diffexp.runs.directory import Run
 from diffexp.system.best_effort import BestEffort
 from diffexp.system.devices import float64_device, out_of_memory_explained
 from diffexp.system.files import atomic_write_text, require_folder
+from diffexp.system.terminal import progress_bar, say
 
 
 @dataclass(frozen=True)
@@ -259,7 +258,7 @@ class ScoreSamples(Periodic):
         quiet = not trainer.is_global_zero
         with (
             self._out_of_memory_explained(trainer),
-            calls_bar(f"score {name}", calls, disable=quiet) as bar,
+            progress_bar(f"score {name}", calls, "call", leave=False, delay=1, disable=quiet) as bar,
         ):
             sampled = score_samples(
                 model,
@@ -327,4 +326,4 @@ class ScoreSamples(Periodic):
 
 def _say(trainer: L.Trainer, line: str) -> None:
     if trainer.is_global_zero:
-        tqdm.write(line, file=Stderr())
+        say(line)

@@ -5,13 +5,12 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import get_worker_info
-from tqdm import tqdm
 
 from diffexp.data.archives import ImageFiles
 from diffexp.data.decode import decode
@@ -19,6 +18,10 @@ from diffexp.data.images import ImageSet, MemoryImages, images_in_a_block, new_f
 from diffexp.data.notices import notice
 from diffexp.data.records import Record, cached_record
 from diffexp.errors import UserError
+from diffexp.system.terminal import progress_bar
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +98,7 @@ class StoredImages(ImageSet):
         def work(index: int) -> None:
             images[index] = self._image(index)
 
-        with _progress(len(self)) as bar:
+        with progress_bar("decoding", len(self), "image", leave=False, delay=2) as bar:
             failures = _failures(work, range(len(self)), bar)
         self._warn()
         kept = self._without({self.names[index]: _reason(error) for index, error in failures.items()}, on_decode_error)
@@ -122,7 +125,7 @@ class StoredImages(ImageSet):
         digest = new_fingerprint(len(self), self.image_shape)
         size = images_in_a_block(self.image_shape)
         block = torch.empty(min(size, len(self)), *self.image_shape, dtype=torch.uint8)
-        with _progress(len(self)) as bar:
+        with progress_bar("decoding", len(self), "image", leave=False, delay=2) as bar:
             for start in range(0, len(self), size):
 
                 def work(index: int, start: int = start) -> None:
@@ -170,11 +173,7 @@ class StoredImages(ImageSet):
         return torch.tensor([index for index, name in enumerate(self.names) if name not in failures])
 
 
-def _progress(count: int) -> "tqdm[NoReturn]":
-    return tqdm(desc="decoding", total=count, unit=" images", delay=2, leave=False, disable=None)
-
-
-def _failures(work: Callable[[int], None], indices: range, bar: "tqdm[NoReturn]") -> dict[int, Exception]:
+def _failures(work: Callable[[int], None], indices: range, bar: "tqdm[Any]") -> dict[int, Exception]:
     """Call work(index) for all indices; return the exceptions by index, in order."""
     failures: dict[int, Exception] = {}
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffexp.config.schemas.data import DataConfig
 from diffexp.config.schemas.scoring import ReferenceConfig
@@ -27,6 +26,7 @@ from diffexp.evaluation.feature_statistics import FeatureStatistics, FeatureSumm
 from diffexp.evaluation.nearest_neighbors import distances_to, typical_distances
 from diffexp.system import distributed
 from diffexp.system.files import CACHE_VARIABLE, atomic_write, cache_folder, check_writable, sha256
+from diffexp.system.terminal import progress_bar
 
 _FORMAT = 2
 
@@ -88,7 +88,7 @@ def batches(images: ImageSet, indices: Tensor, batch_size: int, what: str) -> It
         (position in `indices` of the first image, uint8 images (B, C, H, W)).
     """
     mine = distributed.share(len(indices))
-    with tqdm(total=len(mine), desc=what, unit=" images", delay=2, leave=False, disable=distributed.rank() > 0) as bar:
+    with progress_bar(what, len(mine), "image", leave=False, delay=2, disable=distributed.rank() > 0) as bar:
         for start in range(mine.start, mine.stop, batch_size):
             chosen = indices[start : min(start + batch_size, mine.stop)]
             yield start, images.fetch(chosen)
