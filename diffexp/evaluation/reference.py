@@ -23,7 +23,7 @@ from diffexp.data.images import ImageSet
 from diffexp.errors import UserError
 from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.feature_statistics import FeatureStatistics, FeatureSummary, Gaussian
-from diffexp.evaluation.nearest_neighbors import distances_to, typical_distances
+from diffexp.evaluation.nearest_neighbors import distances_to, has_copies, typical_distances
 from diffexp.system import distributed
 from diffexp.system.files import CACHE_VARIABLE, atomic_write, cache_folder, check_writable, sha256
 from diffexp.system.terminal import progress_bar
@@ -38,7 +38,8 @@ class Reference:
     Attributes:
         gaussian: mean and covariance of their features.
         features: float32 (m, d), features of individual images; None if only statistics are known.
-        typical: nearest-neighbour distances among the features; None unless the images are the full training set.
+        typical: distances of some features to the nearest of another image; None unless the images are the full
+            training set, with different images.
         identity: plain data that identifies the reference; part of every score's protocol.
         name: the display name of the dataset, folder or file.
         path: the reference's file.
@@ -273,6 +274,8 @@ def _read(path: Path, identity: dict[str, Any], device: torch.device) -> Referen
         )
         features = torch.from_numpy(arrays["feats"]).to(device)
         typical = torch.from_numpy(arrays["typical"]).to(device) if "typical" in arrays else None
+        if typical is not None and has_copies(typical, features):
+            typical = typical_distances(features)
         return Reference(gaussian, features, typical, identity, identity["dataset"], path)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"reference.cache: {path} is damaged. Remove it; diffexp recomputes it.") from error
