@@ -27,6 +27,7 @@ from diffexp.formatting import duration
 from diffexp.loggers.build import update_config
 from diffexp.models.base import GenerativeModel
 from diffexp.runs.directory import Run
+from diffexp.runs.records import optional_values
 from diffexp.system.best_effort import BestEffort
 from diffexp.system.devices import float64_device, out_of_memory_explained
 from diffexp.system.files import atomic_write_text, require_folder
@@ -299,15 +300,14 @@ class ScoreSamples(Periodic):
         """Return the lowest distance by label at earlier steps, under the same protocol and with the same weights."""
         best: dict[str, float] = {}
         for file in sorted(self.folder.glob("step-*.json")):
-            try:
-                content = json.loads(file.read_text())
-            except (OSError, ValueError):  # the file is optional
-                continue
-            if content["step"] < step and (content["protocol"], content["weights"]) == (rules.id, self.weights):
-                for each in content["scores"].values():
-                    value = each["scores"]["fd"]["value"]
-                    best[each["label"]] = min(best.get(each["label"], value), value)
+            for label, value in optional_values(file, partial(self._distances, step=step, rules=rules)):
+                best[label] = min(best.get(label, value), value)
         return best
+
+    def _distances(self, content: dict[str, Any], step: int, rules: Protocol) -> list[tuple[str, float]]:
+        if content["step"] >= step or (content["protocol"], content["weights"]) != (rules.id, self.weights):
+            return []
+        return [(each["label"], float(each["scores"]["fd"]["value"])) for each in content["scores"].values()]
 
     def _write(self, trainer: L.Trainer, scored: dict[str, SamplerScores]) -> None:
         if not trainer.is_global_zero:

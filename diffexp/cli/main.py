@@ -90,7 +90,7 @@ def _run() -> None:
         _print_error(str(error))
         sys.exit(1)
     except OSError as error:
-        if error.errno not in TRANSIENT_ERRNOS:
+        if error.errno not in TRANSIENT_ERRNOS and error.filename is None:
             raise
         _print_error(f"{error.filename or 'the disk'}: {error.strerror}")
         sys.exit(1)
