@@ -13,7 +13,7 @@ from diffexp.errors import reading
 
 log = logging.getLogger(__name__)
 
-_LARGEST = 2**63  # of a whole number that a run logs
+_LARGEST = 2**63  # of an integer that a run logs
 
 
 @dataclass(frozen=True)

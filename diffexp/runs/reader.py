@@ -148,7 +148,8 @@ class RunReader:
         return found
 
     def _of_training(self, content: dict[str, Any], file: Path) -> list[RecordedScore]:
-        row = next((row for row in reversed(self.metrics) if _scored_at(row, content["step"])), {})
+        rows = [row for row in self.metrics if _scored_at(row, content["step"])]
+        row = rows[-1] if rows else {}
         found = []
         for each in content["scores"].values():
             prefix = f"score/{each['label']}-{content['weights']}/"
