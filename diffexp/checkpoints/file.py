@@ -122,7 +122,7 @@ def _check_types(content: Any) -> None:
     for key, kind in _TYPES.items():
         value = content.get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise _ContentError(f"its {key} is a {type(value).__name__}")
+            raise _ContentError(f"its {key} is of type {type(value).__name__}")
     if content["global_step"] < 0:
         raise _ContentError(f"its global_step is {content['global_step']}")
     metrics = content.get("metrics")

@@ -117,10 +117,11 @@ class LogOutput(ErrorOutput):
             self._is_mid_line = not text.endswith("\n")
 
     def _progress(self, text: str) -> None:
-        self._is_progress = True
         if text.strip() and time.monotonic() - self._last >= _LOGGED:
+            self._is_progress = False
             self._plain("\n" * self._is_mid_line + text.rstrip() + "\n")
-            self._is_progress, self._last = True, time.monotonic()
+            self._last = time.monotonic()
+        self._is_progress = True
 
 
 _errors: ErrorOutput | None = None
@@ -168,7 +169,7 @@ def progress_bar(
     *,
     leave: bool = True,
     delay: float = 0.0,
-    initial: float = 0.0,
+    initial: float = 0,
     disable: bool = False,
 ) -> "tqdm[Any]":
     """Return a progress bar with rate and time left, on standard error; as an iterable, it yields `items`.
