@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from diffexp.data.origin import Origin
 from diffexp.errors import UserError
 
 
@@ -27,9 +26,7 @@ class ImageSet(ABC):
         labels: Tensor | None = None,
         class_names: list[str] | None = None,
     ) -> None:
-        _, height, width = image_shape
         self.image_shape = image_shape
-        self.origin = Origin((width, height), (width, height))
         self.labels = labels
         self.class_names = class_names
 
