@@ -4,15 +4,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 
 from diffexp.config.load import load_score_request
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.config.schemas.requests import ScoreRequest
 from diffexp.config.schemas.scoring import ReferenceConfig
+from diffexp.data.arrays import array_names
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import ImageSet
 from diffexp.data.load_images import load_images
@@ -111,11 +110,7 @@ def _reference(second: Path | Experiment, request: ScoreRequest, images: ImageSe
 
 
 def _holds_statistics(path: Path) -> bool:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return "mu" in file
-    except (OSError, ValueError, EOFError, TypeError, BadZipFile):
-        return False
+    return "mu" in array_names(path)
 
 
 def _same_shape(images: ImageSet, others: ImageSet) -> None:

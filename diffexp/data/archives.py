@@ -1,10 +1,13 @@
 """The image files of a folder or a zip, by name."""
 
+import errno
 import os
+import stat
 import zipfile
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -12,10 +15,14 @@ from typing import IO
 from PIL import Image
 
 from diffexp.data.notices import notice
-from diffexp.errors import UserError
+from diffexp.errors import EnvironmentFailure, UserError
+from diffexp.system.reading import open_regular, reading
 
 DATASET_JSON = "dataset.json"  # the labels in the zips and folders of StyleGAN and EDM
 _NAMED = 3  # kinds of skipped files listed in a message
+# Bytes of a file that are read; PIL refuses images with more pixels than fit into them.
+_LARGEST = 2**30
+_TOO_LARGE = "larger than 1 GiB"
 # Formats that PIL recognises but cannot decode by itself; for EPS it runs another program.
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 
@@ -49,9 +56,25 @@ class ImageFiles(ABC):
             there = self._described() if self.others else "none"
             raise UserError(f"{place}: expected images that PIL can read, got {there}.")
 
+    def read(self, name: str) -> bytes:
+        """Return the content of one file. Safe in threads, and in processes forked in the meantime.
+
+        Raises:
+            EnvironmentFailure: if the disk or the network fails, or the whole place is gone.
+            Exception: of any type, if the file is gone, damaged, larger than 1 GiB or not a regular file.
+        """
+        with self.open(name) as file:
+            return file.read()
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """Open one file; the errors are those of `read`."""
+        with reading(self.place), self._open(name) as file:
+            yield file
+
     @abstractmethod
-    def open(self, name: str) -> IO[bytes]:
-        """Open one file for reading; the caller closes it. Safe in threads, and in processes forked in the meantime."""
+    def _open(self, name: str) -> IO[bytes]:
+        """Open one file of at most 1 GiB for reading."""
 
     @abstractmethod
     def states(self, names: list[str]) -> list[State]:
@@ -62,15 +85,18 @@ class ImageFiles(ABC):
 
     def report_skipped(self) -> None:
         """Warn once about files that are not read as images."""
-        skipped = [name for name in self.others if PurePosixPath(name).name != DATASET_JSON]
-        if skipped:
+        if self.no_images:
             notice(f"{self.place}: diffexp skips files that PIL cannot read: {self._described()}.")
+
+    @property
+    def no_images(self) -> list[str]:
+        """The files that are neither images nor labels."""
+        return [name for name in self.others if PurePosixPath(name).name != DATASET_JSON]
 
     def _described(self) -> str:
         kinds = defaultdict(list)
-        for name in self.others:
-            if PurePosixPath(name).name != DATASET_JSON:
-                kinds[_suffix(name)].append(name)
+        for name in self.no_images:
+            kinds[_suffix(name)].append(name)
         often = sorted(kinds.values(), key=len, reverse=True)
         text = ", ".join(f"{len(kind)} like {kind[0]}" for kind in often[:_NAMED])
         return text + (f" and {sum(map(len, often[_NAMED:]))} more" if often[_NAMED:] else "")
@@ -81,22 +107,37 @@ class FolderFiles(ImageFiles):
 
     def __init__(self, place: Path) -> None:
         names, seen = [], set()
-        for directory, below, files in os.walk(place, followlinks=True):
-            real = os.path.realpath(directory)
-            if real in seen:  # a cyclic link
-                below.clear()
-                continue
-            seen.add(real)
-            names += [Path(directory, file).relative_to(place).as_posix() for file in files]
+        try:
+            with reading(place):
+                for directory, below, files in os.walk(place, onerror=_raise, followlinks=True):
+                    real = os.path.realpath(directory)
+                    if real in seen:  # a cyclic link
+                        below.clear()
+                        continue
+                    seen.add(real)
+                    names += [Path(directory, file).relative_to(place).as_posix() for file in files]
+        except OSError as error:
+            raise UserError(f"{error.filename}: expected a readable folder, got: {error.strerror}.") from error
         super().__init__(place, names)
 
-    def open(self, name: str) -> IO[bytes]:
-        """Open one file for reading; the caller closes it."""
-        return (self.place / name).open("rb")
+    def _open(self, name: str) -> IO[bytes]:
+        try:
+            file = open_regular(self.place / name)
+        except FileNotFoundError:
+            if not (self.place / name).parent.is_dir() or not any(self.place.iterdir()):
+                raise EnvironmentFailure(
+                    f"{(self.place / name).parent}: the folder has vanished. Restore or mount it, then try again."
+                ) from None
+            raise
+        if os.fstat(file.fileno()).st_size > _LARGEST:
+            file.close()
+            raise ValueError(_TOO_LARGE)
+        return file
 
     def states(self, names: list[str]) -> list[State]:
-        """Return name, size, mtime, ctime and inode of each file."""
-        return [(name, *_state(self.place / name)) for name in names]
+        """Return name, size, mtime, ctime and inode of each file; those of a file that is gone are 0."""
+        with reading(self.place):
+            return [(name, *_state(self.place / name)) for name in names]
 
 
 class ZipFiles(ImageFiles):
@@ -111,9 +152,11 @@ class ZipFiles(ImageFiles):
     def __init__(self, place: Path) -> None:
         self._opened: tuple[int, zipfile.ZipFile] | None = None
         try:
-            with zipfile.ZipFile(place) as archive:
+            with reading(place), open_regular(place) as file, zipfile.ZipFile(file) as archive:
                 members = [member for member in archive.infolist() if not member.filename.endswith(("/", "\\"))]
-        except (OSError, zipfile.BadZipFile) as error:
+        except EnvironmentFailure:
+            raise
+        except Exception as error:  # zipfile raises almost any exception for damaged headers
             raise UserError(f"{place}: expected a folder or an intact zip, got: {error}.") from error
         if any(member.flag_bits & 1 for member in members):
             raise UserError(
@@ -125,19 +168,29 @@ class ZipFiles(ImageFiles):
             notice(f"{place}: {twice} of {len(members)} files have the name of a later file; diffexp reads the last.")
         super().__init__(place, self._members)
 
-    def open(self, name: str) -> IO[bytes]:
-        """Open one member for reading; the caller closes it."""
-        return self._archive().open(self._members[name])
+    def _open(self, name: str) -> IO[bytes]:
+        if name not in self._members:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        member = self._members[name]
+        if member.file_size > _LARGEST:
+            raise ValueError(_TOO_LARGE)
+        return self._archive().open(member)
 
     def states(self, names: list[str]) -> list[State]:
         """Return the name of each member with size, mtime, ctime and inode of the zip."""
-        state = _state(self.place)
+        with reading(self.place):
+            state = _state(self.place)
         return [(name, *state) for name in names]
 
     def _archive(self) -> zipfile.ZipFile:
         # A forked process shares the file position with its parent, so each process opens the zip itself.
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), zipfile.ZipFile(self.place)
+            try:
+                self._opened = os.getpid(), zipfile.ZipFile(open_regular(self.place))
+            except FileNotFoundError:
+                raise EnvironmentFailure(
+                    f"{self.place}: the file has vanished. Restore or mount it, then try again."
+                ) from None
         return self._opened[1]
 
     def __getstate__(self) -> dict[str, object]:
@@ -150,9 +203,12 @@ def open_files(place: Path) -> ImageFiles:
     Raises:
         UserError: if the path does not exist, is neither a folder nor a zip, or contains no images.
     """
-    if not place.exists():
-        raise UserError(f"{place}: expected a folder or a zip, got none. Check the path.")
-    files = FolderFiles(place) if place.is_dir() else ZipFiles(place)
+    try:
+        with reading(place):
+            mode = place.stat().st_mode
+    except OSError as error:
+        raise UserError(f"{place}: expected a folder or a zip, got: {error.strerror}. Check the path.") from error
+    files = FolderFiles(place) if stat.S_ISDIR(mode) else ZipFiles(place)
     files.report_skipped()
     return files
 
@@ -162,12 +218,26 @@ def readable_suffixes() -> frozenset[str]:
     """Return the lower-case suffixes of the files that the installed PIL decodes."""
     suffixes = Image.registered_extensions().items()
     # MPO (stereo cameras) is opened as JPEG, because its files start like one.
-    decoded = (Image.OPEN.keys() | {"MPO"}) - _NOT_DECODED
+    decoded = {*readable_formats(), "MPO"}
     return frozenset(suffix for suffix, kind in suffixes if kind in decoded)
 
 
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Return PIL's names of the formats that it decodes by itself: what `Image.open` may take a file for."""
+    Image.init()
+    return tuple(kind for kind in Image.OPEN if kind not in _NOT_DECODED)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def _state(path: Path) -> tuple[int, int, int, int]:
-    state = path.stat()
+    try:
+        state = path.stat()
+    except FileNotFoundError:  # a link to nothing, or removed meanwhile; decoding it will fail
+        return 0, 0, 0, 0
     return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
 
 

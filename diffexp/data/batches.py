@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,12 +105,14 @@ class InfiniteBatches(IterableDataset[dict[str, Tensor]]):
         size = self.batch_size // (self.world_size * self.accumulate)
         start = (batch * self.world_size + self.rank) * size
         indices, flips = map(torch.from_numpy, self._positions(start, start + size, passes))
-        item = {"index": indices}
+        item: dict[str, Any] = {"index": indices}
         if not self.pixels:
             return {**item, "mirrored": flips} if self.random_flip else item
         item["images"] = flip(self.images.fetch(indices), flips) if self.random_flip else self.images.fetch(indices)
-        if self.images.labels is not None:
-            item["labels"] = self.images.labels[indices]
+        if (labels := self.images.labels_at(indices)) is not None:
+            item["labels"] = labels
+        if warnings := self.images.take_warnings():
+            item["warnings"] = warnings
         return item
 
     def _positions(self, start: int, stop: int, passes: Callable[[int], Pass]) -> Pass:

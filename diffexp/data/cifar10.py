@@ -7,6 +7,7 @@ import torch
 
 from diffexp.data.download import download
 from diffexp.data.images import ImageSet, MemoryImages, pad_to_square
+from diffexp.data.origin import Origin
 from diffexp.errors import requires_extra
 
 
@@ -43,4 +44,6 @@ def load(split: str, image_size: int, channels: int, memory_gb: float, root: str
         download(fetch, folder, CIFAR10.base_folder, instead)
         dataset = CIFAR10(folder, train)
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
-    return MemoryImages(pad_to_square(images, image_size), torch.tensor(dataset.targets), list(dataset.classes))
+    native = images.shape[-1], images.shape[-2]
+    labels = torch.tensor(dataset.targets)
+    return MemoryImages(pad_to_square(images, image_size), labels, list(dataset.classes), Origin(native, native))

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 from diffexp.config.schemas.data import DATA, DataConfig
 from diffexp.data.batches import InfiniteBatches, flip
 from diffexp.data.images import ImageSet, MemoryImages, without_held_out
-from diffexp.errors import UserError
+from diffexp.data.notices import warn_once
+from diffexp.errors import EnvironmentFailure, UserError
 
 Images = ImageSet | Callable[[], ImageSet]
 
@@ -173,6 +174,9 @@ class _FromNextStep(DataLoader[dict[str, Tensor]]):
     def __iter__(self) -> Any:
         self._batches.start_step = self._trainer.global_step
         try:
-            yield from super().__iter__()
-        except UserError as error:  # from a worker, the message contains that process's traceback
-            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+            for batch in super().__iter__():
+                for message in batch.pop("warnings", ()):
+                    warn_once(message)
+                yield batch
+        except (UserError, EnvironmentFailure) as error:  # from a worker, the message contains its traceback
+            raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None

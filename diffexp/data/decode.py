@@ -15,32 +15,41 @@
 """
 
 import io
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from diffexp.data.archives import readable_formats
 from diffexp.data.depth import Depth, Doubt, declared, doubt_colours, grey_8_bit
+from diffexp.data.origin import Size
 
 
-def decode(file: IO[bytes], image_size: int, channels: int, doubt: Doubt = lambda reason: None) -> NDArray[np.uint8]:
+def decode(
+    data: bytes,
+    image_size: int,
+    channels: int,
+    doubt: Doubt = lambda reason: None,
+    sizes: set[Size] | None = None,
+) -> NDArray[np.uint8]:
     """Decode the image in a file to uint8 (channels, image_size, image_size).
 
     Args:
-        file: a file in any format that PIL reads.
+        data: the content of the file, in any of `readable_formats`.
         image_size: height and width of the result.
         channels: 1 (grey) or 3 (RGB).
         doubt: called with a reason if the file leaves the range of its values uncertain.
+        sizes: receives the (width, height) of the upright image.
 
     Raises:
         ValueError: for pixels without a known range.
         Exception: of any type, from PIL's decoders on damaged bytes.
     """
-    data = file.read()  # at once: decoders seek, which is slow inside a zip
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
         depth = declared(image, data)
         upright = ImageOps.exif_transpose(image)
+        if sizes is not None:
+            sizes.add(upright.size)
         pixels = np.asarray(_centre(_coloured(upright, channels, depth, doubt), image_size))
     return pixels.reshape(image_size, image_size, channels).transpose(2, 0, 1).copy()
 

@@ -5,6 +5,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from diffexp.data.images import ImageSet, MemoryImages, pad_to_square
+from diffexp.data.origin import Origin
 
 TEST_EVERY = 10
 
@@ -26,4 +27,5 @@ def load(split: str, image_size: int, channels: int, memory_gb: float) -> ImageS
     pixels = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)
     images = pad_to_square(torch.from_numpy(pixels).unsqueeze(1), image_size)
     labels = torch.from_numpy(digits.target[chosen].astype(np.int64))
-    return MemoryImages(images, labels, [str(name) for name in digits.target_names])
+    native = pixels.shape[2], pixels.shape[1]
+    return MemoryImages(images, labels, [str(name) for name in digits.target_names], Origin(native, native))

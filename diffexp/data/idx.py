@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffexp.data.download import download
 from diffexp.data.images import ImageSet, MemoryImages, pad_to_square
+from diffexp.data.origin import Origin
 from diffexp.errors import UserError, requires_extra
 
 SIDE = 28
@@ -61,7 +62,8 @@ def load_idx(collection: Collection, split: str, image_size: int, root: Path) ->
         )
     if labels.max() >= len(collection.class_names):
         raise UserError(f"{labels_file}: expected labels 0 to 9, got {labels.max()}. {_REPLACE}")
-    return MemoryImages(pad_to_square(images.unsqueeze(1), image_size), labels, list(collection.class_names))
+    padded = pad_to_square(images.unsqueeze(1), image_size)
+    return MemoryImages(padded, labels, list(collection.class_names), Origin((SIDE, SIDE), (SIDE, SIDE)))
 
 
 _REPLACE = "Replace the file, or delete it to download it again."

@@ -1,12 +1,11 @@
 """Images from any folder or zip, with class sub-folders or without."""
 
-import math
 from pathlib import Path
 
 import torch
 
 from diffexp.data.archives import ImageFiles, open_files
-from diffexp.data.image_files import StoredImages
+from diffexp.data.image_files import StoredImages, fits_in_memory
 from diffexp.data.images import ImageSet
 from diffexp.data.layout import Role, classes, splits
 from diffexp.data.notices import notice
@@ -43,17 +42,19 @@ def load(
         split: "train" or "test".
         image_size: height and width of the images.
         channels: 1 (grey) or 3 (RGB).
-        memory_gb: largest size of a split in memory as uint8, in GiB.
+        memory_gb: largest size of a split in memory as uint8, in GiB; see `fits_in_memory`.
         path: the folder or zip.
         test_path: the folder or zip of the test split. Its classes must be among those of `path`. If it has splits
             itself, its test or validation folder is read.
         test_fraction: without test_path, the share of `path` for the test split, in [0, 1). A hash of a file's name
             relative to `path` selects it, independent of the other files.
-        on_decode_error: "refuse" raises on files that cannot be decoded, "skip" omits them with a warning.
+        on_decode_error: "refuse" raises on files that cannot be decoded. "skip" omits those found here, and later takes
+            the next image in the place of one that cannot be decoded any more. Both warn.
 
     Raises:
         UserError: if there are no images, no test split or damaged files, if a path is neither a folder nor a zip, or
             if the meaning of folders or labels is unclear (see `diffexp.data.layout`).
+        EnvironmentFailure: if the disk or the network fails.
     """
     place = Path(path).expanduser()
     files = open_files(place)
@@ -76,9 +77,12 @@ def load(
     number_of = {name: number for number, name in enumerate(class_names)}
     labels = torch.tensor([number_of[class_of[name]] for name in names]) if class_of else None
     shape = (channels, image_size, image_size)
-    images = StoredImages(files, names, shape, labels, class_names if class_of else None)
-    fits = len(names) * math.prod(shape) <= memory_gb * 2**30
-    return images.in_memory(on_decode_error) if fits else images.checked(on_decode_error)
+    images = StoredImages(
+        *(files, names, shape, labels, class_names if class_of else None),
+        skip=on_decode_error == "skip",
+        remedy="Repair or remove the damaged files, or set data.on_decode_error=skip.",
+    )
+    return images.in_memory() if fits_in_memory(len(names), shape, memory_gb) else images.checked()
 
 
 def _test_role(parts: dict[Role, list[str]]) -> Role:

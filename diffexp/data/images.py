@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from diffexp.data.origin import Origin
 from diffexp.errors import UserError
 
 
@@ -18,6 +19,8 @@ class ImageSet(ABC):
         image_shape: (C, H, W) of every image.
         labels: int64 (N,), indices into `class_names`; None for unlabelled images.
         class_names: names of the classes; None for unlabelled images.
+        origin: the images before conversion, and what was skipped; None if they already had this shape.
+        names: relative paths of the files, if each image has one; else None.
     """
 
     def __init__(
@@ -25,10 +28,15 @@ class ImageSet(ABC):
         image_shape: tuple[int, int, int],
         labels: Tensor | None = None,
         class_names: list[str] | None = None,
+        origin: Origin | None = None,
+        names: list[str] | None = None,
     ) -> None:
+        _, height, width = image_shape
         self.image_shape = image_shape
         self.labels = labels
         self.class_names = class_names
+        self.origin = origin or Origin((width, height), (width, height))
+        self.names = names
 
     @abstractmethod
     def __len__(self) -> int:
@@ -37,6 +45,18 @@ class ImageSet(ABC):
     @abstractmethod
     def fetch(self, indices: Tensor) -> Tensor:
         """Return the images at `indices` (int64, (B,)), in that order: uint8 (B, C, H, W)."""
+
+    def labels_at(self, indices: Tensor) -> Tensor | None:
+        """Return the labels (int64, (B,)) of what `fetch` last returned for `indices`; None for unlabelled images."""
+        return None if self.labels is None else self.labels[indices]
+
+    def some(self, indices: Tensor) -> "ImageSet":
+        """Return the images at `indices` (int64), in that order, as a set of the same kind."""
+        return Subset(self, indices)
+
+    def take_warnings(self) -> list[str]:
+        """Return the warnings of fetches in this worker process that nobody has taken yet."""
+        return []
 
     def fingerprint(self) -> str:
         """Return a digest of all pixels in order; it is the same wherever the images are stored."""
@@ -75,12 +95,20 @@ class MemoryImages(ImageSet):
         images: uint8 (N, C, H, W).
         labels: int64 (N,) or None.
         class_names: names of the classes, or None.
+        origin, names: see `ImageSet`.
 
     Raises:
         ValueError: if the images are not uint8 (N, C, H, W), or the labels not int64 (N,).
     """
 
-    def __init__(self, images: Tensor, labels: Tensor | None = None, class_names: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        class_names: list[str] | None = None,
+        origin: Origin | None = None,
+        names: list[str] | None = None,
+    ) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images: expected uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}.")
         if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
@@ -89,7 +117,7 @@ class MemoryImages(ImageSet):
                 f"got {labels.dtype} {tuple(labels.shape)}."
             )
         _, channels, height, width = images.shape
-        super().__init__((channels, height, width), labels, class_names)
+        super().__init__((channels, height, width), labels, class_names, origin, names)
         self.images = images
 
     def __len__(self) -> int:
@@ -98,6 +126,11 @@ class MemoryImages(ImageSet):
     def fetch(self, indices: Tensor) -> Tensor:
         """Return the images at `indices` (int64, (B,)), in that order: uint8 (B, C, H, W)."""
         return self.images.index_select(0, indices)  # plain indexing takes ten times as long
+
+    def some(self, indices: Tensor) -> "MemoryImages":
+        """Return a copy of the images at `indices` (int64), in that order."""
+        names = None if self.names is None else [self.names[index] for index in indices.tolist()]
+        return MemoryImages(self.fetch(indices), self.labels_at(indices), self.class_names, self.origin, names)
 
 
 class Subset(ImageSet):
@@ -110,7 +143,8 @@ class Subset(ImageSet):
 
     def __init__(self, images: ImageSet, indices: Tensor) -> None:
         labels = None if images.labels is None else images.labels[indices]
-        super().__init__(images.image_shape, labels, images.class_names)
+        names = None if images.names is None else [images.names[index] for index in indices.tolist()]
+        super().__init__(images.image_shape, labels, images.class_names, images.origin, names)
         self.images = images
         self.indices = indices
 
@@ -120,6 +154,10 @@ class Subset(ImageSet):
     def fetch(self, indices: Tensor) -> Tensor:
         """Return the images at `indices` (int64, (B,)) of the subset, in that order: uint8 (B, C, H, W)."""
         return self.images.fetch(self.indices[indices])
+
+    def labels_at(self, indices: Tensor) -> Tensor | None:
+        """Return the labels (int64, (B,)) of what `fetch` last returned for `indices`; None for unlabelled images."""
+        return self.images.labels_at(self.indices[indices])
 
 
 def without_held_out(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
@@ -135,15 +173,8 @@ def without_held_out(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
         )
     aside = torch.zeros(len(images), dtype=torch.bool)
     aside[torch.arange(count) * len(images) // count] = True
-    kept, held_out = (_some(images, chosen.nonzero().flatten()) for chosen in (~aside, aside))
+    kept, held_out = (images.some(chosen.nonzero().flatten()) for chosen in (~aside, aside))
     return kept, held_out
-
-
-def _some(images: ImageSet, indices: Tensor) -> ImageSet:
-    chosen = Subset(images, indices)
-    if not isinstance(images, MemoryImages):
-        return chosen
-    return MemoryImages(images.fetch(indices), chosen.labels, chosen.class_names)
 
 
 def pad_to_square(images: Tensor, size: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from diffexp.data.archives import DATASET_JSON, ImageFiles
 from diffexp.data.notices import notice
-from diffexp.errors import UserError
+from diffexp.errors import EnvironmentFailure, UserError
 
 Role = Literal["train", "test", "validation"]
 
@@ -139,9 +139,10 @@ def _labels_of_json(files: ImageFiles, names: list[str]) -> dict[str, int] | Non
         return None
     source = f"{files.place}: {found}"
     try:
-        with files.open(found) as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(files.read(found))
+    except EnvironmentFailure:
+        raise
+    except Exception as error:  # zipfile raises almost any exception for a damaged member
         raise UserError(f"{source}: expected JSON, got: {error}. Repair or remove it.") from error
     if not isinstance(content, dict) or "labels" not in content:
         notice(f'{source} has no "labels", so diffexp does not use it.')

@@ -1,17 +1,20 @@
 """Load images for scoring as they are, without resizing, cropping or conversion."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from PIL import Image
 
-from diffexp.data.archives import open_files
-from diffexp.data.image_files import StoredImages
+from diffexp.config.schemas.data import MEMORY_GB
+from diffexp.data.archives import open_files, readable_formats
+from diffexp.data.arrays import array_names, read_arrays
+from diffexp.data.image_files import StoredImages, fits_in_memory
 from diffexp.data.images import ImageSet, MemoryImages
 from diffexp.data.layout import splits
+from diffexp.data.origin import Size
 from diffexp.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -30,23 +33,17 @@ def load_images(path: Path) -> ImageSet:
 
     Raises:
         UserError: for anything else.
+        EnvironmentFailure: if the disk or the network fails.
     """
-    if not path.exists():
-        raise UserError(f"{path}: expected a .npz, folder or zip of images, got none. Check the path.")
     return _from_npz(path) if path.suffix.lower() == ".npz" else _from_files(path)
 
 
 def _from_npz(path: Path) -> MemoryImages:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            name = next((each for each in _ARRAYS if each in file), None)
-            if name is None:
-                raise UserError(
-                    f"{path}: expected an array {' or '.join(_ARRAYS)}, got {', '.join(file) or 'nothing'}."
-                )
-            pixels = file[name]
-    except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
-        raise UserError(f"{path}: expected a .npz of arrays, got: {error}.") from error
+    there = array_names(path)
+    name = next((each for each in _ARRAYS if each in there), None)
+    if name is None:
+        raise UserError(f"{path}: expected an array {' or '.join(_ARRAYS)}, got {', '.join(there) or 'nothing'}.")
+    pixels = read_arrays(path, name)[name]
     if pixels.dtype != np.uint8:
         raise UserError(
             f"{path}: {name}: expected uint8 pixels in 0 … 255, got {pixels.dtype}. Round and clamp them before saving."
@@ -65,21 +62,19 @@ def _from_files(path: Path) -> ImageSet:
             f"{path}: expected one set of images, got folders of splits ({', '.join(parts)}). Give one of these "
             "folders; unpack a zip first."
         )
-    sizes: dict[tuple[int, int], str] = {}
+    sizes: dict[Size, str] = {}
     grey = True
     for name in files.names:
-        try:
-            with files.open(name) as file, Image.open(file) as image:
-                sizes.setdefault(image.size, name)
-                grey = grey and image.mode in _GREY
-        except Exception as error:  # PIL's decoders raise any exception on damaged bytes
-            raise UserError(f"{path}: cannot decode {name} ({error}). Repair or remove it.") from error
+        # Decoding reports damaged files, all of them. PIL's decoders raise any exception on damaged bytes.
+        with suppress(Exception), files.open(name) as file, Image.open(file, formats=readable_formats()) as image:
+            sizes.setdefault(image.size, name)
+            grey = grey and image.mode in _GREY
     if len(sizes) > 1:
         (one, first), (other, second) = list(sizes.items())[:2]
         raise UserError(
             f"{path}: expected images of one size, got {first}: {one[0]}×{one[1]}, {second}: {other[0]}×{other[1]}."
         )
-    width, height = next(iter(sizes))
+    width, height = next(iter(sizes), (1, 1))
     if width != height:
         raise UserError(f"{path}: expected square images, got {width}×{height}.")
     lossy = sum(name.lower().endswith(_LOSSY) for name in files.names)
@@ -90,4 +85,5 @@ def _from_files(path: Path) -> ImageSet:
             lossy,
             len(files.names),
         )
-    return StoredImages(files, files.names, (1 if grey else 3, height, width))
+    images = StoredImages(files, files.names, (1 if grey else 3, height, width))
+    return images.in_memory() if fits_in_memory(len(images), images.image_shape, MEMORY_GB) else images.checked()

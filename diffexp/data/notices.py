@@ -1,4 +1,4 @@
-"""Warnings about a dataset that every load of it would repeat."""
+"""Warnings about a dataset that every load of it, or every batch, would repeat."""
 
 import logging
 from functools import cache
@@ -9,7 +9,12 @@ log = logging.getLogger(__name__)
 
 
 @cache
+def warn_once(message: str) -> None:
+    """Log a warning once in this process."""
+    log.warning(message)
+
+
 def notice(message: str) -> None:
     """Log a warning once, in the main process only."""
     if is_main_process():
-        log.warning(message)
+        warn_once(message)

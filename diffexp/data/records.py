@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import PIL
@@ -16,7 +16,10 @@ from PIL import features
 from diffexp.data import decode, depth
 from diffexp.data.archives import State
 from diffexp.data.notices import notice
+from diffexp.data.origin import Size
 from diffexp.system.files import atomic_write, cache_folder, sha256
+from diffexp.system.locks import open_lock
+from diffexp.system.reading import open_regular
 
 # Coarsest time stamps of file systems, in seconds: a second change within them may leave the times unchanged.
 SETTLING = 2.0
@@ -30,12 +33,14 @@ class Record:
         pixels: fingerprint of the images that can be decoded.
         failures: by name of the file, why it cannot be decoded.
         doubts: by reason to doubt the range of values, the name of one file.
+        sizes: (width, height) of the smallest and the largest image before conversion.
         lasting: whether the record is valid as long as the files do not change: no read failed for other reasons.
     """
 
     pixels: str
     failures: dict[str, str] = field(default_factory=dict)
     doubts: dict[str, str] = field(default_factory=dict)
+    sizes: list[Size] = field(default_factory=list)
     lasting: bool = True
 
 
@@ -77,9 +82,11 @@ def _rules() -> tuple[str, ...]:
 
 def _read(path: Path, key: str) -> Record | None:
     try:
-        content = json.loads(path.read_text())
+        with open_regular(path) as file:
+            content = json.load(file)
         if content["check"] == _check(key, content["found"]):
-            return Record(**content["found"])
+            record = Record(**content["found"])
+            return replace(record, sizes=[(width, height) for width, height in record.sizes])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
@@ -103,7 +110,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
     """Hold the lock of a record, if the file system supports locks; the kernel releases it after a crash."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        lock = open_lock(path)
     except OSError:  # the record cannot be written either; diffexp warns there
         yield
         return

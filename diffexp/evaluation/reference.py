@@ -7,7 +7,6 @@ The files have the .npz format in which others publish FID statistics (EDM, pyto
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from diffexp.config.schemas.data import DataConfig
 from diffexp.config.schemas.scoring import ReferenceConfig
+from diffexp.data.arrays import read_arrays
 from diffexp.data.images import ImageSet
 from diffexp.errors import UserError
 from diffexp.evaluation.extractors.base import Extractor, check_count
@@ -162,7 +162,7 @@ def read_published(path: Path, extractor: Extractor) -> Reference:
     """
     if not path.is_file():
         raise UserError(f"reference.file: there is no file {path}.")
-    arrays = _arrays(path, "reference.file")
+    arrays = read_arrays(path, key="reference.file")
     if "mu" not in arrays or "sigma" not in arrays:
         raise UserError(f"reference.file: {path}: expected mu and sigma, got {', '.join(arrays) or 'no arrays'}.")
     try:
@@ -261,7 +261,7 @@ def _write(made: Reference) -> None:
 
 
 def _read(path: Path, identity: dict[str, Any], device: torch.device) -> Reference:
-    arrays = _arrays(path, "reference.cache")
+    arrays = read_arrays(path, key="reference.cache")
     try:
         found = json.loads(str(arrays["meta"]))
         different = [key for key in identity if found.get(key) != identity[key]]
@@ -279,12 +279,3 @@ def _read(path: Path, identity: dict[str, Any], device: torch.device) -> Referen
         return Reference(gaussian, features, typical, identity, identity["dataset"], path)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"reference.cache: {path} is damaged. Remove it; diffexp recomputes it.") from error
-
-
-def _arrays(path: Path, key: str) -> dict[str, Any]:
-    """Load the arrays of a .npz without executing anything in it."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise UserError(f"{key}: {path} is damaged or not a .npz of arrays: {error}") from error

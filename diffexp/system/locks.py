@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from diffexp.errors import EnvironmentFailure, writing
+from diffexp.system.reading import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +30,9 @@ def in_use(folder: Path) -> bool:
     """Whether a process has locked a folder; True also if this is unknown."""
     path = folder / LOCK_NAME
     try:
-        if _identity(path.stat()) in _held:  # opening and closing the file would release the lock
+        if _identity(path.lstat()) in _held:  # opening and closing the file would release the lock
             return True
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     except OSError:
@@ -79,11 +81,29 @@ def locked(folder: Path, key: str) -> Iterator[None]:
         os.close(file)
 
 
+def open_lock(path: Path) -> int:
+    """Open a lock file, creating it if there is none; return the descriptor.
+
+    Raises:
+        OSError: if the path is a link, whose target is not ours to change, or not a regular file.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, f"{path.name} is a symbolic link. Remove it.", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, f"{path.name} is not a regular file. Remove it.", str(path))
+    return file
+
+
 def _acquired(path: Path, key: str) -> int:
     deadline = time.monotonic() + _PATIENCE
     told = False
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        file = open_lock(path)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -93,7 +113,7 @@ def _acquired(path: Path, key: str) -> int:
                     "%s: this file system has no locks. Make sure that no other process trains in this folder.",
                     path.parent,
                 )
-                return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+                return open_lock(path)
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
         else:
@@ -113,7 +133,7 @@ def _acquired(path: Path, key: str) -> int:
 def _is_still_there(file: int, path: Path) -> bool:
     """Whether the path still refers to the locked file, which the last holder may have removed."""
     try:
-        return os.path.samestat(os.fstat(file), path.stat())
+        return os.path.samestat(os.fstat(file), path.lstat())
     except FileNotFoundError:
         return False
 
@@ -132,7 +152,8 @@ def _sign(file: int) -> None:
 
 def _holder(path: Path) -> str:
     try:
-        holder = json.loads(path.read_text())
+        with open_regular(path) as file:
+            holder = json.load(file)
         job = f", Slurm job {holder['slurm_job']}" if holder["slurm_job"] else ""
         return f"process {holder['pid']} on {holder['host']}{job} since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):

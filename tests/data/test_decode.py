@@ -15,11 +15,10 @@ from diffexp.data.depth import AS_8_BIT, AS_16_BIT, DARK, Depth
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> io.BytesIO:
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
-    file.seek(0)
-    return file
+    return file.getvalue()
 
 
 def decoded(image: Image.Image, channels: int = 3, kind: str = "PNG", size: int | None = None, **options: object):
@@ -71,8 +70,7 @@ def test_big_endian_16_bit_tiff() -> None:
 def test_integers_without_a_declared_range(values: list[list[int]], expected: list[list[int]], doubt: str) -> None:
     for dtype in (np.int32, np.uint32):
         doubts: list[str] = []
-        file = io.BytesIO(tiff(np.array(values, dtype)))
-        assert decode(file, 2, 1, doubts.append)[0].tolist() == expected
+        assert decode(tiff(np.array(values, dtype)), 2, 1, doubts.append)[0].tolist() == expected
         assert doubts == [doubt]
 
 
@@ -88,7 +86,7 @@ def tiff(values: np.ndarray, bits: int | None = None, white_is_zero: bool = Fals
     return head + b"".join(entries) + bytes(4) + data
 
 
-def png(bits: int, colour: int, rows: list[bytes], **chunks: bytes) -> io.BytesIO:
+def png(bits: int, colour: int, rows: list[bytes], **chunks: bytes) -> bytes:
     """A PNG of 2×2 pixels, written out by its specification."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -97,10 +95,10 @@ def png(bits: int, colour: int, rows: list[bytes], **chunks: bytes) -> io.BytesI
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, bits, colour, 0, 0, 0))
     more = b"".join(chunk(kind.encode(), data) for kind, data in chunks.items())
     pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
-    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + head + more + pixels + chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + head + more + pixels + chunk(b"IEND", b"")
 
 
-def grey(file: io.BytesIO) -> tuple[list[list[int]], list[str]]:
+def grey(file: bytes) -> tuple[list[list[int]], list[str]]:
     """The pixels of a file of 2×2, and the doubts about them."""
     doubts: list[str] = []
     return decode(file, 2, 1, doubts.append)[0].tolist(), doubts
@@ -112,19 +110,19 @@ def rows16(*values: int) -> list[bytes]:
 
 def test_12_bit_tiff_fills_the_range() -> None:
     packed = np.frombuffer(bytes([0x00, 0x0F, 0xFF, 0x80, 0x00, 0x64]), np.uint8)  # rows 0, 4095 and 2048, 100
-    assert grey(io.BytesIO(tiff(packed, bits=12))) == ([[0, 255], [128, 6]], [])
+    assert grey(tiff(packed, bits=12)) == ([[0, 255], [128, 6]], [])
 
 
 def test_16_bit_tiff_whose_0_is_white() -> None:
     values = np.array([[0, 65535], [257, 25700]], np.uint16)
-    assert grey(io.BytesIO(tiff(values, white_is_zero=True)))[0] == [[255, 0], [254, 155]]
-    assert grey(io.BytesIO(tiff(values)))[0] == [[0, 255], [1, 100]]
+    assert grey(tiff(values, white_is_zero=True))[0] == [[255, 0], [254, 155]]
+    assert grey(tiff(values))[0] == [[0, 255], [1, 100]]
 
 
 @pytest.mark.parametrize("values", [np.array([[-5, 1], [2, 3]], np.int8), np.array([[-5, 1], [2, 3]], np.int16)])
 def test_negative_samples_are_refused(values: np.ndarray) -> None:
     with pytest.raises(ValueError, match="no known range"):
-        grey(io.BytesIO(tiff(values)))
+        grey(tiff(values))
 
 
 @pytest.mark.parametrize(
@@ -156,9 +154,9 @@ def test_undeclared_bits_are_doubted() -> None:
     assert grey(png(16, 4, [struct.pack(">4H", 0, 65535, 4095, 65535)] * 2))[1] == [DARK]  # with alpha
     assert grey(png(16, 2, [struct.pack(">6H", *[4095] * 6)] * 2))[1] == [DARK]  # colours
     assert grey(png(16, 2, [struct.pack(">6H", *[255] * 6)] * 2))[1] == [DARK]  # whose high bytes are 0
-    assert grey(io.BytesIO(b"P6 2 2 65535\n" + struct.pack(">12H", *[4095] * 12)))[1] == [DARK]
+    assert grey(b"P6 2 2 65535\n" + struct.pack(">12H", *[4095] * 12))[1] == [DARK]
     assert grey(png(8, 0, [b"\0\1", b"\1\0"]))[1] == []
-    assert grey(io.BytesIO(b"P6 2 2 255\n" + bytes([9] * 12)))[1] == []
+    assert grey(b"P6 2 2 255\n" + bytes([9] * 12))[1] == []
 
 
 @pytest.mark.parametrize(
@@ -176,7 +174,7 @@ def test_undeclared_bits_are_doubted() -> None:
     ],
 )
 def test_maxval_is_white(file: bytes, expected: list[list[int]]) -> None:
-    assert grey(io.BytesIO(file)) == (expected, [])
+    assert grey(file) == (expected, [])
 
 
 @pytest.mark.parametrize(

@@ -316,10 +316,9 @@ def test_all_images_are_decoded_at_the_start_wherever_they_are_kept(pack: Pack, 
     assert images.labels.tolist() == [2, 2, 3, 3]
 
 
-@pytest.mark.parametrize("broken", ["refuse", "skip"])
-def test_on_disk_later_damage_stops_with_the_name(tmp_path: Path, broken: str) -> None:
+def test_on_disk_later_damage_stops_with_the_name(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "images", {"a.png": png(1), "b.png": noise_png()})
-    images = read(path, memory_gb=ON_DISK, on_decode_error=broken)
+    images = read(path, memory_gb=ON_DISK)
     (path / "b.png").write_bytes(BROKEN["a/truncated.png"][0])
     with pytest.raises(UserError, match=r"images.*: cannot decode b\.png \(.*truncated"):
         images.fetch(torch.tensor([0, 1]))

@@ -25,5 +25,5 @@ def test_wider_grey_is_grey_and_converted_as_in_a_dataset(tmp_path, caplog):
 @pytest.mark.parametrize("write", [write_folder, write_zip])
 def test_a_damaged_file_is_named(tmp_path, write):
     path = write(tmp_path / "images", {"a.png": noise_png(), "b.png": noise_png()[:2000]})
-    with pytest.raises(UserError, match=r"cannot decode b\.png \(.*truncated.*Repair or remove it"):
+    with pytest.raises(UserError, match=r"cannot decode 1 of 2 files: b\.png \(.*truncated.*Repair or remove the"):
         load_images(path).fetch(torch.arange(2))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffexp.data import image_files, records
+from diffexp.data import image_files, notices, records
 from diffexp.data.image_folder import load
 from tests.data.test_image_folder import BROKEN, write_zip
 
@@ -198,7 +198,7 @@ def test_skipped_files_and_warnings_are_remembered(folder, decoded, caplog):
     pixels = np.concatenate([noise(), np.full((1, 4, 4), 7, np.uint8)])
     assert load("train", 4, 1, 1, path=str(folder), on_decode_error="skip").fingerprint() == expected(pixels)
     for _ in range(2):
-        image_files.notice.cache_clear()
+        notices.warn_once.cache_clear()
         caplog.clear()
         decoded.clear()
         images = on_disk(folder, on_decode_error="skip")

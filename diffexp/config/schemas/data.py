@@ -10,6 +10,9 @@ from diffexp.config.context import Context
 from diffexp.config.fields import absolute, number
 from diffexp.config.registry import Component, Registry
 
+# Default of memory_gb.
+MEMORY_GB = 4.0
+
 
 @dataclass
 class DataConfig(Component):
@@ -22,8 +25,8 @@ class DataConfig(Component):
             held_out, on which steps and settings can be chosen without looking at the test images.
         random_flip: mirror a random half of the training images left to right, another half in each epoch.
         num_workers: processes that load batches; 0 loads them in the training process.
-        memory_gb: largest split in GiB (as uint8) to keep in memory. A larger split stays on disk and is decoded batch
-            by batch.
+        memory_gb: largest split in GiB (as uint8) to keep in memory, but at most three quarters of the memory of the
+            machine, the container or the Slurm job. A larger split stays on disk and is decoded batch by batch.
     """
 
     image_size: int = number(32, at_least=1, at_most=16_384)
@@ -31,7 +34,7 @@ class DataConfig(Component):
     held_out: int = number(0, at_least=0)
     random_flip: bool = False
     num_workers: int = number(0, at_least=0)
-    memory_gb: float = number(4.0, at_least=0)
+    memory_gb: float = number(MEMORY_GB, at_least=0)
 
     # Fields that hold a path.
     paths: ClassVar[tuple[str, ...]] = ()
