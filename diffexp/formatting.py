@@ -1,7 +1,11 @@
 """Format durations, values with errors, lists of names, and tables as text."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+# Control characters but tab and newline, marks that reverse the direction of text, and bytes that are not UTF-8.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -100,3 +104,8 @@ def listed(names: Sequence[str]) -> str:
     """Return ``"a, b, c and 4 more"``, or ``"none"`` for no names."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3]) or 'none'}{more}"
+
+
+def printable(text: str) -> str:
+    r"""Return the text with escapes, such as ``\x1b``, for characters that would change a terminal or its text."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

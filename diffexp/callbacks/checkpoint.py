@@ -50,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         """Read a diffexp checkpoint from a local file, as data only."""
-        return read_checkpoint(Path(path), needed=())
+        return read_checkpoint(Path(path), checked=False)
 
 
 class StepCheckpoint(L.Callback):

@@ -1,7 +1,5 @@
 """A progress bar over optimiser steps, with rate and time left."""
 
-import sys
-from contextlib import suppress
 from typing import Any
 
 import lightning as L
@@ -9,52 +7,15 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from diffexp.models.base import log_every_n_steps
+from diffexp.system.terminal import progress_bar
 
 # Lightning's bar counts batches of an epoch. An endless stream has no epochs, so that bar has no time left to show.
-
-
-class Stderr:
-    """Standard error that drops output it cannot write, such as to a log on a full disk or a closed pipe."""
-
-    def write(self, text: str) -> int:
-        """Write the text, if possible."""
-        with suppress(OSError, ValueError):
-            sys.stderr.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush, if possible."""
-        with suppress(OSError, ValueError):
-            sys.stderr.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
-
-
-def interval() -> float:
-    """Return the seconds between two updates of a bar: fewer on a terminal than in a log file."""
-    return 0.2 if sys.stderr.isatty() else 30.0
-
-
-def calls_bar(what: str, calls: int, *, disable: bool) -> "tqdm[Any]":
-    """Return a progress bar over network calls that disappears when they are done."""
-    return tqdm(
-        file=Stderr(),
-        desc=what,
-        total=calls,
-        unit="call",
-        leave=False,
-        delay=1,
-        mininterval=interval(),
-        maxinterval=interval(),
-        disable=disable,
-    )
 
 
 class StepProgress(ProgressBar):
     """Shows step, rate, time left and the model's `prog_bar` metrics on the main process's standard error.
 
-    If standard error is not a terminal (a batch job's log), it writes a line every half minute.
+    If standard error is not a terminal (a batch job's log), it writes a line every half minute, and one at the end.
     """
 
     def __init__(self) -> None:
@@ -72,16 +33,8 @@ class StepProgress(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar at the trainer's step."""
-        self._bar = tqdm(
-            file=Stderr(),
-            total=trainer.max_steps,
-            initial=trainer.global_step,
-            desc="train",
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=interval(),
-            maxinterval=interval(),
-            disable=not self._enabled,
+        self._bar = progress_bar(
+            "train", trainer.max_steps, "step", initial=trainer.global_step, disable=not self._enabled
         )
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.periodic import Periodic, StoppedError
-from diffexp.callbacks.progress import calls_bar
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.grids import beside, grid, save_png
@@ -24,6 +23,7 @@ from diffexp.runs.directory import Run
 from diffexp.system.best_effort import BestEffort
 from diffexp.system.devices import out_of_memory_explained
 from diffexp.system.files import require_folder
+from diffexp.system.terminal import progress_bar
 
 _REAL_IMAGES = 8  # in the first row of each grid
 
@@ -139,7 +139,7 @@ class SampleGrid(Periodic):
         start = time.perf_counter()
         with (
             out_of_memory_explained("sample_grid.count", share, "Set a smaller sample_grid.count."),
-            calls_bar(f"sample {name}", calls, disable=rank > 0) as bar,
+            progress_bar(f"sample {name}", calls, "call", leave=False, delay=1, disable=rank > 0) as bar,
         ):
             images = as_pixels(model.sample(sampler, mine, self.seed, on_call=self.watch(trainer, bar.update)))
         if world > 1:

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import lightning as L
-from tqdm import tqdm
 
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.periodic import Periodic, StoppedError
-from diffexp.callbacks.progress import Stderr, calls_bar
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import ImageSet
@@ -29,9 +27,11 @@ from diffexp.formatting import duration
 from diffexp.loggers.build import update_config
 from diffexp.models.base import GenerativeModel
 from diffexp.runs.directory import Run
+from diffexp.runs.records import optional_values
 from diffexp.system.best_effort import BestEffort
 from diffexp.system.devices import float64_device, out_of_memory_explained
 from diffexp.system.files import atomic_write_text, require_folder
+from diffexp.system.terminal import progress_bar, say
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ class ScoreSamples(Periodic):
         quiet = not trainer.is_global_zero
         with (
             self._out_of_memory_explained(trainer),
-            calls_bar(f"score {name}", calls, disable=quiet) as bar,
+            progress_bar(f"score {name}", calls, "call", leave=False, delay=1, disable=quiet) as bar,
         ):
             sampled = score_samples(
                 model,
@@ -300,15 +300,14 @@ class ScoreSamples(Periodic):
         """Return the lowest distance by label at earlier steps, under the same protocol and with the same weights."""
         best: dict[str, float] = {}
         for file in sorted(self.folder.glob("step-*.json")):
-            try:
-                content = json.loads(file.read_text())
-            except (OSError, ValueError):  # the file is optional
-                continue
-            if content["step"] < step and (content["protocol"], content["weights"]) == (rules.id, self.weights):
-                for each in content["scores"].values():
-                    value = each["scores"]["fd"]["value"]
-                    best[each["label"]] = min(best.get(each["label"], value), value)
+            for label, value in optional_values(file, partial(self._distances, step=step, rules=rules)):
+                best[label] = min(best.get(label, value), value)
         return best
+
+    def _distances(self, content: dict[str, Any], step: int, rules: Protocol) -> list[tuple[str, float]]:
+        if content["step"] >= step or (content["protocol"], content["weights"]) != (rules.id, self.weights):
+            return []
+        return [(each["label"], float(each["scores"]["fd"]["value"])) for each in content["scores"].values()]
 
     def _write(self, trainer: L.Trainer, scored: dict[str, SamplerScores]) -> None:
         if not trainer.is_global_zero:
@@ -327,4 +326,4 @@ class ScoreSamples(Periodic):
 
 def _say(trainer: L.Trainer, line: str) -> None:
     if trainer.is_global_zero:
-        tqdm.write(line, file=Stderr())
+        say(line)

@@ -1,6 +1,7 @@
 """Exported files: weights as safetensors, with config, step, kind and a digest of the tensors as metadata."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,10 @@ def read_exported(path: Path) -> Exported:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
         if _digest(tensors) != about["sha256"]:
             raise ValueError("its weights do not match its SHA-256")
+        if about["weights"] not in ("raw", "ema"):
+            raise ValueError(f"its weights are {about['weights']!r}, not raw or ema")
+        if not re.fullmatch(r"\d{1,18}", about["step"]):
+            raise ValueError(f"its step is {about['step']!r}")
         return Exported(about["config"], int(about["step"]), about["weights"], tensors)
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: is damaged or not a file of `diffexp export` ({error}).") from error

@@ -10,6 +10,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
 from typing import Any, BinaryIO
 
 import torch
@@ -70,12 +71,12 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
         file.write(_FOOTER + digesting.digest.hexdigest().encode() + b"\n")
 
 
-def read_checkpoint(path: Path, needed: tuple[str, ...] = ("config", "state_dict", "callbacks")) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, checked: bool = True) -> dict[str, Any]:
     """Read a checkpoint file to the CPU. Nothing in it is executed.
 
     Args:
         path: a local file.
-        needed: keys that a checkpoint of diffexp has.
+        checked: whether the content must be that of a run of diffexp.
 
     Raises:
         UserError: if it is damaged, not a checkpoint of diffexp, or named after another step than its own.
@@ -84,23 +85,49 @@ def read_checkpoint(path: Path, needed: tuple[str, ...] = ("config", "state_dict
     try:
         _check_footer(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        for key in needed:
-            content[key]
+        if checked:
+            _check_types(content)
     except (OSError, MemoryError) as error:
         raise EnvironmentFailure(f"{path}: cannot be read: {reason(error)}.") from error
     except Exception as error:  # torch raises almost any exception for a damaged file
-        why = str(error) if isinstance(error, _ChecksumError) else type(error).__name__
+        why = str(error) if isinstance(error, _ContentError) else type(error).__name__
         raise UserError(f"{path}: is damaged or not a checkpoint of diffexp ({why}).") from error
     named, step = named_step(path), content.get("global_step")
-    if named is not None and step != named and needed:
+    if named is not None and step != named and checked:
         raise UserError(
             f"{path}: expected the checkpoint of step {named}, as in its name, got that of step {step}. Rename it."
         )
     return content
 
 
-class _ChecksumError(Exception):
-    pass
+class _ContentError(Exception):
+    """A problem of a file's content."""
+
+
+# The parts of a checkpoint that diffexp reads itself.
+_TYPES: dict[str, type | UnionType] = {
+    "config": str,
+    "state_dict": dict,
+    "callbacks": dict,
+    "global_step": int,
+    "data": str | None,
+    "run_id": str | None,
+    "metrics": dict | None,
+}
+
+
+def _check_types(content: Any) -> None:
+    if not isinstance(content, dict):
+        raise _ContentError(f"it holds a {type(content).__name__}, not a mapping")
+    for key, kind in _TYPES.items():
+        value = content.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise _ContentError(f"its {key} is of type {type(value).__name__}")
+    if content["global_step"] < 0:
+        raise _ContentError(f"its global_step is {content['global_step']}")
+    metrics = content.get("metrics")
+    if metrics is not None and [type(metrics.get(key)) for key in ("length", "sha256")] != [int, str]:
+        raise _ContentError("its metrics are no length and SHA-256")
 
 
 def _check_footer(path: Path) -> None:
@@ -113,9 +140,9 @@ def _check_footer(path: Path) -> None:
             left -= len(chunk)
         footer = file.read()
     if size <= 0 or not footer.startswith(_FOOTER):
-        raise _ChecksumError("no SHA-256 at its end")
+        raise _ContentError("no SHA-256 at its end")
     if footer != _FOOTER + digest.hexdigest().encode() + b"\n":
-        raise _ChecksumError("its content does not match its SHA-256")
+        raise _ContentError("its content does not match its SHA-256")
 
 
 def latest_valid_checkpoint(folder: Path, *, quarantine: bool = False) -> tuple[Path, dict[str, Any]] | None:

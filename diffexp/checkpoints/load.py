@@ -85,7 +85,10 @@ def build_trained(trained: TrainedModel, weights: str, accelerator: str) -> Gene
         UserError: if the weights do not fit the network, the file has no such weights, or the device is missing.
     """
     chosen = trained.chosen(weights)
-    model = build_model(trained.experiment)
+    try:
+        model = build_model(trained.experiment, most=sum(tensor.numel() for tensor in chosen.values()))
+    except UserError as error:
+        raise UserError(f"{trained.path}: the weights do not fit the config in the file: {error}") from error
     try:
         model.load_state_dict(chosen)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -103,7 +106,7 @@ def _from_checkpoint(path: Path) -> TrainedModel:
             weights["ema"] = {**content["state_dict"], **average}
         if not all(isinstance(each, Tensor) for kind in weights.values() for each in kind.values()):
             raise TypeError
-        return TrainedModel(path, int(content["global_step"]), experiment, weights)
+        return TrainedModel(path, content["global_step"], experiment, weights)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: expected tensors by name, got weights in another form.") from error
 

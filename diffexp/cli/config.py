@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from diffexp.cli.imports import quick_imports
 from diffexp.cli.options import OVERRIDES, PLUGIN
 
 
@@ -40,8 +41,9 @@ def show(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> N
 @config.command()
 @click.argument("config")
 @OVERRIDES
+@click.option("--data", is_flag=True, help="Also read the images, build the model and describe both, as train does.")
 @PLUGIN
-def check(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+def check(config: str, overrides: tuple[str, ...], data: bool, plugins: tuple[str, ...]) -> None:
     """Validate CONFIG and list any errors.
 
     \b
@@ -52,7 +54,12 @@ def check(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> 
     Example:
       diffexp config check digits model.timesteps=100
     """
-    _load(config, overrides, plugins)
+    experiment = _load(config, overrides, plugins)
+    if data:
+        with quick_imports():
+            from diffexp.commands.overview import check_data
+
+        click.echo(check_data(experiment))
     click.echo(f"{config}: valid")
 
 

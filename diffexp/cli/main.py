@@ -21,6 +21,8 @@ from diffexp.cli.sweep import sweep
 from diffexp.cli.train import train
 from diffexp.cli.train_extractor import extractor
 from diffexp.errors import TRANSIENT_ERRNOS, EnvironmentFailure, UserError, require_posix
+from diffexp.formatting import printable
+from diffexp.system.terminal import readable_output
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -60,23 +62,37 @@ def _flush_or_discard() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+class _Formatter(logging.Formatter):
+    """Shows control characters, such as those in the name of a file, as escapes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def main() -> None:
     """Run the command line. Prints a `UserError` (exit code 2) or an `EnvironmentFailure` (1) without a traceback."""
     atexit.register(_flush_or_discard)  # first, so that it runs last
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    with readable_output():
+        _run()
+
+
+def _run() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
         require_posix()
         cli(standalone_mode=False)
     except UserError as error:
-        click.echo(f"error: {error}", err=True)
+        _print_error(str(error))
         sys.exit(2)
     except EnvironmentFailure as error:
-        click.echo(f"error: {error}", err=True)
+        _print_error(str(error))
         sys.exit(1)
     except OSError as error:
-        if error.errno not in TRANSIENT_ERRNOS:
+        if error.errno not in TRANSIENT_ERRNOS and error.filename is None:
             raise
-        click.echo(f"error: {error.filename or 'the disk'}: {error.strerror}", err=True)
+        _print_error(f"{error.filename or 'the disk'}: {error.strerror}")
         sys.exit(1)
     except click.ClickException as error:
         error.show()
@@ -84,3 +100,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(128 + signal.SIGINT)
+
+
+def _print_error(message: str) -> None:
+    click.echo(f"error: {printable(message)}", err=True)

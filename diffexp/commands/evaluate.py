@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from tqdm import tqdm
 
 from diffexp.checkpoints.load import TrainedModel
 from diffexp.commands.sample import SMALLER, fitted_batch_size
@@ -24,6 +23,7 @@ from diffexp.models.precision import sampling_precision
 from diffexp.system.devices import out_of_memory_explained
 from diffexp.system.files import check_writable
 from diffexp.system.locks import locked
+from diffexp.system.terminal import progress_bar
 
 
 def evaluate(trained: TrainedModel, request: EvaluateRequest, name: str) -> tuple[ScoreTable, Path]:
@@ -82,7 +82,7 @@ def _fill(
         err=True,
     )
     try:
-        with tqdm(total=total, unit="call", mininterval=1) as bar:
+        with progress_bar("score", total, "call") as bar:
             for repeat, entry in missing:
                 bar.set_description(f"{entry.row} {entry.network_calls}")
                 evaluator.score(entry, repeat, request, bar.update)

@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from tqdm import tqdm
-
 from diffexp.checkpoints.load import TrainedModel
 from diffexp.commands.sample import SMALLER, fitted_batch_size
 from diffexp.commands.trainer import quieten
@@ -22,6 +20,7 @@ from diffexp.system.devices import out_of_memory_explained
 from diffexp.system.files import check_writable
 from diffexp.system.locks import locked
 from diffexp.system.signals import exit_on_signal
+from diffexp.system.terminal import progress_bar
 
 # The start of such a run's config.yaml.
 _HEAD = "# diffexp evaluate"
@@ -106,7 +105,7 @@ def _score(table: ScoreTable, run: Run, evaluator: Evaluator, trained: TrainedMo
     loggers = build_loggers(experiment.loggers, run, 0, request.wandb or experiment.wandb, config)
     total = entry.network_calls * -(-request.count // request.batch_size) * (request.repeats - len(entry.repeats))
     try:
-        with tqdm(total=total, desc=entry.row, unit="call", mininterval=1, delay=1) as bar:
+        with progress_bar(entry.row, total, "call", delay=1) as bar:
             for repeat in range(request.repeats):
                 run.write_status("running", repeat, request.repeats)
                 if repeat == len(entry.repeats):

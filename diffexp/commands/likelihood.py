@@ -7,7 +7,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from diffexp.checkpoints.load import TrainedModel, build_trained
 from diffexp.config.merge import as_dict
@@ -19,6 +18,7 @@ from diffexp.formatting import markdown_table
 from diffexp.system.devices import autocast, float64_device
 from diffexp.system.files import atomic_write_text, check_writable, refuse_others, sha256
 from diffexp.system.locks import locked
+from diffexp.system.terminal import progress_bar
 
 # The version of the estimators: values of different versions are never mixed in one evaluation.
 _VERSION = 2
@@ -104,7 +104,7 @@ def evaluate_likelihood(trained: TrainedModel, request: EvaluateRequest) -> tupl
         starts = range(found.done, count, request.batch_size)
         with (
             autocast(precision, model.device),
-            tqdm(total=len(starts) * sum(calls.values()), desc="bits/dim", unit="call", delay=1) as bar,
+            progress_bar("bits/dim", len(starts) * sum(calls.values()), "call", delay=1) as bar,
         ):
             for start in starts:
                 mine = chosen[start : start + request.batch_size]

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffexp.checkpoints.load import TrainedModel
 from diffexp.config.merge import as_dict, differing
@@ -21,6 +20,7 @@ from diffexp.models.precision import sampling_precision
 from diffexp.runs.directory import Run
 from diffexp.system.devices import out_of_memory_explained, precision_for
 from diffexp.system.files import atomic_write, check_writable, refuse_existing
+from diffexp.system.terminal import progress_bar
 
 # Unsupported formats; a folder of such a name would be surprising.
 _NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npy", ".pt", ".zip")
@@ -48,7 +48,7 @@ def draw(model: GenerativeModel, request: SampleRequest) -> Tensor:
         total = len(starts) * model.network_calls(request.sampler)
         with (
             out_of_memory_explained("batch_size", size, SMALLER),
-            tqdm(total=total, desc=f"sample {request.sampler.name}", unit="call", delay=1) as bar,
+            progress_bar(f"sample {request.sampler.name}", total, "call", delay=1) as bar,
         ):
             for start in starts:
                 indices = range(start, min(start + size, request.count))

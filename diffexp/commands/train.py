@@ -1,9 +1,8 @@
 """`diffexp train`: build all parts from a config and fit; the only module that connects them."""
 
 import os
-import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -17,8 +16,10 @@ from diffexp.callbacks.sample_grid import GridCost, SampleGrid
 from diffexp.callbacks.score import ScoreSamples
 from diffexp.callbacks.status import StatusFile
 from diffexp.callbacks.stop_on_signal import StopOnSignal
+from diffexp.callbacks.time_estimate import TimeEstimate
 from diffexp.checkpoints.init import init_weights
 from diffexp.commands.locate import locate_run, located
+from diffexp.commands.overview import print_overview
 from diffexp.commands.resume import complete_records, newest_checkpoint, set_metrics_aside, tidy
 from diffexp.commands.trainer import build_trainer, choose_precision, fit, quieten
 from diffexp.config.load import load_experiment
@@ -32,10 +33,7 @@ from diffexp.loggers.build import build_loggers, check_loggers, finish_loggers
 from diffexp.models.build import build_training_model, check_images
 from diffexp.runs.directory import RUN_VARIABLE, Run, config_text
 from diffexp.runs.environment import describe_environment
-from diffexp.system.devices import (
-    determinism_restored,
-    device_for,
-)
+from diffexp.system.devices import determinism_restored
 from diffexp.system.distributed import is_main_process
 from diffexp.system.locks import locked
 
@@ -144,14 +142,16 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
             complete_records(run, experiment, start)
         return Outcome(run, steps, steps, {}, None, None)
     if is_main_process():
-        _describe(experiment, run, plugins, precision, latest)
+        _describe(experiment, run, plugins, precision, saved=start is not None)
         if start is None:
             set_metrics_aside(run)
+        print_overview(experiment, run, data.images("train"), model, precision, start)
 
     step, checksum = (start.step, start.checksum) if start is not None else (0, None)
     loggers = build_loggers(experiment.loggers, run, step, experiment.wandb, as_dict(experiment), checksum)
     saver = StepCheckpoint.from_config(experiment, run, fingerprint, loggers)
     parts = [  # in this order at the end of a step: average, save, then the slow ones
+        TimeEstimate(),
         StepProgress(),
         *(imported(place)(**settings) for place, settings in experiment.model.callbacks().items()),
         ema,
@@ -173,13 +173,7 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
     return Outcome(run, step, steps, drawn, score, stopped_by, is_main=trainer.is_global_zero)
 
 
-def _describe(experiment: Experiment, run: Run, plugins: list[str], precision: str, latest: Path | None) -> None:
-    """Create the run's directory, and print where training starts."""
-    started = {"precision": precision, "saved": latest is not None}
-    run.describe(config_text(experiment), {**describe_environment(plugins), **started})
-    settings = experiment.training
-    action = "training from the start" if latest is None else f"resuming from {latest}"
-    device = device_for(settings.accelerator).type
-    with suppress(OSError):
-        print(f"{run.path}: {action}, on {settings.devices * settings.num_nodes} × {device}", file=sys.stderr)
+def _describe(experiment: Experiment, run: Run, plugins: list[str], precision: str, *, saved: bool) -> None:
+    """Create the run's directory."""
+    run.describe(config_text(experiment), {**describe_environment(plugins), "precision": precision, "saved": saved})
     os.environ[RUN_VARIABLE] = str(run.path)

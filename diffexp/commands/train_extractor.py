@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
-from tqdm import tqdm
 
 from diffexp.config.merge import as_dict
 from diffexp.config.schemas.data import DataConfig
@@ -21,6 +20,7 @@ from diffexp.evaluation.extractors.classifier import Classifier, write
 from diffexp.rng import derive_seed, generator
 from diffexp.system.devices import device_for
 from diffexp.system.files import check_writable
+from diffexp.system.terminal import progress_bar
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _fit(network: Classifier, images: ImageSet, wanted: ExtractorRequest, device
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, wanted.lr, total_steps=wanted.steps)
     batches = InfiniteBatches(images, wanted.batch_size, seed=wanted.seed)
     network.train()
-    bar = tqdm(islice(iter(batches), wanted.steps), total=wanted.steps, desc=f"train {wanted.name}", unit="step")
+    bar = progress_bar(f"train {wanted.name}", wanted.steps, "step", islice(iter(batches), wanted.steps))
     for step, batch in enumerate(bar):
         pixels = _shifted(batch["images"], wanted.shift, generator(torch.device("cpu"), "shift", wanted.seed, step))
         scores = network(to_float(pixels).to(device))

@@ -34,7 +34,7 @@ class Range:
         return [(sign, bound) for sign, bound in all_bounds if bound is not None]
 
     def __str__(self) -> str:
-        return " and ".join(f"{sign} {bound:g}" for sign, bound in self.bounds())
+        return " and ".join(f"{sign} {bound:.7g}" for sign, bound in self.bounds())
 
 
 def absolute(node: Node, paths: Sequence[str]) -> Node:

@@ -5,13 +5,12 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import get_worker_info
-from tqdm import tqdm
 
 from diffexp.data.archives import ImageFiles
 from diffexp.data.decode import decode
@@ -21,6 +20,10 @@ from diffexp.data.origin import CANNOT_DECODE, NO_IMAGE, Origin, Size
 from diffexp.data.records import Record, cached_record
 from diffexp.errors import EnvironmentFailure, UserError
 from diffexp.system.memory import machine_memory
+from diffexp.system.terminal import progress_bar
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 NAMED = 5  # damaged files listed in a message
 _SHARE = 0.75  # of the memory, for images; the rest is for the training
@@ -164,7 +167,7 @@ class StoredImages(ImageSet):
         def work(index: int) -> None:
             images[index] = self._image(index)
 
-        with _progress(len(self)) as bar:
+        with progress_bar("decoding", len(self), "image", leave=False, delay=2) as bar:
             failures = _failures(work, range(len(self)), bar)
         self._warn()
         reasons = {self.names[index]: _reason(error) for index, error in failures.items()}
@@ -198,7 +201,7 @@ class StoredImages(ImageSet):
         digest = new_fingerprint(len(self), self.image_shape)
         size = images_in_a_block(self.image_shape)
         block = torch.empty(min(size, len(self)), *self.image_shape, dtype=torch.uint8)
-        with _progress(len(self)) as bar:
+        with progress_bar("decoding", len(self), "image", leave=False, delay=2) as bar:
             for start in range(0, len(self), size):
 
                 def work(index: int, start: int = start) -> None:
@@ -261,11 +264,7 @@ def fits_in_memory(count: int, image_shape: tuple[int, int, int], memory_gb: flo
     return count * math.prod(image_shape) <= limit
 
 
-def _progress(count: int) -> "tqdm[NoReturn]":
-    return tqdm(desc="decoding", total=count, unit=" images", delay=2, leave=False, disable=None)
-
-
-def _failures(work: Callable[[int], None], indices: range, bar: "tqdm[NoReturn]") -> dict[int, Exception]:
+def _failures(work: Callable[[int], None], indices: range, bar: "tqdm[Any]") -> dict[int, Exception]:
     """Call work(index) for all indices; return the exceptions by index, in order."""
     failures: dict[int, Exception] = {}
 

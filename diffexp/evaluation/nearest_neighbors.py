@@ -6,11 +6,28 @@ from torch import Tensor
 from diffexp.evaluation.feature_statistics import at_most
 
 _ASKED = 1_000  # images whose nearest neighbour is searched
+_SAME = 1e-5  # distance between the features of one image as a fraction of their norm: batches round differently
+_EXACT = "donot_use_mm_for_euclid_dist"  # matrix products lose a small distance between large vectors to rounding
 
 
-def typical_distances(features: Tensor) -> Tensor:
-    """Return the Euclidean distances (float64) of 1,000 of the features (m, d) to their nearest other feature."""
-    return nearest_distances(at_most(features, _ASKED), features, neighbor=2)
+def typical_distances(features: Tensor) -> Tensor | None:
+    """Return the Euclidean distances (float64) of 1,000 of the features (m, d) to the nearest of another image.
+
+    Copies of an image in the set are the same image: their distance of 0 says nothing about how far images are from
+    each other. None if all images are the same.
+    """
+    nearest = []
+    for rows in torch.split(at_most(features, _ASKED), 200):
+        distances = torch.cdist(rows, features, compute_mode=_EXACT)
+        same = distances <= _SAME * rows.norm(dim=1, keepdim=True)
+        nearest.append(distances.masked_fill(same, torch.inf).amin(dim=1))
+    found = torch.cat(nearest).double()
+    return found if found.isfinite().all() else None
+
+
+def has_copies(typical: Tensor, features: Tensor) -> bool:
+    """Whether distances of an earlier version's file are also such between copies of one image."""
+    return bool(typical.min() <= _SAME * features.norm(dim=1).max())
 
 
 def distances_to(reference: Tensor, features: Tensor) -> Tensor:
@@ -20,9 +37,7 @@ def distances_to(reference: Tensor, features: Tensor) -> Tensor:
 
 def nearest_distances(features: Tensor, reference: Tensor, neighbor: int) -> Tensor:
     """Return float64 (n,): the distance of each feature (n, d) to its `neighbor`-th nearest of `reference` (m, d)."""
-    # matrix products would lose a small distance between large vectors to rounding
-    exact = "donot_use_mm_for_euclid_dist"
-    distances = (torch.cdist(rows, reference, compute_mode=exact) for rows in torch.split(features, 200))
+    distances = (torch.cdist(rows, reference, compute_mode=_EXACT) for rows in torch.split(features, 200))
     return torch.cat([rank_smallest(each, neighbor) for each in distances]).double()
 
 

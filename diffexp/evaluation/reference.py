@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffexp.config.schemas.data import DataConfig
 from diffexp.config.schemas.scoring import ReferenceConfig
@@ -24,9 +23,10 @@ from diffexp.data.images import ImageSet
 from diffexp.errors import UserError, file_error
 from diffexp.evaluation.extractors.base import Extractor, check_count
 from diffexp.evaluation.feature_statistics import FeatureStatistics, FeatureSummary, Gaussian
-from diffexp.evaluation.nearest_neighbors import distances_to, typical_distances
+from diffexp.evaluation.nearest_neighbors import distances_to, has_copies, typical_distances
 from diffexp.system import distributed
 from diffexp.system.files import CACHE_VARIABLE, atomic_write, cache_folder, check_writable, sha256
+from diffexp.system.terminal import progress_bar
 
 _FORMAT = 2
 
@@ -38,7 +38,8 @@ class Reference:
     Attributes:
         gaussian: mean and covariance of their features.
         features: float32 (m, d), features of individual images; None if only statistics are known.
-        typical: nearest-neighbour distances among the features; None unless the images are the full training set.
+        typical: distances of some features to the nearest of another image; None unless the images are the full
+            training set, with different images.
         identity: plain data that identifies the reference; part of every score's protocol.
         name: the display name of the dataset, folder or file.
         path: the reference's file.
@@ -88,7 +89,7 @@ def batches(images: ImageSet, indices: Tensor, batch_size: int, what: str) -> It
         (position in `indices` of the first image, uint8 images (B, C, H, W)).
     """
     mine = distributed.share(len(indices))
-    with tqdm(total=len(mine), desc=what, unit=" images", delay=2, leave=False, disable=distributed.rank() > 0) as bar:
+    with progress_bar(what, len(mine), "image", leave=False, delay=2, disable=distributed.rank() > 0) as bar:
         for start in range(mine.start, mine.stop, batch_size):
             chosen = indices[start : min(start + batch_size, mine.stop)]
             yield start, images.fetch(chosen)
@@ -274,6 +275,8 @@ def _read(path: Path, identity: dict[str, Any], device: torch.device) -> Referen
         )
         features = torch.from_numpy(arrays["feats"]).to(device)
         typical = torch.from_numpy(arrays["typical"]).to(device) if "typical" in arrays else None
+        if typical is not None and has_copies(typical, features):
+            typical = typical_distances(features)
         return Reference(gaussian, features, typical, identity, identity["dataset"], path)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"reference.cache: {path} is damaged. Remove it; diffexp recomputes it.") from error

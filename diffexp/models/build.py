@@ -1,9 +1,13 @@
 """Build the model of an experiment."""
 
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.config.schemas.models.base import MODELS
@@ -15,20 +19,49 @@ from diffexp.models.base import GenerativeModel
 from diffexp.rng import derive_seed
 
 
-def build_model(experiment: Experiment) -> GenerativeModel:
+def build_model(experiment: Experiment, most: int | None = None) -> GenerativeModel:
     """Build the untrained model of an experiment, with weights drawn from its seed.
 
+    Args:
+        experiment: the experiment.
+        most: the largest number of parameters; None is what fits into the machine's memory.
+
     Raises:
-        UserError: if the schedule is invalid for its T.
+        UserError: if the schedule is invalid for its T, or the model has more parameters.
     """
     data = experiment.data
     shape = (data.channels, data.image_size, data.image_size)
-    with torch.random.fork_rng(devices=[]):  # built on the CPU
+    with torch.random.fork_rng(devices=[]), _at_most(most):  # built on the CPU
         torch.manual_seed(derive_seed("weights", experiment.seed))
         model = MODELS.build(experiment.model, shape)
     assert isinstance(model, GenerativeModel)
     model.optim, model.seed = experiment.optim, experiment.seed
     return model
+
+
+@contextmanager
+def _at_most(most: int | None) -> Iterator[None]:
+    """Refuse a model with more parameters while its modules are built, before anything is written to their memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, why = (memory // 4, f"for {memory / 2**30:.0f} GiB of memory") if most is None else (most, "as in the file")
+    refusal = f"model: expected at most {limit:,} parameters, {why}, got more. Choose a smaller network."
+    count = 0
+
+    def check(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count
+        count += 0 if parameter is None else parameter.numel()
+        if count > limit:
+            raise UserError(refusal)
+
+    hook = register_module_parameter_registration_hook(check)
+    try:
+        yield
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise UserError(refusal) from error
+    finally:
+        hook.remove()
 
 
 log = logging.getLogger(__name__)

@@ -55,7 +55,7 @@ def push_view(runs: Sequence[RunReader], name: str, entity: str | None, project:
         ("Samples", [panels.MediaBrowser(media_keys=[each], num_columns=2) for each in samplers]),
         ("Configs", [panels.RunComparer(diff_only="split")]),
     ]
-    groups = {(run.config.get("wandb") or {}).get("group") for run in runs}
+    groups = {run.setting("wandb", "group") for run in runs}
     group = groups.pop() if len(groups) == 1 else None
     try:
         view = views.Workspace(
@@ -74,12 +74,12 @@ def push_view(runs: Sequence[RunReader], name: str, entity: str | None, project:
 
 
 def _project(runs: Sequence[RunReader]) -> str:
-    found = {(run.config.get("wandb") or {}).get("project") for run in runs} - {None}
+    found = {run.setting("wandb", "project") for run in runs} - {None}
     if len(found) != 1:
         raise UserError(f"dashboard: expected runs of one W&B project, got {len(found)} projects. Give --project.")
     return str(found.pop())
 
 
 def _entity(runs: Sequence[RunReader]) -> str | None:
-    found = {(run.config.get("wandb") or {}).get("entity") for run in runs} - {None}
+    found = {run.setting("wandb", "entity") for run in runs} - {None}
     return str(found.pop()) if len(found) == 1 else None

@@ -182,10 +182,7 @@ def likelihoods(runs: Sequence[RunReader]) -> Table | None:
     for run in runs:
         for about, values, file in run.likelihoods:
             files.append(str(file))
-            cells = [
-                pm(fmean(values[name]), stdev(values[name]) / math.sqrt(len(values[name]))) if name in values else ""
-                for name in names
-            ]
+            cells = [_mean(values[name]) if name in values else "" for name in names]
             step, images = str(about["step"]), f"{about['count']} of {about['likelihood']['split']}"
             settings = "; ".join(filter(None, (estimate_settings(name, about) for name in values)))
             rows.append([run.label, step, about["weights"], images, settings, *cells])
@@ -196,17 +193,21 @@ def likelihoods(runs: Sequence[RunReader]) -> Table | None:
     return Table("Bits per dimension", head, rows, source)
 
 
+def _mean(values: Sequence[float]) -> str:
+    return pm(fmean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None)
+
+
 def cost(runs: Sequence[RunReader]) -> Table:
     """Return a table of the cost of training and of scored samples."""
     rows = []
     for run in runs:
         step, seconds = run.status.get("step"), run.status.get("seconds")
-        batch = (run.config.get("training") or {}).get("batch_size")
-        images = f"{step * batch:,}" if step is not None and batch is not None else _ABSENT
+        batch = run.setting("training", "batch_size")
+        images = f"{step * batch:,}" if step is not None and isinstance(batch, int) else _ABSENT
         calls = sum(each.network_calls * each.blocks * each.count for each in run.scores)
         drawn = sum(each.blocks * each.count for each in run.scores)
         scoring = sum(each.blocks * each.seconds for each in run.scores)
-        device = ", ".join(run.environment.get("gpus", [])) or f"{run.environment.get('cpus', '?')} CPUs"
+        device = ", ".join(map(str, run.environment.get("gpus", []))) or f"{run.environment.get('cpus', '?')} CPUs"
         trained = _ABSENT if seconds is None else f"{seconds:,.0f}"
         rows.append([run.label, device, images, trained, f"{drawn:,}", f"{calls:,}", f"{scoring:,.0f}"])
     head = ["run", "device", "images trained on", "seconds in training", "images scored", "network calls", "seconds"]

@@ -22,11 +22,16 @@ from typing import Any
 
 from diffexp.config.merge import as_yaml
 from diffexp.config.schemas.experiment import Experiment
-from diffexp.errors import UserError, file_error, writing
+from diffexp.errors import EnvironmentFailure, UserError, file_error, writing
+from diffexp.runs.records import read_object, typed
 from diffexp.system.files import atomic_write_text, is_temporary, require_folder
 from diffexp.system.locks import LOCK_NAME
 
 log = logging.getLogger(__name__)
+
+# The types of the values that diffexp reads from status.json and environment.json.
+_STATUS = {"state": (str,), "step": (int,), "steps": (int,), "seconds": (int, float), "error": (str,)}
+_ENVIRONMENT = {"run_id": str, "earlier": list, "plugins": list}
 
 # A launcher starts a node's other processes with the same command line; they read the run's directory from here.
 RUN_VARIABLE = "DIFFEXP_RUN_DIR"
@@ -118,48 +123,48 @@ class Run:
         atomic_write_text(self.status, json.dumps(status, indent=2) + "\n")
 
     def read_status(self) -> dict[str, Any]:
-        """Return the content of status.json, or {} if it is missing or damaged."""
+        """Return the content of status.json without values of other types; {} if it is missing or damaged."""
         try:
-            status = json.loads(self.status.read_text())
-        except (OSError, ValueError):
+            return typed(read_object(self.status), _STATUS)
+        except (UserError, EnvironmentFailure):
             return {}
-        return status if isinstance(status, dict) else {}
 
     def seconds(self) -> float:
         """Return the seconds of training that status.json records."""
-        seconds = self.read_status().get("seconds", 0.0)
-        return seconds if isinstance(seconds, (int, float)) else 0.0
+        seconds: float = self.read_status().get("seconds", 0.0)
+        return seconds
 
     def id(self) -> str | None:
         """Return the "run_id" of environment.json, or None if it is missing or damaged."""
         try:
-            run_id = self.read_environment().get("run_id")
-        except (UserError, OSError):
+            run_id: str | None = self.read_environment().get("run_id")
+        except (UserError, EnvironmentFailure):
             return None
-        return run_id if isinstance(run_id, str) else None
+        return run_id
 
     def read_environment(self) -> dict[str, Any]:
         """Return the content of environment.json, or {} before the run has started.
 
         Raises:
             UserError: if it is damaged.
+            EnvironmentFailure: if the disk is failing.
         """
-        if not self.environment.is_file():
+        if not self.environment.exists():
             return {}
-        try:
-            environment: dict[str, Any] = json.loads(self.environment.read_text())
-            if not isinstance(environment, dict):
-                raise ValueError
-        except ValueError as error:
-            raise UserError(
-                f"{self.environment}: expected a JSON object, got a damaged file. Restore it, or start a new run."
-            ) from error
+        remedy = "Restore it, or start a new run."
+        environment = read_object(self.environment, remedy)
+        for key, kind in _ENVIRONMENT.items():
+            if not isinstance(environment.get(key, kind()), kind):
+                raise UserError(
+                    f"{self.environment}: {key}: expected a {kind.__name__}, got {environment[key]!r}. {remedy}"
+                )
         return environment
 
 
 def grids(folder: Path) -> list[tuple[int, str, Path]]:
     """Return (step, sampler's name, file) of each grid that training drew into a folder, sorted by file name."""
-    matches = ((_GRID.fullmatch(file.name), file) for file in sorted(folder.glob("step-*.png")))
+    files = (file for file in sorted(folder.glob("step-*.png")) if file.is_file())
+    matches = ((_GRID.fullmatch(file.name), file) for file in files)
     return [(int(match[1]), match[2], file) for match, file in matches if match is not None]
 
 

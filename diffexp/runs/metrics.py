@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from diffexp.config.renamed import current_metric_name
+from diffexp.errors import reading
 
 log = logging.getLogger(__name__)
+
+_LARGEST = 2**63  # of an integer that a run logs
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,10 @@ def _row(line: bytes) -> dict[str, Any] | None:
     try:
         pairs = json.loads(line.decode(), object_pairs_hook=list)
         row = dict(pairs)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
-    numbers = all(type(value) in (int, float) for value in row.values())
-    complete = numbers and len(row) == len(pairs) and type(row.get("step")) is int
+    numbers = all(type(value) is float or (type(value) is int and abs(value) < _LARGEST) for value in row.values())
+    complete = numbers and len(row) == len(pairs) and type(row.get("step")) is int and row["step"] >= 0
     return row if complete else None
 
 
@@ -54,9 +57,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     diffexp warns of damaged lines and skips them.
     """
-    if not path.is_file():
+    if not path.exists():
         return []
-    parsed = parse_metrics(path.read_bytes())
+    if not path.is_file():
+        _warn_of_damage(path, ())
+        return []
+    with reading(path):
+        parsed = parse_metrics(path.read_bytes())
     if parsed.damaged:
         _warn_of_damage(path, tuple(parsed.damaged))
     return [with_current_metric_names(row) for row in parsed.rows.values()]
@@ -71,9 +78,9 @@ def with_current_metric_names(row: dict[str, Any]) -> dict[str, Any]:
 def _warn_of_damage(path: Path, numbers: tuple[int, ...]) -> None:
     """Warn once: a sweep reads the metrics of a running trial repeatedly."""
     log.warning(
-        "%s: expected metrics, got damage in %s, which diffexp skips. Resume the run with --resume to recover what its "
+        "%s: expected metrics, got %s, which diffexp skips. Resume the run with --resume to recover what its "
         "metrics.csv holds.",
-        *(path, line_numbers(numbers)),
+        *(path, f"damage in {line_numbers(numbers)}" if numbers else "a folder or a device"),
     )
 
 

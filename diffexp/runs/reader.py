@@ -1,10 +1,10 @@
 """Read a run directory as plain data, so that runs of other versions or with plugins can be reported, too."""
 
-import json
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 from diffexp.config.load import load_experiment
 from diffexp.config.merge import as_dict
 from diffexp.config.renamed import with_current_names
-from diffexp.config.sources import parse_yaml
+from diffexp.config.schemas.requests import estimate_settings
+from diffexp.config.sources import read_yaml
 from diffexp.errors import UserError
 from diffexp.runs.directory import Run, grids
 from diffexp.runs.metrics import read_metrics
+from diffexp.runs.records import optional_object, optional_values, typed
 from diffexp.system.locks import in_use
 
 
@@ -51,6 +53,14 @@ class RecordedScore:
     seconds: float
     source: Path
 
+    def __post_init__(self) -> None:
+        texts = (self.sampler, self.weights, self.metric, self.protocol)
+        counts = (self.network_calls, self.step, self.blocks, self.count)
+        numbers = (self.value, self.seconds, *(() if self.spread is None else (self.spread,)))
+        for values, kinds in ((texts, str), (counts, int), (numbers, (int, float))):
+            if not all(isinstance(value, kinds) and not isinstance(value, bool) for value in values):
+                raise TypeError(f"expected texts and numbers, got {values}.")
+
 
 class RunReader:
     """A recorded run.
@@ -69,8 +79,13 @@ class RunReader:
         self.run = Run(path)
         if not self.run.exists():
             raise UserError(f"{path}: expected a run directory, got one without config.yaml. Give another directory.")
-        values, _ = parse_yaml(self.run.config.read_text(), str(self.run.config))
+        values, _ = read_yaml(self.run.config)
         self.config = with_current_names(values)
+
+    def setting(self, section: str, key: str) -> Any:
+        """Return the value of a key of the config, or None without one."""
+        values = self.config.get(section)
+        return values.get(key) if isinstance(values, dict) else None
 
     @cached_property
     def completed(self) -> dict[str, Any]:
@@ -83,7 +98,8 @@ class RunReader:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """The content of environment.json, or {} without one."""
-        return _json(self.run.environment)
+        kinds: dict[str, tuple[type, ...]] = {"gpus": (list,), "cpus": (int,)}
+        return typed(optional_object(self.run.environment), kinds)
 
     @cached_property
     def status(self) -> dict[str, Any]:
@@ -108,18 +124,20 @@ class RunReader:
     @cached_property
     def scores(self) -> list[RecordedScore]:
         """The scores of training and of `diffexp evaluate`, sorted by step."""
-        found = [*self._of_training(), *self._of_tables()]
+        training = sorted(self.run.scores.glob("step-*.json"))
+        # a trial of a sampling sweep is itself an evaluation directory
+        tables = [self.path / "table.json", *sorted(self.path.glob("evaluations/*/table.json"))]
+        found = [
+            *(each for file in training for each in optional_values(file, partial(self._of_training, file=file))),
+            *(each for file in tables for each in optional_values(file, partial(_of_table, file=file))),
+        ]
         return sorted(found, key=lambda score: score.step)
 
     @cached_property
     def likelihoods(self) -> list[tuple[dict[str, Any], dict[str, list[float]], Path]]:
         """(about, bits per dimension of each image by estimate, file) of each evaluation with `metrics=bpd`."""
         files = sorted(self.path.glob("evaluations/*/likelihood.json"))
-        return [
-            (content["about"], content["values"], file)
-            for file, content in ((file, _json(file)) for file in files)
-            if content
-        ]
+        return [found for file in files for found in optional_values(file, partial(_likelihood, file=file))]
 
     @cached_property
     def grids(self) -> dict[str, dict[int, Path]]:
@@ -129,18 +147,18 @@ class RunReader:
             found.setdefault(name, {})[step] = file
         return found
 
-    def _of_training(self) -> Iterator[RecordedScore]:
-        for file in sorted(self.run.scores.glob("step-*.json")):
-            content = _json(file)
-            row = next((row for row in reversed(self.metrics) if _scored_at(row, content.get("step"))), None)
-            for each in content.get("scores", {}).values() if row is not None else ():
-                assert row is not None
-                prefix = f"score/{each['label']}-{content['weights']}/"
-                distance = each["scores"]["fd"]
-                # named as in metrics.jsonl: fd_digits_v1_500, fid_50k
-                name = next((key for key in row if key.startswith(prefix) and row[key] == distance["value"]), None)
-                if name is not None:
-                    yield RecordedScore(
+    def _of_training(self, content: dict[str, Any], file: Path) -> list[RecordedScore]:
+        rows = [row for row in self.metrics if _scored_at(row, content["step"])]
+        row = rows[-1] if rows else {}
+        found = []
+        for each in content["scores"].values():
+            prefix = f"score/{each['label']}-{content['weights']}/"
+            distance = each["scores"]["fd"]
+            # named as in metrics.jsonl: fd_digits_v1_500, fid_50k
+            name = next((key for key in row if key.startswith(prefix) and row[key] == distance["value"]), None)
+            if name is not None:
+                found.append(
+                    RecordedScore(
                         sampler=without_steps(each["label"]),
                         network_calls=each["network_calls"],
                         step=content["step"],
@@ -154,30 +172,43 @@ class RunReader:
                         seconds=each["seconds"],
                         source=file,
                     )
-
-    def _of_tables(self) -> Iterator[RecordedScore]:
-        # a trial of a sampling sweep is itself an evaluation directory
-        for file in [self.path / "table.json", *sorted(self.path.glob("evaluations/*/table.json"))]:
-            content = _json(file)
-            for cell in content.get("cells", ()):
-                values = [block["fd"]["value"] for block in cell["blocks"]]
-                if not values:
-                    continue
-                error = cell["blocks"][0]["fd"]["error"]
-                yield RecordedScore(
-                    sampler=cell["row"],
-                    network_calls=cell["network_calls"],
-                    step=content["about"]["step"],
-                    weights=content["about"]["weights"],
-                    metric=content["metric"],
-                    protocol=content["protocol"],
-                    value=sum(values) / len(values),
-                    spread=stdev(values) if len(values) > 1 else error,
-                    blocks=len(values),
-                    count=content["about"]["count"],
-                    seconds=sum(cell["seconds"]) / len(cell["seconds"]),
-                    source=file,
                 )
+        return found
+
+
+def _of_table(content: dict[str, Any], file: Path) -> list[RecordedScore]:
+    found = []
+    for cell in content["cells"]:
+        values = [block["fd"]["value"] for block in cell["blocks"]]
+        if not values:
+            continue
+        error = cell["blocks"][0]["fd"]["error"]
+        found.append(
+            RecordedScore(
+                sampler=cell["row"],
+                network_calls=cell["network_calls"],
+                step=content["about"]["step"],
+                weights=content["about"]["weights"],
+                metric=content["metric"],
+                protocol=content["protocol"],
+                value=sum(values) / len(values),
+                spread=stdev(values) if len(values) > 1 else error,
+                blocks=len(values),
+                count=content["about"]["count"],
+                seconds=sum(cell["seconds"]) / len(cell["seconds"]),
+                source=file,
+            )
+        )
+    return found
+
+
+def _likelihood(content: dict[str, Any], file: Path) -> list[tuple[dict[str, Any], dict[str, list[float]], Path]]:
+    about, values = content["about"], content["values"]
+    for name, numbers in values.items():
+        estimate_settings(name, about)
+        math.fsum(numbers) / len(numbers)  # raises unless these are numbers
+    _ = about["step"], about["weights"] + "", about["count"], about["likelihood"]["split"]
+    return [(about, values, file)]
 
 
 def without_steps(label: str) -> str:
@@ -218,12 +249,3 @@ def read_runs(paths: Sequence[Path]) -> list[RunReader]:
 
 def _scored_at(row: dict[str, Any], step: Any) -> bool:
     return row["step"] == step and any(name.startswith("score/") for name in row)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """Return a file's JSON object, or {} if the file is missing or damaged; reports then lack its numbers."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from diffexp.config.plugins import load_plugins
 from diffexp.config.trial import Trial
 from diffexp.errors import UserError
@@ -15,6 +13,7 @@ from diffexp.sweeps.metric_names import metric_problem, usual_metric
 from diffexp.sweeps.resolve import Resolved, resolve
 from diffexp.sweeps.spec.file import SweepFile, parse_sweep
 from diffexp.sweeps.spec.parameters import nested
+from diffexp.system.terminal import progress_bar
 
 # Keys that the sweep sets itself: the directory and the name of each run.
 _OURS = ("run_dir", "runs_dir", "out", "name")
@@ -41,7 +40,7 @@ def check_sweep(sweep: SweepFile, trials: Sequence[Trial]) -> list[Resolved]:
             raise UserError(f"{sweep.source}: parameters.{parameter.key}: the sweep sets this key itself. Remove it.")
     everything = [*trials, *typical(sweep)]
     found = []
-    for trial in tqdm(everything, desc=f"check {sweep.name}", unit="trial", delay=2, leave=False):
+    for trial in progress_bar(f"check {sweep.name}", len(everything), "trial", everything, leave=False, delay=2):
         try:
             resolved = resolve(sweep.command, trial)
             problem = metric_problem(sweep.metric.name, resolved) if sweep.metric is not None else None

@@ -196,7 +196,7 @@ BAD_OVERRIDES = [
         "model.prediction=noise",
         r"model\.prediction: expected one of epsilon, x0, v, scaled_epsilon, step_epsilon, got",
     ),
-    ("model.timesteps=0", r"model\.timesteps: expected an integer >= 1, got 0"),
+    ("model.timesteps=0", r"model\.timesteps: expected an integer >= 1 and <= 1000000, got 0"),
     ("model.network.channel_multipliers=[]", r"channel_multipliers: expected at least one level, got none"),
     (
         "model.network.channel_multipliers=[1,1,1,1,1]",

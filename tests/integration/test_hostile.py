@@ -1,12 +1,19 @@
 """Configs, checkpoints and sweep files that somebody hands over are data: reading them runs nothing."""
 
+import json
+import re
+import resource
+import shutil
 import sys
 import threading
+import time
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from diffexp.checkpoints.file import read_checkpoint, write_checkpoint
@@ -123,3 +130,115 @@ def test_a_spoilt_or_foreign_exported_file_is_refused(run, tmp_path):
         assert message in err
     for out in ("x.pt", "."):
         assert "out: " in diffexp("export", str(run), f"out={out}", cwd=tmp_path, expect=2).stderr
+
+
+# --- values that no training writes
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "x.safetensors"
+    diffexp("export", str(run), f"out={path}", cwd=path.parent)
+    return path
+
+
+def changed_export(path, out, **about):
+    """Write the exported file with other metadata, which no digest protects."""
+    with safe_open(path, "pt") as file:
+        save_file(load_file(path), out, {**file.metadata(), **about})
+    return out
+
+
+def sampled(path, capsys, monkeypatch):
+    """Sample from a file in this process, which must be refused; return the message."""
+    monkeypatch.setattr(sys, "argv", ["diffexp", "sample", str(path), "out=y.png"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    err = capsys.readouterr().err
+    assert ended.value.code == 2, err
+    assert str(path) in err
+    return err
+
+
+ABSURD = {
+    "base_channels": ["1000000000", "65536", "-8", "true", "abc", ".nan", "8.5"],
+    "num_res_blocks": ["1000000", "100", "0", "'2'"],
+    "timesteps": ["1000000000000", "-5", "null", ".inf", "1e12"],
+    "image_size": ["1000000", "16384", "-1"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in ABSURD.items() for value in values])
+def test_absurd_sizes_in_a_file_are_refused_before_memory_is_used(exported, tmp_path, capsys, monkeypatch, key, value):
+    with safe_open(exported, "pt") as file:
+        config = file.metadata()["config"]
+    config, count = re.subn(rf"(?m)^( +{key}): .*$", rf"\1: {value}", config, count=1)
+    assert count == 1
+    path = changed_export(exported, tmp_path / "absurd.safetensors", config=config)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.process_time()
+    sampled(path, capsys, monkeypatch)
+    assert time.process_time() - started < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+@pytest.mark.parametrize("step", ["abc", "-1", "1.5", "", "9" * 400, "\x1b[31m8"])
+def test_a_step_that_is_no_number_is_refused(run, exported, tmp_path, capsys, monkeypatch, step):
+    err = sampled(changed_export(exported, tmp_path / "x.safetensors", step=step), capsys, monkeypatch)
+    assert "its step is" in err
+    content = read_checkpoint(list_checkpoints(run / "checkpoints")[-1])
+    for value in (step, -1, 1.5, True, None, [8]):
+        write_checkpoint({**content, "global_step": value}, tmp_path / "checkpoints" / "x.ckpt")
+        assert "its global_step is" in sampled(tmp_path / "checkpoints" / "x.ckpt", capsys, monkeypatch)
+
+
+@pytest.mark.parametrize("key", ["config", "state_dict", "callbacks", "data", "run_id", "metrics"])
+def test_content_of_another_type_is_refused(run, tmp_path, capsys, monkeypatch, key):
+    content = read_checkpoint(list_checkpoints(run / "checkpoints")[-1])
+    write_checkpoint({**content, key: 5}, tmp_path / "checkpoints" / "x.ckpt")
+    assert f"its {key} is of type int" in sampled(tmp_path / "checkpoints" / "x.ckpt", capsys, monkeypatch)
+
+
+def test_a_network_larger_than_the_memory_is_refused(tmp_path):
+    err = diffexp("train", "digits", "model.network.base_channels=65536", cwd=tmp_path, expect=2).stderr
+    assert "model: expected at most" in err
+    assert not (tmp_path / "runs").exists()
+
+
+# --- characters that change a terminal
+
+ESCAPES = "\x1b]0;title\x07\x1b[31mred\x9b1m"
+
+
+@pytest.mark.parametrize("key", ["format", "weights", "step", "config"])
+def test_escapes_in_a_file_do_not_reach_the_terminal(exported, tmp_path, capsys, monkeypatch, key):
+    value = "name: {ESCAPES}: x" if key == "config" else ESCAPES
+    path = changed_export(exported, tmp_path / f"x{ESCAPES}.safetensors", **{key: value.replace("{ESCAPES}", ESCAPES)})
+    monkeypatch.setattr(sys, "argv", ["diffexp", "sample", str(path), "out=y.png"])
+    with pytest.raises(SystemExit):
+        main()
+    printed = capsys.readouterr()
+    assert r"x\x1b]0;title\x07\x1b[31mred\x9b1m.safetensors" in printed.err
+    assert not set("\x1b\x07\x9b") & set(printed.out + printed.err)
+
+
+def test_escapes_in_names_of_images_and_records_do_not_reach_the_terminal(run, tmp_path):
+    folder = tmp_path / "images"
+    for name in (f"a{ESCAPES}", "b"):
+        (folder / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / name / f"{ESCAPES}.png")
+    (folder / "b" / f"bad{ESCAPES}.png").write_text("no image")
+    (folder / "b" / f"other{ESCAPES}.txt").write_text("no image")
+    data = ["data.name=image_folder", "data.path=images", "data.image_size=8", "data.channels=1"]
+    shutil.copytree(run, tmp_path / f"run{ESCAPES}")
+    (tmp_path / f"run{ESCAPES}" / "environment.json").write_text(json.dumps({"host": ESCAPES, ESCAPES: ESCAPES}))
+    for command in (
+        ["config", "check", "digits", *data, "--data"],
+        ["config", "check", "digits", *data, "--data", "data.on_decode_error=skip"],
+        ["compare", str(run), f"run{ESCAPES}"],
+    ):
+        expect = 2 if command[-1] == "--data" else 0
+        done = diffexp(*command, cwd=tmp_path, expect=expect)
+        assert r"\x1b]0;title" in done.stdout + done.stderr
+        assert not set("\x1b\x07\x9b") & set(done.stdout + done.stderr)

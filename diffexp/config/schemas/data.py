@@ -29,7 +29,7 @@ class DataConfig(Component):
             machine, the container or the Slurm job. A larger split stays on disk and is decoded batch by batch.
     """
 
-    image_size: int = number(32, at_least=1)
+    image_size: int = number(32, at_least=1, at_most=16_384)
     channels: int = 3
     held_out: int = number(0, at_least=0)
     random_flip: bool = False
@@ -68,7 +68,7 @@ class DigitsConfig(DataConfig):
     """The 1,797 handwritten digits of 8×8 pixels included in scikit-learn; no download."""
 
     name: str = "digits"
-    image_size: int = number(8, at_least=1)
+    image_size: int = number(8, at_least=1, at_most=16_384)
     channels: int = 1
     native_size: ClassVar[int | None] = 8
     native_channels: ClassVar[int | None] = 1
@@ -82,7 +82,7 @@ class _MnistLike(DataConfig):
         root: folder to read the files from or to download them to.
     """
 
-    image_size: int = number(32, at_least=1)
+    image_size: int = number(32, at_least=1, at_most=16_384)
     channels: int = 1
     root: str = "data"
     paths: ClassVar[tuple[str, ...]] = ("root",)

@@ -39,9 +39,9 @@ class UNetConfig(NetworkConfig):
     training_only: ClassVar[tuple[str, ...]] = ("dropout", "gradient_checkpointing", "initialization")
 
     name: str = "unet"
-    base_channels: int = number(128, at_least=2)
-    channel_multipliers: list[int] = number([1, 2, 2, 2], at_least=1)
-    num_res_blocks: int = number(2, at_least=1)
+    base_channels: int = number(128, at_least=2, at_most=65_536)
+    channel_multipliers: list[int] = number([1, 2, 2, 2], at_least=1, at_most=1_024)
+    num_res_blocks: int = number(2, at_least=1, at_most=100)
     attention_resolutions: list[int] = field(default_factory=lambda: [16])
     dropout: float = number(0.1, at_least=0, below=1)
     norm_num_groups: int = number(32, at_least=1)
@@ -98,8 +98,8 @@ class RowLSTMConfig(AutoregressiveNetworkConfig):
     """
 
     name: str = "row_lstm"
-    width: int = number(64, at_least=1)
-    layers: int = number(3, at_least=1)
+    width: int = number(64, at_least=1, at_most=65_536)
+    layers: int = number(3, at_least=1, at_most=1_000)
 
 
 @AUTOREGRESSIVE_NETWORKS.register("transformer")
@@ -117,8 +117,8 @@ class TransformerConfig(AutoregressiveNetworkConfig):
     training_only: ClassVar[tuple[str, ...]] = ("dropout",)
 
     name: str = "transformer"
-    width: int = number(128, at_least=1)
-    layers: int = number(4, at_least=1)
+    width: int = number(128, at_least=1, at_most=65_536)
+    layers: int = number(4, at_least=1, at_most=1_000)
     heads: int = number(4, at_least=1)
     dropout: float = number(0.0, at_least=0, below=1)
 

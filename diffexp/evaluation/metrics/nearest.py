@@ -1,6 +1,5 @@
 """Metrics that detect copies of training images by the distance to the nearest training image."""
 
-import torch
 from torch import Tensor
 
 from diffexp.evaluation.extractors.base import Extractor
@@ -28,14 +27,14 @@ class _NearestMetric(FeatureMetric):
 
 
 class NearestDistanceRatio(_NearestMetric):
-    """The mean distance to the nearest training image, as a multiple of that between training images.
+    """The mean distance to the nearest training image, as a multiple of that between different training images.
 
     1 is expected.
     """
 
     def _measure(self, summary: FeatureSummary) -> Estimate:
         found = self._distances(summary)
-        return Estimate(float(found.mean() / self._typical.mean().clamp(min=torch.finfo(found.dtype).tiny)), None, 1.0)
+        return Estimate(float(found.mean() / self._typical.mean()), None, 1.0)
 
 
 class MemorizedFraction(_NearestMetric):

@@ -2,15 +2,12 @@
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from types import FrameType
-from typing import ClassVar, NoReturn
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffexp.config.schemas.engines import LocalEngineConfig
 from diffexp.errors import UserError
@@ -20,9 +17,12 @@ from diffexp.sweeps.plan import Sweep
 from diffexp.sweeps.results import best_setting, is_target_reached, rows, told_value
 from diffexp.sweeps.runner import CANCELLED, Stop, try_trial
 from diffexp.sweeps.state import ENDED, TrialState, left, read_state
+from diffexp.system.terminal import progress_bar, say
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _LOOK = 1.0  # seconds between two updates of the progress bar
-_LOGGED = 60.0  # the same in a log file
 _WAIT = 1.0  # seconds before checking again a trial that another process runs
 
 
@@ -93,7 +93,7 @@ class LocalRun:
     def _asked(self, number: int, _: FrameType | None) -> None:
         self.stop.now = self.stop.asked and number == signal.SIGINT
         if not self.stop.asked:
-            tqdm.write("stopping: running trials save a checkpoint first (Ctrl-C again kills them)", file=sys.stderr)
+            say("stopping: running trials save a checkpoint first (Ctrl-C again kills them)")
         self.stop.asked = True
 
     # --- workers
@@ -127,27 +127,27 @@ class LocalRun:
         line = f"{index:04d} {row.name}: {record.state}{told_value(row)}, {record.seconds:.0f} s"
         if record.state == "failed":
             line += f"; see {self.sweep.trial(index).log}"
-        tqdm.write(line, file=sys.stderr)
+        say(line)
 
     def _show(self, threads: list[threading.Thread]) -> None:
-        """Show a progress bar over all trials, including fractions of running ones, until the workers finish."""
-        total = len(self.sweep)
-        shape = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
+        """Show a progress bar over all trials until the workers finish; its length includes parts of running trials."""
         records = self.records()
-        with tqdm(total=total, initial=_shares(records), bar_format=shape, desc=self.sweep.file.name) as bar:
-            shown, interval = 0.0, _LOOK if sys.stderr.isatty() else _LOGGED
+        with progress_bar(self._count(records), len(self.sweep), None, initial=_shares(records)) as bar:
             while any(thread.is_alive() for thread in threads):
-                if time.monotonic() - shown >= interval:
-                    self._update(bar)
-                    shown = time.monotonic()
+                self._update(bar)
                 self.stop.asked |= (self.sweep.path / CANCELLED).exists()
                 time.sleep(_LOOK)
             self._update(bar)
 
-    def _update(self, bar: "tqdm[NoReturn]") -> None:
+    def _update(self, bar: "tqdm[Any]") -> None:
         records = self.records()
         bar.n = _shares(records)
+        bar.set_description_str(self._count(records), refresh=False)
         bar.set_postfix_str(self._summary(records))
+
+    def _count(self, records: list[TrialState]) -> str:
+        ended = sum(record.state in ENDED for record in records)
+        return f"{self.sweep.file.name}: {ended} of {len(records)} trials"
 
     def records(self) -> list[TrialState]:
         """Return the state of each trial."""

@@ -140,6 +140,17 @@ def test_nearest_distances_tell_copies():
     assert typical_distances(real)[0].item() == pytest.approx(brute_force, rel=1e-5)
 
 
+@pytest.mark.parametrize("rounding", [0, 1e-6])
+def test_copies_in_the_training_set_do_not_change_what_is_near(rounding):
+    once = 10 + normal(400, 4).float()
+    twice = torch.cat([once, once + rounding * normal(400, 4, seed=2).float()])
+    fresh = 10 + normal(300, 4, seed=1).float()
+    for images in (fresh, once[:300]):
+        expected = values((NearestDistanceRatio, MemorizedFraction), once, images)
+        assert values((NearestDistanceRatio, MemorizedFraction), twice, images) == pytest.approx(expected, abs=1e-5)
+    assert typical_distances(once[:1].repeat(50, 1)) is None
+
+
 def test_recall_falls_for_copies_of_few_and_precision_for_outliers():
     real = normal(500, 4).float()
     few = real[:20].repeat(25, 1) + 1e-3 * normal(500, 4, seed=2).float()

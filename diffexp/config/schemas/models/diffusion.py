@@ -82,13 +82,13 @@ class DiffusionConfig(ModelConfig):
     FEW: ClassVar[int] = 50  # steps of the usual DDIM
 
     name: str = "diffusion"
-    timesteps: int = number(1000, at_least=1)
+    timesteps: int = number(1000, at_least=1, at_most=1_000_000)
     schedule: ScheduleConfig = field(default_factory=LinearScheduleConfig)
     prediction: Prediction = "epsilon"
     loss: Literal["simple", "hybrid", "vlb"] = "simple"
     weighting: WeightingConfig = field(default_factory=UniformWeightingConfig)
     timestep_sampling: Literal["uniform", "stratified", "importance"] = "uniform"
-    classes: int | None = number(None, at_least=1)
+    classes: int | None = number(None, at_least=1, at_most=1_000_000)
     class_dropout_prob: float = number(0.1, at_least=0, at_most=1)
     network: NetworkConfig = field(default_factory=UNetConfig)
     gradient_variance: GradientVarianceConfig | None = None

@@ -22,9 +22,9 @@ class FlowConfig(PriorModelConfig):
     """
 
     name: str = "flow"
-    levels: int = number(2, at_least=1)
-    steps_per_level: int = number(8, at_least=1)
-    width: int = number(128, at_least=1)
+    levels: int = number(2, at_least=1, at_most=16)
+    steps_per_level: int = number(8, at_least=1, at_most=1_000)
+    width: int = number(128, at_least=1, at_most=65_536)
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         size = context.image_size

@@ -29,9 +29,9 @@ class GANConfig(PriorModelConfig):
 
     name: str = "gan"
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
-    latent_dim: int = number(100, at_least=1)
-    widths: list[int] = number([64, 128, 256], at_least=1)
-    discriminator_widths: list[int] = number([64, 128, 256], at_least=1)
+    latent_dim: int = number(100, at_least=1, at_most=1_000_000)
+    widths: list[int] = number([64, 128, 256], at_least=1, at_most=65_536)
+    discriminator_widths: list[int] = number([64, 128, 256], at_least=1, at_most=65_536)
     r1: float = number(1.0, at_least=0)
     discriminator_lr: float = number(1.0, above=0)
 

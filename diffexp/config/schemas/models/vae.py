@@ -26,8 +26,8 @@ class VAEConfig(PriorModelConfig):
     training_only: ClassVar[tuple[str, ...]] = ("beta",)
 
     name: str = "vae"
-    widths: list[int] = number([32, 64, 64], at_least=1)
-    latent_channels: int = number(4, at_least=1)
+    widths: list[int] = number([32, 64, 64], at_least=1, at_most=65_536)
+    latent_channels: int = number(4, at_least=1, at_most=65_536)
     beta: float = number(1.0, above=0)
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
