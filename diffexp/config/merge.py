@@ -133,6 +133,7 @@ class _Leaf:
 
     def refused(self, value: Any) -> UserError:
         given = "null" if value is None else repr(value)
+        given = given if len(given) <= 200 else f"{given[:200]}…"
         return UserError(f"{self.source}: {'.'.join(self.path)}: expected {describe(self.hint)}, got {given}.")
 
 
@@ -187,6 +188,8 @@ def _leaf(skeleton: Any, layer: Layer, path: tuple[str, ...], value: Any) -> _Le
         raise UserError(f"{where}: this key was renamed. Write {'.'.join((*path[:-1], renamed))}.")
     if hint is None:
         raise UserError(f"{where}: unknown key.{_meant(skeleton, path)}")
+    if any("\0" in each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)):
+        raise UserError(f"{where}: expected text without NUL characters, got {value!r}.")
     if "${" in str(value):
         raise UserError(f"{where}: expected a value, got a reference with '${{'. Write the value itself.")
     leaf = _Leaf(layer.source, path, value, hint)
