@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -19,6 +21,7 @@ from diffexp.sweeps.results import rows
 from diffexp.sweeps.runner import Stop, try_trial
 from diffexp.sweeps.spec.file import parse_sweep
 from diffexp.sweeps.state import TrialState, locked, read_state, retry, write_state
+from diffexp.system.locks import LOCK_NAME
 
 # Begins its run directory, and logs one value.
 BEGIN = """
@@ -244,15 +247,34 @@ def test_half_written_files_are_passed_over(sweep):
 
 def test_cancelling_stops_a_training_whose_sweep_was_killed(sweep):
     made = sweep("""
-(run / "status.json").write_text(json.dumps({"state": "running", "step": 1, "steps": 9, "pid": os.getpid()}))
-time.sleep(60)
+from diffexp.system.locks import locked
+with locked(run, "run_dir"):
+    at(1)
+    time.sleep(60)
 """)
     with locked(made.trial(0)) as lock:
         child = trying.start(made, made.trial(0), os.environ, lock)
         while not made.trial(0).run.status.is_file():
             time.sleep(0.05)
-        time.sleep(0.1)
     write_state(made.trial(0), TrialState("running", tries=1, host=os.uname().nodename))
     cancel(made)
     assert child.wait(10) == -signal.SIGTERM
     assert (made.path / trying.CANCELLED).exists()
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["lost", "starting again"])
+def test_cancelling_spares_a_process_that_got_the_pid_of_a_dead_training(sweep, runs):
+    made = sweep("at(1)")
+    run = made.trial(0).run
+    victim = subprocess.Popen(["sleep", "60"])
+    run.path.mkdir(parents=True)
+    holder = {"host": os.uname().nodename, "pid": victim.pid, "slurm_job": None, "since": "2026-01-01T00:00:00+00:00"}
+    (run.path / LOCK_NAME).write_text(json.dumps(holder))
+    run.status.write_text(json.dumps({"state": "running", "step": 5, "steps": 10, "pid": victim.pid}))
+    write_state(made.trial(0), TrialState("running", tries=1, host=os.uname().nodename))
+    with locked(made.trial(0)) if runs else nullcontext():
+        cancel(made)
+    with pytest.raises(subprocess.TimeoutExpired):
+        victim.wait(0.5)
+    victim.kill()
+    victim.wait()
