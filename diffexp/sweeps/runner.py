@@ -69,9 +69,6 @@ def try_trial(sweep: Sweep, index: int, environment: Mapping[str, str], stop: St
             return "over"
         before, _ = progress(planned)
         fruitless = 0 if before > record.from_step else record.fruitless
-        if fruitless >= FRUITLESS_LIMIT:
-            write_state(planned, replace(record, state="failed"))
-            return "over"
         record = replace(record, fruitless=fruitless, from_step=before)
         return _run(sweep, _asked(sweep, planned), record, environment, stop, lock)
 
@@ -100,12 +97,10 @@ def command_of(sweep: Sweep, planned: PlannedTrial) -> list[str]:
 def _run(
     sweep: Sweep, planned: PlannedTrial, record: TrialState, environment: Mapping[str, str], stop: Stop, lock: int
 ) -> Verdict:
-    # counted before it starts, so that the try counts even if this process is killed
     record = replace(
         record,
         state="running",
         tries=record.tries + 1,
-        fruitless=record.fruitless + 1,
         began=time.time(),
         host=os.uname().nodename,
         job=environment.get("SLURM_JOB_ID", ""),
@@ -127,27 +122,28 @@ def _run(
     record.seconds += time.monotonic() - started
     record.step, record.steps = progress(planned)
     record.exit_code = process.returncode
-    if record.step > record.from_step:
-        record.fruitless = 0
     verdict = _settle(record, asked=stop.asked, cancelled=cancelled, early=watch.stopped)
     write_state(planned, record)
     return verdict
 
 
 def _settle(record: TrialState, *, asked: bool, cancelled: bool, early: bool) -> Verdict:
-    """Record the outcome of a try that has ended; return whether to try again."""
+    """Record the outcome of a try whose process has ended; return whether to try again.
+
+    Only here does a try count as fruitless: a node that dies takes this process along, and the trial did not crash.
+    """
     verdict: Verdict = "over"
     if record.exit_code == 0:
         record.state, record.fruitless = "done", 0
     elif early:
         record.state = "stopped"
     elif asked or cancelled:
-        record.fruitless = max(0, record.fruitless - 1)  # a try that was stopped does not count as a crash
         record.state, verdict = ("cancelled", "over") if cancelled else ("interrupted", "again")
-    elif record.exit_code == 2 or record.fruitless >= FRUITLESS_LIMIT:
-        record.state = "failed"
     else:
+        record.fruitless = 0 if record.step > record.from_step else record.fruitless + 1
         record.state, verdict = "interrupted", "again"
+        if record.exit_code == 2 or record.fruitless >= FRUITLESS_LIMIT:
+            record.state, verdict = "failed", "over"
     return verdict
 
 

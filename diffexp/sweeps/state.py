@@ -33,7 +33,7 @@ class TrialState:
     Attributes:
         state: one of `State`.
         tries: the number of tries started.
-        fruitless: the number of successive tries, including the last, that ended without a further step.
+        fruitless: the number of successive tries that crashed without a further step.
         from_step: the step at which the last try started.
         step: optimiser steps (or blocks of images) done.
         steps: optimiser steps (or blocks of images) in total.
