@@ -91,7 +91,8 @@ def command_of(sweep: Sweep, planned: PlannedTrial) -> list[str]:
     where = [f"run_dir={planned.run.path.absolute()}", "--resume"]
     if sweep.file.command.kind == "evaluate":
         where = [f"out={planned.run.path.absolute()}"]
-    return [sys.executable, "-m", "diffexp", *words, *where]
+    # -P: a random.py in the folder where the sweep was planned does not replace Python's
+    return [sys.executable, "-P", "-m", "diffexp", *words, *where]
 
 
 def _run(
@@ -151,6 +152,7 @@ def start(
     sweep: Sweep, planned: PlannedTrial, environment: Mapping[str, str], lock: int | None = None
 ) -> "subprocess.Popen[bytes]":
     """Start a trial's process in a new session, so that Ctrl-C in the terminal does not reach it directly."""
+    sweep.check_plugins()
     planned.log.parent.mkdir(parents=True, exist_ok=True)
     # an earlier training in this process may have set it for its own other processes
     environment = {name: value for name, value in environment.items() if name != RUN_VARIABLE}
@@ -158,7 +160,7 @@ def start(
         return subprocess.Popen(
             command_of(sweep, planned),
             cwd=sweep.working_directory,
-            env={**environment, "WANDB_RUN_ID": planned.run_id},
+            env={**environment, "WANDB_RUN_ID": planned.run_id, "PYTHONSAFEPATH": "1"},  # -P for what it starts
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,

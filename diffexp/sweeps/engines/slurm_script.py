@@ -14,7 +14,7 @@ from pathlib import Path
 
 from diffexp.config.schemas.engines import SlurmEngineConfig
 from diffexp.errors import UserError
-from diffexp.sweeps.engines.base import AGAIN
+from diffexp.sweeps.engines.base import AGAIN, plugin_options
 from diffexp.sweeps.engines.slurm_environment import KEPT
 from diffexp.sweeps.plan import Sweep
 
@@ -90,7 +90,7 @@ trap : USR1 USR2 TERM
 # The tasks ignore signals until their handlers are installed: an earlier signal would kill them.
 srun --kill-on-bad-exit=1 \\
     bash -c 'trap "" USR1 USR2 TERM; exec "$@"' trial \\
-    {python} -m diffexp sweep trial {folder} "$index"
+    {python} -P -m diffexp sweep trial {folder} "$index" {shlex.join(plugin_options(sweep))}
 code=$?
 case $code in
     0 | 1 | 2) exit $code ;;  # done, or failed permanently
