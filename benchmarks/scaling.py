@@ -28,7 +28,7 @@ def diffexp(*options: str, cwd: str) -> float:
     """Run a diffexp command and return its wall-clock seconds."""
     start = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "diffexp", *options], cwd=cwd, capture_output=True, check=True, env=os.environ
+        [sys.executable, "-P", "-m", "diffexp", *options], cwd=cwd, capture_output=True, check=True, env=os.environ
     )
     return time.perf_counter() - start
 

@@ -33,7 +33,7 @@ FIXED = [
 def diffexp(*arguments: str, cwd: str) -> None:
     """Run a diffexp command in a new process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "diffexp", *arguments]
+    command = [sys.executable, "-P", "-m", "diffexp", *arguments]
     subprocess.run(command, cwd=cwd, env=environment, capture_output=True, check=True)
 
 

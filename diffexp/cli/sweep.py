@@ -33,7 +33,8 @@ for _command in (check, plan, run, submit):
 
 @sweep.command()
 @SWEEP
-def status(sweep_file: str) -> None:
+@PLUGIN
+def status(sweep_file: str, plugins: tuple[str, ...]) -> None:
     """Print the state of each trial of a sweep.
 
     \b
@@ -47,6 +48,7 @@ def status(sweep_file: str) -> None:
     from diffexp.sweeps.plan import open_sweep
     from diffexp.sweeps.results import status_text
 
+    load_plugins(plugins)
     opened = open_sweep(sweep_file)
     click.echo(status_text(opened, gone_trials(opened)))
 
@@ -78,7 +80,8 @@ def retry(sweep_file: str) -> None:
 
 @sweep.command()
 @SWEEP
-def cancel(sweep_file: str) -> None:
+@PLUGIN
+def cancel(sweep_file: str, plugins: tuple[str, ...]) -> None:
     """Stop a sweep, on this machine and on every engine.
 
     Running trials save a checkpoint; `run` and `submit` resume them.
@@ -93,6 +96,7 @@ def cancel(sweep_file: str) -> None:
     from diffexp.sweeps.engines.base import cancel as stop
     from diffexp.sweeps.plan import open_sweep
 
+    load_plugins(plugins)
     opened = open_sweep(sweep_file)
     jobs = stop(opened)
     click.echo(f"{opened.path}: cancelled" + (f", with jobs {', '.join(jobs)}" if jobs else ""))
@@ -128,7 +132,8 @@ def results(sweep_file: str, form: str) -> None:
 
 @sweep.command()
 @SWEEP
-def best(sweep_file: str) -> None:
+@PLUGIN
+def best(sweep_file: str, plugins: tuple[str, ...]) -> None:
     """Print the config of the setting with the best mean over seeds.
 
     `diffexp train` takes it as CONFIG, and `diffexp evaluate --table` as FILE.
@@ -143,6 +148,7 @@ def best(sweep_file: str) -> None:
     from diffexp.sweeps.plan import open_sweep
     from diffexp.sweeps.results import best_config
 
+    load_plugins(plugins)
     click.echo(best_config(open_sweep(sweep_file)), nl=False)
 
 

@@ -41,8 +41,8 @@ class _PlanOptions:
 
     @property
     def is_given(self) -> bool:
-        """Whether the command line has any."""
-        return bool(self.overrides or self.config or self.out or self.plugins) or self.seed is not None
+        """Whether the command line has any that changes a plan, as plugins do not."""
+        return bool(self.overrides or self.config or self.out) or self.seed is not None
 
 
 def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -79,6 +79,7 @@ def check(file: str, overrides: tuple[str, ...], config: str | None, plugins: tu
     from diffexp.sweeps.plan import find_sweep_file, planned
     from diffexp.sweeps.validate import metric_of
 
+    load_plugins(plugins)
     before, changed = find_sweep_file(file, config, overrides, plugins)
     trials = planned(changed, seed=0)
     replaced = metric_of(changed, before)
@@ -174,7 +175,7 @@ def submit(sweep_file: str, options: _PlanOptions, engine: str, agents: int | No
     chosen, rest = build_engine(engine, options.overrides)
     of_plan = replace(options, overrides=tuple(rest))
     if agents is not None:
-        if replace(of_plan, out=None).is_given or engine != "slurm":
+        if replace(of_plan, out=None).is_given or options.plugins or engine != "slurm":
             raise UserError(
                 "--agents: expected only keys of slurm, --out and --print, got other options. W&B's server holds the "
                 "sweep; set them in the sweep file."
@@ -191,13 +192,11 @@ def submit(sweep_file: str, options: _PlanOptions, engine: str, agents: int | No
                 f"command line: {key}: expected a key of the engine {engine} or of the config, got {key}."
                 f"{did_you_mean(key, [*names, *of_config])}{more}"
             )
-    if Path(sweep_file).is_dir():  # a plan is immutable: a plugin only provides the engine
-        of_plan = replace(of_plan, plugins=())
     planned = _planned(sweep_file, of_plan)
     if printed:
         click.echo(chosen.script(planned), nl=False)
         return
-    record_plugins(planned, options.plugins)
+    record_plugins(planned, chosen, options.plugins)
     jobs = chosen.submit(planned)
     if chosen.is_blocking:
         _report_run(planned, f"diffexp sweep submit --engine {engine}")
@@ -241,6 +240,7 @@ def _planned(file: str, options: _PlanOptions) -> "Sweep":
     from diffexp.sweeps.plan import Sweep, find_sweep_file, make_plan, usual_directory
     from diffexp.sweeps.validate import metric_of
 
+    load_plugins(options.plugins)
     if Path(file).is_dir():
         if options.is_given:
             raise UserError(

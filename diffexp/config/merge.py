@@ -2,12 +2,14 @@
 
 import copy
 import difflib
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, make_dataclass, replace
+from functools import cache
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from diffexp.config.registry import Component
 from diffexp.config.renamed import current_name
@@ -47,23 +49,17 @@ def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
     Raises:
         UserError: for an unknown key or name, a value of the wrong type, or a missing required key.
     """
-    layers = [replace(layer, values=copy.deepcopy(layer.values)) for layer in layers]
+    layers = [replace(layer, values=_copied(layer.values)) for layer in layers]
     skeleton = select(defaults, [LayerNode(layer.source, "", layer.values) for layer in layers])
-    root = _structured(skeleton)
     leaves = [_leaf(skeleton, layer, path, value) for layer in layers for path, value in _leaves(layer.values)]
+    config = _copied(skeleton)
     sources: dict[str, str] = {}
-    for batch in _batches(leaves):
-        _merge_batch(root, skeleton, batch)
-        for leaf in batch:
-            key = ".".join(leaf.path)
-            sources.pop(key, None)  # keys are in the order of their last source
-            sources[key] = leaf.source
-    try:
-        config = OmegaConf.to_object(root)
-    except MissingMandatoryValue:
-        _require_all(root, skeleton)
-        raise
-    assert isinstance(config, type(defaults))
+    for leaf in leaves:
+        _set(config, skeleton, leaf)
+        key = ".".join(leaf.path)
+        sources.pop(key, None)  # keys are in the order of their last source
+        sources[key] = leaf.source
+    _require_all(config, skeleton)
     return Merged(config, sources)
 
 
@@ -89,27 +85,20 @@ def differing(first: dict[str, Any], second: dict[str, Any], prefix: str = "") -
             yield f"{prefix}{key}", one, two
 
 
-_known: dict[Any, DictConfig] = {}
-
-
-def _structured(skeleton: Any) -> DictConfig:
-    """Return a typed DictConfig of a dataclass instance: a copy of a cached one, because creating one is slow."""
-    key = _identity(skeleton)
-    if key not in _known:
-        try:
-            _known[key] = OmegaConf.structured(skeleton)
-        except OmegaConfBaseException as error:  # never for built-in schemas
-            raise UserError(f"a plugin's schema cannot be used: {str(error).splitlines()[0]}") from error
-    return copy.deepcopy(_known[key])
-
-
-def _identity(node: Any) -> Any:
-    """Return a hashable key that is equal for nodes with the same types and values."""
-    if is_dataclass(node):
-        return type(node), *(_identity(getattr(node, each.name)) for each in fields(node))
+def _copied(node: Any) -> Any:
+    """Return a deep copy of plain data and dataclass instances, many times faster than `copy.deepcopy`."""
+    if is_dataclass(node) and not isinstance(node, type):
+        copied = copy.copy(node)
+        for each in fields(node):
+            value = getattr(node, each.name)
+            if is_dataclass(value) or isinstance(value, (dict, list)):
+                setattr(copied, each.name, _copied(value))
+        return copied
     if isinstance(node, dict):
-        return tuple((key, _identity(value)) for key, value in node.items())
-    return (type(node), tuple(map(_identity, node)) if isinstance(node, list) else node)
+        return {key: _copied(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_copied(each) for each in node]
+    return node
 
 
 # --- values ----------------------------------------------------------------------------------------
@@ -124,51 +113,81 @@ class _Leaf:
     value: Any
     hint: Any
 
-    @property
-    def nested(self) -> Any:
-        nested = self.value
-        for part in reversed(self.path):
-            nested = {part: nested}
-        return nested
-
     def refused(self, value: Any) -> UserError:
         given = "null" if value is None else repr(value)
+        given = given if len(given) <= 200 else f"{given[:200]}…"
         return UserError(f"{self.source}: {'.'.join(self.path)}: expected {describe(self.hint)}, got {given}.")
 
 
-def _batches(leaves: Sequence[_Leaf]) -> Iterator[list[_Leaf]]:
-    """Yield the leaves in order, in batches of independent keys, which can be merged at once."""
-    batch: list[_Leaf] = []
-    taken: set[tuple[str, ...]] = set()  # paths of the batch and their parents
-    given: set[tuple[str, ...]] = set()
-    for leaf in leaves:
-        above = {leaf.path[:length] for length in range(1, len(leaf.path))}
-        if leaf.path in taken or above & given:
-            yield batch
-            batch, taken, given = [], set(), set()
-        batch.append(leaf)
-        taken |= {leaf.path, *above}
-        given.add(leaf.path)
-    yield batch
+def _set(config: Any, skeleton: Any, leaf: _Leaf) -> None:
+    """Set the value of a leaf in a config; a section that an earlier layer set to null gets its defaults back.
+
+    Raises:
+        UserError: if the value has the wrong type.
+    """
+    node, hint = config, _declared(config, type(config), leaf.path[0])
+    for part, name in itertools.pairwise(leaf.path):
+        skeleton, below = _get(skeleton, part), _get(node, part)
+        if not (is_dataclass(skeleton) or isinstance(skeleton, dict)):
+            raise leaf.refused(leaf.value)  # it has no keys
+        if below is None or below == MISSING:  # MISSING: a sampler without a name
+            below = _copied(skeleton)
+            _put(node, part, below)
+        node, hint = below, _declared(below, hint, name)
+    name = leaf.path[-1]
+    if leaf.value == MISSING:
+        return  # as OmegaConf merges it
+    if is_dataclass(without_none(hint)) or get_origin(without_none(hint)) is dict:
+        if leaf.value == {}:
+            return
+        if leaf.value is not None or not is_optional(hint):
+            raise leaf.refused(leaf.value)
+        _put(node, name, None)
+    else:
+        _put(node, name, _converted(leaf, hint))
 
 
-def _merge_batch(root: DictConfig, skeleton: Any, batch: Sequence[_Leaf]) -> None:
-    together: dict[str, Any] = {}
-    for leaf in batch:
-        _restore(root, skeleton, leaf.path)
-        node = together
-        for part in leaf.path[:-1]:
-            node = node.setdefault(part, {})
-        node[leaf.path[-1]] = leaf.value
-    try:
-        root.merge_with(together)
-    except (OmegaConfBaseException, ValueError, TypeError):
-        for leaf in batch:  # find the wrong one
-            try:
-                root.merge_with(leaf.nested)
-            except (OmegaConfBaseException, ValueError, TypeError) as error:
-                raise leaf.refused(leaf.value) from error
-        raise
+def _declared(node: Any, hint: Any, name: str) -> Any:
+    """Return the declared type of a key of a dataclass instance, or of a dict of type `hint`."""
+    return get_args(without_none(hint))[1] if isinstance(node, dict) else hints_of(node)[name]
+
+
+def _get(node: Any, name: str) -> Any:
+    return node.get(name) if isinstance(node, dict) else getattr(node, name, None)
+
+
+def _put(node: Any, name: str, value: Any) -> None:
+    if isinstance(node, dict):
+        node[name] = value
+    else:
+        setattr(node, name, value)
+
+
+def _converted(leaf: _Leaf, hint: Any) -> Any:
+    """Return the value of a leaf as OmegaConf converts it to the key's type.
+
+    Raises:
+        UserError: if OmegaConf refuses it.
+    """
+    if type(leaf.value) is without_none(hint):
+        return leaf.value  # which OmegaConf would return
+    known = (hint, repr(leaf.value))  # repr distinguishes 1, 1.0 and True
+    if known not in _conversions:
+        try:
+            typed = OmegaConf.structured(_typed(hint))
+            typed.merge_with({"value": leaf.value})
+            _conversions[known] = OmegaConf.to_object(typed).value  # type: ignore[union-attr]  # a Typed
+        except (OmegaConfBaseException, ValueError, TypeError) as error:
+            raise leaf.refused(leaf.value) from error
+    return _copied(_conversions[known])
+
+
+_conversions: dict[tuple[Any, str], Any] = {}  # OmegaConf takes a millisecond, and sweeps repeat their values
+
+
+@cache
+def _typed(hint: Any) -> type:
+    return make_dataclass("Typed", [("value", hint, MISSING)])
 
 
 def _leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -187,6 +206,8 @@ def _leaf(skeleton: Any, layer: Layer, path: tuple[str, ...], value: Any) -> _Le
         raise UserError(f"{where}: this key was renamed. Write {'.'.join((*path[:-1], renamed))}.")
     if hint is None:
         raise UserError(f"{where}: unknown key.{_meant(skeleton, path)}")
+    if any("\0" in each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)):
+        raise UserError(f"{where}: expected text without NUL characters, got {value!r}.")
     if "${" in str(value):
         raise UserError(f"{where}: expected a value, got a reference with '${{'. Write the value itself.")
     leaf = _Leaf(layer.source, path, value, hint)
@@ -196,18 +217,6 @@ def _leaf(skeleton: Any, layer: Layer, path: tuple[str, ...], value: Any) -> _Le
         return replace(leaf, value=_fitted(value, hint, layer, path))
     except _UnwrittenError:
         raise UserError(f"{leaf.refused(value)} Quote the value.") from None
-
-
-def _restore(root: DictConfig, skeleton: Any, path: tuple[str, ...]) -> None:
-    """Restore the defaults of a section that an earlier layer set to null, because this layer sets keys of it."""
-    node = root
-    for part in path[:-1]:
-        skeleton = skeleton.get(part) if isinstance(skeleton, dict) else getattr(skeleton, part, None)
-        if not is_dataclass(skeleton) and not isinstance(skeleton, dict):
-            return
-        if node[part] is None:
-            node[part] = OmegaConf.structured(skeleton)
-        node = node[part]
 
 
 class _UnwrittenError(TypeError):
@@ -290,11 +299,21 @@ def _meant(skeleton: Any, path: tuple[str, ...]) -> str:
     return f" Did you mean {nearest[0]}?" if nearest else f" Known keys: {', '.join(siblings or keys)}."
 
 
-def _require_all(root: DictConfig, skeleton: Any) -> None:
-    for key in sorted(OmegaConf.missing_keys(root)):
+def _require_all(config: Any, skeleton: Any) -> None:
+    for key in sorted(_missing(config)):
         hint = without_none(_hint_at(skeleton, tuple(key.split("."))))
         if isinstance(hint, type) and issubclass(hint, Component):
             raise UserError(
                 f"config: {key}.name: required key is missing. Use one of {', '.join(hint.registry.names)}."
             )
         raise UserError(f"config: {key}: required key is missing. Set it in the config or with {key}=VALUE.")
+
+
+def _missing(node: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the keys without a value; an element of a list counts for its list."""
+    values = node if isinstance(node, dict) else {each.name: getattr(node, each.name) for each in fields(node)}
+    for name, value in values.items():
+        if is_dataclass(value) or isinstance(value, dict):
+            yield from _missing(value, f"{prefix}{name}.")
+        elif value == MISSING or (isinstance(value, list) and MISSING in value):
+            yield f"{prefix}{name}"

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffexp.config.plugins import load_plugins
+from diffexp.config.plugins import require_plugins
 from diffexp.config.trial import Trial
 from diffexp.errors import UserError, did_you_mean, writing
 from diffexp.runs.directory import Run
@@ -154,10 +154,24 @@ class Sweep:
                     "Undo the change, or plan the sweep file again with --out DIR."
                 )
 
+    def check_plugins(self) -> None:
+        """Check that the user has named the plugins of the trials, and is in the folder that they are imported from.
+
+        Raises:
+            UserError: if not.
+        """
+        plugins = self.file.command.plugins
+        require_plugins(plugins, str(self.path))
+        if plugins and not _is_here(self.working_directory):
+            raise UserError(
+                f"{self.path}: its trials import {', '.join(plugins)} in the folder where they were planned, "
+                f"expected {self.working_directory}, got {Path.cwd()}. Change to that folder."
+            )
+
     def _resolve(self, trials: list[Trial]) -> list[Resolved]:
+        self.check_plugins()
         try:
             with chdir(self.working_directory):  # the command's paths are relative to it
-                load_plugins(self.file.command.plugins)
                 return [resolve(self.file.command, trial) for trial in trials]
         except OSError as error:
             raise UserError(
@@ -179,6 +193,10 @@ class Sweep:
         """
         if index not in self.indices:
             raise UserError(f"{self.path}: expected a trial from 0 to {len(self) - 1}, got {index}.")
+
+
+def _is_here(folder: Path) -> bool:
+    return folder.is_dir() and folder.samefile(Path.cwd())
 
 
 def planned(sweep: SweepFile, seed: int) -> list[tuple[Trial, Resolved]]:

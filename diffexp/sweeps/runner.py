@@ -69,9 +69,6 @@ def try_trial(sweep: Sweep, index: int, environment: Mapping[str, str], stop: St
             return "over"
         before, _ = progress(planned)
         fruitless = 0 if before > record.from_step else record.fruitless
-        if fruitless >= FRUITLESS_LIMIT:
-            write_state(planned, replace(record, state="failed"))
-            return "over"
         record = replace(record, fruitless=fruitless, from_step=before)
         return _run(sweep, _asked(sweep, planned), record, environment, stop, lock)
 
@@ -94,18 +91,17 @@ def command_of(sweep: Sweep, planned: PlannedTrial) -> list[str]:
     where = [f"run_dir={planned.run.path.absolute()}", "--resume"]
     if sweep.file.command.kind == "evaluate":
         where = [f"out={planned.run.path.absolute()}"]
-    return [sys.executable, "-m", "diffexp", *words, *where]
+    # -P: a random.py in the folder where the sweep was planned does not replace Python's
+    return [sys.executable, "-P", "-m", "diffexp", *words, *where]
 
 
 def _run(
     sweep: Sweep, planned: PlannedTrial, record: TrialState, environment: Mapping[str, str], stop: Stop, lock: int
 ) -> Verdict:
-    # counted before it starts, so that the try counts even if this process is killed
     record = replace(
         record,
         state="running",
         tries=record.tries + 1,
-        fruitless=record.fruitless + 1,
         began=time.time(),
         host=os.uname().nodename,
         job=environment.get("SLURM_JOB_ID", ""),
@@ -127,27 +123,28 @@ def _run(
     record.seconds += time.monotonic() - started
     record.step, record.steps = progress(planned)
     record.exit_code = process.returncode
-    if record.step > record.from_step:
-        record.fruitless = 0
     verdict = _settle(record, asked=stop.asked, cancelled=cancelled, early=watch.stopped)
     write_state(planned, record)
     return verdict
 
 
 def _settle(record: TrialState, *, asked: bool, cancelled: bool, early: bool) -> Verdict:
-    """Record the outcome of a try that has ended; return whether to try again."""
+    """Record the outcome of a try whose process has ended; return whether to try again.
+
+    Only here does a try count as fruitless: a node that dies takes this process along, and the trial did not crash.
+    """
     verdict: Verdict = "over"
     if record.exit_code == 0:
         record.state, record.fruitless = "done", 0
     elif early:
         record.state = "stopped"
     elif asked or cancelled:
-        record.fruitless = max(0, record.fruitless - 1)  # a try that was stopped does not count as a crash
         record.state, verdict = ("cancelled", "over") if cancelled else ("interrupted", "again")
-    elif record.exit_code == 2 or record.fruitless >= FRUITLESS_LIMIT:
-        record.state = "failed"
     else:
+        record.fruitless = 0 if record.step > record.from_step else record.fruitless + 1
         record.state, verdict = "interrupted", "again"
+        if record.exit_code == 2 or record.fruitless >= FRUITLESS_LIMIT:
+            record.state, verdict = "failed", "over"
     return verdict
 
 
@@ -155,6 +152,7 @@ def start(
     sweep: Sweep, planned: PlannedTrial, environment: Mapping[str, str], lock: int | None = None
 ) -> "subprocess.Popen[bytes]":
     """Start a trial's process in a new session, so that Ctrl-C in the terminal does not reach it directly."""
+    sweep.check_plugins()
     planned.log.parent.mkdir(parents=True, exist_ok=True)
     # an earlier training in this process may have set it for its own other processes
     environment = {name: value for name, value in environment.items() if name != RUN_VARIABLE}
@@ -162,7 +160,7 @@ def start(
         return subprocess.Popen(
             command_of(sweep, planned),
             cwd=sweep.working_directory,
-            env={**environment, "WANDB_RUN_ID": planned.run_id},
+            env={**environment, "WANDB_RUN_ID": planned.run_id, "PYTHONSAFEPATH": "1"},  # -P for what it starts
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,

@@ -16,6 +16,7 @@ from diffexp.sweeps.plan import PlannedTrial, Sweep
 from diffexp.sweeps.search.tpe import PastTrial
 from diffexp.sweeps.spec.file import SweepMetric
 from diffexp.system.files import atomic_write_text
+from diffexp.system.locks import holder_pid
 
 # pending: not started; interrupted: stopped on request or crashed, resumes from its checkpoint; lost: ended without
 # a record; stopped: by early termination; cancelled: by `diffexp sweep cancel`
@@ -32,7 +33,7 @@ class TrialState:
     Attributes:
         state: one of `State`.
         tries: the number of tries started.
-        fruitless: the number of successive tries, including the last, that ended without a further step.
+        fruitless: the number of successive tries that crashed without a further step.
         from_step: the step at which the last try started.
         step: optimiser steps (or blocks of images) done.
         steps: optimiser steps (or blocks of images) in total.
@@ -129,10 +130,10 @@ def retry(sweep: Sweep) -> list[int]:
 
 def stop_orphan(trial: PlannedTrial) -> None:
     """Signal a trial's training on this machine to stop, even if its supervisor was killed."""
-    record = read_state(trial)
-    if record.state == "running" and record.host == os.uname().nodename and trial.run is not None:
-        with suppress(OSError, ValueError, KeyError):  # it has not started, or has just ended
-            os.kill(json.loads(trial.run.status.read_text())["pid"], signal.SIGTERM)
+    pid = holder_pid(trial.run.path) if trial.run is not None else None
+    if pid is not None:
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(pid, signal.SIGTERM)
 
 
 # --- locks ---------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffexp.config.plugins import load_plugins
+from diffexp.config.plugins import require_plugins
 from diffexp.config.trial import Trial
 from diffexp.errors import UserError
 from diffexp.sweeps.metric_names import metric_problem, usual_metric
@@ -28,7 +28,7 @@ def check_sweep(sweep: SweepFile, trials: Sequence[Trial]) -> list[Resolved]:
     Raises:
         UserError: if a trial is invalid; names the file and the trial.
     """
-    load_plugins(sweep.command.plugins)
+    require_plugins(sweep.command.plugins, f"{sweep.source}: command")
     for word in sweep.command.overrides:
         if word.partition("=")[0] in _OURS:
             raise UserError(f"{sweep.source}: command: {word}: the sweep sets this key itself. Remove it.")
@@ -82,7 +82,7 @@ def on_other(sweep: SweepFile, target: str | None, overrides: Sequence[str], plu
     changed = parse_sweep(content, sweep.source)
     if changed.metric is None or not changed.metric.name.startswith("score/"):
         return changed
-    load_plugins(command.plugins)
+    require_plugins(command.plugins, f"{sweep.source}: command")
     values = {each.path: each.typical()[0] for each in changed.parameters}
     resolved = resolve(command, Trial(command.sweep, nested(values)))
     if metric_problem(changed.metric.name, resolved) is None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from diffexp.errors import EnvironmentFailure, writing
 from diffexp.system.reading import open_regular
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 LOCK_NAME = ".lock"
 _PATIENCE = 5.0  # seconds within which a killed process has ended
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+_TAKEN = (errno.EACCES, errno.EAGAIN)
 
 
 # The lock files, by device and inode, that this process holds.
@@ -28,22 +30,40 @@ _held: set[tuple[int, int]] = set()
 
 def in_use(folder: Path) -> bool:
     """Whether a process has locked a folder; True also if this is unknown."""
+    return _state(folder) != "free"
+
+
+def holder_pid(folder: Path) -> int | None:
+    """Return the process of this machine that holds a folder's lock now; None if there is none, or if it is unknown.
+
+    The pid in the file alone does not count: after a crash, the system gives it to another process.
+    """
+    if _state(folder) != "held":
+        return None
+    try:
+        holder = json.loads((folder / LOCK_NAME).read_text())
+        return int(holder["pid"]) if holder["host"] == os.uname().nodename else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _state(folder: Path) -> Literal["free", "held", "unknown"]:
     path = folder / LOCK_NAME
     try:
         if _identity(path.lstat()) in _held:  # opening and closing the file would release the lock
-            return True
+            return "held"
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        return False
+        return "free"
     except OSError:
-        return True
+        return "unknown"
     try:
         fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
+    except OSError as error:
+        return "held" if error.errno in _TAKEN else "unknown"
     finally:
         os.close(file)
-    return False
+    return "free"
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -114,7 +134,7 @@ def _acquired(path: Path, key: str) -> int:
                     path.parent,
                 )
                 return open_lock(path)
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
+            if error.errno not in _TAKEN:
                 raise
         else:
             if _is_still_there(file, path):

@@ -155,3 +155,25 @@ def test_dotted_keys_nest():
 def test_what_is_no_override_is_refused(text, message):
     with pytest.raises(UserError, match=message):
         override_layer(text)
+
+
+@pytest.mark.parametrize("key", ["name", "runs_dir", "run_dir", "data.name", "wandb.project", "wandb.tags"])
+def test_nul_in_a_text_is_refused_from_every_source(tmp_path, key):
+    value = ["a", "b\0c"] if key == "wandb.tags" else "b\0c"
+    nested = value
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"base": "digits", **nested}))
+    for arguments in (
+        (str(tmp_path / "c.yaml"),),
+        ("digits", [f"{key}={value!r}"]),
+        ("digits", [], Trial("s", nested)),
+    ):
+        with pytest.raises(UserError, match=rf"{key}.*(without NUL|got 'b\\x00c')"):
+            load_experiment(*arguments)
+
+
+def test_a_long_wrong_value_is_shortened():
+    with pytest.raises(UserError) as told:
+        load_experiment("digits", ["seed=" + ":".join(["59"] * 4000)])
+    assert len(str(told.value)) < 300

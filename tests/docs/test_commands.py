@@ -128,7 +128,8 @@ def run_small(line, cwd, cache):
     kind = words[0]
     if kind == "sweep":
         if words[1] == "run":
-            words = ["sweep", "check", words[2]]
+            plugins = words[words.index("--plugin") :] if "--plugin" in words else []
+            words = ["sweep", "check", words[2], *plugins]
         elif "--engine" in words:  # tests/sweeps/engines/test_base.py
             words = ["sweep", "check", words[2], "--plugin", words[words.index("--plugin") + 1]]
         elif words[1] == "submit":
@@ -174,14 +175,15 @@ def test_every_command_runs(page, world, cache, tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_yaml_block_is_right(page, tmp_path):
-    write_named_blocks(page, tmp_path)  # plugins that a sweep's command names
+    write_named_blocks(page, tmp_path)
+    plugins = re.findall(r"sweep check .*(--plugin) (\w+)", page.read_text())
     for number, text in enumerate(blocks(page, "yaml")):
         file = tmp_path / f"{number}.yaml"
         file.write_text(text)
         if "method:" in text:
             whole = "command:" in text
             if whole:  # others show a part of a file
-                diffexp("sweep", "check", str(file), cwd=tmp_path)
+                diffexp("sweep", "check", str(file), *(word for each in plugins for word in each), cwd=tmp_path)
         else:
             load_experiment(str(file))
 

@@ -118,9 +118,9 @@ def fork(path, request, descriptors=()):
 
 def start_trial(command, *, cwd, env, stdout, pass_fds, **options):
     """What `subprocess.Popen` does in `diffexp.sweeps.runner`."""
-    assert command[:3] == [sys.executable, "-m", "diffexp"]
+    assert command[:4] == [sys.executable, "-P", "-m", "diffexp"]
     assert options == {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
-    request = {"arguments": command[3:], "script": None, "cwd": str(cwd), "environment": dict(env)}
+    request = {"arguments": command[4:], "script": None, "cwd": str(cwd), "environment": dict(env)}
     return fork(os.environ[SOCKET], request, [stdout.fileno(), *pass_fds])
 
 
@@ -175,7 +175,7 @@ def become(request, descriptors):
     os.environ.update(request["environment"])
     program = request["script"] or Path(sys.executable).with_name("diffexp")
     sys.argv = [str(program), *request["arguments"]]
-    sys.path[:1] = [str(Path(request["script"]).parent), str(ROOT)] if request["script"] else [request["cwd"]]
+    sys.path[:1] = [str(Path(program).parent), *([str(ROOT)] if request["script"] else [])]
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if descriptors:
         os.setsid()

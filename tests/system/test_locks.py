@@ -73,6 +73,23 @@ def test_a_folder_is_in_use_while_a_process_holds_it(tmp_path):
     assert not locks.in_use(tmp_path)
 
 
+def test_the_holder_is_a_live_process_and_not_what_a_file_says(tmp_path):
+    assert locks.holder_pid(tmp_path) is None
+    process = holder(tmp_path)
+    assert locks.holder_pid(tmp_path) == process.pid
+    process.kill()
+    process.wait()
+    assert f'"pid": {process.pid}' in (tmp_path / locks.LOCK_NAME).read_text()
+    assert locks.holder_pid(tmp_path) is None
+    process = holder(tmp_path)
+    text = (tmp_path / locks.LOCK_NAME).read_text()
+    for damaged in ("", "3", text.replace(os.uname().nodename, "another")):
+        (tmp_path / locks.LOCK_NAME).write_text(damaged)
+        assert locks.holder_pid(tmp_path) is None
+    process.kill()
+    process.wait()
+
+
 def test_who_waits_gets_it_when_the_other_ends(tmp_path):
     process = holder(tmp_path, "time.sleep(0.5)")
     with locks.locked(tmp_path, "run_dir"):

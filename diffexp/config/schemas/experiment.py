@@ -181,8 +181,9 @@ class Experiment:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            yield "name", f"expected a directory name (not empty, no '/', not starting with '.'), got {self.name!r}."
+        if not self.name.isprintable() or not self.name or "/" in self.name or self.name.startswith("."):
+            rules = "not empty, printable, no '/', not starting with '.'"
+            yield "name", f"expected a directory name ({rules}), got {self.name!r}."
         for name in self.loggers:
             if name not in LOGGERS.names:
                 yield "loggers", LOGGERS.unknown(name)

@@ -3,14 +3,13 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from diffexp.config.fields import range_problems
 from diffexp.config.merge import merge
-from diffexp.config.plugins import load_plugins
+from diffexp.config.plugins import require_plugins
 from diffexp.config.schemas.engines import ENGINES, EngineConfig
 from diffexp.config.sources import override_layer
 from diffexp.errors import UserError
@@ -104,8 +103,20 @@ def engine_keys(name: str) -> list[str]:
     return ENGINES.own_fields(ENGINES.schema(name))
 
 
-def record_plugins(sweep: Sweep, plugins: Sequence[str]) -> None:
-    """Record the plugins that the engine of a sweep needs, for `status` and `cancel`."""
+def plugin_options(sweep: Sweep) -> list[str]:
+    """Return the options for the plugins of the trials, which a job gives to `diffexp sweep trial`.
+
+    Raises:
+        UserError: if the user has not named these plugins.
+    """
+    sweep.check_plugins()
+    return [word for name in sweep.file.command.plugins for word in ("--plugin", name)]
+
+
+def record_plugins(sweep: Sweep, engine: Engine, plugins: Sequence[str]) -> None:
+    """Record the plugins that an engine of a plugin needs, so that `status` and `cancel` ask for them."""
+    if type(engine).__module__.partition(".")[0] == "diffexp":
+        return
     known = _plugins(sweep)
     if not set(plugins) <= set(known):
         atomic_write_text(_plugins_file(sweep), json.dumps(list(dict.fromkeys([*known, *plugins]))) + "\n")
@@ -114,9 +125,13 @@ def record_plugins(sweep: Sweep, plugins: Sequence[str]) -> None:
 def _plugins(sweep: Sweep) -> list[str]:
     try:
         plugins: list[str] = json.loads(_plugins_file(sweep).read_text())
+        return [str(name) for name in plugins]
     except FileNotFoundError:
         return []
-    return plugins
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{_plugins_file(sweep)}: expected a list of modules, got a damaged file. Remove it."
+        ) from error
 
 
 def _plugins_file(sweep: Sweep) -> Path:
@@ -124,10 +139,12 @@ def _plugins_file(sweep: Sweep) -> Path:
 
 
 def engines(sweep: Sweep) -> list[Engine]:
-    """Build, with default settings, all engines that a sweep may have been submitted to."""
-    if plugins := _plugins(sweep):
-        with chdir(sweep.working_directory):  # so that modules next to the sweep file are importable
-            load_plugins(plugins)
+    """Build, with default settings, all engines that a sweep may have been submitted to.
+
+    Raises:
+        UserError: if the user has not named the plugins that the sweep was submitted with.
+    """
+    require_plugins(_plugins(sweep), str(_plugins_file(sweep)))
     return [build_engine(name)[0] for name in ENGINES.names]
 
 

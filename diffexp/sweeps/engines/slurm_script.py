@@ -14,7 +14,7 @@ from pathlib import Path
 
 from diffexp.config.schemas.engines import SlurmEngineConfig
 from diffexp.errors import UserError
-from diffexp.sweeps.engines.base import AGAIN
+from diffexp.sweeps.engines.base import AGAIN, plugin_options
 from diffexp.sweeps.engines.slurm_environment import KEPT
 from diffexp.sweeps.engines.slurm_request import python_command, setup_lines
 from diffexp.sweeps.plan import Sweep
@@ -65,7 +65,7 @@ trap : USR1 USR2 TERM
 code=0
 SLURM_WAIT=${{SLURM_WAIT:-{_WAIT}}} srun --kill-on-bad-exit=1 \\
     bash -c 'trap "" USR1 USR2 TERM; exec "$@"' trial \\
-    {python_command(request)} -P -m diffexp sweep trial {folder} "$index" || code=$?
+    {python_command(request)} -P -m diffexp sweep trial {folder} "$index" {shlex.join(plugin_options(sweep))} || code=$?
 case $code in
     0 | 1 | 2) exit $code ;;  # done, or failed permanently
     {AGAIN}) ;;

@@ -67,11 +67,10 @@ def parse_command(given: Any, where: str) -> Command:
     """
     if not isinstance(given, list) or not all(isinstance(word, (str, int, float)) for word in given):
         raise UserError(f"{where}: command: expected a list of words such as {EXAMPLE}, got {given!r}.")
-    changed = next((word for word in given if isinstance(word, (bool, float))), None)
+    changed = next((word for word in given if not isinstance(word, str)), None)
     if changed is not None:
         raise UserError(f"{where}: command: expected words, got one that YAML reads as {changed}. Quote it.")
-    words = [str(word) for word in given]
-    words = words[1:] if words[:1] == [_ENVIRONMENT] else words
+    words: list[str] = given[1:] if given[:1] == [_ENVIRONMENT] else given
     if words[:1] != ["diffexp"] or len(words) < 3 or words[1] not in ("train", "evaluate"):
         raise UserError(
             f"{where}: command: expected diffexp train or diffexp evaluate and a target, as in {EXAMPLE}, "

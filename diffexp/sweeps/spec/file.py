@@ -16,8 +16,10 @@ _TOP = (
     *("method", "parameters", "metric", "early_terminate", "program", "command", "name", "description", "project"),
     *("entity", "run_cap"),
 )
+_TEXTS = ("name", "description", "program", "project", "entity")
 _MOST = 10_000  # trials in a plan
 _MOST_VALUES = 100_000
+_LONGEST_NUMBER = 100  # characters
 _HYPERBAND = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 
 
@@ -88,6 +90,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """Construct an integer; notations that Python reads differently are an error."""
+        if len(node.value) > _LONGEST_NUMBER:
+            raise yaml.YAMLError(f"expected at most {_LONGEST_NUMBER} characters in a number{node.start_mark}")
         number = super().construct_yaml_int(node)
         if number != scalar(str(node.value)):
             raise yaml.YAMLError(f"W&B reads {node.value} as {number}. Write {number} or quote it{node.start_mark}")
@@ -110,11 +114,11 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_date)
 
 
-def _bound(content: Any) -> None:
-    """Reject YAML aliases that contain themselves or that expand a short text into too many values.
+def _check_plain(content: Any) -> None:
+    """Reject what a plan, which is JSON, cannot hold: bytes and sets, endless aliases, and aliases that expand hugely.
 
     Raises:
-        ValueError: for either.
+        ValueError: for each of these.
     """
     left, within = _MOST_VALUES, set()
 
@@ -123,6 +127,8 @@ def _bound(content: Any) -> None:
         left -= 1
         if left < 0:
             raise ValueError(f"expected at most {_MOST_VALUES} values, got more")
+        if not isinstance(node, (dict, list, str, int, float, type(None))):
+            raise ValueError(f"expected texts, numbers, lists and mappings, got {type(node).__name__}")
         if isinstance(node, (dict, list)):
             if id(node) in within:
                 raise ValueError("an alias (*…) contains itself")
@@ -142,7 +148,7 @@ def read_sweep(path: Path) -> SweepFile:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # as `wandb sweep` reads it
-        _bound(content)
+        _check_plain(content)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -166,13 +172,16 @@ def parse_sweep(content: Any, where: str) -> SweepFile:
     for key in content:
         if key not in _TOP:
             raise UserError(f"{where}: unknown key {key!r} in a W&B sweep.{did_you_mean(str(key), _TOP)}")
+    for key in _TEXTS:
+        if content.get(key) is not None and not isinstance(content[key], str):
+            raise UserError(f"{where}: {key}: expected a string, got {content[key]!r:.60}. Quote it.")
     method = content.get("method")
     if method not in ("grid", "random", "bayes"):
         raise UserError(f"{where}: method: expected grid, random or bayes, got {method!r}.")
     if "command" not in content:
         raise UserError(f"{where}: command: expected a list of words, got none. Add one, such as {EXAMPLE}.")
     command = parse_command(content["command"], where)
-    if content.get("name", command.sweep) != command.sweep:
+    if content.get("name") not in (None, command.sweep):
         raise UserError(
             f"{where}: name: expected {command.sweep!r}, the name after --trial in the command, "
             f"got {content['name']!r}. Use one name in both."

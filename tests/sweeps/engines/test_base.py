@@ -48,7 +48,10 @@ def test_the_engine_of_the_page_runs_a_sweep(tmp_path):
     again = ["runs/two", "--engine", "processes", "--plugin", "my_engine"]
     assert "no trial is left to run" in diffexp("sweep", "submit", *again, cwd=tmp_path).stdout
     (tmp_path / "my_engine.py").write_text(code.replace("    def submit(", ASKED + "    def submit("))
-    assert "asked" in diffexp("sweep", "status", "runs/two", cwd=tmp_path).stderr  # without naming the plugin
+    for command in ("status", "cancel"):
+        refused = diffexp("sweep", command, "runs/two", cwd=tmp_path, expect=2).stderr
+        assert "engine_plugins.json: names the plugin my_engine" in refused
+    assert "asked" in diffexp("sweep", "status", "runs/two", "--plugin", "my_engine", cwd=tmp_path).stderr
     (sweep.path / "engine_plugins.json").unlink()  # of a module that this process cannot import
     assert gone_trials(sweep) == set()
     assert cancel(sweep) == []

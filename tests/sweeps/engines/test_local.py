@@ -1,11 +1,14 @@
 """What becomes of a trial, told by processes that behave as the test says; real trainings are in tests/integration."""
 
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -16,9 +19,10 @@ from diffexp.sweeps.engines.local import LocalRun, slots
 from diffexp.sweeps.engines.slurm_environment import without_slurm
 from diffexp.sweeps.plan import make_plan
 from diffexp.sweeps.results import rows
-from diffexp.sweeps.runner import Stop, try_trial
+from diffexp.sweeps.runner import FRUITLESS_LIMIT, Stop, try_trial
 from diffexp.sweeps.spec.file import parse_sweep
 from diffexp.sweeps.state import TrialState, locked, read_state, retry, write_state
+from diffexp.system.locks import LOCK_NAME
 
 # Begins its run directory, and logs one value.
 BEGIN = """
@@ -89,16 +93,31 @@ if before < 8: os.kill(os.getpid(), signal.SIGKILL)
     assert read_state(made.trial(0)).state == "done"
 
 
-def test_a_supervisor_that_dies_is_counted(sweep):
-    made = sweep("at(10)")
-    for fruitless in (1, 2):  # as it stands on record when a process dies with its supervisor
-        write_state(
-            made.trial(0), TrialState("running", tries=fruitless, fruitless=fruitless, host=os.uname().nodename)
-        )
+@pytest.mark.parametrize("then", ["at(10)", "sys.exit(1)"], ids=["succeeds", "crashes"])
+def test_a_death_of_the_supervisor_is_no_crash_of_the_trial(sweep, then):
+    made = sweep(f"""
+(run / "pid").write_text(str(os.getpid()))
+if (run / "power").exists(): time.sleep(60)
+{then}
+""")
+    run = made.trial(0).run.path
+    run.mkdir(parents=True)
+    (run / "power").touch()
+    for _ in range(FRUITLESS_LIMIT):  # power cuts during the start, which kill both
+        supervisor = multiprocessing.get_context("fork").Process(target=attempt, args=(made,))
+        supervisor.start()
+        while not (run / "pid").is_file() or not (pid := (run / "pid").read_text()):
+            time.sleep(0.02)
+        supervisor.kill()
+        os.kill(int(pid), signal.SIGKILL)
+        supervisor.join()
+        (run / "pid").unlink()
         assert read_state(made.trial(0)).state == "lost"
-    write_state(made.trial(0), TrialState("running", tries=3, fruitless=3))
-    verdict, record = attempt(made)
-    assert (verdict, record.state, record.tries) == ("over", "failed", 3)
+    (run / "power").unlink()
+    verdicts = [attempt(made)[0] for _ in range(3)]
+    assert verdicts == (["over"] * 3 if then == "at(10)" else ["again", "again", "over"])
+    record = read_state(made.trial(0))
+    assert (record.state, record.tries) == (("done", 4) if then == "at(10)" else ("failed", 6))
 
 
 def test_asked_to_stop_it_is_told_until_it_listens(sweep, monkeypatch):
@@ -244,15 +263,34 @@ def test_half_written_files_are_passed_over(sweep):
 
 def test_cancelling_stops_a_training_whose_sweep_was_killed(sweep):
     made = sweep("""
-(run / "status.json").write_text(json.dumps({"state": "running", "step": 1, "steps": 9, "pid": os.getpid()}))
-time.sleep(60)
+from diffexp.system.locks import locked
+with locked(run, "run_dir"):
+    at(1)
+    time.sleep(60)
 """)
     with locked(made.trial(0)) as lock:
         child = trying.start(made, made.trial(0), os.environ, lock)
         while not made.trial(0).run.status.is_file():
             time.sleep(0.05)
-        time.sleep(0.1)
     write_state(made.trial(0), TrialState("running", tries=1, host=os.uname().nodename))
     cancel(made)
     assert child.wait(10) == -signal.SIGTERM
     assert (made.path / trying.CANCELLED).exists()
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["lost", "starting again"])
+def test_cancelling_spares_a_process_that_got_the_pid_of_a_dead_training(sweep, runs):
+    made = sweep("at(1)")
+    run = made.trial(0).run
+    victim = subprocess.Popen(["sleep", "60"])
+    run.path.mkdir(parents=True)
+    holder = {"host": os.uname().nodename, "pid": victim.pid, "slurm_job": None, "since": "2026-01-01T00:00:00+00:00"}
+    (run.path / LOCK_NAME).write_text(json.dumps(holder))
+    run.status.write_text(json.dumps({"state": "running", "step": 5, "steps": 10, "pid": victim.pid}))
+    write_state(made.trial(0), TrialState("running", tries=1, host=os.uname().nodename))
+    with locked(made.trial(0)) if runs else nullcontext():
+        cancel(made)
+    with pytest.raises(subprocess.TimeoutExpired):
+        victim.wait(0.5)
+    victim.kill()
+    victim.wait()

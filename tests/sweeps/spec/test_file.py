@@ -174,7 +174,7 @@ def test_a_shipped_sweep_is_named_like_its_file(file):
     assert read_sweep(file).name == file.stem
 
 
-@pytest.mark.parametrize("word", ["1.10", "on", "1.5e-3", "1:30.5"])
+@pytest.mark.parametrize("word", ["1.10", "on", "1.5e-3", "1:30.5", "1_000", "0x1F"])
 def test_words_of_a_command_that_yaml_changes_are_refused(tmp_path, word):
     file = tmp_path / "f.yaml"
     content = yaml.safe_dump(
@@ -204,3 +204,20 @@ def test_a_date_and_quoted_numbers_stay_texts_in_the_plans_file_too(tmp_path):
     sweep = read_sweep(file)
     assert sweep.parameters[0].values == ("1.10", "007", "2024-01-01")
     assert yaml.safe_load(sweep.text())["parameters"] == {"x": {"values": ["1.10", "007", "2024-01-01"]}}
+
+
+@pytest.mark.parametrize("key", ["name", "description", "program", "project", "entity"])
+@pytest.mark.parametrize("written", ["2024", "1.10", "yes", "[a]", "!!binary aGk=", "!!set {a}"])
+def test_a_text_that_yaml_changes_is_refused(tmp_path, key, written):
+    file = tmp_path / "f.yaml"
+    file.write_text(yaml.safe_dump(changed(**{key: "HERE"})).replace("HERE", written))
+    with pytest.raises(UserError, match=f"{key}: expected a string, got|expected texts, numbers, lists and mappings"):
+        read_sweep(file)
+
+
+def test_a_number_too_long_to_print_is_one_short_message(tmp_path):
+    file = tmp_path / "f.yaml"
+    file.write_text(yaml.safe_dump(of({"values": ["HERE"]})).replace("HERE", ":".join(["59"] * 4000)))
+    with pytest.raises(UserError, match="expected at most 100 characters in a number") as told:
+        read_sweep(file)
+    assert len(str(told.value)) < 500
