@@ -42,7 +42,7 @@ def show(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> N
 @OVERRIDES
 @PLUGIN
 def check(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
-    """Validate CONFIG and list any errors.
+    """Validate CONFIG, look for the files and packages that it names, and list any errors.
 
     \b
     CONFIG     YAML file, run directory, or name of a ready config (digits, …)
@@ -52,7 +52,9 @@ def check(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> 
     Example:
       diffexp config check digits model.timesteps=100
     """
-    _load(config, overrides, plugins)
+    from diffexp.config.check import check_experiment
+
+    check_experiment(_load(config, overrides, plugins))
     click.echo(f"{config}: valid")
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import types
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -84,27 +85,29 @@ def _choose(base: type[Component], current: Any, parts: list[LayerNode]) -> Any:
 
 
 def _drop_abandoned(base: type[Component], current: Any, final: Component, parts: list[LayerNode]) -> None:
-    """Remove the keys of a choice that a later layer replaced from the parts."""
-    kept = {each.name for each in fields(final)}
-    active = set() if current == MISSING else {each.name for each in fields(current)}
+    """Remove the keys of a choice that a later layer replaced from the parts, unless the last choice has the same key.
+
+    A key is the same if it has the same type: the networks of two models may be of different groups.
+    """
+    kept = set(_hints(type(final)).items())
+    active = set() if current == MISSING else set(_hints(type(current)).items())
     # one source at a time: the order of the keys on a command line has no meaning
     for _, group in itertools.groupby(parts, key=lambda part: part.source):
         together = list(group)
         for part in together:
             if "name" in part.values:
-                active = {each.name for each in fields(base.registry.schema(part.values["name"]))}
+                active = set(_hints(base.registry.schema(part.values["name"])).items())
         for part in together:
-            for key in (active - kept) & set(part.values):
-                del part.values[key]
+            for key, _ in active - kept:
+                part.values.pop(key, None)
 
 
 def hints_of(node: Any) -> dict[str, Any]:
     """Return the types of a dataclass instance's fields."""
-    schema: Any = type(node)
-    return _hints(schema)
+    return _hints(type(node))
 
 
-_hints = cache(get_type_hints)
+_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 def is_optional(hint: Any) -> bool:
