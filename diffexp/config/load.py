@@ -212,8 +212,8 @@ def load_evaluate_request(
 
 
 def about_data(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split the overrides into those whose key starts with "data." and the others."""
-    own = [text for text in overrides if text.startswith("data.")]
+    """Split the overrides into those of "data" and keys below it, and the others."""
+    own = [text for text in overrides if text.startswith(("data.", "data="))]
     return own, [text for text in overrides if text not in own]
 
 

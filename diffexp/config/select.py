@@ -21,9 +21,14 @@ class LayerNode:
     key: str
     values: dict[str, Any]
 
-    def below(self, name: str) -> "list[LayerNode]":
-        """Return the values for the node's field `name`: a list of one, or empty."""
+    def below(self, name: str, hint: Any) -> "list[LayerNode]":
+        """Return the values for the node's field `name`: a list of one, or empty.
+
+        A text for a component is its name, and becomes a mapping.
+        """
         value = self.values.get(name)
+        if isinstance(value, str) and is_component(hint):
+            value = self.values[name] = {"name": value}
         key = f"{self.key}.{name}" if self.key else name
         return [LayerNode(self.source, key, value)] if isinstance(value, dict) else []
 
@@ -38,7 +43,7 @@ def select(node: Any, parts: list[LayerNode]) -> Any:
     """
     hints = hints_of(node)
     for each in fields(node):
-        below = [part for given in parts for part in given.below(each.name)]
+        below = [part for given in parts for part in given.below(each.name, hints[each.name])]
         setattr(node, each.name, _arrange_value(hints[each.name], getattr(node, each.name), below))
     return node
 
@@ -50,7 +55,7 @@ def _arrange_value(hint: Any, value: Any, parts: list[LayerNode]) -> Any:
         inner = get_args(hint)[1]
         arranged = {}
         for name in names:
-            below = [part for given in parts for part in given.below(name)]
+            below = [part for given in parts for part in given.below(name, inner)]
             if name in value or below:
                 arranged[name] = _arrange_value(inner, value.get(name, MISSING), below)
         return arranged
@@ -108,6 +113,12 @@ def hints_of(node: Any) -> dict[str, Any]:
 
 
 _hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+
+
+def is_component(hint: Any) -> bool:
+    """Whether a type is a `Component`, or one or None."""
+    hint = without_none(hint)
+    return isinstance(hint, type) and issubclass(hint, Component)
 
 
 def is_optional(hint: Any) -> bool:
