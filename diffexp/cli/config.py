@@ -44,7 +44,7 @@ def show(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> N
 @click.option("--data", is_flag=True, help="Also read the images, build the model and describe both, as train does.")
 @PLUGIN
 def check(config: str, overrides: tuple[str, ...], data: bool, plugins: tuple[str, ...]) -> None:
-    """Validate CONFIG and list any errors.
+    """Validate CONFIG, look for the files and packages that it names, and list any errors.
 
     \b
     CONFIG     YAML file, run directory, or name of a ready config (digits, …)
@@ -54,7 +54,10 @@ def check(config: str, overrides: tuple[str, ...], data: bool, plugins: tuple[st
     Example:
       diffexp config check digits model.timesteps=100
     """
+    from diffexp.config.check import check_experiment
+
     experiment = _load(config, overrides, plugins)
+    check_experiment(experiment)
     if data:
         with quick_imports():
             from diffexp.commands.overview import check_data

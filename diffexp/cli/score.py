@@ -33,7 +33,7 @@ def score(a: Path, b: str, overrides: tuple[str, ...], plugins: tuple[str, ...])
     Example:
       diffexp score samples.npz fashion_mnist out=scores.json
     """
-    from diffexp.config.load import about_data, load_experiment
+    from diffexp.config.load import about_data, load_data
     from diffexp.config.plugins import load_plugins
 
     load_plugins(plugins)
@@ -44,5 +44,5 @@ def score(a: Path, b: str, overrides: tuple[str, ...], plugins: tuple[str, ...])
         result = score.score(a, Path(b), overrides)
     else:
         data, rest = about_data(overrides)
-        result = score.score(a, load_experiment(b, data), rest)
+        result = score.score(a, load_data(b, data), rest)
     click.echo(result.text())

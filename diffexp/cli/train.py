@@ -39,6 +39,7 @@ def train(
     Example:
       diffexp train digits optim.lr=1e-3 model.schedule.name=linear
     """
+    from diffexp.config.check import check_experiment
     from diffexp.config.load import load_experiment
     from diffexp.config.plugins import load_plugins
     from diffexp.config.sources import find_config
@@ -48,6 +49,8 @@ def train(
     defer_signals()
     load_plugins(plugins)
     experiment = load_experiment(config, overrides, Trial.parse(*trial) if trial else None)
+    if not resume:  # a run that continues no longer needs the weights that it started from
+        check_experiment(experiment)
     with quick_imports():
         from diffexp.commands.locate import locate_run, located
         from diffexp.commands.train import train_run

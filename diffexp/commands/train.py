@@ -22,6 +22,7 @@ from diffexp.commands.locate import locate_run, located
 from diffexp.commands.overview import print_overview
 from diffexp.commands.resume import complete_records, newest_checkpoint, set_metrics_aside, tidy
 from diffexp.commands.trainer import build_trainer, choose_precision, fit, quieten
+from diffexp.config.check import check_experiment
 from diffexp.config.load import load_experiment
 from diffexp.config.merge import as_dict
 from diffexp.config.plugins import load_plugins
@@ -87,6 +88,8 @@ def train(
     """
     load_plugins(plugins)
     experiment = located(load_experiment(str(config), overrides))
+    if not resume:  # a run that continues no longer needs the weights that it started from
+        check_experiment(experiment)
     run = locate_run(experiment, find_config(str(config)), resume=resume)
     return train_run(experiment, run, list(plugins), callbacks)
 

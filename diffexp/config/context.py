@@ -1,6 +1,7 @@
 """Values of an experiment that checks of its other parts need."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -9,8 +10,10 @@ class Context:
 
     Attributes:
         image_size: height and width of the images in pixels.
+        channels: channels of the images.
         network_size: height of the network's input, which is that of the latents for a model with latents.
-        held_out: number of images of the train split that training never uses.
+        split_sizes: number of images of each split of the dataset, where it is known.
+        data_classes: number of classes of the dataset; None if it is unknown.
         ema: whether the weights are averaged.
         model: name of the model.
         sampler_base: base class of the configs of the model's samplers.
@@ -24,8 +27,10 @@ class Context:
     """
 
     image_size: int = 0
+    channels: int = 0
     network_size: int = 0
-    held_out: int = 0
+    split_sizes: Mapping[str, int] = field(default_factory=dict)
+    data_classes: int | None = None
     ema: bool = False
     model: str = ""
     sampler_base: type = object

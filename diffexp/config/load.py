@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from diffexp.config.context import Context
 from diffexp.config.merge import as_dict, merge
@@ -18,10 +18,11 @@ from diffexp.config.schemas.requests import (
     SampleRequest,
     ScoreRequest,
 )
+from diffexp.config.schemas.samplers import SamplerConfig
 from diffexp.config.schemas.scoring import ScoreConfig
 from diffexp.config.sources import Layer, file_layers, find_config, override_layer, parse_yaml, stored_layer
 from diffexp.config.trial import Trial
-from diffexp.config.validate import context_of, validate
+from diffexp.config.validate import context_of, fit_defaults, validate
 from diffexp.errors import UserError
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "amended",
     "experiment_from_text",
     "imported_experiment",
+    "load_data",
     "load_evaluate_request",
     "load_experiment",
     "load_export_request",
@@ -37,6 +39,11 @@ __all__ = [
     "load_sample_request",
     "load_score_request",
 ]
+
+Schema = TypeVar("Schema")
+
+# The sections of an experiment that comparing images with its data uses.
+_DATA = ("data.", "score.extractor.", "score.reference.")
 
 
 def load_experiment(config: str, overrides: Sequence[str] = (), trial: Trial | None = None) -> Experiment:
@@ -53,6 +60,19 @@ def load_experiment(config: str, overrides: Sequence[str] = (), trial: Trial | N
     return _experiment(_layers(Experiment, config, overrides, trial))
 
 
+def load_data(config: str, overrides: Sequence[str] = ()) -> Experiment:
+    """Load an experiment for its data and the settings of its scores; nothing else of it is validated.
+
+    Args:
+        config: as in `find_config`.
+        overrides: strings ``data.KEY=value``.
+
+    Raises:
+        UserError: if these parts are invalid, or another part has an unknown key or a value of a wrong type.
+    """
+    return _experiment(_layers(Experiment, config, overrides, None), only=_DATA)
+
+
 def _layers(schema: type, config: str, overrides: Sequence[str], trial: Trial | None) -> list[Layer]:
     given = [override_layer(text) for text in overrides]
     if trial is None:
@@ -61,17 +81,36 @@ def _layers(schema: type, config: str, overrides: Sequence[str], trial: Trial | 
     return [*file_layers(find_config(config)), *based, trial.defaults(schema), *given, trial.values()]
 
 
-def _experiment(layers: Sequence[Layer]) -> Experiment:
-    """Return the validated experiment of layers, with the model's default samplers if the layers name none."""
-    models = (layer.values.get("model") for layer in layers)
-    names = [each["name"] for each in models if isinstance(each, dict) and "name" in each]
-    usual = default_samplers_of(names[-1] if names else DiffusionConfig.name)
-    defaults = Experiment(sample_grid=SampleGridConfig(samplers=dict(usual)))
-    if any("score" in layer.values for layer in layers):
-        defaults.score = ScoreConfig(samplers=dict(list(usual.items())[:1]))
-    merged = merge(defaults, layers)
-    validate(merged, context_of(merged.config))
+def _experiment(layers: Sequence[Layer], *, only: tuple[str, ...] = ("",)) -> Experiment:
+    """Return the experiment of layers, with the model's default samplers if the layers name none.
+
+    Args:
+        layers: the layers, later over earlier.
+        only: the sections to validate, as in `validate`.
+    """
+    usual = _default_samplers(layers)
+    merged = merge(_defaults(layers, usual), layers)
+    own = merged.config.model.default_samplers()
+    if own != usual:  # they depend on keys of the model, such as timesteps
+        merged = merge(_defaults(layers, own), layers)
+    context = context_of(merged.config)
+    fit_defaults(merged, context)
+    validate(merged, context, only=only)
     return merged.config
+
+
+def _default_samplers(layers: Sequence[Layer]) -> dict[str, SamplerConfig]:
+    """Return the default samplers of the model that the layers name, with all its keys at their defaults."""
+    models = (layer.values.get("model") for layer in layers)
+    names = [each.get("name") if isinstance(each, dict) else each for each in models]
+    return default_samplers_of(next((name for name in reversed(names) if isinstance(name, str)), DiffusionConfig.name))
+
+
+def _defaults(layers: Sequence[Layer], samplers: dict[str, SamplerConfig]) -> Experiment:
+    defaults = Experiment(sample_grid=SampleGridConfig(samplers=dict(samplers)))
+    if any("score" in layer.values for layer in layers):
+        defaults.score = ScoreConfig(samplers=dict(list(samplers.items())[:1]))
+    return defaults
 
 
 def experiment_from_text(text: str, source: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -97,9 +136,7 @@ def load_sample_request(overrides: Sequence[str], experiment: Experiment) -> Sam
     defaults = SampleRequest()
     for sampler in list(experiment.model.default_samplers().values())[:1]:
         defaults.sampler = sampler
-    merged = merge(defaults, [override_layer(text) for text in overrides])
-    validate(merged, context_of(experiment))
-    return merged.config
+    return _request(defaults, [override_layer(text) for text in overrides], context_of(experiment))
 
 
 def load_export_request(overrides: Sequence[str], experiment: Experiment) -> ExportRequest:
@@ -108,9 +145,7 @@ def load_export_request(overrides: Sequence[str], experiment: Experiment) -> Exp
     Raises:
         UserError: if it is invalid.
     """
-    merged = merge(ExportRequest(), [override_layer(text) for text in overrides])
-    validate(merged, context_of(experiment))
-    return merged.config
+    return _request(ExportRequest(), [override_layer(text) for text in overrides], context_of(experiment))
 
 
 def load_import_request(overrides: Sequence[str]) -> tuple[ImportRequest, list[str]]:
@@ -120,9 +155,8 @@ def load_import_request(overrides: Sequence[str]) -> tuple[ImportRequest, list[s
         UserError: if it is invalid.
     """
     own = [text for text in overrides if text.partition("=")[0] in as_dict(ImportRequest())]
-    merged = merge(ImportRequest(), [override_layer(text) for text in own])
-    validate(merged, Context())
-    return merged.config, [text for text in overrides if text not in own]
+    request = _request(ImportRequest(), [override_layer(text) for text in own], Context())
+    return request, [text for text in overrides if text not in own]
 
 
 def imported_experiment(
@@ -141,7 +175,8 @@ def imported_experiment(
         UserError: if it is invalid.
     """
     given = [override_layer(text) for text in overrides]
-    if not any("name" in layer.values.get("data", {}) for layer in given):
+    about_data_name = [layer.values.get("data", {}) for layer in given]
+    if not any(isinstance(each, str) or "name" in each for each in about_data_name):
         raise UserError("data.name: required key is missing. Name the model's training data, as in data.name=cifar10.")
     found = {"name": "imported", "model": {"name": "diffusion", **model}}
     shape = {"data": {"image_size": image_size, "channels": channels}}
@@ -170,13 +205,15 @@ def load_evaluate_request(
     merged = merge(defaults, _layers(EvaluateRequest, table or experiment.model.default_table, overrides, trial))
     if not merged.config.samplers:
         merged.config.samplers = dict(experiment.model.default_samplers())
-    validate(merged, context_of(experiment))
+    context = context_of(experiment)
+    fit_defaults(merged, context)
+    validate(merged, context)
     return merged.config
 
 
 def about_data(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split the overrides into those whose key starts with "data." and the others."""
-    own = [text for text in overrides if text.startswith("data.")]
+    """Split the overrides into those of "data" and keys below it, and the others."""
+    own = [text for text in overrides if text.startswith(("data.", "data="))]
     return own, [text for text in overrides if text not in own]
 
 
@@ -198,9 +235,8 @@ def load_score_request(overrides: Sequence[str], experiment: Experiment | None) 
     defaults = ScoreRequest()
     if experiment is not None and experiment.score is not None:
         defaults = ScoreRequest(extractor=experiment.score.extractor, reference=experiment.score.reference)
-    merged = merge(defaults, [override_layer(text) for text in overrides])
-    validate(merged, Context() if experiment is None else context_of(experiment))
-    return merged.config
+    context = Context() if experiment is None else context_of(experiment)
+    return _request(defaults, [override_layer(text) for text in overrides], context)
 
 
 def load_extractor_training(config: str, overrides: Sequence[str]) -> tuple[Experiment, ExtractorRequest]:
@@ -210,7 +246,13 @@ def load_extractor_training(config: str, overrides: Sequence[str]) -> tuple[Expe
         UserError: if it is invalid.
     """
     data, rest = about_data(overrides)
-    experiment = load_experiment(config, data)
-    merged = merge(ExtractorRequest(), [override_layer(text) for text in rest])
-    validate(merged, context_of(experiment))
-    return experiment, merged.config
+    experiment = load_data(config, data)
+    return experiment, _request(ExtractorRequest(), [override_layer(text) for text in rest], context_of(experiment))
+
+
+def _request(defaults: Schema, layers: Sequence[Layer], context: Context) -> Schema:
+    """Return the validated request of layers over its defaults, which are modified."""
+    merged = merge(defaults, layers)
+    fit_defaults(merged, context)
+    validate(merged, context)
+    return merged.config

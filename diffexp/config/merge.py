@@ -1,7 +1,6 @@
 """Merge layers of values to a typed config. Every error names the source and the key, and suggests a correction."""
 
 import copy
-import difflib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, make_dataclass, replace
@@ -15,6 +14,7 @@ from diffexp.config.registry import Component
 from diffexp.config.renamed import current_name
 from diffexp.config.select import LayerNode, hints_of, is_optional, select, without_none
 from diffexp.config.sources import Layer
+from diffexp.config.suggest import unknown_key
 from diffexp.config.yaml_text import Place
 from diffexp.errors import UserError
 from diffexp.system.signals import defer_exit
@@ -43,8 +43,8 @@ class Merged(Generic[Schema]):
 def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
     """Merge layers, later over earlier, over a dataclass instance with the defaults, which is modified.
 
-    Where the schema has a `Component`, the last ``name:`` decides its schema. Values of an earlier choice are kept
-    where the last choice has the same key, and dropped elsewhere.
+    Where the schema has a `Component`, the last ``name:`` decides its schema; a text alone is such a name. Values of an
+    earlier choice are kept where the last choice has the same key, and dropped elsewhere.
 
     Raises:
         UserError: for an unknown key or name, a value of the wrong type, or a missing required key.
@@ -116,7 +116,9 @@ class _Leaf:
     def refused(self, value: Any) -> UserError:
         given = "null" if value is None else repr(value)
         given = given if len(given) <= 200 else f"{given[:200]}…"
-        return UserError(f"{self.source}: {'.'.join(self.path)}: expected {describe(self.hint)}, got {given}.")
+        is_one = get_origin(without_none(self.hint)) is list and isinstance(value, (str, int, float))
+        remedy = f" Write [{value}]." if is_one else ""
+        return UserError(f"{self.source}: {'.'.join(self.path)}: expected {describe(self.hint)}, got {given}.{remedy}")
 
 
 def _set(config: Any, skeleton: Any, leaf: _Leaf) -> None:
@@ -205,7 +207,7 @@ def _leaf(skeleton: Any, layer: Layer, path: tuple[str, ...], value: Any) -> _Le
     if renamed is not None:
         raise UserError(f"{where}: this key was renamed. Write {'.'.join((*path[:-1], renamed))}.")
     if hint is None:
-        raise UserError(f"{where}: unknown key.{_meant(skeleton, path)}")
+        raise UserError(f"{where}: {unknown_key(skeleton, path)}")
     if any("\0" in each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)):
         raise UserError(f"{where}: expected text without NUL characters, got {value!r}.")
     if "${" in str(value):
@@ -268,6 +270,10 @@ def describe(hint: Any, bounds: str = "") -> str:
         hint: the type.
         bounds: of its numbers: ">= 1".
     """
+    if isinstance(hint, type) and issubclass(hint, Component):
+        return f"the name of a known {hint.registry.group} ({', '.join(hint.registry.names)}), or a mapping of its keys"
+    if get_origin(hint) is dict and without_none(get_args(hint)[1]) not in (str, Any):
+        return "a mapping of names to samplers, such as {mine: ddim}"
     names = {int: f"an integer {bounds}", float: f"a number {bounds}", bool: "true or false", str: "a string"}
     if is_optional(hint):
         return f"{describe(without_none(hint), bounds)} or null"
@@ -276,27 +282,6 @@ def describe(hint: Any, bounds: str = "") -> str:
     if get_origin(hint) is list:
         return f"a list, each element {describe(get_args(hint)[0], bounds)}"
     return names.get(hint, "a mapping of keys to values").rstrip()
-
-
-def _all_keys(node: Any, prefix: str = "") -> Iterator[str]:
-    for each in fields(node):
-        key, value = f"{prefix}{each.name}", getattr(node, each.name)
-        yield key
-        if is_dataclass(value):
-            yield from _all_keys(value, f"{key}.")
-
-
-def _meant(skeleton: Any, path: tuple[str, ...]) -> str:
-    keys = list(_all_keys(skeleton))
-    key = ".".join(path)
-    same_end = [each for each in keys if each.rpartition(".")[2] == path[-1]]
-    siblings = [each for each in keys if each.rpartition(".")[0] == key.rpartition(".")[0]]
-    nearest = (
-        difflib.get_close_matches(key, siblings, n=1, cutoff=0.7)
-        or same_end[:1]
-        or difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
-    )
-    return f" Did you mean {nearest[0]}?" if nearest else f" Known keys: {', '.join(siblings or keys)}."
 
 
 def _require_all(config: Any, skeleton: Any) -> None:

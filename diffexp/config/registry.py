@@ -6,10 +6,12 @@ config can be validated without it. The path of a built-in component's builder f
 builder is imported on first use.
 """
 
-import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 from diffexp.config.context import Context
@@ -28,6 +30,8 @@ class Component:
     training_only: ClassVar[tuple[str, ...]] = ()
     # The extra of diffexp that installs what the builder imports.
     extra: ClassVar[str | None] = None
+    # The packages of that extra.
+    packages: ClassVar[tuple[str, ...]] = ()
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         """Yield ``(key, problem)`` for values that do not fit the rest of the experiment.
@@ -35,6 +39,28 @@ class Component:
         ``key`` is relative to this node. Types and ranges are already valid when this is called.
         """
         yield from ()
+
+    def fitting_defaults(self, context: Context) -> Iterator[tuple[str, Any]]:
+        """Yield ``(key, value)`` for defaults that do not fit the rest of the experiment, and the values that do.
+
+        They apply only where no file and no override sets the key.
+        """
+        yield from ()
+
+    def unavailable(self, context: Context) -> Iterator[tuple[str, str]]:
+        """Yield ``(key, problem)`` for files and packages that this machine lacks.
+
+        Must take microseconds: every trial of a sweep is checked.
+        """
+        for package in self.packages:
+            if not is_installed(package):
+                yield "name", f"the package {package} is not installed. Run pip install 'diffexp[{self.extra}]'."
+
+
+@cache
+def is_installed(package: str) -> bool:
+    """Whether a top-level package can be imported; does not import it."""
+    return package in sys.modules or importlib.util.find_spec(package) is not None
 
 
 def imported(place: str) -> Any:

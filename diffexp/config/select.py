@@ -2,6 +2,7 @@
 
 import itertools
 import types
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -20,9 +21,14 @@ class LayerNode:
     key: str
     values: dict[str, Any]
 
-    def below(self, name: str) -> "list[LayerNode]":
-        """Return the values for the node's field `name`: a list of one, or empty."""
+    def below(self, name: str, hint: Any) -> "list[LayerNode]":
+        """Return the values for the node's field `name`: a list of one, or empty.
+
+        A text for a component is its name, and becomes a mapping.
+        """
         value = self.values.get(name)
+        if isinstance(value, str) and is_component(hint):
+            value = self.values[name] = {"name": value}
         key = f"{self.key}.{name}" if self.key else name
         return [LayerNode(self.source, key, value)] if isinstance(value, dict) else []
 
@@ -37,7 +43,7 @@ def select(node: Any, parts: list[LayerNode]) -> Any:
     """
     hints = hints_of(node)
     for each in fields(node):
-        below = [part for given in parts for part in given.below(each.name)]
+        below = [part for given in parts for part in given.below(each.name, hints[each.name])]
         setattr(node, each.name, _arrange_value(hints[each.name], getattr(node, each.name), below))
     return node
 
@@ -49,7 +55,7 @@ def _arrange_value(hint: Any, value: Any, parts: list[LayerNode]) -> Any:
         inner = get_args(hint)[1]
         arranged = {}
         for name in names:
-            below = [part for given in parts for part in given.below(name)]
+            below = [part for given in parts for part in given.below(name, inner)]
             if name in value or below:
                 arranged[name] = _arrange_value(inner, value.get(name, MISSING), below)
         return arranged
@@ -84,27 +90,35 @@ def _choose(base: type[Component], current: Any, parts: list[LayerNode]) -> Any:
 
 
 def _drop_abandoned(base: type[Component], current: Any, final: Component, parts: list[LayerNode]) -> None:
-    """Remove the keys of a choice that a later layer replaced from the parts."""
-    kept = {each.name for each in fields(final)}
-    active = set() if current == MISSING else {each.name for each in fields(current)}
+    """Remove the keys of a choice that a later layer replaced from the parts, unless the last choice has the same key.
+
+    A key is the same if it has the same type: the networks of two models may be of different groups.
+    """
+    kept = set(_hints(type(final)).items())
+    active = set() if current == MISSING else set(_hints(type(current)).items())
     # one source at a time: the order of the keys on a command line has no meaning
     for _, group in itertools.groupby(parts, key=lambda part: part.source):
         together = list(group)
         for part in together:
             if "name" in part.values:
-                active = {each.name for each in fields(base.registry.schema(part.values["name"]))}
+                active = set(_hints(base.registry.schema(part.values["name"])).items())
         for part in together:
-            for key in (active - kept) & set(part.values):
-                del part.values[key]
+            for key, _ in active - kept:
+                part.values.pop(key, None)
 
 
 def hints_of(node: Any) -> dict[str, Any]:
     """Return the types of a dataclass instance's fields."""
-    schema: Any = type(node)
-    return _hints(schema)
+    return _hints(type(node))
 
 
-_hints = cache(get_type_hints)
+_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+
+
+def is_component(hint: Any) -> bool:
+    """Whether a type is a `Component`, or one or None."""
+    hint = without_none(hint)
+    return isinstance(hint, type) and issubclass(hint, Component)
 
 
 def is_optional(hint: Any) -> bool:

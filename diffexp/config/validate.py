@@ -11,17 +11,53 @@ from diffexp.config.schemas.experiment import Experiment
 from diffexp.errors import UserError
 
 
-def validate(merged: Merged[Any], context: Context) -> None:
+def validate(merged: Merged[Any], context: Context, *, only: tuple[str, ...] = ("",)) -> None:
     """Check the ranges of every node's numbers, then every node's ``problems(context)``.
+
+    Args:
+        merged: the config.
+        context: the values of the experiment that its parts need from one another.
+        only: the keys of the nodes to check, with all nodes below them; "" is the root.
 
     Raises:
         UserError: with the source, key and text of each problem, one per line.
     """
-    found = list(_problems(merged.config, "", context, ranges=True))
+    chosen = [(prefix, node) for prefix, node in nodes(merged.config) if prefix.startswith(only)]
+    found = [(f"{prefix}{key}", problem) for prefix, node in chosen for key, problem in range_problems(node)]
     if not found:  # values out of range would only cause more of these
-        found = list(_problems(merged.config, "", context, ranges=False))
+        found = [
+            (f"{prefix}{key}", problem)
+            for prefix, node in chosen
+            if hasattr(node, "problems")
+            for key, problem in node.problems(context)
+        ]
     if found:
         raise UserError("\n".join(f"{merged.where(key)}: {problem}" for key, problem in found))
+
+
+def fit_defaults(merged: Merged[Any], context: Context) -> None:
+    """Replace the defaults that do not fit the rest of the experiment, where no source set the key.
+
+    Every node names the values that fit in ``fitting_defaults(context)``.
+    """
+    for prefix, node in nodes(merged.config):
+        if hasattr(node, "fitting_defaults"):
+            for key, value in node.fitting_defaults(context):
+                if f"{prefix}{key}" not in merged.sources:
+                    setattr(node, key, value)
+
+
+def nodes(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every dataclass instance of a config with the prefix of its keys: "", "data.", "model.", …"""
+    if is_dataclass(node):
+        yield prefix, node
+        below = [(each.name, getattr(node, each.name)) for each in fields(node)]
+    elif isinstance(node, dict):
+        below = list(node.items())
+    else:
+        return
+    for name, value in below:
+        yield from nodes(value, f"{prefix}{name}.")
 
 
 def context_of(experiment: Experiment) -> Context:
@@ -30,8 +66,10 @@ def context_of(experiment: Experiment) -> Context:
     noise = model.noise()
     return Context(
         image_size=data.image_size,
+        channels=data.channels,
         network_size=model.network_shape(data)[1],
-        held_out=data.held_out,
+        split_sizes=data.split_sizes(),
+        data_classes=data.native_classes,
         ema=experiment.ema is not None,
         model=model.name,
         sampler_base=model.sampler_base,
@@ -43,20 +81,3 @@ def context_of(experiment: Experiment) -> Context:
         classes=getattr(model, "classes", None),
         class_dropout_prob=getattr(model, "class_dropout_prob", None),
     )
-
-
-def _problems(node: Any, prefix: str, context: Context, *, ranges: bool) -> Iterator[tuple[str, str]]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield from _problems(value, f"{prefix}{name}.", context, ranges=ranges)
-    if not is_dataclass(node):
-        return
-    own = range_problems(node) if ranges else getattr(node, "problems", _no_problems)(context)
-    for key, problem in own:
-        yield f"{prefix}{key}", problem
-    for each in fields(node):
-        yield from _problems(getattr(node, each.name), f"{prefix}{each.name}.", context, ranges=ranges)
-
-
-def _no_problems(_: Context) -> Iterator[tuple[str, str]]:
-    yield from ()

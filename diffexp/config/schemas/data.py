@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from omegaconf import MISSING
@@ -9,6 +10,7 @@ from omegaconf import MISSING
 from diffexp.config.context import Context
 from diffexp.config.fields import absolute, number
 from diffexp.config.registry import Component, Registry
+from diffexp.config.schemas.image_files import download_folder_problem, image_folder_problem
 
 # Default of memory_gb.
 MEMORY_GB = 4.0
@@ -41,10 +43,25 @@ class DataConfig(Component):
     # Size and channels of the files where they are fixed; images are padded to a larger image_size.
     native_size: ClassVar[int | None] = None
     native_channels: ClassVar[int | None] = None
+    # Number of its training and test images, and of its classes, where they are fixed.
+    native_counts: ClassVar[tuple[int, int] | None] = None
+    native_classes: ClassVar[int | None] = None
 
     def with_absolute_paths(self) -> Self:
         """Return a copy with absolute paths, which is valid in any working directory."""
         return absolute(self, self.paths)
+
+    def unavailable(self, context: Context) -> Iterator[tuple[str, str]]:
+        yield from super().unavailable(context)
+        for key in self.paths:
+            path = getattr(self, key)
+            problem = None if path is None else self.path_problem(Path(path).expanduser())
+            if problem is not None:
+                yield key, problem
+
+    def path_problem(self, path: Path) -> str | None:
+        """Return the problem of one of `paths`, or None."""
+        return None
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if self.native_size is not None and self.image_size < self.native_size:
@@ -57,6 +74,18 @@ class DataConfig(Component):
             yield "channels", f"expected {self.native_channels}, as the {self.name} images have, got {self.channels}."
         if self.channels not in (1, 3):
             yield "channels", f"expected 1 (grey) or 3 (RGB), got {self.channels}."
+        if self.native_counts is not None and self.held_out >= self.native_counts[0]:
+            yield (
+                "held_out",
+                f"expected fewer than the {self.native_counts[0]} training images of {self.name}, got {self.held_out}.",
+            )
+
+    def split_sizes(self) -> dict[str, int]:
+        """Return the number of images of each split, where it is known."""
+        sizes = {"held_out": self.held_out}
+        if self.native_counts is not None:
+            sizes |= {"train": self.native_counts[0] - self.held_out, "test": self.native_counts[1]}
+        return sizes
 
 
 DATA = Registry("dataset", DataConfig, "diffexp.data.{name}:load")
@@ -72,6 +101,8 @@ class DigitsConfig(DataConfig):
     channels: int = 1
     native_size: ClassVar[int | None] = 8
     native_channels: ClassVar[int | None] = 1
+    native_counts: ClassVar[tuple[int, int] | None] = (1_617, 180)
+    native_classes: ClassVar[int | None] = 10
 
 
 @dataclass
@@ -88,6 +119,11 @@ class _MnistLike(DataConfig):
     paths: ClassVar[tuple[str, ...]] = ("root",)
     native_size: ClassVar[int | None] = 28
     native_channels: ClassVar[int | None] = 1
+    native_counts: ClassVar[tuple[int, int] | None] = (60_000, 10_000)
+    native_classes: ClassVar[int | None] = 10
+
+    def path_problem(self, path: Path) -> str | None:
+        return download_folder_problem(path)
 
 
 @DATA.register("mnist")
@@ -123,6 +159,13 @@ class Cifar10Config(DataConfig):
     paths: ClassVar[tuple[str, ...]] = ("root",)
     native_size: ClassVar[int | None] = 32
     native_channels: ClassVar[int | None] = 3
+    native_counts: ClassVar[tuple[int, int] | None] = (50_000, 10_000)
+    native_classes: ClassVar[int | None] = 10
+    extra: ClassVar[str | None] = "datasets"
+    packages: ClassVar[tuple[str, ...]] = ("torchvision",)
+
+    def path_problem(self, path: Path) -> str | None:
+        return download_folder_problem(path)
 
 
 @DATA.register("image_folder")
@@ -145,3 +188,6 @@ class ImageFolderConfig(DataConfig):
     test_fraction: float = number(0.0, at_least=0, below=1)
     on_decode_error: Literal["refuse", "skip"] = "refuse"
     paths: ClassVar[tuple[str, ...]] = ("path", "test_path")
+
+    def path_problem(self, path: Path) -> str | None:
+        return image_folder_problem(path)

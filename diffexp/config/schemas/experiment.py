@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from omegaconf import MISSING
 
@@ -101,8 +102,10 @@ class TrainingConfig:
             yield (
                 "batch_size",
                 f"expected a multiple of devices · num_nodes · accumulate_grad_batches = {parts}, "
-                f"got {self.batch_size}.",
+                f"got {self.batch_size}. Set batch_size to {max(self.batch_size // parts, 1) * parts}, for example.",
             )
+        if self.accelerator == "cpu" and self.precision == "16-mixed":
+            yield "precision", "expected bf16-mixed, 32-true or auto with accelerator: cpu, got 16-mixed."
 
 
 @dataclass
@@ -135,6 +138,11 @@ class SampleGridConfig:
     seed: int = number(0, at_least=0)
     weights: Weights = "ema"
     samplers: dict[str, SamplerConfig | None] = field(default_factory=dict)
+
+    def fitting_defaults(self, context: Context) -> Iterator[tuple[str, Any]]:
+        """Yield raw weights for a training without an average."""
+        if not context.ema:
+            yield "weights", "raw"
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if self.weights == "ema" and not context.ema:
@@ -192,3 +200,26 @@ class Experiment:
         for key in self.init_allow:
             if not key.startswith("model."):
                 yield "init_allow", f"expected keys of model, such as model.prediction, got {key}."
+
+    def unavailable(self, context: Context) -> Iterator[tuple[str, str]]:
+        """Yield the problems of trained weights, and of loggers whose packages are not installed."""
+        for key, path in self._trained().items():
+            problem = trained_problem(Path(path).expanduser())
+            if problem is not None:
+                yield key, problem
+        for name in self.loggers:
+            for _, problem in LOGGERS.schema(name)().unavailable(context):
+                yield "loggers", f"{name}: {problem}"
+
+    def _trained(self) -> dict[str, str]:
+        parts = {f"model.{part}": path for part, path in self.model.trained_parts().items()}
+        return parts if self.init is None else {**parts, "init": self.init}
+
+
+def trained_problem(path: Path) -> str | None:
+    """Return the problem of the path of a run, a checkpoint or an exported file, or None if it is there."""
+    if path.is_file() or any((path / "checkpoints").glob("step-*.ckpt")):
+        return None
+    if path.is_dir():
+        return f"expected a run's directory with checkpoints/step-*.ckpt, got {path}. Train the run first."
+    return f"expected a run, a checkpoint or an exported file, got {path}, which does not exist."

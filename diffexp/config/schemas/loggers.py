@@ -37,6 +37,7 @@ class TensorBoardLoggerConfig(LoggerConfig):
     name: str = "tensorboard"
     is_tracker: ClassVar[bool] = False
     extra: ClassVar[str | None] = "tensorboard"
+    packages: ClassVar[tuple[str, ...]] = ("tensorboard",)
 
 
 @LOGGERS.register("wandb")
@@ -54,6 +55,7 @@ class TrackioLoggerConfig(LoggerConfig):
 
     name: str = "trackio"
     extra: ClassVar[str | None] = "trackio"
+    packages: ClassVar[tuple[str, ...]] = ("trackio",)
 
 
 @LOGGERS.register("mlflow")
@@ -63,3 +65,4 @@ class MLflowLoggerConfig(LoggerConfig):
 
     name: str = "mlflow"
     extra: ClassVar[str | None] = "mlflow"
+    packages: ClassVar[tuple[str, ...]] = ("mlflow",)

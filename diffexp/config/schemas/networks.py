@@ -1,8 +1,9 @@
 """Schemas of the networks."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from diffexp.config.context import Context
 from diffexp.config.fields import number
@@ -48,6 +49,23 @@ class UNetConfig(NetworkConfig):
     gradient_checkpointing: bool = False
     initialization: Literal["torch", "ddpm"] = "torch"
 
+    def fitting_defaults(self, context: Context) -> Iterator[tuple[str, Any]]:
+        """Yield the level's height nearest to 16 for attention, and the largest fitting number of groups up to 32."""
+        heights = self._heights(context)
+        if heights and not set(self.attention_resolutions) <= set(heights):
+            yield "attention_resolutions", [_nearest(heights, 16)]
+        yield "norm_num_groups", math.gcd(self.norm_num_groups, *self._widths())
+
+    def _heights(self, context: Context) -> list[int]:
+        """Return the heights of the levels' feature maps in pixels; [] if a level would not be halved evenly."""
+        levels = len(self.channel_multipliers)
+        even = levels and context.network_size % 2 ** (levels - 1) == 0
+        return [context.network_size // 2**level for level in range(levels)] if even else []
+
+    def _widths(self) -> list[int]:
+        """Return the numbers of channels that a GroupNorm divides, in ascending order."""
+        return sorted({self.base_channels, *(self.base_channels * each for each in self.channel_multipliers)})
+
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if not self.channel_multipliers:
             yield "channel_multipliers", "expected at least one level, got none."
@@ -62,19 +80,28 @@ class UNetConfig(NetworkConfig):
                 "Use fewer levels or another size.",
             )
             return
-        resolutions = [size // 2**level for level in range(len(self.channel_multipliers))]
+        heights = self._heights(context)
         for resolution in self.attention_resolutions:
-            if resolution not in resolutions:
-                yield "attention_resolutions", f"expected heights of levels ({resolutions}), got {resolution}."
+            if resolution not in heights:
+                yield (
+                    "attention_resolutions",
+                    f"expected heights of levels ({heights}), got {resolution}. "
+                    f"Use {_nearest(heights, resolution)}, for example.",
+                )
         if self.base_channels % 2:
             yield "base_channels", f"expected an even number (sines and cosines of the time), got {self.base_channels}."
-        for width in sorted({self.base_channels, *(self.base_channels * m for m in self.channel_multipliers)}):
+        for width in self._widths():
             if width % self.norm_num_groups:
                 yield (
                     "norm_num_groups",
-                    f"expected a divisor of a level's {width} channels, got {self.norm_num_groups}.",
+                    f"expected a divisor of a level's {width} channels, got {self.norm_num_groups}. "
+                    f"Use {math.gcd(self.norm_num_groups, *self._widths())}, for example.",
                 )
                 break
+
+
+def _nearest(heights: list[int], wanted: int) -> int:
+    return min(heights, key=lambda height: abs(height - wanted))
 
 
 @dataclass
@@ -121,6 +148,10 @@ class TransformerConfig(AutoregressiveNetworkConfig):
     layers: int = number(4, at_least=1, at_most=1_000)
     heads: int = number(4, at_least=1)
     dropout: float = number(0.0, at_least=0, below=1)
+
+    def fitting_defaults(self, context: Context) -> Iterator[tuple[str, Any]]:
+        """Yield the largest number of heads up to four that divides width."""
+        yield "heads", math.gcd(self.heads, self.width)
 
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         if self.width % self.heads:

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from diffexp.config.context import Context
 from diffexp.config.fields import number
 from diffexp.config.schemas.common import Accelerator, SamplingPrecision, Split, WandbConfig, Weights
-from diffexp.config.schemas.extractors import EXTRACTORS, ExtractorConfig
+from diffexp.config.schemas.extractors import EXTRACTORS, ExtractorConfig, InceptionConfig, extractor_problems
 from diffexp.config.schemas.samplers import DEFAULT_SPACING, STARTING_LATE, SamplerConfig, Spacing, starts_late_problem
 from diffexp.config.schemas.scoring import ReferenceConfig, split_problems
 
@@ -125,6 +125,9 @@ class EvaluateRequest:
             for spacing in self.spacings:
                 if spacing in STARTING_LATE:
                     yield "spacings", starts_late_problem(spacing)
+        if self.metrics == "scores":
+            extractor = self.extractor or InceptionConfig()
+            yield from extractor_problems(extractor, extractor.sizes(), self.count, context)
         without_null = context.classes is not None and context.class_dropout_prob == 0
         if self.metrics == "bpd" and without_null:
             yield (
@@ -132,6 +135,16 @@ class EvaluateRequest:
                 "expected scores, got bpd, which needs the model without labels: with model.class_dropout_prob = 0 it "
                 "is not trained. Train with class_dropout_prob > 0.",
             )
+
+    def fitting_defaults(self, context: Context) -> Iterator[tuple[str, Any]]:
+        """Yield raw weights for a training without an average."""
+        if not context.ema:
+            yield "weights", "raw"
+
+    def unavailable(self, context: Context) -> Iterator[tuple[str, str]]:
+        """Yield the problems of the count and the images with the extractor in a file."""
+        if self.extractor is not None:
+            yield from extractor_problems(self.extractor, self.extractor.sizes_of_file(), self.count, context)
 
 
 @dataclass
@@ -154,6 +167,10 @@ class ScoreRequest:
     accelerator: Accelerator = "auto"
     out: str | None = None
     overwrite: bool = False
+
+    def problems(self, context: Context) -> Iterator[tuple[str, str]]:
+        extractor = self.extractor or InceptionConfig()
+        yield from extractor_problems(extractor, extractor.sizes(), self.count, Context())
 
 
 @dataclass
@@ -231,6 +248,11 @@ class SampleRequest:
     out: str | None = None
     overwrite: bool = False
 
+    def fitting_defaults(self, context: Context) -> Iterator[tuple[str, Any]]:
+        """Yield raw weights for a training without an average."""
+        if not context.ema:
+            yield "weights", "raw"
+
 
 @dataclass
 class ExportRequest:
@@ -247,6 +269,11 @@ class ExportRequest:
     weights: Weights = "ema"
     out: str | None = None
     overwrite: bool = False
+
+    def fitting_defaults(self, context: Context) -> Iterator[tuple[str, Any]]:
+        """Yield raw weights for a training without an average."""
+        if not context.ema:
+            yield "weights", "raw"
 
 
 @dataclass

@@ -168,11 +168,20 @@ class DiffusionSamplerConfig(SamplerConfig):
     def columns(self) -> dict[str, Any]:
         return {"spacing": self.spacing, "clip_sample": self.clip_sample}
 
+    def fitting_defaults(self, context: Context) -> Iterator[tuple[str, Any]]:
+        """Yield no clipping for a model whose samplers work on values outside [-1, 1]."""
+        if not context.bounded:
+            yield "clip_sample", False
+
     def problems(self, context: Context) -> Iterator[tuple[str, str]]:
         yield from super().problems(context)
         timesteps, classes = context.timesteps, context.classes
         if timesteps is not None and self.steps is not None and self.steps > timesteps:
-            yield "steps", f"expected an integer <= model.timesteps = {timesteps}, got {self.steps}."
+            yield (
+                "steps",
+                f"expected an integer <= model.timesteps = {timesteps}, got {self.steps}. Set it to {timesteps}, or to "
+                "null for all timesteps.",
+            )
         if timesteps is not None and context.zero_terminal_snr and self.starts_late(timesteps):
             yield "spacing", starts_late_problem(self.spacing)
         if self.clip_sample and not context.bounded:

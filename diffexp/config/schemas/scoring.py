@@ -1,19 +1,21 @@
 """Schemas of references and of scores during training."""
 
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 from diffexp.config.context import Context
 from diffexp.config.fields import absolute, number
 from diffexp.config.schemas.common import Split, Weights
-from diffexp.config.schemas.extractors import ExtractorConfig, InceptionConfig
+from diffexp.config.schemas.extractors import ExtractorConfig, InceptionConfig, extractor_problems
 from diffexp.config.schemas.samplers import SamplerConfig
 
 
 def split_problems(split: Split, context: Context) -> Iterator[tuple[str, str]]:
     """Yield ``("split", problem)`` if the dataset has no such split."""
-    if split == "held_out" and not context.held_out:
+    if split == "held_out" and not context.split_sizes.get(split):
         yield (
             "split",
             "expected train or test, got held_out, which has no images. Train with data.held_out > 0.",
@@ -45,6 +47,30 @@ class ReferenceConfig:
         yield from split_problems(self.split, context)
         if self.file is not None and self.count is not None:
             yield "count", f"expected null with file, whose number of images is fixed, got {self.count}."
+        size = context.split_sizes.get(self.split)
+        if self.file is None and self.count is not None and size is not None and self.count > size:
+            yield "count", f"expected at most {size}, the images of the {self.split} split, got {self.count}."
+
+    def unavailable(self, context: Context) -> Iterator[tuple[str, str]]:
+        """Yield the problems of the file of statistics."""
+        if self.file is not None:
+            problem = statistics_problem(Path(self.file).expanduser())
+            if problem is not None:
+                yield "file", problem
+
+
+def statistics_problem(path: Path) -> str | None:
+    """Return the problem of a .npz with mu and sigma that its list of arrays shows, or None."""
+    try:
+        with zipfile.ZipFile(path) as arrays:
+            names = {name.removesuffix(".npy") for name in arrays.namelist()}
+    except FileNotFoundError:
+        return f"there is no file {path}."
+    except (OSError, zipfile.BadZipFile, NotImplementedError):
+        return f"expected a .npz with mu and sigma, got {path}, which cannot be read as one."
+    if {"mu", "sigma"} <= names:
+        return None
+    return f"expected mu and sigma, got {', '.join(sorted(names)) or 'no arrays'}."
 
 
 @dataclass
@@ -83,3 +109,13 @@ class ScoreConfig:
             yield "weights", "expected raw when ema is null, got ema."
         if not any(self.samplers.values()):
             yield "samplers", "expected at least one sampler, got none. Set score to null to disable scores."
+        yield from extractor_problems(self.extractor, self.extractor.sizes(), self.count, context)
+
+    def fitting_defaults(self, context: Context) -> Iterator[tuple[str, Any]]:
+        """Yield raw weights for a training without an average."""
+        if not context.ema:
+            yield "weights", "raw"
+
+    def unavailable(self, context: Context) -> Iterator[tuple[str, str]]:
+        """Yield the problems of the count and the images with the extractor in a file."""
+        yield from extractor_problems(self.extractor, self.extractor.sizes_of_file(), self.count, context)

@@ -8,10 +8,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from diffexp.config.schemas.extractors import count_problem
 from diffexp.errors import UserError
 from diffexp.system.devices import full_float32
-
-_FEWEST_FOR_PAIRS = 40  # two in each block of the kernel distance's jackknife
 
 
 @dataclass(frozen=True)
@@ -107,13 +106,9 @@ def check_count(count: int, extractor: Extractor, key: str) -> None:
     Raises:
         UserError: if there are fewer; names the smallest count.
     """
-    fewest = max(extractor.dim, _FEWEST_FOR_PAIRS)
-    if count < fewest:
-        fewer = ", or an extractor with fewer features" if fewest == extractor.dim else ""
-        raise UserError(
-            f"{key}: expected at least {fewest} images for the {extractor.dim} features of {extractor.name}, "
-            f"got {count}. Use more images{fewer}."
-        )
+    problem = count_problem(count, extractor.dim, extractor.name)
+    if problem is not None:
+        raise UserError(f"{key}: {problem}")
 
 
 def check_name(name: str) -> None:

@@ -97,8 +97,10 @@ class DiffusionConfig(ModelConfig):
         if self.schedule.zero_terminal_snr and self.prediction not in ("x0", "v"):
             yield (
                 "prediction",
-                f"expected v or x0 with schedule.zero_terminal_snr, got {self.prediction}.",
+                f"expected v or x0 with schedule.zero_terminal_snr, got {self.prediction}. Set model.prediction=v.",
             )
+        if self.classes is not None and context.data_classes not in (None, self.classes):
+            yield "classes", f"expected {context.data_classes}, as in the data, or null, got {self.classes}."
         if self.classes is not None and self.class_dropout_prob == 1:
             yield "class_dropout_prob", "expected a number < 1, got 1: no class would be trained. Set classes to null."
         if self.loss == "vlb" and not isinstance(self.weighting, UniformWeightingConfig):
