@@ -20,12 +20,20 @@ if TYPE_CHECKING:
 @click.option(
     "--resume", is_flag=True, help="Resume the run in CONFIG's directory (or run_dir) from its latest checkpoint."
 )
+@click.option(
+    "--allow-change",
+    "allowed",
+    multiple=True,
+    metavar="KEY",
+    help="With --resume, allow this key to change the result, such as optim.lr; repeatable. It is recorded.",
+)
 @TRIAL
 @PLUGIN
 def train(
     config: str,
     overrides: tuple[str, ...],
     resume: bool,
+    allowed: tuple[str, ...],
     trial: tuple[str, str] | None,
     plugins: tuple[str, ...],
 ) -> None:
@@ -57,7 +65,8 @@ def train(
 
     exit_on_signal()  # until training installs its own handlers
     experiment = located(experiment)
-    outcome = train_run(experiment, locate_run(experiment, find_config(config), resume=resume), list(plugins))
+    run = locate_run(experiment, find_config(config), resume=resume, allowed=allowed)
+    outcome = train_run(experiment, run, list(plugins), allowed=allowed)
     if not outcome.is_main:
         return  # rank 0 sets the exit code; Lightning would kill it if this process exited with another than 0
     with suppress(OSError):

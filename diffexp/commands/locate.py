@@ -1,34 +1,18 @@
 """Choose the directory of a training: a new one, or that of a run to resume."""
 
-import logging
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from diffexp.commands.changes import check_allowed, check_changes
 from diffexp.config.fields import absolute
 from diffexp.config.load import load_experiment
-from diffexp.config.merge import as_dict, differing
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.errors import UserError
 from diffexp.runs.directory import RUN_VARIABLE, Run, new_run
 from diffexp.system.distributed import is_main_process
 from diffexp.system.srun import srun_tasks
-
-log = logging.getLogger(__name__)
-
-# Keys that may differ when a run is resumed: duration, place and recording, which do not change the result.
-_CHANGEABLE = (
-    *("name", "runs_dir", "run_dir", "loggers", "wandb.", "sample_grid", "score", "checkpoint."),
-    *(
-        "training.max_steps",
-        "training.log_every_n_steps",
-        "training.accelerator",
-        "training.devices",
-        "training.num_nodes",
-    ),
-    *("optim.skip_nonfinite", "model.autoencoder", "model.gradient_variance"),
-    *("data.path", "data.test_path", "data.root", "data.num_workers", "data.memory_gb", "data.on_decode_error"),
-)
 
 
 def located(experiment: Experiment) -> Experiment:
@@ -43,18 +27,21 @@ def located(experiment: Experiment) -> Experiment:
     return replace(experiment, data=experiment.data.with_absolute_paths(), model=model, score=score, init=init)
 
 
-def locate_run(experiment: Experiment, config: Path, *, resume: bool) -> Run:
+def locate_run(experiment: Experiment, config: Path, *, resume: bool, allowed: Collection[str] = ()) -> Run:
     """Choose the directory of a training: a new one, or that of a run to resume.
 
     Args:
         experiment: the experiment to train.
         config: the file that it was read from.
         resume: whether to resume.
+        allowed: keys or sections that may change the result of a resumed run.
 
     Raises:
-        UserError: as `resume_run` and `start_run` do.
+        UserError: as `resume_run` and `start_run` do, and for `allowed` without `resume`.
     """
-    return resume_run(config, experiment) if resume else start_run(experiment)
+    if allowed and not resume:
+        raise UserError("--allow-change: expected --resume with it, got a new run. Add --resume.")
+    return resume_run(config, experiment, allowed) if resume else start_run(experiment)
 
 
 def start_run(experiment: Experiment) -> Run:
@@ -73,42 +60,20 @@ def start_run(experiment: Experiment) -> Run:
     return new_run(experiment)
 
 
-def check_same(before: Experiment, now: Experiment, source: str) -> None:
-    """Check that two experiments compute the same result; duration, place and recording may differ.
-
-    Args:
-        before: the experiment to resume.
-        now: the requested experiment.
-        source: where `before` was found, for the message.
-
-    Raises:
-        UserError: naming the keys that differ.
-    """
-    changed = [
-        f"  {key}: {old} in the run, {new} now"
-        for key, old, new in differing(as_dict(before), as_dict(now))
-        if not key.startswith(_CHANGEABLE)
-    ]
-    if changed:
-        lines = "\n".join(changed)
-        raise UserError(
-            f"{source}: cannot resume, as these keys change the result:\n{lines}\n"
-            "Start a new run without --resume, in another run_dir."
-        )
-
-
-def resume_run(config: Path, experiment: Experiment) -> Run:
+def resume_run(config: Path, experiment: Experiment, allowed: Collection[str] = ()) -> Run:
     """Find the run to resume: run_dir, else the directory of the config file.
 
     Without a run in run_dir, it starts a new one there.
 
     Args:
         config: the config file; a run's own config.yaml selects that run.
-        experiment: the requested experiment, which may differ from the run only in duration, place and recording.
+        experiment: the requested experiment; see `diffexp.commands.changes` for what may differ from the run.
+        allowed: keys or sections that may change the result.
 
     Raises:
-        UserError: if there is no such run, or the run computes another result.
+        UserError: if there is no such run, the run computes another result, or a key cannot be allowed to change.
     """
+    check_allowed(allowed, experiment)
     path = Path(experiment.run_dir) if experiment.run_dir is not None else config.parent
     run = Run(path)
     if not run.exists() and experiment.run_dir is not None:
@@ -116,11 +81,5 @@ def resume_run(config: Path, experiment: Experiment) -> Run:
     if not run.environment.is_file():
         raise UserError(f"--resume: expected a run directory, got {config}. Give the run directory, or run_dir=…")
     before = load_experiment(str(run.config))
-    check_same(before, experiment, f"--resume: {path}")
-    if before.training.max_steps != experiment.training.max_steps and experiment.optim.decay == "cosine":
-        log.warning(
-            "training.max_steps: expected %d as in the run, got %d. The learning rate leaves its cosine, so the result "
-            "differs from a run of %d steps from the start.",
-            *(before.training.max_steps, experiment.training.max_steps, experiment.training.max_steps),
-        )
+    check_changes(before, experiment, f"--resume: {path}", allowed)
     return run

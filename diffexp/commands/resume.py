@@ -1,13 +1,14 @@
 """Find the checkpoint that a run resumes from, and finish what an interruption left incomplete."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffexp.checkpoints.file import latest_valid_checkpoint, prune
 from diffexp.checkpoints.paths import step_of
-from diffexp.commands.locate import check_same
+from diffexp.commands.changes import check_changes, report_changes
 from diffexp.config.load import experiment_from_text, load_experiment
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.data.datamodule import ImageDataModule
@@ -33,20 +34,25 @@ class ResumePoint:
         path: the checkpoint file.
         step: its optimiser step.
         checksum: the checksum of metrics.jsonl at that step; None for a checkpoint of an older version.
+        changes: all changes of the run's config up to now that change its result, for environment.json.
     """
 
     path: Path
     step: int
     checksum: MetricsChecksum | None
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
-def newest_checkpoint(experiment: Experiment, run: Run, fingerprint: Fingerprint) -> ResumePoint | None:
+def newest_checkpoint(
+    experiment: Experiment, run: Run, fingerprint: Fingerprint, allowed: Collection[str] = ()
+) -> ResumePoint | None:
     """Return the latest intact checkpoint, or None if the run has not saved one.
 
     Args:
         experiment: the experiment to train.
         run: its directory.
         fingerprint: the fingerprint of the training images.
+        allowed: keys or sections that may change the result.
 
     Raises:
         UserError: if the checkpoint belongs to another experiment or other images, is beyond training.max_steps, or if
@@ -57,15 +63,22 @@ def newest_checkpoint(experiment: Experiment, run: Run, fingerprint: Fingerprint
         _check_that_none_vanished(run)
         return None
     path, content = found
-    check_same(experiment_from_text(content["config"], str(path)), experiment, str(path))
+    step, recorded = step_of(path), run.changes()
+    # a change that was allowed before, after which no checkpoint was saved
+    allowed = {*allowed, *(each["key"] for each in recorded if each["step"] >= step)}
+    changes = check_changes(experiment_from_text(content["config"], str(path)), experiment, str(path), allowed)
     if content["data"] != fingerprint.text:
         _check_that_some_are_lost(experiment, content, fingerprint)
-    if step_of(path) > experiment.training.max_steps:
+    if step > experiment.training.max_steps:
         raise UserError(
-            f"training.max_steps: expected at least {step_of(path)}, the steps that {run.path} has done, got "
+            f"training.max_steps: expected at least {step}, the steps that {run.path} has done, got "
             f"{experiment.training.max_steps}. Raise training.max_steps."
         )
-    return ResumePoint(path, step_of(path), MetricsChecksum.of(content))
+    if is_main_process():
+        report_changes(changes, experiment, step)
+    earlier = [each for each in recorded if each["step"] < step]
+    every = [*earlier, *(each.as_dict(step) for each in changes)]
+    return ResumePoint(path, step, MetricsChecksum.of(content), every)
 
 
 def _check_that_some_are_lost(experiment: Experiment, content: dict[str, Any], fingerprint: Fingerprint) -> None:

@@ -1,7 +1,7 @@
 """`diffexp train`: build all parts from a config and fit; the only module that connects them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from diffexp.callbacks.time_estimate import TimeEstimate
 from diffexp.checkpoints.init import init_weights
 from diffexp.commands.locate import locate_run, located
 from diffexp.commands.overview import print_overview
-from diffexp.commands.resume import complete_records, newest_checkpoint, set_metrics_aside, tidy
+from diffexp.commands.resume import ResumePoint, complete_records, newest_checkpoint, set_metrics_aside, tidy
 from diffexp.commands.trainer import build_trainer, choose_precision, fit, quieten
 from diffexp.config.check import check_experiment
 from diffexp.config.load import load_experiment
@@ -69,6 +69,7 @@ def train(
     resume: bool = False,
     plugins: Sequence[str] = (),
     callbacks: Sequence[L.Callback] = (),
+    allow_change: Sequence[str] = (),
 ) -> Outcome:
     """Train the model that a config describes, as `diffexp train` does.
 
@@ -78,6 +79,7 @@ def train(
         resume: resume the run in the config's directory, or in run_dir, from its latest checkpoint.
         plugins: modules to import first.
         callbacks: further callbacks, which run after diffexp's.
+        allow_change: keys ("optim.lr") or sections ("optim") that may change the result of the resumed run.
 
     Returns:
         The outcome; `Outcome.run.path` is the run directory.
@@ -90,11 +92,17 @@ def train(
     experiment = located(load_experiment(str(config), overrides))
     if not resume:  # a run that continues no longer needs the weights that it started from
         check_experiment(experiment)
-    run = locate_run(experiment, find_config(str(config)), resume=resume)
-    return train_run(experiment, run, list(plugins), callbacks)
+    run = locate_run(experiment, find_config(str(config)), resume=resume, allowed=allow_change)
+    return train_run(experiment, run, list(plugins), callbacks, allow_change)
 
 
-def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequence[L.Callback] = ()) -> Outcome:
+def train_run(
+    experiment: Experiment,
+    run: Run,
+    plugins: list[str],
+    callbacks: Sequence[L.Callback] = (),
+    allowed: Collection[str] = (),
+) -> Outcome:
     """Train in a run's directory, from its latest checkpoint if it has one, and lock the directory meanwhile.
 
     Args:
@@ -102,6 +110,7 @@ def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: S
         run: the run's directory, from `diffexp.commands.locate`.
         plugins: the modules named by --plugin, for the record.
         callbacks: further callbacks, which run after diffexp's.
+        allowed: keys or sections that may change the result of a resumed run.
 
     Raises:
         UserError: for data, hardware or a schedule that does not fit the config, before anything is written, or for a
@@ -111,7 +120,7 @@ def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: S
     quieten()
     try:
         with determinism_restored(), locked(run.path, "run_dir") if is_main_process() else nullcontext():
-            return _train(experiment, run, plugins, callbacks)
+            return _train(experiment, run, plugins, callbacks, allowed)
     except BaseException:
         run.discard_if_empty()
         raise
@@ -120,7 +129,13 @@ def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: S
             os.environ.pop(RUN_VARIABLE, None)  # a later training of this process is another run
 
 
-def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequence[L.Callback]) -> Outcome:
+def _train(
+    experiment: Experiment,
+    run: Run,
+    plugins: list[str],
+    callbacks: Sequence[L.Callback],
+    allowed: Collection[str],
+) -> Outcome:
     # everything that validates comes before anything is written
     check_loggers(experiment.loggers)
     precision = choose_precision(experiment, run)
@@ -132,7 +147,7 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
     grids = SampleGrid.from_config(experiment, run, data, ema, stop.is_asked)
     score = ScoreSamples.from_config(experiment, run, data, ema, stop.is_asked)
     fingerprint = data.images("train").brief_fingerprint()
-    start = newest_checkpoint(experiment, run, fingerprint)
+    start = newest_checkpoint(experiment, run, fingerprint, allowed)
     if start is None:
         init_weights(model, experiment)
 
@@ -145,7 +160,7 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
             complete_records(run, experiment, start)
         return Outcome(run, steps, steps, {}, None, None)
     if is_main_process():
-        _describe(experiment, run, plugins, precision, saved=start is not None)
+        _describe(experiment, run, plugins, precision, start)
         if start is None:
             set_metrics_aside(run)
         print_overview(experiment, run, data.images("train"), model, precision, start)
@@ -176,7 +191,8 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
     return Outcome(run, step, steps, drawn, score, stopped_by, is_main=trainer.is_global_zero)
 
 
-def _describe(experiment: Experiment, run: Run, plugins: list[str], precision: str, *, saved: bool) -> None:
+def _describe(experiment: Experiment, run: Run, plugins: list[str], precision: str, start: ResumePoint | None) -> None:
     """Create the run's directory."""
-    run.describe(config_text(experiment), {**describe_environment(plugins), "precision": precision, "saved": saved})
+    started = {"precision": precision, "saved": start is not None, "changes": start.changes if start else []}
+    run.describe(config_text(experiment), {**describe_environment(plugins), **started})
     os.environ[RUN_VARIABLE] = str(run.path)

@@ -33,7 +33,7 @@ def quieten() -> None:
 
 
 def choose_precision(experiment: Experiment, run: Run) -> str:
-    """Choose the precision of a training; a resumed run keeps its first one, even on another kind of machine.
+    """Choose the precision of a training; with auto, a resumed run keeps its own, even on another kind of machine.
 
     Raises:
         UserError: if the config's devices are missing, or the run's recorded precision is invalid.
@@ -42,7 +42,8 @@ def choose_precision(experiment: Experiment, run: Run) -> str:
     device = device_for(settings.accelerator)
     check_devices(device, settings.devices)
     check_tasks(settings.devices, settings.num_nodes)
-    precision = str(run.read_environment().get("precision") or precision_for(settings.precision, device))
+    recorded = run.read_environment().get("precision") if settings.precision == "auto" else None
+    precision = str(recorded or precision_for(settings.precision, device))
     if precision not in get_args(Precision):
         raise UserError(
             f"{run.environment}: precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}. "

@@ -13,6 +13,7 @@ from diffexp.models.base import GenerativeModel, log_every_n_steps
 from diffexp.models.batch import AnyBatch, Batch, as_batch
 from diffexp.models.loss_meter import LossMeter, PerSampleLoss
 from diffexp.models.nonfinite import NonFiniteGuard
+from diffexp.models.resumed_state import apply_settings, count_batches, group_settings
 from diffexp.rng import Draw, DrawsAhead, RandomNumbers, derive_seed, seed_default_generators
 
 
@@ -33,6 +34,7 @@ class TrainingModule(GenerativeModel):
         self.losses = losses
         self.finite = NonFiniteGuard(self.optim.skip_nonfinite)
         self._ahead: dict[tuple[object, ...], DrawsAhead] = {}
+        self._settings: list[dict[str, Any]] = []
         self._step = -1
         self._micro_batch = 0
 
@@ -141,20 +143,17 @@ class TrainingModule(GenerativeModel):
             return 1.0
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        self._settings = group_settings(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Set the first step's learning rates from the config.
+        """Set the optimiser's settings and the first step's learning rates from the config.
 
-        A checkpoint holds the rates of the config it was saved under, which are 0 at the end of a cosine decay. If the
-        config of a resumed run is unchanged, its rates stay the same, bit for bit.
+        A checkpoint holds those of the config it was saved under; its rates are 0 at the end of a cosine decay.
         """
         schedule = self.lr_schedulers()
         if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):  # a subclass may use another scheduler
-            rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-            schedule._last_lr = [base * factor(schedule.last_epoch) for base, factor in rates]
-            for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
-                group["lr"] = rate
+            apply_settings(schedule, self._settings)
 
     def configure_gradient_clipping(
         self,
@@ -187,6 +186,7 @@ class TrainingModule(GenerativeModel):
         checkpoint["finite"] = self.finite.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the losses not logged yet, and the counts of skipped steps."""
+        """Restore the losses not logged yet and the counts of skipped steps, and adapt the count of batches."""
+        count_batches(checkpoint, self.trainer.accumulate_grad_batches)
         self.losses.load(checkpoint["losses"], self.trainer.global_rank, self.trainer.world_size)
         self.finite.load(checkpoint["finite"])

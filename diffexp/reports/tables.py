@@ -230,7 +230,7 @@ def environments(runs: Sequence[RunReader]) -> Table:
 
 def environment_facts(environment: dict[str, Any]) -> dict[str, str]:
     """Return the versions and the machine in environment.json, by dotted key."""
-    aside = ("command", "earlier", "run_id", "saved", "slurm", "plugins")
+    aside = ("command", "earlier", "run_id", "saved", "changes", "slurm", "plugins")
     return {".".join(path): shown(value) for path, value in leaves(environment) if path[0] not in aside}
 
 

@@ -85,6 +85,21 @@ class Run:
             # last: this file marks the directory as a run
             atomic_write_text(self.config, config)
 
+    def changes(self) -> list[dict[str, Any]]:
+        """Return the changes of the config with which the run was resumed, each with its "step" and "key".
+
+        Raises:
+            UserError: if environment.json is damaged.
+        """
+        changes: list[dict[str, Any]] = self.read_environment().get("changes", [])
+        whole = isinstance(changes, list) and all(
+            isinstance(each, dict) and type(each.get("step")) is int and isinstance(each.get("key"), str)
+            for each in changes
+        )
+        if not whole:
+            raise UserError(f"{self.environment}: changes: expected a list of changes, got another value. Restore it.")
+        return changes
+
     def record_save(self) -> None:
         """Record in environment.json that the run has saved a checkpoint, so that its loss is noticed.
 

@@ -17,9 +17,9 @@ from diffexp.config.load import load_experiment
 from diffexp.config.sources import find_config
 
 
-def resume(run, *overrides):
+def resume(run, *overrides, allowed=()):
     experiment = load_experiment(str(run), overrides)
-    train_run(experiment, resume_run(find_config(str(run)), experiment), [])
+    train_run(experiment, resume_run(find_config(str(run)), experiment, allowed), [], allowed=allowed)
 
 
 if __name__ == "__main__":

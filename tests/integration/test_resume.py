@@ -167,7 +167,7 @@ def test_each_start_is_recorded(tmp_path):
 def test_longer_training_under_a_cosine_is_warned_of(tmp_path):
     command = ["train", "digits", *SMALL, "sample_grid=null", "run_dir=run", "--resume", "optim.decay=cosine"]
     diffexp(*command, "training.max_steps=2", cwd=tmp_path)
-    assert "The learning rate leaves its cosine" in diffexp(*command, "training.max_steps=4", cwd=tmp_path).stderr
+    assert "the learning rate leaves its cosine" in diffexp(*command, "training.max_steps=4", cwd=tmp_path).stderr
 
 
 def test_resume_completes_the_records_of_a_run_killed_after_its_last_checkpoint(tmp_path, undisturbed):
