@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ from diffexp.system.devices import (
 )
 from diffexp.system.distributed import is_main_process
 from diffexp.system.locks import locked
+from diffexp.system.srun_start import all_tasks
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,18 @@ def train(
     """
     load_plugins(plugins)
     experiment = located(load_experiment(str(config), overrides))
-    run = locate_run(experiment, find_config(str(config)), resume=resume)
-    return train_run(experiment, run, list(plugins), callbacks)
+    with all_tasks() as ready:
+        run = locate_run(experiment, find_config(str(config)), resume=resume)
+        return train_run(experiment, run, list(plugins), callbacks, ready)
 
 
-def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequence[L.Callback] = ()) -> Outcome:
+def train_run(
+    experiment: Experiment,
+    run: Run,
+    plugins: list[str],
+    callbacks: Sequence[L.Callback] = (),
+    ready: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Train in a run's directory, from its latest checkpoint if it has one, and lock the directory meanwhile.
 
     Args:
@@ -101,6 +109,7 @@ def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: S
         run: the run's directory, from `diffexp.commands.locate`.
         plugins: the modules named by --plugin, for the record.
         callbacks: further callbacks, which run after diffexp's.
+        ready: waits for the other processes, when this one can train.
 
     Raises:
         UserError: for data, hardware or a schedule that does not fit the config, before anything is written, or for a
@@ -110,7 +119,7 @@ def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: S
     quieten()
     try:
         with determinism_restored(), locked(run.path, "run_dir") if is_main_process() else nullcontext():
-            return _train(experiment, run, plugins, callbacks)
+            return _train(experiment, run, plugins, callbacks, ready)
     except BaseException:
         run.discard_if_empty()
         raise
@@ -119,7 +128,13 @@ def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: S
             os.environ.pop(RUN_VARIABLE, None)  # a later training of this process is another run
 
 
-def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequence[L.Callback]) -> Outcome:
+def _train(
+    experiment: Experiment,
+    run: Run,
+    plugins: list[str],
+    callbacks: Sequence[L.Callback],
+    ready: Callable[[], None],
+) -> Outcome:
     # everything that validates comes before anything is written
     check_loggers(experiment.loggers)
     precision = choose_precision(experiment, run)
@@ -142,7 +157,8 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
     if start is not None and start.step == steps and all(each.finished(steps) for each in periodic):
         if is_main_process():
             complete_records(run, experiment, start)
-        return Outcome(run, steps, steps, {}, None, None)
+        ready()
+        return Outcome(run, steps, steps, {}, None, None, is_main=is_main_process())
     if is_main_process():
         _describe(experiment, run, plugins, precision, latest)
 
@@ -161,6 +177,7 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
         *callbacks,
     ]
     trainer = build_trainer(experiment, run, precision, loggers, saver, parts)
+    ready()
     fit(trainer, model, data, latest, run, experiment.training.batch_size)
 
     step = trainer.global_step
