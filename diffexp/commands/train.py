@@ -1,7 +1,7 @@
 """`diffexp train`: build all parts from a config and fit; the only module that connects them."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from diffexp.runs.environment import describe_environment
 from diffexp.system.devices import determinism_restored
 from diffexp.system.distributed import is_main_process
 from diffexp.system.locks import locked
+from diffexp.system.srun_start import all_tasks
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ def train(
     experiment = located(load_experiment(str(config), overrides))
     if not resume:  # a run that continues no longer needs the weights that it started from
         check_experiment(experiment)
-    run = locate_run(experiment, find_config(str(config)), resume=resume, allowed=allow_change)
-    return train_run(experiment, run, list(plugins), callbacks, allow_change)
+    with all_tasks() as ready:
+        run = locate_run(experiment, find_config(str(config)), resume=resume, allowed=allow_change)
+        return train_run(experiment, run, list(plugins), callbacks, allow_change, ready)
 
 
 def train_run(
@@ -102,6 +104,7 @@ def train_run(
     plugins: list[str],
     callbacks: Sequence[L.Callback] = (),
     allowed: Collection[str] = (),
+    ready: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Train in a run's directory, from its latest checkpoint if it has one, and lock the directory meanwhile.
 
@@ -111,6 +114,7 @@ def train_run(
         plugins: the modules named by --plugin, for the record.
         callbacks: further callbacks, which run after diffexp's.
         allowed: keys or sections that may change the result of a resumed run.
+        ready: waits for the other processes, when this one can train.
 
     Raises:
         UserError: for data, hardware or a schedule that does not fit the config, before anything is written, or for a
@@ -120,7 +124,7 @@ def train_run(
     quieten()
     try:
         with determinism_restored(), locked(run.path, "run_dir") if is_main_process() else nullcontext():
-            return _train(experiment, run, plugins, callbacks, allowed)
+            return _train(experiment, run, plugins, callbacks, allowed, ready)
     except BaseException:
         run.discard_if_empty()
         raise
@@ -135,6 +139,7 @@ def _train(
     plugins: list[str],
     callbacks: Sequence[L.Callback],
     allowed: Collection[str],
+    ready: Callable[[], None],
 ) -> Outcome:
     # everything that validates comes before anything is written
     check_loggers(experiment.loggers)
@@ -158,7 +163,8 @@ def _train(
     if start is not None and start.step == steps and all(each.finished(steps) for each in periodic):
         if is_main_process():
             complete_records(run, experiment, start)
-        return Outcome(run, steps, steps, {}, None, None)
+        ready()
+        return Outcome(run, steps, steps, {}, None, None, is_main=is_main_process())
     if is_main_process():
         _describe(experiment, run, plugins, precision, start)
         if start is None:
@@ -181,6 +187,7 @@ def _train(
         *callbacks,
     ]
     trainer = build_trainer(experiment, run, precision, loggers, saver, parts)
+    ready()
     fit(trainer, model, data, latest, run, experiment.training.batch_size)
 
     step = trainer.global_step
