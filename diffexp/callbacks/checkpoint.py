@@ -92,13 +92,14 @@ class StepCheckpoint(L.Callback):
 
     @classmethod
     def from_config(cls, experiment: Experiment, run: Run, fingerprint: Fingerprint, loggers: Sequence[Logger]) -> Self:
-        """Build the callback of a config; each checkpoint records its run and its training images' fingerprint."""
+        """Build the callback of a config; each checkpoint records its run and what its training images are."""
         config = config_text(experiment)
 
         def extra() -> dict[str, Any]:
             checksums = [logger.checksum().as_dict() for logger in loggers if isinstance(logger, JSONLLogger)]
             metrics = {"metrics": checksums[0]} if checksums else {}  # only the main process, which writes, has loggers
-            return {"config": config, "data": fingerprint.text, "run_id": run.id(), **metrics}
+            about = {"data": fingerprint.text, "class_names": fingerprint.images.class_names}
+            return {"config": config, **about, "run_id": run.id(), **metrics}
 
         recording = BestEffort(f"{run.environment} cannot be written", (OSError, UserError))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.periodic import Periodic, StoppedError
 from diffexp.config.schemas.experiment import Experiment
+from diffexp.config.schemas.samplers import check_class_names
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.grids import beside, grid, save_png
 from diffexp.loggers.build import log_images
@@ -90,11 +91,16 @@ class SampleGrid(Periodic):
     def from_config(
         cls, experiment: Experiment, run: Run, data: ImageDataModule, ema: EMA | None, should_stop: Callable[[], bool]
     ) -> Self | None:
-        """Build the callback of a config, with evenly spaced training images in the first row; or return None."""
+        """Build the callback of a config, with evenly spaced training images in the first row; or return None.
+
+        Raises:
+            UserError: if a sampler names an unknown class.
+        """
         wanted = experiment.sample_grid
         if wanted is None:
             return None
         images = data.images("train")
+        check_class_names(wanted.samplers, "sample_grid.samplers", images.class_names)
         count = min(_REAL_IMAGES, len(images))
         return cls(
             run.samples,

@@ -14,6 +14,7 @@ import lightning as L
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.periodic import Periodic, StoppedError
 from diffexp.config.schemas.experiment import Experiment
+from diffexp.config.schemas.samplers import check_class_names
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import ImageSet
 from diffexp.evaluation.extractors import build_extractor
@@ -145,7 +146,9 @@ class ScoreSamples(Periodic):
         def images() -> ImageSet:
             return data.images(wanted.reference.split)
 
-        extractor = build_extractor(wanted.extractor, data.images("train").image_shape)
+        train = data.images("train")
+        check_class_names(wanted.samplers, "score.samplers", train.class_names)
+        extractor = build_extractor(wanted.extractor, train.image_shape)
         check_count(wanted.count, extractor, "score.count")
         check_reference(wanted.reference, images, extractor)
         return cls(

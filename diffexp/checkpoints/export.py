@@ -13,4 +13,5 @@ def export_weights(trained: TrainedModel, kind: str, out: Path) -> None:
     Raises:
         UserError: if the model has no such weights, or the file cannot be written.
     """
-    write_exported(Exported(config_text(trained.experiment), trained.step, kind, trained.chosen(kind)), out)
+    exported = Exported(config_text(trained.experiment), trained.step, kind, trained.chosen(kind), trained.class_names)
+    write_exported(exported, out)

@@ -1,6 +1,7 @@
 """Exported files: weights as safetensors, with config, step, kind and a digest of the tensors as metadata."""
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from diffexp.errors import UserError, writing
 from diffexp.system.files import atomic_write
+from diffexp.system.reading import require_regular
 
 EXPORTED = ".safetensors"
 _FORMAT = "diffexp weights 1"
@@ -26,12 +28,14 @@ class Exported:
         step: number of optimiser steps of the training.
         kind: kind of the weights, "raw" or "ema".
         weights: parameters and buffers by name.
+        class_names: names of the classes of the training images; None if there are none, or they are unknown.
     """
 
     config: str
     step: int
     kind: str
     weights: dict[str, Tensor]
+    class_names: list[str] | None = None
 
 
 def write_exported(exported: Exported, out: Path) -> None:
@@ -48,6 +52,8 @@ def write_exported(exported: Exported, out: Path) -> None:
         "weights": exported.kind,
         "sha256": _digest(tensors),
     }
+    if exported.class_names is not None:
+        about["class_names"] = json.dumps(exported.class_names)
     with writing(f"out: {out}"), atomic_write(out) as file:
         file.write(save(tensors, about))
 
@@ -59,6 +65,7 @@ def read_exported(path: Path) -> Exported:
         UserError: if it is damaged or not an exported file.
     """
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             if about.get("format") != _FORMAT:
@@ -70,7 +77,8 @@ def read_exported(path: Path) -> Exported:
             raise ValueError(f"its weights are {about['weights']!r}, not raw or ema")
         if not re.fullmatch(r"\d{1,18}", about["step"]):
             raise ValueError(f"its step is {about['step']!r}")
-        return Exported(about["config"], int(about["step"]), about["weights"], tensors)
+        names = [str(name) for name in json.loads(about["class_names"])] if "class_names" in about else None
+        return Exported(about["config"], int(about["step"]), about["weights"], tensors, names)
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: is damaged or not a file of `diffexp export` ({error}).") from error
 

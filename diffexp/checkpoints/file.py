@@ -21,6 +21,7 @@ from diffexp.errors import EnvironmentFailure, UserError
 from diffexp.runs.directory import Run
 from diffexp.system.best_effort import reason
 from diffexp.system.files import atomic_write, damaged_name, require_folder
+from diffexp.system.reading import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def _check_types(content: Any) -> None:
 def _check_footer(path: Path) -> None:
     size = path.stat().st_size - _FOOTER_LENGTH
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         left = size
         while left > 0 and (chunk := file.read(min(left, 1 << 20))):
             digest.update(chunk)

@@ -27,12 +27,14 @@ class TrainedModel:
         step: number of optimiser steps of the training.
         experiment: config of the training.
         weights: parameters and buffers by name, for each kind in the file: "raw", "ema" or both.
+        class_names: names of the classes of the training images; None if there are none, or they are not recorded.
     """
 
     path: Path
     step: int
     experiment: Experiment
     weights: dict[str, dict[str, Tensor]]
+    class_names: list[str] | None = None
 
     @property
     def folder(self) -> Path:
@@ -93,6 +95,7 @@ def build_trained(trained: TrainedModel, weights: str, accelerator: str) -> Gene
         model.load_state_dict(chosen)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{trained.path}: the weights do not fit the config in the file: {error}") from error
+    model.class_names = trained.class_names
     return model.to(device_for(accelerator)).eval()
 
 
@@ -106,7 +109,14 @@ def _from_checkpoint(path: Path) -> TrainedModel:
             weights["ema"] = {**content["state_dict"], **average}
         if not all(isinstance(each, Tensor) for kind in weights.values() for each in kind.values()):
             raise TypeError
-        return TrainedModel(path, content["global_step"], experiment, weights)
+        names = content.get("class_names")
+        return TrainedModel(
+            path,
+            content["global_step"],
+            experiment,
+            weights,
+            None if names is None else [str(name) for name in names],
+        )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: expected tensors by name, got weights in another form.") from error
 
@@ -114,4 +124,4 @@ def _from_checkpoint(path: Path) -> TrainedModel:
 def _from_export(path: Path) -> TrainedModel:
     exported = read_exported(path)
     experiment = experiment_from_text(exported.config, str(path))
-    return TrainedModel(path, exported.step, experiment, {exported.kind: exported.weights})
+    return TrainedModel(path, exported.step, experiment, {exported.kind: exported.weights}, exported.class_names)

@@ -56,6 +56,7 @@ def evaluate(
     from diffexp.checkpoints.paths import find_checkpoint
     from diffexp.config.load import about_data, amended, load_evaluate_request
     from diffexp.config.plugins import load_plugins
+    from diffexp.config.schemas.samplers import check_class_names
     from diffexp.config.sources import find_config
     from diffexp.config.trial import Trial
 
@@ -70,6 +71,8 @@ def evaluate(
     trained = replace(trained, experiment=amended(trained.experiment, data))
     of_sweep = Trial.parse(*trial) if trial else None
     request = load_evaluate_request(table, rest, trained.experiment, of_sweep)
+    check_class_names({"sampler": request.sampler}, "", trained.class_names)
+    check_class_names(request.samplers, "samplers", trained.class_names)
     if request.metrics == "bpd":
         from diffexp.commands.likelihood import evaluate_likelihood
 

@@ -38,6 +38,7 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
     from diffexp.checkpoints.paths import find_checkpoint
     from diffexp.config.load import load_sample_request
     from diffexp.config.plugins import load_plugins
+    from diffexp.config.schemas.samplers import check_class_names
 
     load_plugins(plugins)
     find_checkpoint(Path(run))
@@ -47,6 +48,7 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
 
     trained = load_trained(Path(run))
     request = load_sample_request(overrides, trained.experiment)
+    check_class_names({"sampler": request.sampler}, "", trained.class_names)
     out = Path(request.out) if request.out is not None else sample.default_out(trained, request)
     sample.check_out(out, overwrite=request.overwrite)
     model = build_trained(trained, request.weights, request.accelerator)

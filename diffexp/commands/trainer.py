@@ -109,6 +109,7 @@ def fit(
         UserError: if a GPU's memory does not suffice, or training diverges.
         EnvironmentFailure: if checkpoints cannot be saved, or images not be read.
     """
+    model.class_names = data.images("train").class_names
     parts = trainer.num_devices * trainer.num_nodes * trainer.accumulate_grad_batches
     twice = 2 * trainer.accumulate_grad_batches
     smaller = f"Set training.accumulate_grad_batches={twice}, which computes the same step in smaller parts."

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffexp.config.registry import Component
 from diffexp.config.renamed import current_name
-from diffexp.config.select import LayerNode, hints_of, is_optional, select, without_none
+from diffexp.config.select import LayerNode, hints_of, is_optional, is_union, select, without_none
 from diffexp.config.sources import Layer
 from diffexp.config.suggest import unknown_key
 from diffexp.config.yaml_text import Place
@@ -236,6 +236,8 @@ def _fitted(value: Any, hint: Any, layer: Layer, place: Place) -> Any:
         return [_fitted(each, get_args(hint)[0], layer, (*place, i)) for i, each in enumerate(value)]
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
+    if is_union(hint) and type(value) in get_args(hint):
+        return value
     if _wants_text(hint) and isinstance(value, (bool, int, float)):
         if layer.texts is None or place not in layer.texts:
             raise _UnwrittenError(f"the spelling of {value!r} is unknown")
@@ -244,6 +246,8 @@ def _fitted(value: Any, hint: Any, layer: Layer, place: Place) -> Any:
 
 
 def _wants_text(hint: Any) -> bool:
+    if is_union(hint):
+        return str in get_args(hint)
     return hint is str or (get_origin(hint) is Literal and all(isinstance(each, str) for each in get_args(hint)))
 
 
@@ -277,6 +281,8 @@ def describe(hint: Any, bounds: str = "") -> str:
     names = {int: f"an integer {bounds}", float: f"a number {bounds}", bool: "true or false", str: "a string"}
     if is_optional(hint):
         return f"{describe(without_none(hint), bounds)} or null"
+    if is_union(hint):
+        return " or ".join(describe(each, bounds) for each in get_args(hint))
     if get_origin(hint) is Literal:
         return f"one of {', '.join(str(each) for each in get_args(hint))}"
     if get_origin(hint) is list:

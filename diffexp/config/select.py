@@ -1,6 +1,8 @@
 """Select the schema, by its name, at each choice of a config."""
 
+import functools
 import itertools
+import operator
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
@@ -123,9 +125,16 @@ def is_component(hint: Any) -> bool:
 
 def is_optional(hint: Any) -> bool:
     """Whether a type is ``X | None``."""
+    return is_union(hint) and type(None) in get_args(hint)
+
+
+def is_union(hint: Any) -> bool:
+    """Whether a type is ``X | Y``."""
     return get_origin(hint) in (Union, types.UnionType)
 
 
 def without_none(hint: Any) -> Any:
     """Return X for ``X | None``; return any other type unchanged."""
-    return next(each for each in get_args(hint) if each is not type(None)) if is_optional(hint) else hint
+    if not is_optional(hint):
+        return hint
+    return functools.reduce(operator.or_, (each for each in get_args(hint) if each is not type(None)))

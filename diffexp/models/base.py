@@ -38,6 +38,7 @@ class GenerativeModel(L.LightningModule, ABC):
         super().__init__()
         self.image_shape = image_shape
         self.classes = classes
+        self.class_names: Sequence[str] | None = None
         self.optim = OptimConfig()
         self.seed = 0
 

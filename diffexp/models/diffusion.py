@@ -297,7 +297,8 @@ class DiffusionModule(TrainingModule):
         """Return the denoiser for the classes of these images, with the sampler's guidance."""
         if sampler.guidance_scale != 1:
             self._require_no_class(f"guidance_scale: expected 1, got {sampler.guidance_scale:g}")
-        wanted = [index % classes if sampler.class_label is None else sampler.class_label for index in indices]
+        number = sampler.class_number(self.class_names)
+        wanted = [index % classes if number is None else number for index in indices]
         labels = torch.tensor(wanted, device=self.device)
         twice = sampler.guided_steps(self.schedule.timesteps)
         active = {t for (t, _), guides in zip(path, twice, strict=True) if guides}

@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from diffexp.config.renamed import current_metric_name
+from diffexp.errors import writing
 from diffexp.runs.metrics import read_metrics
 from diffexp.sweeps.plan import PlannedTrial, Sweep
 from diffexp.sweeps.search.tpe import PastTrial
 from diffexp.sweeps.spec.file import SweepMetric
 from diffexp.system.files import atomic_write_text
-from diffexp.system.locks import holder_pid
+from diffexp.system.locks import holder_pid, open_lock
 
 # pending: not started; interrupted: stopped on request or crashed, resumes from its checkpoint; lost: ended without
 # a record; stopped: by early termination; cancelled: by `diffexp sweep cancel`
@@ -146,8 +147,9 @@ def locked(trial: PlannedTrial, patience: float = 0.0) -> Iterator[int | None]:
     A child process that inherits the descriptor also holds the lock, which is free once both have ended in any way.
     So a training whose supervisor was killed is never started a second time while it runs.
     """
-    trial.lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(trial.lock, os.O_RDWR | os.O_CREAT, 0o666)
+    with writing(str(trial.lock)):
+        trial.lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = open_lock(trial.lock)
     try:
         deadline = time.monotonic() + patience
         while not (taken := _take(descriptor)) and time.monotonic() < deadline:

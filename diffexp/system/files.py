@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from diffexp.errors import EnvironmentFailure, UserError, file_error
+from diffexp.system.reading import open_regular
 
 CACHE_VARIABLE = "DIFFEXP_CACHE"
 
@@ -32,7 +33,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     # not only the process ID, which a process on another machine with this folder may share
     aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with aside.open("wb") as file:
+        with aside.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -112,7 +113,7 @@ def sha256(path: Path) -> str:
         EnvironmentFailure: if its file system fails.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise file_error(error, f"{path}: cannot be read: {error.strerror}.") from error

@@ -5,8 +5,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from diffexp.errors import EnvironmentFailure
 
@@ -23,7 +23,7 @@ class ReadFailure(EnvironmentFailure):  # as its base
     """A failure to read data. It may occur on one of several processes only."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file, or a link to one, for reading.
 
     A FIFO would wait for a writer, and a device may never end.

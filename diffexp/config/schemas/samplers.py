@@ -1,12 +1,14 @@
 """Schemas of the samplers, chosen by ``sampler: {name: …}``. Each family of models has its own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from diffexp.config.context import Context
 from diffexp.config.fields import number
 from diffexp.config.registry import Component, Registry
+from diffexp.errors import UserError, did_you_mean
+from diffexp.formatting import listed
 
 # Which timesteps a sampler with steps visits.
 Spacing = Literal["arctan", "leading", "trailing", "linspace", "quadratic", "quadratic-0.8", "karras", "logsnr"]
@@ -51,6 +53,17 @@ class SamplerConfig(Component):
     def plain(self) -> "SamplerConfig":
         """Return the sampler with the same `brief` and all other keys at their defaults."""
         return type(self)()
+
+    def class_number(self, names: Sequence[str] | None) -> int | None:
+        """Return the number of the class of all images, or None if each has its own.
+
+        Args:
+            names: names of the model's classes; None if they are unknown.
+
+        Raises:
+            UserError: if the class is given by a name that is unknown.
+        """
+        return None
 
     def columns(self) -> dict[str, Any]:
         """Return the sampler's additional columns in a table of scores, by heading."""
@@ -104,7 +117,8 @@ class DiffusionSamplerConfig(SamplerConfig):
         clip_sample: clip x̂0 to [-1, 1] at every step and recompute ε̂ from it.
         dynamic_thresholding_ratio: quantile of an image's |x̂0|. Where it exceeds 1, clip the image to it and divide by
             it instead of clipping to [-1, 1] (Saharia et al. 2022); null always clips to [-1, 1].
-        class_label: class of all images, for a model with classes; null gives image i the class i mod classes.
+        class_label: class of all images, for a model with classes: its name or its number from 0; null gives image i
+            the class i mod classes. An unquoted number is never a name.
         guidance_scale: w in ε̂(none) + w (ε̂(class) - ε̂(none)), classifier-free guidance (Ho & Salimans 2022). 1 uses
             the class only, 0 no class; other values call the network twice.
         guidance_interval: part of the path to guide (Kynkäänniemi et al. 2024), from 0, the data, to 1, the noise.
@@ -119,7 +133,7 @@ class DiffusionSamplerConfig(SamplerConfig):
     clip_sample: bool = True
     dynamic_thresholding_ratio: float | None = number(None, above=0, at_most=1)
 
-    class_label: int | None = number(None, at_least=0)
+    class_label: int | str | None = number(None, at_least=0)
     guidance_scale: float = number(1.0, at_least=0)
     guidance_interval: list[float] = number([0.0, 1.0], at_least=0, at_most=1)
 
@@ -159,6 +173,21 @@ class DiffusionSamplerConfig(SamplerConfig):
         )
         return "-".join(parts)
 
+    def class_number(self, names: Sequence[str] | None) -> int | None:
+        if not isinstance(self.class_label, str):
+            return self.class_label
+        if names is None:
+            raise UserError(
+                f"class_label: expected a number, because this model's classes have no recorded names, got "
+                f"{self.class_label!r}."
+            )
+        if self.class_label not in names:
+            raise UserError(
+                f"class_label: expected one of the {len(names)} classes {listed(names)}, got {self.class_label!r}."
+                f"{did_you_mean(self.class_label, names)}"
+            )
+        return names.index(self.class_label)
+
     def brief(self) -> tuple[str, ...]:
         return (self.name, str(self.steps or "all"))
 
@@ -195,7 +224,7 @@ class DiffusionSamplerConfig(SamplerConfig):
                 f"expected 1, got {self.guidance_scale:g}: with model.class_dropout_prob = 0 the model is not trained "
                 "without labels. Train with class_dropout_prob > 0.",
             )
-        elif self.class_label is not None and self.class_label >= (classes or 0):
+        elif isinstance(self.class_label, int) and self.class_label >= (classes or 0):
             yield "class_label", f"expected an integer < model.classes = {classes}, got {self.class_label}."
         if len(self.guidance_interval) != 2 or self.guidance_interval[0] > self.guidance_interval[1]:
             yield "guidance_interval", f"expected two numbers, the lower first, got {self.guidance_interval}."
@@ -290,3 +319,22 @@ class HeunConfig(DiffusionSamplerConfig):
     def network_calls(self, timesteps: int) -> int:
         twice = self.guided_steps(timesteps)
         return 2 * super().network_calls(timesteps) - 1 - twice[0]
+
+
+def check_class_names(samplers: Mapping[str, SamplerConfig | None], key: str, names: Sequence[str] | None) -> None:
+    """Check that the classes that samplers name are known.
+
+    Args:
+        samplers: the samplers; None is skipped.
+        key: their config key, for messages.
+        names: names of the classes; None if they are unknown.
+
+    Raises:
+        UserError: for the first that is not.
+    """
+    for name, sampler in samplers.items():
+        try:
+            if sampler is not None:
+                sampler.class_number(names)
+        except UserError as error:
+            raise UserError(".".join(filter(None, (key, name, str(error))))) from None
