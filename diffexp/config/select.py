@@ -121,11 +121,13 @@ def is_component(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Component)
 
 
+@cache
 def is_optional(hint: Any) -> bool:
     """Whether a type is ``X | None``."""
     return get_origin(hint) in (Union, types.UnionType)
 
 
+@cache
 def without_none(hint: Any) -> Any:
     """Return X for ``X | None``; return any other type unchanged."""
     return next(each for each in get_args(hint) if each is not type(None)) if is_optional(hint) else hint

@@ -39,10 +39,11 @@ def check_sweep(sweep: SweepFile, trials: Sequence[Trial]) -> list[Resolved]:
         if parameter.path[0] in (*_OURS, "wandb"):
             raise UserError(f"{sweep.source}: parameters.{parameter.key}: the sweep sets this key itself. Remove it.")
     everything = [*trials, *typical(sweep)]
+    configs = resolve(sweep.command, everything)
     found = []
     for trial in progress_bar(f"check {sweep.name}", len(everything), "trial", everything, leave=False, delay=2):
         try:
-            resolved = resolve(sweep.command, trial)
+            resolved = next(configs)
             problem = metric_problem(sweep.metric.name, resolved) if sweep.metric is not None else None
         except UserError as error:
             raise UserError(f"{sweep.source}: {trial.name}: {error}") from error
@@ -84,7 +85,7 @@ def on_other(sweep: SweepFile, target: str | None, overrides: Sequence[str], plu
         return changed
     require_plugins(command.plugins, f"{sweep.source}: command")
     values = {each.path: each.typical()[0] for each in changed.parameters}
-    resolved = resolve(command, Trial(command.sweep, nested(values)))
+    (resolved,) = resolve(command, [Trial(command.sweep, nested(values))])
     if metric_problem(changed.metric.name, resolved) is None:
         return changed
     return parse_sweep({**content, "metric": {**content["metric"], "name": usual_metric(resolved)}}, sweep.source)
