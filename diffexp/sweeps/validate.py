@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diffexp.config.check import check_experiment, check_request
 from diffexp.config.plugins import require_plugins
 from diffexp.config.trial import Trial
 from diffexp.errors import UserError
@@ -44,6 +45,7 @@ def check_sweep(sweep: SweepFile, trials: Sequence[Trial]) -> list[Resolved]:
     for trial in progress_bar(f"check {sweep.name}", len(everything), "trial", everything, leave=False, delay=2):
         try:
             resolved = next(configs)
+            _check_available(resolved)
             problem = metric_problem(sweep.metric.name, resolved) if sweep.metric is not None else None
         except UserError as error:
             raise UserError(f"{sweep.source}: {trial.name}: {error}") from error
@@ -51,6 +53,13 @@ def check_sweep(sweep: SweepFile, trials: Sequence[Trial]) -> list[Resolved]:
             raise UserError(f"{sweep.source}: metric.name: {problem} (in {trial.name}).")
         found.append(resolved)
     return found[: len(trials)]
+
+
+def _check_available(resolved: Resolved) -> None:
+    if resolved.request is None:
+        check_experiment(resolved.experiment)
+    else:
+        check_request(resolved.request, resolved.experiment)
 
 
 def typical(sweep: SweepFile) -> Iterator[Trial]:
