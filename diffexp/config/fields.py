@@ -1,5 +1,6 @@
 """Dataclass fields for numbers with a range."""
 
+import copy
 import math
 import operator
 import os
@@ -35,6 +36,21 @@ class Range:
 
     def __str__(self) -> str:
         return " and ".join(f"{sign} {bound:.7g}" for sign, bound in self.bounds())
+
+
+def copied(node: Any) -> Any:
+    """Return a deep copy of plain data and dataclass instances, many times faster than `copy.deepcopy`."""
+    if is_dataclass(node) and not isinstance(node, type):
+        new = copy.copy(node)
+        for name, value in vars(node).items():
+            if isinstance(value, (dict, list)) or is_dataclass(value):
+                setattr(new, name, copied(value))
+        return new
+    if isinstance(node, dict):
+        return {key: copied(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [copied(each) for each in node]
+    return node
 
 
 def absolute(node: Node, paths: Sequence[str]) -> Node:

@@ -1,6 +1,5 @@
 """Merge layers of values to a typed config. Every error names the source and the key, and suggests a correction."""
 
-import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, make_dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffexp.config.fields import copied
 from diffexp.config.registry import Component
 from diffexp.config.renamed import current_name
 from diffexp.config.select import LayerNode, hints_of, is_optional, is_union, select, without_none
@@ -49,10 +49,10 @@ def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
     Raises:
         UserError: for an unknown key or name, a value of the wrong type, or a missing required key.
     """
-    layers = [replace(layer, values=_copied(layer.values)) for layer in layers]
+    layers = [replace(layer, values=copied(layer.values)) for layer in layers]
     skeleton = select(defaults, [LayerNode(layer.source, "", layer.values) for layer in layers])
     leaves = [_leaf(skeleton, layer, path, value) for layer in layers for path, value in _leaves(layer.values)]
-    config = _copied(skeleton)
+    config = copied(skeleton)
     sources: dict[str, str] = {}
     for leaf in leaves:
         _set(config, skeleton, leaf)
@@ -72,7 +72,26 @@ def as_dict(config: Any) -> dict[str, Any]:
 @defer_exit()
 def as_yaml(config: Any) -> str:
     """Return a typed config as YAML with every key."""
-    return OmegaConf.to_yaml(asdict(config))
+    return "".join(_section_yaml(each.name, getattr(config, each.name)) for each in fields(config))
+
+
+def _section_yaml(name: str, section: Any) -> str:
+    """Return one section as YAML, which takes 10 ms for all of a config; the trials of a sweep share most of them."""
+    known = (name, repr(section))
+    if known not in _yamls:
+        if len(_yamls) > 10_000:
+            _yamls.clear()
+        _yamls[known] = OmegaConf.to_yaml({name: _plain(section)})
+    return _yamls[known]
+
+
+_yamls: dict[tuple[str, str], str] = {}
+
+
+def _plain(section: Any) -> Any:
+    if isinstance(section, dict):
+        return {key: _plain(value) for key, value in section.items()}
+    return asdict(section) if is_dataclass(section) and not isinstance(section, type) else section
 
 
 def differing(first: dict[str, Any], second: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -83,22 +102,6 @@ def differing(first: dict[str, Any], second: dict[str, Any], prefix: str = "") -
             yield from differing(one, two, f"{prefix}{key}.")
         elif one != two:
             yield f"{prefix}{key}", one, two
-
-
-def _copied(node: Any) -> Any:
-    """Return a deep copy of plain data and dataclass instances, many times faster than `copy.deepcopy`."""
-    if is_dataclass(node) and not isinstance(node, type):
-        copied = copy.copy(node)
-        for each in fields(node):
-            value = getattr(node, each.name)
-            if is_dataclass(value) or isinstance(value, (dict, list)):
-                setattr(copied, each.name, _copied(value))
-        return copied
-    if isinstance(node, dict):
-        return {key: _copied(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_copied(each) for each in node]
-    return node
 
 
 # --- values ----------------------------------------------------------------------------------------
@@ -133,7 +136,7 @@ def _set(config: Any, skeleton: Any, leaf: _Leaf) -> None:
         if not (is_dataclass(skeleton) or isinstance(skeleton, dict)):
             raise leaf.refused(leaf.value)  # it has no keys
         if below is None or below == MISSING:  # MISSING: a sampler without a name
-            below = _copied(skeleton)
+            below = copied(skeleton)
             _put(node, part, below)
         node, hint = below, _declared(below, hint, name)
     name = leaf.path[-1]
@@ -181,7 +184,7 @@ def _converted(leaf: _Leaf, hint: Any) -> Any:
             _conversions[known] = OmegaConf.to_object(typed).value  # type: ignore[union-attr]  # a Typed
         except (OmegaConfBaseException, ValueError, TypeError) as error:
             raise leaf.refused(leaf.value) from error
-    return _copied(_conversions[known])
+    return copied(_conversions[known])
 
 
 _conversions: dict[tuple[Any, str], Any] = {}  # OmegaConf takes a millisecond, and sweeps repeat their values

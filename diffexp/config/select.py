@@ -123,6 +123,7 @@ def is_component(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Component)
 
 
+@cache
 def is_optional(hint: Any) -> bool:
     """Whether a type is ``X | None``."""
     return is_union(hint) and type(None) in get_args(hint)
@@ -133,6 +134,7 @@ def is_union(hint: Any) -> bool:
     return get_origin(hint) in (Union, types.UnionType)
 
 
+@cache
 def without_none(hint: Any) -> Any:
     """Return X for ``X | None``; return any other type unchanged."""
     if not is_optional(hint):

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,11 @@ def _find_base(path: Path, base: str) -> Path:
 
 def _ready_configs() -> dict[str, Path]:
     """Return the ready configs by name."""
-    folder = shipped_configs()
+    return _configs_in(shipped_configs())
+
+
+@cache
+def _configs_in(folder: Path) -> dict[str, Path]:
     return {str(file.relative_to(folder).with_suffix("")): file for file in sorted(folder.rglob("*.yaml"))}
 
 
@@ -154,6 +159,7 @@ def parse_yaml(text: str, source: str) -> tuple[dict[str, Any], Texts]:
     return values, texts
 
 
+@lru_cache(maxsize=256)  # every trial of a sweep has the same overrides
 def override_layer(text: str) -> Layer:
     """Return the layer of one ``key=value`` on the command line; the key may be dotted.
 

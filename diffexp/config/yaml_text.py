@@ -4,13 +4,13 @@ Numbers are those of YAML 1.2 and Python: 1e-3, 0x1f, 0o17 and 1_000. YAML 1.1 s
 to 8, 12:30:00 to 45000 and 2024-01-01 to a date. diffexp reads these as strings.
 """
 
-import copy
 import re
 from functools import lru_cache
 from typing import Any
 
 import yaml
 
+from diffexp.config.fields import copied
 from diffexp.system.signals import defer_exit
 
 # The path of a value: keys of mappings and indices of lists.
@@ -36,7 +36,7 @@ def read(text: str) -> tuple[Any, Texts]:
         RecursionError: if it is nested too deeply.
     """
     value, texts = _read(text)
-    return copy.deepcopy(value), dict(texts)
+    return copied(value), dict(texts)
 
 
 @lru_cache(maxsize=64)  # every trial of a sweep reads the same files

@@ -172,7 +172,7 @@ class Sweep:
         self.check_plugins()
         try:
             with chdir(self.working_directory):  # the command's paths are relative to it
-                return [resolve(self.file.command, trial) for trial in trials]
+                return list(resolve(self.file.command, trials))
         except OSError as error:
             raise UserError(
                 f"{self.path}: cannot resolve the trials in {self.working_directory}, where they were planned: "

@@ -1,6 +1,7 @@
 """Trials resolved to complete configs."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,20 +50,23 @@ class Resolved:
         return self.experiment.training.num_nodes if self.request is None else 1
 
 
-def resolve(command: Command, trial: Trial) -> Resolved:
-    """Resolve the configs of a trial.
+def resolve(command: Command, trials: Iterable[Trial]) -> Iterator[Resolved]:
+    """Resolve the configs of trials, in order.
 
     Raises:
         UserError: if they are invalid.
     """
     if command.kind == "train":
-        return Resolved(load_experiment(command.target, command.overrides, trial))
+        for trial in trials:
+            yield Resolved(load_experiment(command.target, command.overrides, trial))
+        return
     data, rest = about_data(command.overrides)
     trained = amended(load_experiment(_run_of(command.target)), data)
-    request = load_evaluate_request(command.table, rest, trained, trial)
-    if request.sampler is None:
-        raise UserError("sampler: expected one sampler, which each trial of diffexp evaluate scores, got none.")
-    return Resolved(trained, request)
+    for trial in trials:
+        request = load_evaluate_request(command.table, rest, trained, trial)
+        if request.sampler is None:
+            raise UserError("sampler: expected one sampler, which each trial of diffexp evaluate scores, got none.")
+        yield Resolved(trained, request)
 
 
 def _run_of(target: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diffexp.config.check import check_experiment, check_request
 from diffexp.config.plugins import require_plugins
 from diffexp.config.trial import Trial
 from diffexp.errors import UserError
@@ -39,10 +40,12 @@ def check_sweep(sweep: SweepFile, trials: Sequence[Trial]) -> list[Resolved]:
         if parameter.path[0] in (*_OURS, "wandb"):
             raise UserError(f"{sweep.source}: parameters.{parameter.key}: the sweep sets this key itself. Remove it.")
     everything = [*trials, *typical(sweep)]
+    configs = resolve(sweep.command, everything)
     found = []
     for trial in progress_bar(f"check {sweep.name}", len(everything), "trial", everything, leave=False, delay=2):
         try:
-            resolved = resolve(sweep.command, trial)
+            resolved = next(configs)
+            _check_available(resolved)
             problem = metric_problem(sweep.metric.name, resolved) if sweep.metric is not None else None
         except UserError as error:
             raise UserError(f"{sweep.source}: {trial.name}: {error}") from error
@@ -50,6 +53,13 @@ def check_sweep(sweep: SweepFile, trials: Sequence[Trial]) -> list[Resolved]:
             raise UserError(f"{sweep.source}: metric.name: {problem} (in {trial.name}).")
         found.append(resolved)
     return found[: len(trials)]
+
+
+def _check_available(resolved: Resolved) -> None:
+    if resolved.request is None:
+        check_experiment(resolved.experiment)
+    else:
+        check_request(resolved.request, resolved.experiment)
 
 
 def typical(sweep: SweepFile) -> Iterator[Trial]:
@@ -84,7 +94,7 @@ def on_other(sweep: SweepFile, target: str | None, overrides: Sequence[str], plu
         return changed
     require_plugins(command.plugins, f"{sweep.source}: command")
     values = {each.path: each.typical()[0] for each in changed.parameters}
-    resolved = resolve(command, Trial(command.sweep, nested(values)))
+    (resolved,) = resolve(command, [Trial(command.sweep, nested(values))])
     if metric_problem(changed.metric.name, resolved) is None:
         return changed
     return parse_sweep({**content, "metric": {**content["metric"], "name": usual_metric(resolved)}}, sweep.source)

@@ -2,10 +2,11 @@ import json
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from diffexp.config.load import load_experiment
-from diffexp.config.merge import as_yaml
-from diffexp.config.sources import override_layer, parse_value
+from diffexp.config.merge import as_dict, as_yaml
+from diffexp.config.sources import override_layer, parse_value, shipped_configs
 from diffexp.config.trial import Trial
 from diffexp.config.yaml_text import read
 from diffexp.errors import UserError
@@ -177,3 +178,40 @@ def test_a_long_wrong_value_is_shortened():
     with pytest.raises(UserError) as told:
         load_experiment("digits", ["seed=" + ":".join(["59"] * 4000)])
     assert len(str(told.value)) < 300
+
+
+LAYERS = [
+    [],
+    ["optim.lr=1", "optim.betas=[0, 0.5]", "training.max_steps=1000", "training.compile=yes", "ema.rampup=null"],
+    ["wandb.tags=[a, b]", "wandb.name='1'", "data.random_flip=on", "score.every=7", "score.samplers.ddim-50.eta=1"],
+    ["ema=null", "ema.half_life=5", "sample_grid=null", "training.precision=32-true", "model.network.dropout=1e-1"],
+]
+
+
+@pytest.mark.parametrize("overrides", LAYERS, ids=len)
+def test_values_are_those_of_omegaconf(overrides):
+    """OmegaConf merges the overrides over its own tree of typed nodes."""
+    before = load_experiment("digits")
+    usual = OmegaConf.structured(before)
+    for text in overrides:
+        if text == "ema.half_life=5":  # which brings back the defaults of the section
+            usual.ema = before.ema
+        usual = OmegaConf.merge(usual, override_layer(text).values)
+    merged = load_experiment("digits", overrides)
+    assert merged == OmegaConf.to_object(usual)
+    assert as_yaml(merged) == OmegaConf.to_yaml(as_dict(merged))
+
+
+@pytest.mark.parametrize("file", sorted(shipped_configs().glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_config_is_printed_as_omegaconf_prints_it(file):
+    if file.stem != "base":
+        config = load_experiment(str(file), ["data.path=."] if file.stem == "image_folder" else [])
+        assert as_yaml(config) == OmegaConf.to_yaml(as_dict(config))
+
+
+def test_configs_share_nothing():
+    one, two = (load_experiment("digits", ["wandb.tags=[a]"]) for _ in range(2))
+    one.wandb.tags.append("b")
+    one.optim.betas[0] = 0.5
+    next(iter(one.sample_grid.samplers.values())).name = "other"
+    assert load_experiment("digits", ["wandb.tags=[a]"]) == two

@@ -50,6 +50,8 @@ WRONG = [
     (content({"optim": {"parameters": {"lr": {"min": 0.0, "max": 1.0}}}}, method="random", run_cap=2),
      "optim.lr: expected a number > 0, got 0.0"),
     (content({"seed": {"min": 0.5, "max": 1.5}}, method="random", run_cap=2), "seed: expected an integer"),
+    (content(one("score.count", [5000, 8]), SCORED), "s.yaml: count=8: "),
+    (content(one("data.path", ["nowhere"]), "data={name: image_folder, image_size: 8}"), "s.yaml: path=nowhere: "),
     ({"method": "grid", "command": ["diffexp", "evaluate", "nowhere", "--trial", "s", "${args_json}"],
       "parameters": RATES}, "expected a run or a checkpoint in one, got nowhere"),
 ]  # fmt: skip
@@ -144,5 +146,6 @@ def test_another_config_is_one_override(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("timesteps", "schedules", "objectives", "learning_rate", "seeds"):
         for config, metric in (("fashion_mnist", "fd_fashion_mnist_v1"), ("cifar10_ddpm", "fid")):
-            cli(["sweep", "check", name, "--config", config], standalone_mode=False)
+            more = ["score.count=5000"] if config == "cifar10_ddpm" else []  # Inception needs 2048 images
+            cli(["sweep", "check", name, "--config", config, *more], standalone_mode=False)
             assert f"→ score/{metric}" in capsys.readouterr().out
