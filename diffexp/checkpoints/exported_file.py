@@ -12,7 +12,6 @@ from torch import Tensor
 from diffexp.errors import UserError, writing
 from diffexp.system.files import atomic_write
 
-EXPORTED = ".safetensors"
 _FORMAT = "diffexp weights 1"
 
 

@@ -36,11 +36,18 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
       diffexp sample runs/digits-1 sampler.name=ddim sampler.steps=20 out=x.png
     """
     from diffexp.checkpoints.paths import find_checkpoint
+    from diffexp.checkpoints.stored_config import stored_experiment
+    from diffexp.commands.sample_out import check_out
     from diffexp.config.load import load_sample_request
     from diffexp.config.plugins import load_plugins
 
     load_plugins(plugins)
     find_checkpoint(Path(run))
+    experiment = stored_experiment(Path(run))
+    if experiment is not None:  # report mistakes before torch is imported
+        request = load_sample_request(overrides, experiment)
+        if request.out is not None:
+            check_out(Path(request.out), overwrite=request.overwrite)
     with quick_imports():
         from diffexp.checkpoints.load import build_trained, load_trained
         from diffexp.commands import sample
@@ -48,7 +55,7 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
     trained = load_trained(Path(run))
     request = load_sample_request(overrides, trained.experiment)
     out = Path(request.out) if request.out is not None else sample.default_out(trained, request)
-    sample.check_out(out, overwrite=request.overwrite)
+    check_out(out, overwrite=request.overwrite)
     model = build_trained(trained, request.weights, request.accelerator)
     sample.save(sample.draw(model, request), out, overwrite=request.overwrite)
     click.echo(f"{request.count} images: {out}")

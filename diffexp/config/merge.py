@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, SCMode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from diffexp.config.registry import Component
@@ -37,6 +37,10 @@ class Merged(Generic[Schema]):
         return f"{related[-1] if related else 'default'}: {key}"
 
 
+class MissingKeyError(UserError):
+    """A required key has no value."""
+
+
 @defer_exit()
 def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
     """Merge layers, later over earlier, over a dataclass instance with the defaults, which is modified.
@@ -47,6 +51,37 @@ def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
     Raises:
         UserError: for an unknown key or name, a value of the wrong type, or a missing required key.
     """
+    root, skeleton, sources = _merged(defaults, layers)
+    try:
+        config = OmegaConf.to_object(root)
+    except MissingMandatoryValue:
+        _require_all(root, skeleton)
+        raise
+    assert isinstance(config, type(defaults))
+    return Merged(config, sources)
+
+
+@defer_exit()
+def merge_values(defaults: Any, layers: Sequence[Layer], missing: str) -> dict[str, Any]:
+    """Merge as `merge` does; return nested plain data, with the text `missing` for a required key without a value.
+
+    Raises:
+        UserError: for an unknown key or name, or a value of the wrong type.
+    """
+    values = OmegaConf.to_container(_merged(defaults, layers)[0], structured_config_mode=SCMode.DICT)
+    filled: dict[str, Any] = _with(values, missing)
+    return filled
+
+
+def _with(value: Any, missing: str) -> Any:
+    """Return nested plain data with a text for what is missing."""
+    if isinstance(value, dict):
+        return {key: _with(each, missing) for key, each in value.items()}
+    return missing if value == MISSING else value
+
+
+def _merged(defaults: Any, layers: Sequence[Layer]) -> tuple[DictConfig, Any, dict[str, str]]:
+    """Return (the merged config, its dataclass instance with defaults, the last source of each key)."""
     layers = [replace(layer, values=copy.deepcopy(layer.values)) for layer in layers]
     skeleton = select(defaults, [LayerNode(layer.source, "", layer.values) for layer in layers])
     root = _structured(skeleton)
@@ -58,13 +93,7 @@ def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
             key = ".".join(leaf.path)
             sources.pop(key, None)  # keys are in the order of their last source
             sources[key] = leaf.source
-    try:
-        config = OmegaConf.to_object(root)
-    except MissingMandatoryValue:
-        _require_all(root, skeleton)
-        raise
-    assert isinstance(config, type(defaults))
-    return Merged(config, sources)
+    return root, skeleton, sources
 
 
 @defer_exit()
@@ -279,7 +308,7 @@ def _require_all(root: DictConfig, skeleton: Any) -> None:
     for key in sorted(OmegaConf.missing_keys(root)):
         hint = without_none(_hint_at(skeleton, tuple(key.split("."))))
         if isinstance(hint, type) and issubclass(hint, Component):
-            raise UserError(
+            raise MissingKeyError(
                 f"config: {key}.name: required key is missing. Use one of {', '.join(hint.registry.names)}."
             )
-        raise UserError(f"config: {key}: required key is missing. Set it in the config or with {key}=VALUE.")
+        raise MissingKeyError(f"config: {key}: required key is missing. Set it in the config or with {key}=VALUE.")

@@ -2,6 +2,8 @@
 
 import ast
 import importlib.util
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,15 +64,15 @@ def find_config(name: str) -> Path:
                 return file
     except OSError as error:  # a name too long for the file system
         raise UserError(f"{name}: cannot be read: {error.strerror}.") from error
-    ready = _ready_configs()
+    ready = ready_configs()
     plain = name.removeprefix("configs/").removesuffix(".yaml")
     if plain in ready:
         return ready[plain]
     if path.is_dir():
         raise UserError(f"{name}: expected a run directory with config.yaml, got another folder.")
     raise UserError(
-        f"{name}: no such config file, run directory or ready config. Ready configs: {', '.join(ready)}."
-        f"{did_you_mean(plain, ready)}"
+        f"{name}: no such config file, run directory or ready config.{did_you_mean(plain, ready)} List the ready "
+        "configs with: diffexp config list."
     )
 
 
@@ -104,7 +106,7 @@ def _file_layers(path: Path, within: Sequence[Path]) -> list[Layer]:
 
 
 def _find_base(path: Path, base: str) -> Path:
-    ready = _ready_configs()
+    ready = ready_configs()
     file = path.parent / base
     if file.is_file():
         return file
@@ -116,10 +118,20 @@ def _find_base(path: Path, base: str) -> Path:
     )
 
 
-def _ready_configs() -> dict[str, Path]:
+def ready_configs() -> dict[str, Path]:
     """Return the ready configs by name."""
     folder = shipped_configs()
     return {str(file.relative_to(folder).with_suffix("")): file for file in sorted(folder.rglob("*.yaml"))}
+
+
+def description(file: Path) -> str:
+    """Return the first sentence of the comment at the start of a YAML file; "" without a comment.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    lines = itertools.takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+    return re.split(r"\.(?=\s+[A-Z]|$)", " ".join(line.lstrip("# ") for line in lines), maxsplit=1)[0]
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Texts]:

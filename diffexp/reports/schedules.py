@@ -8,7 +8,7 @@ from diffexp.config.load import load_experiment
 from diffexp.config.schemas.schedules import ScheduleConfig
 from diffexp.errors import UserError
 from diffexp.formatting import Table
-from diffexp.models.build import build_schedule
+from diffexp.models.schedule import build_schedule
 from diffexp.reports.tables import shown
 from diffexp.runs.reader import RunReader
 
