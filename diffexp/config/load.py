@@ -114,10 +114,12 @@ def _experiment(layers: Sequence[Layer], *, only: tuple[str, ...] = ("",)) -> Ex
 
 
 def _default_samplers(layers: Sequence[Layer]) -> dict[str, SamplerConfig]:
-    """Return the default samplers of the model that the layers name, with all its keys at their defaults."""
-    models = (layer.values.get("model") for layer in layers)
-    names = [each.get("name") if isinstance(each, dict) else each for each in models]
-    return default_samplers_of(next((name for name in reversed(names) if isinstance(name, str)), DiffusionConfig.name))
+    """Return the default samplers of the model and the number of timesteps that the layers name."""
+    given: dict[str, Any] = {"name": DiffusionConfig.name}
+    for layer in layers:
+        model = layer.values.get("model")
+        given |= model if isinstance(model, dict) else {"name": model} if isinstance(model, str) else {}
+    return default_samplers_of(given["name"], given.get("timesteps"))
 
 
 def _defaults(layers: Sequence[Layer], samplers: dict[str, SamplerConfig]) -> Experiment:
