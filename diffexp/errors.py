@@ -106,5 +106,7 @@ def requires_extra(what: str, extra: str) -> Iterator[None]:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` with the known word nearest to `word`, or an empty string."""
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    words = list(known)
+    swapped = [each for each in words if sorted(each) == sorted(word)]  # difflib knows no exchanged letters
+    nearest = swapped or difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""

@@ -25,6 +25,7 @@ QUICK = {
     "framework-digits-4": ["framework.py", "--size=digits", "--batch-size=4", "--rounds=4", "--steps=2"],
     "noise": ["noise.py", "--images=2", "--rounds=1"],
     "data": ["data.py", "--batches=2", "--rounds=2", "--workers=1"],
+    "small_commands": ["small_commands.py", "--runs=2", "--rounds=1"],
     "scoring": ["scoring.py", "--images=100", "--probe=2", "--batch-size=20"],
 }
 # Each starts whole trainings, or takes minutes.

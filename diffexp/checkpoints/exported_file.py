@@ -15,7 +15,6 @@ from diffexp.errors import UserError, writing
 from diffexp.system.files import atomic_write
 from diffexp.system.reading import require_regular
 
-EXPORTED = ".safetensors"
 _FORMAT = "diffexp weights 1"
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from diffexp.checkpoints.exported_file import EXPORTED, read_exported
+from diffexp.checkpoints.exported_file import read_exported
 from diffexp.checkpoints.file import averaged, latest_valid_checkpoint, read_checkpoint
-from diffexp.checkpoints.paths import find_checkpoint
+from diffexp.checkpoints.paths import EXPORTED, find_checkpoint
 from diffexp.config.load import experiment_from_text
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.errors import UserError

@@ -6,6 +6,7 @@ from pathlib import Path
 from diffexp.errors import UserError, file_error
 from diffexp.runs.directory import Run
 
+EXPORTED = ".safetensors"  # the suffix of exported files
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
 

@@ -1,5 +1,6 @@
-"""`diffexp config show`, `check` and `diff`."""
+"""`diffexp config list`, `show`, `check` and `diff`."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -10,12 +11,57 @@ from diffexp.cli.options import OVERRIDES, PLUGIN
 
 @click.group()
 def config() -> None:
-    """Show, validate and compare configs.
+    """List, show, validate and compare configs.
 
     \b
     Example:
       diffexp config diff digits fashion_mnist
     """
+
+
+@config.command(name="list")
+@PLUGIN
+def list_(plugins: tuple[str, ...]) -> None:
+    """List the ready configs, tables and sweeps, and the components that configs choose by name.
+
+    \b
+    Example:
+      diffexp config list
+    """
+    from diffexp.config.plugins import load_plugins
+    from diffexp.config.schemas.data import DATA
+    from diffexp.config.schemas.extractors import EXTRACTORS
+    from diffexp.config.schemas.loggers import LOGGERS
+    from diffexp.config.schemas.models.base import MODELS
+    from diffexp.config.schemas.networks import AUTOREGRESSIVE_NETWORKS, NETWORKS
+    from diffexp.config.schemas.samplers import SAMPLERS
+    from diffexp.config.schemas.schedules import SCHEDULES
+    from diffexp.config.schemas.weightings import WEIGHTINGS
+    from diffexp.config.sources import description, ready_configs
+    from diffexp.sweeps.plan import shipped_sweeps
+
+    load_plugins(plugins)
+    described = {name: description(file) for name, file in ready_configs().items()}
+    tables = {name: text for name, text in described.items() if name.startswith("evaluate/")}
+    bases = {name: text for name, text in described.items() if text.startswith("Shared by")}
+    configs = {name: text for name, text in described.items() if name not in {**tables, **bases}}
+    sweeps = {file.stem: description(file) for file in sorted(shipped_sweeps().glob("*.yaml"))}
+    registries = (
+        *(DATA, MODELS, SCHEDULES, NETWORKS, AUTOREGRESSIVE_NETWORKS, WEIGHTINGS, SAMPLERS, EXTRACTORS, LOGGERS),
+    )
+    _list("Ready configs (diffexp train NAME)", configs.items())
+    _list("Bases of configs (base: [NAME])", bases.items())
+    _list("Tables (diffexp evaluate RUN --table NAME)", tables.items())
+    _list("Ready sweeps (diffexp sweep run NAME)", sweeps.items())
+    _list("Components (the values of name:)", ((each.group, ", ".join(each.names)) for each in registries))
+
+
+def _list(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Print a title and a list of names and their descriptions, wrapped to the terminal."""
+    formatter = click.get_current_context().make_formatter()
+    with formatter.section(title):
+        formatter.write_dl(list(rows), col_max=38)
+    click.echo(formatter.getvalue())
 
 
 @config.command()
@@ -73,6 +119,8 @@ def check(config: str, overrides: tuple[str, ...], data: bool, plugins: tuple[st
 def diff(first: str, second: str, plugins: tuple[str, ...]) -> None:
     """Print only the keys in which two configs or runs differ.
 
+    A config may lack required keys, such as data.path; its values are then shown unchecked.
+
     \b
     FIRST, SECOND  YAML file, run directory, or name of a ready config
 
@@ -80,10 +128,12 @@ def diff(first: str, second: str, plugins: tuple[str, ...]) -> None:
     Example:
       diffexp config diff digits runs/digits-1
     """
-    from diffexp.config.merge import as_dict, differing
+    from diffexp.config.load import load_values
+    from diffexp.config.merge import differing
+    from diffexp.config.plugins import load_plugins
 
-    one, two = (as_dict(_load(each, (), plugins)) for each in (first, second))
-    for key, before, after in differing(one, two):
+    load_plugins(plugins)
+    for key, before, after in differing(load_values(first), load_values(second)):
         click.echo(f"{key}: {_shown(before)} → {_shown(after)}")
 
 

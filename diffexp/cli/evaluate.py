@@ -54,6 +54,8 @@ def evaluate(
       diffexp evaluate runs/digits-1 count=1000 repeats=3
     """
     from diffexp.checkpoints.paths import find_checkpoint
+    from diffexp.checkpoints.stored_config import stored_experiment
+    from diffexp.config.check import check_request
     from diffexp.config.load import about_data, amended, load_evaluate_request
     from diffexp.config.plugins import load_plugins
     from diffexp.config.schemas.samplers import check_class_names
@@ -62,14 +64,18 @@ def evaluate(
 
     load_plugins(plugins)
     find_checkpoint(Path(run))
+    data, rest = about_data(overrides)
+    of_sweep = Trial.parse(*trial) if trial else None
+    stored = stored_experiment(Path(run))
+    if stored is not None:  # report mistakes before torch is imported
+        stored = amended(stored, data)
+        check_request(load_evaluate_request(table, rest, stored, of_sweep), stored)
     with quick_imports():
         from diffexp.checkpoints.load import load_trained
         from diffexp.commands import evaluate, evaluate_sampler
 
     trained = load_trained(Path(run))
-    data, rest = about_data(overrides)
     trained = replace(trained, experiment=amended(trained.experiment, data))
-    of_sweep = Trial.parse(*trial) if trial else None
     request = load_evaluate_request(table, rest, trained.experiment, of_sweep)
     check_class_names({"sampler": request.sampler}, "", trained.class_names)
     check_class_names(request.samplers, "samplers", trained.class_names)

@@ -34,11 +34,16 @@ def export(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
       diffexp export runs/digits-1 out=digits.safetensors
     """
     from diffexp.checkpoints.paths import find_checkpoint
+    from diffexp.checkpoints.stored_config import stored_experiment
+    from diffexp.commands.export_out import check_export
     from diffexp.config.load import load_export_request
     from diffexp.config.plugins import load_plugins
 
     load_plugins(plugins)
     find_checkpoint(Path(run))
+    experiment = stored_experiment(Path(run))
+    if experiment is not None:  # report mistakes before torch is imported
+        check_export(experiment, load_export_request(overrides, experiment))
     with quick_imports():
         from diffexp.checkpoints.load import load_trained
         from diffexp.commands.export import export as write_export

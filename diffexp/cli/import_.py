@@ -35,11 +35,13 @@ def import_(path: Path, overrides: tuple[str, ...], plugins: tuple[str, ...]) ->
     Example:
       diffexp import ddpm-cifar10-32 data.name=cifar10
     """
+    from diffexp.commands.import_out import check_import
     from diffexp.config.load import load_import_request
     from diffexp.config.plugins import load_plugins
 
     load_plugins(plugins)
     request, rest = load_import_request(overrides)
+    check_import(path, request)  # report mistakes before torch is imported
     with quick_imports():
         from diffexp.commands.import_ import import_model
 

@@ -44,14 +44,15 @@ def report(paths: tuple[Path, ...], out: Path, figures: Path | None, overwrite: 
     """
     from diffexp.config.plugins import load_plugins
     from diffexp.runs.reader import read_runs
-    from diffexp.system.files import refuse_existing
-
-    with requires_extra("report", "report"), quick_imports():
-        from diffexp.reports.page import write_figures, write_page
+    from diffexp.system.files import check_writable, refuse_existing
 
     load_plugins(plugins)
     runs = read_runs(paths)
+    check_writable(out, "--out")
     refuse_existing(out, "--out", overwrite=overwrite)
+    with requires_extra("report", "report"), quick_imports():
+        from diffexp.reports.page import write_figures, write_page
+
     written = write_figures(runs, figures, overwrite=overwrite) if figures is not None else []
     write_page(runs, out)
     click.echo(f"{len(runs)} run{'s' * (len(runs) > 1)}: {out}")

@@ -1,6 +1,7 @@
 """`diffexp reproduce`."""
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -36,11 +37,18 @@ def reproduce(run: str, overrides: tuple[str, ...], seeds: int, plugins: tuple[s
     Example:
       diffexp reproduce runs/digits-1 --seeds 3
     """
+    from diffexp.checkpoints.stored_config import stored_experiment
+    from diffexp.config.load import amended
     from diffexp.config.plugins import load_plugins
+    from diffexp.reproduction.recorded_name import check_recorded_run
     from diffexp.system.signals import defer_signals, exit_on_signal
 
     defer_signals()
     load_plugins(plugins)
+    check_recorded_run(run)
+    experiment = stored_experiment(Path(run))
+    if experiment is not None:  # report mistakes before torch is imported
+        amended(experiment, overrides)
     with quick_imports():
         from diffexp.commands.reproduce import reproduce as train_again
 

@@ -36,12 +36,19 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
       diffexp sample runs/digits-1 sampler.name=ddim sampler.steps=20 out=x.png
     """
     from diffexp.checkpoints.paths import find_checkpoint
+    from diffexp.checkpoints.stored_config import stored_experiment
+    from diffexp.commands.sample_out import check_out
     from diffexp.config.load import load_sample_request
     from diffexp.config.plugins import load_plugins
     from diffexp.config.schemas.samplers import check_class_names
 
     load_plugins(plugins)
     find_checkpoint(Path(run))
+    experiment = stored_experiment(Path(run))
+    if experiment is not None:  # report mistakes before torch is imported
+        request = load_sample_request(overrides, experiment)
+        if request.out is not None:
+            check_out(Path(request.out), overwrite=request.overwrite)
     with quick_imports():
         from diffexp.checkpoints.load import build_trained, load_trained
         from diffexp.commands import sample
@@ -50,7 +57,7 @@ def sample(run: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> No
     request = load_sample_request(overrides, trained.experiment)
     check_class_names({"sampler": request.sampler}, "", trained.class_names)
     out = Path(request.out) if request.out is not None else sample.default_out(trained, request)
-    sample.check_out(out, overwrite=request.overwrite)
+    check_out(out, overwrite=request.overwrite)
     model = build_trained(trained, request.weights, request.accelerator)
     sample.save(sample.draw(model, request), out, overwrite=request.overwrite)
     click.echo(f"{request.count} images: {out}")

@@ -1,11 +1,16 @@
 """`diffexp score`."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from diffexp.cli.imports import quick_imports
 from diffexp.cli.options import OVERRIDES, PLUGIN
+
+if TYPE_CHECKING:
+    from diffexp.config.schemas.experiment import Experiment
 
 
 @click.command()
@@ -13,7 +18,7 @@ from diffexp.cli.options import OVERRIDES, PLUGIN
 @click.argument("b")
 @OVERRIDES
 @PLUGIN
-def score(a: Path, b: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+def score(a: Path, b: str, overrides: Sequence[str], plugins: tuple[str, ...]) -> None:
     """Score the images A against the reference B.
 
     \b
@@ -33,16 +38,17 @@ def score(a: Path, b: str, overrides: tuple[str, ...], plugins: tuple[str, ...])
     Example:
       diffexp score samples.npz fashion_mnist out=scores.json
     """
+    from diffexp.commands.score_request import checked_request, is_images
     from diffexp.config.load import about_data, load_data
     from diffexp.config.plugins import load_plugins
 
     load_plugins(plugins)
+    second: Path | Experiment = Path(b)
+    if not is_images(Path(b)):
+        data, overrides = about_data(overrides)
+        second = load_data(b, data)
+    checked_request(a, second, overrides)  # report mistakes before torch is imported
     with quick_imports():
-        from diffexp.commands import score
+        from diffexp.commands.score import score as score_images
 
-    if score.is_images(Path(b)):
-        result = score.score(a, Path(b), overrides)
-    else:
-        data, rest = about_data(overrides)
-        result = score.score(a, load_data(b, data), rest)
-    click.echo(result.text())
+    click.echo(score_images(a, second, overrides).text())

@@ -31,11 +31,13 @@ def extractor(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...])
     Example:
       diffexp extractor digits name=mine features=32 steps=600
     """
+    from diffexp.config.check import check_data
     from diffexp.config.load import load_extractor_training
     from diffexp.config.plugins import load_plugins
 
     load_plugins(plugins)
     experiment, wanted = load_extractor_training(config, overrides)
+    check_data(experiment)
     with quick_imports():
         from diffexp.commands.train_extractor import train_classifier
 

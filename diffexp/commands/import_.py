@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from diffexp.checkpoints.export import export_weights
-from diffexp.checkpoints.exported_file import EXPORTED
 from diffexp.checkpoints.load import TrainedModel, build_trained
+from diffexp.commands.import_out import check_import
 from diffexp.config.load import imported_experiment
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.config.schemas.models.diffusion import DiffusionConfig
@@ -19,7 +19,7 @@ from diffexp.config.schemas.requests import ImportRequest
 from diffexp.convert import ddpm, diffusers, diffusers_reader, unet_names
 from diffexp.errors import UserError
 from diffexp.runs.directory import config_text
-from diffexp.system.files import atomic_write_text, check_writable, refuse_existing
+from diffexp.system.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +38,7 @@ def import_model(path: Path, request: ImportRequest, overrides: Sequence[str]) -
     Raises:
         UserError: if the model cannot be read, diffexp lacks its network, or the files cannot be written.
     """
-    out = Path(request.out) if request.out is not None else Path(f"{path.resolve().stem}{EXPORTED}")
-    config = out.with_suffix(".yaml")
-    if out.suffix != EXPORTED:
-        raise UserError(f"out: expected a name that ends in {EXPORTED}, got {out}. Give another out.")
-    for file in (out, config):
-        refuse_existing(file, "out", overwrite=request.overwrite)
-    check_writable(out, "out")
+    out, config = check_import(path, request)
     model, size, channels, tensors, names = _read(path, request.image_size)
     experiment = imported_experiment(str(path), model, size, channels, overrides)
     _warn_of_guesses(path, model, overrides)
@@ -85,8 +79,6 @@ def _read(
                 "Give another path."
             )
         return *diffusers_reader.read(path), None
-    if not path.is_file():
-        raise UserError(f"{path}: expected a file or folder, got none. Download it first, as diffexp does not.")
     tensors = ddpm.read(path)
     channels = int(tensors["conv_in.weight"].shape[1])
     size = ddpm.image_size(tensors) if image_size is None else image_size

@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from diffexp.config.load import load_score_request
+from diffexp.commands.score_request import checked_request
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.config.schemas.requests import ScoreRequest
-from diffexp.config.schemas.scoring import ReferenceConfig
 from diffexp.data.arrays import array_names
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import ImageSet
@@ -23,7 +22,7 @@ from diffexp.evaluation.protocol import Protocol, protocol
 from diffexp.evaluation.reference import Reference, batches, of_images, read_published, reference
 from diffexp.evaluation.scores import Scores
 from diffexp.system.devices import device_for, float64_device
-from diffexp.system.files import atomic_write_text, check_writable, refuse_existing
+from diffexp.system.files import atomic_write_text
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,6 @@ class Result:
         return "\n".join(lines)
 
 
-def is_images(path: Path) -> bool:
-    """Whether a path is a .npz, or a folder or zip of images, rather than a config or a run directory."""
-    return path.suffix.lower() in (".npz", ".zip") or (path.is_dir() and not (path / "config.yaml").is_file())
-
-
 def score(first: Path, second: Path | Experiment, overrides: Sequence[str]) -> Result:
     """Score the images of `first`.
 
@@ -61,16 +55,7 @@ def score(first: Path, second: Path | Experiment, overrides: Sequence[str]) -> R
     Raises:
         UserError: for unsuitable images, extractors, counts or an `out` that exists.
     """
-    request = load_score_request(overrides, None if isinstance(second, Path) else second)
-    if request.out is not None:
-        check_writable(Path(request.out), "out")
-        if Path(request.out).is_dir():
-            raise UserError(f"out: expected a .json file, got the folder {request.out}. Give another out.")
-        refuse_existing(Path(request.out), "out", overwrite=request.overwrite)
-    if isinstance(second, Path) and replace(request.reference, cache=None) != ReferenceConfig():
-        raise UserError(
-            f"reference: expected no split, count or file, as {second} is the reference. Remove these keys."
-        )
+    request = checked_request(first, second, overrides)
     images = load_images(first)
     extractor = build_extractor(request.extractor, images.image_shape).to(
         float64_device(device_for(request.accelerator))

@@ -22,18 +22,31 @@ def check_experiment(experiment: Experiment) -> None:
 
 
 def check_request(request: EvaluateRequest | ScoreRequest, experiment: Experiment | None = None) -> None:
-    """Check that the files and packages that a request names are on this machine; the experiment has the data.
+    """Check that the files and packages that a request names, and the data of the experiment, are on this machine.
 
     Raises:
         UserError: with the key and text of each problem, one per line.
     """
-    _check(request, Context() if experiment is None else context_of(experiment))
+    if experiment is None:
+        _check(request, Context())
+    else:
+        _check(request, context_of(experiment))
+        check_data(experiment)
 
 
-def _check(config: Any, context: Context) -> None:
+def check_data(experiment: Experiment) -> None:
+    """Check that the data of an experiment is on this machine.
+
+    Raises:
+        UserError: with the key and text of each problem, one per line.
+    """
+    _check(experiment.data, context_of(experiment), "data.")
+
+
+def _check(config: Any, context: Context, place: str = "") -> None:
     found = [
         f"{prefix}{key}: {problem}"
-        for prefix, node in nodes(config)
+        for prefix, node in nodes(config, place)
         if hasattr(node, "unavailable")
         for key, problem in node.unavailable(context)
     ]

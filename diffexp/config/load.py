@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from diffexp.config.context import Context
-from diffexp.config.merge import as_dict, merge
+from diffexp.config.merge import MissingKeyError, as_dict, merge, merge_values
 from diffexp.config.schemas.experiment import Experiment, SampleGridConfig
 from diffexp.config.schemas.loggers import LOGGERS
 from diffexp.config.schemas.models.base import default_samplers_of
@@ -38,6 +38,7 @@ __all__ = [
     "load_import_request",
     "load_sample_request",
     "load_score_request",
+    "load_values",
 ]
 
 Schema = TypeVar("Schema")
@@ -58,6 +59,19 @@ def load_experiment(config: str, overrides: Sequence[str] = (), trial: Trial | N
         UserError: if it is invalid.
     """
     return _experiment(_layers(Experiment, config, overrides, trial))
+
+
+def load_values(config: str) -> dict[str, Any]:
+    """Load an experiment as nested plain data, also one that lacks required keys, whose value is then "(required)".
+
+    Raises:
+        UserError: if it is invalid. Ranges are not checked where a required key is missing.
+    """
+    try:
+        return as_dict(load_experiment(config))
+    except MissingKeyError:
+        layers = _layers(Experiment, config, (), None)
+        return merge_values(_defaults(layers, _default_samplers(layers)), layers, missing="(required)")
 
 
 def load_data(config: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -100,10 +114,12 @@ def _experiment(layers: Sequence[Layer], *, only: tuple[str, ...] = ("",)) -> Ex
 
 
 def _default_samplers(layers: Sequence[Layer]) -> dict[str, SamplerConfig]:
-    """Return the default samplers of the model that the layers name, with all its keys at their defaults."""
-    models = (layer.values.get("model") for layer in layers)
-    names = [each.get("name") if isinstance(each, dict) else each for each in models]
-    return default_samplers_of(next((name for name in reversed(names) if isinstance(name, str)), DiffusionConfig.name))
+    """Return the default samplers of the model and the number of timesteps that the layers name."""
+    given: dict[str, Any] = {"name": DiffusionConfig.name}
+    for layer in layers:
+        model = layer.values.get("model")
+        given |= model if isinstance(model, dict) else {"name": model} if isinstance(model, str) else {}
+    return default_samplers_of(given["name"], given.get("timesteps"))
 
 
 def _defaults(layers: Sequence[Layer], samplers: dict[str, SamplerConfig]) -> Experiment:
@@ -156,7 +172,17 @@ def load_import_request(overrides: Sequence[str]) -> tuple[ImportRequest, list[s
     """
     own = [text for text in overrides if text.partition("=")[0] in as_dict(ImportRequest())]
     request = _request(ImportRequest(), [override_layer(text) for text in own], Context())
-    return request, [text for text in overrides if text not in own]
+    others = [text for text in overrides if text not in own]
+    layers = [override_layer(text) for text in others]
+    _require_data(layers)
+    merge(Experiment(), layers)  # for misspelt keys; the values are validated with those of the model
+    return request, others
+
+
+def _require_data(layers: Sequence[Layer]) -> None:
+    data = [layer.values.get("data", {}) for layer in layers]
+    if not any(isinstance(each, str) or "name" in each for each in data):
+        raise UserError("data.name: required key is missing. Name the model's training data, as in data.name=cifar10.")
 
 
 def imported_experiment(
@@ -175,9 +201,7 @@ def imported_experiment(
         UserError: if it is invalid.
     """
     given = [override_layer(text) for text in overrides]
-    about_data_name = [layer.values.get("data", {}) for layer in given]
-    if not any(isinstance(each, str) or "name" in each for each in about_data_name):
-        raise UserError("data.name: required key is missing. Name the model's training data, as in data.name=cifar10.")
+    _require_data(given)
     found = {"name": "imported", "model": {"name": "diffusion", **model}}
     shape = {"data": {"image_size": image_size, "channels": channels}}
     about = [layer for layer in given if "data" in layer.values]

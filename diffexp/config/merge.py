@@ -39,6 +39,10 @@ class Merged(Generic[Schema]):
         return f"{related[-1] if related else 'default'}: {key}"
 
 
+class MissingKeyError(UserError):
+    """A required key has no value."""
+
+
 @defer_exit()
 def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
     """Merge layers, later over earlier, over a dataclass instance with the defaults, which is modified.
@@ -49,6 +53,31 @@ def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
     Raises:
         UserError: for an unknown key or name, a value of the wrong type, or a missing required key.
     """
+    config, skeleton, sources = _merged(defaults, layers)
+    _require_all(config, skeleton)
+    return Merged(config, sources)
+
+
+@defer_exit()
+def merge_values(defaults: Any, layers: Sequence[Layer], missing: str) -> dict[str, Any]:
+    """Merge as `merge` does; return nested plain data, with the text `missing` for a required key without a value.
+
+    Raises:
+        UserError: for an unknown key or name, or a value of the wrong type.
+    """
+    filled: dict[str, Any] = _with(as_dict(_merged(defaults, layers)[0]), missing)
+    return filled
+
+
+def _with(value: Any, missing: str) -> Any:
+    """Return nested plain data with a text for what is missing."""
+    if isinstance(value, dict):
+        return {key: _with(each, missing) for key, each in value.items()}
+    return missing if value == MISSING else value
+
+
+def _merged(defaults: Schema, layers: Sequence[Layer]) -> tuple[Schema, Schema, dict[str, str]]:
+    """Return (the merged config, its dataclass instance with defaults, the last source of each key)."""
     layers = [replace(layer, values=copied(layer.values)) for layer in layers]
     skeleton = select(defaults, [LayerNode(layer.source, "", layer.values) for layer in layers])
     leaves = [_leaf(skeleton, layer, path, value) for layer in layers for path, value in _leaves(layer.values)]
@@ -59,8 +88,7 @@ def merge(defaults: Schema, layers: Sequence[Layer]) -> Merged[Schema]:
         key = ".".join(leaf.path)
         sources.pop(key, None)  # keys are in the order of their last source
         sources[key] = leaf.source
-    _require_all(config, skeleton)
-    return Merged(config, sources)
+    return config, skeleton, sources
 
 
 @defer_exit()
@@ -297,10 +325,10 @@ def _require_all(config: Any, skeleton: Any) -> None:
     for key in sorted(_missing(config)):
         hint = without_none(_hint_at(skeleton, tuple(key.split("."))))
         if isinstance(hint, type) and issubclass(hint, Component):
-            raise UserError(
+            raise MissingKeyError(
                 f"config: {key}.name: required key is missing. Use one of {', '.join(hint.registry.names)}."
             )
-        raise UserError(f"config: {key}: required key is missing. Set it in the config or with {key}=VALUE.")
+        raise MissingKeyError(f"config: {key}: required key is missing. Set it in the config or with {key}=VALUE.")
 
 
 def _missing(node: Any, prefix: str = "") -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 import ast
 import importlib.util
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -63,15 +65,15 @@ def find_config(name: str) -> Path:
                 return file
     except OSError as error:  # a name too long for the file system
         raise file_error(error, f"{name}: cannot be read: {error.strerror}.") from error
-    ready = _ready_configs()
+    ready = ready_configs()
     plain = name.removeprefix("configs/").removesuffix(".yaml")
     if plain in ready:
         return ready[plain]
     if path.is_dir():
         raise UserError(f"{name}: expected a run directory with config.yaml, got another folder.")
     raise UserError(
-        f"{name}: no such config file, run directory or ready config. Ready configs: {', '.join(ready)}."
-        f"{did_you_mean(plain, ready)}"
+        f"{name}: no such config file, run directory or ready config.{did_you_mean(plain, ready)} List the ready "
+        "configs with: diffexp config list."
     )
 
 
@@ -105,7 +107,7 @@ def _file_layers(path: Path, within: Sequence[Path]) -> list[Layer]:
 
 
 def _find_base(path: Path, base: str) -> Path:
-    ready = _ready_configs()
+    ready = ready_configs()
     file = path.parent / base
     if file.is_file():
         return file
@@ -117,7 +119,7 @@ def _find_base(path: Path, base: str) -> Path:
     )
 
 
-def _ready_configs() -> dict[str, Path]:
+def ready_configs() -> dict[str, Path]:
     """Return the ready configs by name."""
     return _configs_in(shipped_configs())
 
@@ -125,6 +127,16 @@ def _ready_configs() -> dict[str, Path]:
 @cache
 def _configs_in(folder: Path) -> dict[str, Path]:
     return {str(file.relative_to(folder).with_suffix("")): file for file in sorted(folder.rglob("*.yaml"))}
+
+
+def description(file: Path) -> str:
+    """Return the first sentence of the comment at the start of a YAML file; "" without a comment.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    lines = itertools.takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+    return re.split(r"\.(?=\s+[A-Z]|$)", " ".join(line.lstrip("# ") for line in lines), maxsplit=1)[0]
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Texts]:

@@ -1,19 +1,16 @@
 """Build the model of an experiment."""
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.config.schemas.models.base import MODELS
-from diffexp.config.schemas.schedules import SCHEDULES, ScheduleConfig
 from diffexp.data.images import ImageSet
-from diffexp.diffusion.schedules import MUCH_SIGNAL, Schedule, with_zero_terminal_snr
 from diffexp.errors import UserError
 from diffexp.models.base import GenerativeModel
 from diffexp.rng import derive_seed
@@ -64,9 +61,6 @@ def _at_most(most: int | None) -> Iterator[None]:
         hook.remove()
 
 
-log = logging.getLogger(__name__)
-
-
 def build_training_model(experiment: Experiment) -> GenerativeModel:
     """Build the model of an experiment with the options of its `training` section applied.
 
@@ -95,31 +89,3 @@ def check_images(images: ImageSet, model: GenerativeModel) -> None:
     if model.classes is not None and model.classes != there:
         found = "null, because the data has no labels" if there is None else f"{there}, as in the data"
         raise UserError(f"model.classes: expected {found}, got {model.classes}. Change it.")
-
-
-def build_schedule(schedule: ScheduleConfig, timesteps: int) -> Schedule:
-    """Build the schedule of a config; warns if it leaves much signal in x_T.
-
-    Args:
-        schedule: the config.
-        timesteps: T, the number of timesteps.
-
-    Raises:
-        UserError: if the schedule is invalid for this T.
-    """
-    try:
-        betas = SCHEDULES.build(schedule, timesteps)
-        if not isinstance(betas, Tensor) or betas.shape != (timesteps,):
-            raise ValueError(f"expected a tensor of shape ({timesteps},).")
-        wanted = schedule.zero_terminal_snr
-        built = Schedule(with_zero_terminal_snr(betas) if wanted else betas, zero_terminal_snr=wanted)
-    except ValueError as error:
-        raise UserError(f"model.schedule: {schedule.name} at model.timesteps = {timesteps}: {error}") from error
-    if built.terminal_signal > MUCH_SIGNAL:
-        rescalable = getattr(schedule, "rescale", "") == "none" and built.betas.max() * 1000 / timesteps < 1
-        remedy = " Set rescale: 1000/T to keep the signal of T = 1000." if rescalable else ""
-        log.warning(
-            "model.schedule: expected √ᾱ_T near 0, got %s at T = %d with √ᾱ_T = %.3g. Sampling starts from N(0, I).%s",
-            *(schedule.name, timesteps, built.terminal_signal, remedy),
-        )
-    return built

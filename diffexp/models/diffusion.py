@@ -25,10 +25,10 @@ from diffexp.errors import UserError
 from diffexp.models import diffusion_likelihood
 from diffexp.models.base import NoiseOfShape, OnCall
 from diffexp.models.batch import Batch
-from diffexp.models.build import build_schedule
 from diffexp.models.compile import Compiled
 from diffexp.models.cuda_graphs import CUDAGraphs
 from diffexp.models.loss_meter import LossByTimestep, PerSampleLoss
+from diffexp.models.schedule import build_schedule
 from diffexp.models.training_module import TrainingModule
 from diffexp.models.training_noise import TrainingNoise, TrainingNoiseSampler
 from diffexp.rng import PerSampleNoise, derive_seed

@@ -8,7 +8,7 @@ from diffexp.config.load import load_experiment
 from diffexp.config.schemas.schedules import ScheduleConfig
 from diffexp.errors import UserError
 from diffexp.formatting import Table
-from diffexp.models.build import build_schedule
+from diffexp.models.schedule import build_schedule
 from diffexp.reports.tables import shown
 from diffexp.runs.reader import RunReader
 
@@ -33,12 +33,12 @@ class Curve:
 def schedules(runs: Sequence[RunReader]) -> list[Curve]:
     """Return the distinct schedules of these runs, except runs that need plugins that are not loaded."""
     found: dict[str, Curve] = {}
-    noises: dict[str, tuple[ScheduleConfig, int] | None] = {}  # by model: loading a config is slow
+    noises: dict[str, tuple[ScheduleConfig, int] | None] = {}  # by the keys that determine it: loading a config is slow
     for run in runs:
-        model = repr(run.config.get("model"))
-        if model not in noises:
-            noises[model] = _noise(run)
-        noise = noises[model]
+        keys_of_noise = repr([run.config.get("model", {}).get(key) for key in ("name", "timesteps", "schedule")])
+        if keys_of_noise not in noises:
+            noises[keys_of_noise] = _noise(run)
+        noise = noises[keys_of_noise]
         if noise is None:
             continue
         schedule, timesteps = noise

@@ -11,10 +11,10 @@ from diffexp.checkpoints.file import latest_valid_checkpoint, read_checkpoint
 from diffexp.checkpoints.paths import step_of
 from diffexp.errors import EnvironmentFailure, UserError
 from diffexp.loggers.wandb import STEP_IN_WANDB
+from diffexp.reproduction.recorded_name import check_recorded_run, wandb_path
 from diffexp.runs.directory import Run
 from diffexp.runs.metrics import read_metrics, with_current_metric_names
 
-_WANDB = re.compile(r"(?:https?://[^/]+/)?([\w.-]+)/([\w.-]+)/(?:runs/)?([\w-]+)/?(?:\?.*)?")
 _ALL = 10_000_000  # rows: more than a run logs, so that W&B subsamples none
 
 
@@ -53,30 +53,19 @@ def find_recorded_run(name: str) -> RecordedRun:
         UserError: if `name` is none of these, or there is nothing to compare with.
         EnvironmentFailure: if the run cannot be read from W&B.
     """
+    check_recorded_run(name)
     path = Path(name)
     if path.is_dir():
         return _of_run(path)
     if path.is_file():
         return _of_checkpoint(path)
-    found = _WANDB.fullmatch(name)
-    if found is None:
-        raise UserError(
-            f"{name}: expected a run directory, a checkpoint, or ENTITY/PROJECT/ID of a W&B run, got none of them. "
-            "Give another name."
-        )
-    return _of_wandb("/".join(found.groups()))
+    return _of_wandb(wandb_path(name))
 
 
 def _of_run(path: Path) -> RecordedRun:
     run = Run(path)
-    if not run.exists():
-        raise UserError(f"{path}: expected a run directory, got one without config.yaml. Give another directory.")
     newest = latest_valid_checkpoint(run.checkpoints)
-    if newest is None:
-        raise UserError(
-            f"{path}: expected a checkpoint to compare with, got none. Train its config in a new run with: "
-            f"diffexp train {path}"
-        )
+    assert newest is not None  # `check_recorded_run` found one
     return _with_run(run, str(path), run.config.read_text(), *newest)
 
 

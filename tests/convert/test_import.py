@@ -20,7 +20,7 @@ from diffexp.config.schemas.schedules import SCHEDULES
 from diffexp.convert.diffusers import BUILT_IN, _unet_config
 from diffexp.convert.diffusers_reader import _SCHEDULERS, _schedule
 from diffexp.errors import UserError
-from diffexp.models.build import build_schedule
+from diffexp.models.schedule import build_schedule
 from tests.helpers.conversion import DATA, agree, awake, imported
 from tests.helpers.ho import Ho
 from tests.helpers.small import diffexp

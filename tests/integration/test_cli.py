@@ -18,7 +18,8 @@ from diffexp.checkpoints.load import load_trained
 from diffexp.checkpoints.paths import list_checkpoints
 from diffexp.cli.main import cli, main
 from diffexp.commands.export import export
-from diffexp.commands.sample import check_out, default_out, save
+from diffexp.commands.sample import default_out, save
+from diffexp.commands.sample_out import check_out
 from diffexp.commands.score import score
 from diffexp.config.load import load_sample_request
 from diffexp.config.schemas.requests import ExportRequest

@@ -69,12 +69,19 @@ class ModelConfig(Component):
 MODELS = Registry("model", ModelConfig, "diffexp.models.{name}:{schema}Module.from_config")
 
 
-def default_samplers_of(name: str) -> dict[str, SamplerConfig]:
-    """Return the default samplers of a model with all keys at their defaults; {} for an unknown name."""
+def default_samplers_of(name: Any, timesteps: Any = None) -> dict[str, SamplerConfig]:
+    """Return the default samplers of a model with all other keys at their defaults; {} for an unknown name.
+
+    Args:
+        name: the model's name.
+        timesteps: T; anything else than an integer above 0 is ignored.
+    """
     if name not in MODELS.names:
         return {}
     model = MODELS.schema(name)()
     assert isinstance(model, ModelConfig)
+    if isinstance(timesteps, int) and timesteps > 0 and hasattr(model, "timesteps"):
+        model.timesteps = timesteps
     return model.default_samplers()
 
 
