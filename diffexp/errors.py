@@ -65,24 +65,6 @@ def writing(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: object) -> Iterator[None]:
-    """Translate an `OSError` in the context into an error that names the file being read.
-
-    Args:
-        path: the file.
-
-    Raises:
-        EnvironmentFailure: if reading fails for a reason that may pass, such as a failing disk.
-        UserError: if reading fails for another reason.
-    """
-    try:
-        yield
-    except OSError as error:
-        kind = EnvironmentFailure if error.errno in TRANSIENT_ERRNOS else UserError
-        raise kind(f"{path}: cannot be read: {error.strerror}.") from error
-
-
-@contextmanager
 def requires_extra(what: str, extra: str) -> Iterator[None]:
     """A context that imports packages which only an extra of diffexp installs.
 

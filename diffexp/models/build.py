@@ -1,6 +1,5 @@
 """Build the model of an experiment."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ from diffexp.data.images import ImageSet
 from diffexp.errors import UserError
 from diffexp.models.base import GenerativeModel
 from diffexp.rng import derive_seed
+from diffexp.system.memory import machine_memory
 
 
 def build_model(experiment: Experiment, most: int | None = None) -> GenerativeModel:
@@ -39,7 +39,7 @@ def build_model(experiment: Experiment, most: int | None = None) -> GenerativeMo
 @contextmanager
 def _at_most(most: int | None) -> Iterator[None]:
     """Refuse a model with more parameters while its modules are built, before anything is written to their memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = machine_memory()
     limit, why = (memory // 4, f"for {memory / 2**30:.0f} GiB of memory") if most is None else (most, "as in the file")
     refusal = f"model: expected at most {limit:,} parameters, {why}, got more. Choose a smaller network."
     count = 0

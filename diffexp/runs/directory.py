@@ -164,7 +164,7 @@ class Run:
             UserError: if it is damaged.
             EnvironmentFailure: if the disk is failing.
         """
-        if not self.environment.exists():
+        if not os.path.lexists(self.environment):
             return {}
         remedy = "Restore it, or start a new run."
         environment = read_object(self.environment, remedy)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from diffexp.config.renamed import current_metric_name
-from diffexp.errors import reading
+from diffexp.errors import UserError
+from diffexp.runs.records import read_record, warn_once
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +59,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     diffexp warns of damaged lines and skips them.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
-    if not path.is_file():
-        _warn_of_damage(path, ())
+    try:
+        parsed = parse_metrics(read_record(path, "diffexp continues without it."))
+    except UserError as error:
+        warn_once(str(error))
         return []
-    with reading(path):
-        parsed = parse_metrics(path.read_bytes())
     if parsed.damaged:
         _warn_of_damage(path, tuple(parsed.damaged))
     return [with_current_metric_names(row) for row in parsed.rows.values()]
@@ -78,9 +80,9 @@ def with_current_metric_names(row: dict[str, Any]) -> dict[str, Any]:
 def _warn_of_damage(path: Path, numbers: tuple[int, ...]) -> None:
     """Warn once: a sweep reads the metrics of a running trial repeatedly."""
     log.warning(
-        "%s: expected metrics, got %s, which diffexp skips. Resume the run with --resume to recover what its "
+        "%s: expected metrics, got damage in %s, which diffexp skips. Resume the run with --resume to recover what its "
         "metrics.csv holds.",
-        *(path, f"damage in {line_numbers(numbers)}" if numbers else "a folder or a device"),
+        *(path, line_numbers(numbers)),
     )
 
 

@@ -2,16 +2,27 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffexp.errors import UserError, reading
+from diffexp.errors import UserError
+from diffexp.system.reading import open_regular, reading
 
 log = logging.getLogger(__name__)
 
 _Content = TypeVar("_Content")
+
+
+def read_record(path: Path, remedy: str = "Restore it.") -> bytes:
+    """Return the content of a file; the arguments and errors are those of `read_object`."""
+    try:
+        with reading(path), open_regular(path) as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}. {remedy}") from error
 
 
 def read_object(path: Path, remedy: str = "Restore it.") -> dict[str, Any]:
@@ -25,10 +36,7 @@ def read_object(path: Path, remedy: str = "Restore it.") -> dict[str, Any]:
         UserError: if the file is no JSON object, or cannot be read.
         EnvironmentFailure: if the disk is failing.
     """
-    with reading(path):
-        text = path.read_bytes() if path.is_file() or not path.exists() else None
-    if text is None:
-        raise UserError(f"{path}: expected a file with a JSON object, got a folder or a device. {remedy}")
+    text = read_record(path, remedy)
     try:
         content = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
@@ -40,12 +48,12 @@ def read_object(path: Path, remedy: str = "Restore it.") -> dict[str, Any]:
 
 def optional_object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, or {} without one. diffexp warns of a file that it cannot read."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     try:
         return read_object(path, "diffexp continues without it.")
     except UserError as error:
-        _warn(str(error))
+        warn_once(str(error))
         return {}
 
 
@@ -55,7 +63,7 @@ def optional_values(path: Path, read: Callable[[dict[str, Any]], list[_Content]]
     try:
         return read(content) if content else []
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError):
-        _warn(f"{path}: expected a record of diffexp, got other content. diffexp continues without it.")
+        warn_once(f"{path}: expected a record of diffexp, got other content. diffexp continues without it.")
         return []
 
 
@@ -69,7 +77,7 @@ def typed(content: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> 
 
 
 @cache
-def _warn(message: str) -> None:
+def warn_once(message: str) -> None:
     """Warn once: a report reads a record several times."""
     log.warning("%s", message)
 
