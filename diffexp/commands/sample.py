@@ -1,5 +1,6 @@
 """`diffexp sample`: sample images from a trained model."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from diffexp.models.base import GenerativeModel, as_pixels
 from diffexp.models.batch_size import images_at_once
 from diffexp.models.precision import sampling_precision
 from diffexp.runs.directory import Run
-from diffexp.system.devices import out_of_memory_explained, precision_for
+from diffexp.system.devices import memory_of, out_of_memory_explained, precision_for
 from diffexp.system.files import atomic_write
 from diffexp.system.terminal import progress_bar
+
+log = logging.getLogger(__name__)
 
 # Keys of the place and the speed of sampling, which file names omit.
 _UNNAMED = ("batch_size", "memory_gb", "accelerator", "precision", "compile", "cuda_graphs", "out", "overwrite")
@@ -61,7 +64,11 @@ def fitted_batch_size(
     """
     size = request.batch_size
     if request.memory_gb is not None:
-        size = min(images_at_once(model, sampler, size, request.memory_gb) for sampler in samplers)
+        there = memory_of(model.device) / 2**30
+        if request.memory_gb > there:
+            log.warning("memory_gb: expected at most the %.3g GiB here, got %g.", there, request.memory_gb)
+        budget = min(request.memory_gb, there)
+        size = min(images_at_once(model, sampler, size, budget) for sampler in samplers)
     if request.compile:
         model.compile_network(sampling=True)
     if request.cuda_graphs:

@@ -14,43 +14,44 @@ from diffexp.system.memory import machine_memory
 from diffexp.system.reading import open_regular, reading
 
 _SUFFIX = ".npy"
+_REPLACE = "Replace the file."
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
-def array_names(path: Path, key: str = "") -> list[str]:
-    """Return the names of the arrays in a .npz; arguments and errors are those of `read_arrays`."""
-    with _opened(path, key) as archive:
+def array_names(path: Path) -> list[str]:
+    """Return the names of the arrays in a .npz; the errors are those of `read_arrays`."""
+    with _opened(path, str(path), _REPLACE) as archive:
         return _names(archive)
 
 
-def read_arrays(path: Path, *names: str, key: str = "") -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path, *names: str, key: str = "", remedy: str = _REPLACE) -> dict[str, NDArray[Any]]:
     """Return arrays of a .npz by name.
 
     Args:
         path: the file.
         names: the arrays to read, of those in the file; none reads all.
         key: the config key that names the file, for messages.
+        remedy: what to do about a damaged file, for messages.
 
     Raises:
         UserError: if the file is damaged or something else, or an array contains objects, has a shape that is
             negative or contradicts its size, or does not fit into memory.
         EnvironmentFailure: if the disk or the network fails.
     """
-    with _opened(path, key) as archive:
+    with _opened(path, f"{key}: {path}" if key else str(path), remedy) as archive:
         return {name: _array(archive, name + _SUFFIX) for name in names or _names(archive)}
 
 
 @contextmanager
-def _opened(path: Path, key: str) -> Iterator[zipfile.ZipFile]:
+def _opened(path: Path, source: str, remedy: str) -> Iterator[zipfile.ZipFile]:
     try:
         with reading(path), open_regular(path) as file, zipfile.ZipFile(file) as archive:
             yield archive
     except EnvironmentFailure:
         raise
     except Exception as error:  # zipfile and numpy raise almost any exception for damaged headers
-        where = f"{key}: {path}" if key else str(path)
         what = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise UserError(f"{where}: expected a .npz of arrays, got: {what.rstrip('.')}. Replace the file.") from error
+        raise UserError(f"{source}: expected a .npz of arrays, got: {what.rstrip('.')}. {remedy}") from error
 
 
 def _names(archive: zipfile.ZipFile) -> list[str]:
@@ -71,10 +72,10 @@ def _check_header(file: IO[bytes], member: str, size: int) -> None:
     Raises:
         ValueError: if it is not, or does not fit into memory.
     """
-    version = npy.read_magic(file)
-    if version not in _HEADERS:
-        raise ValueError(f"{member}: version {version[0]}.{version[1]} of the format")
-    shape, _, dtype = _HEADERS[version](file)
+    try:
+        shape, _, dtype = _HEADERS[npy.read_magic(file)](file)
+    except Exception as error:  # numpy raises almost any exception for a damaged header
+        raise ValueError(f"{member}: a damaged header") from error
     if dtype.hasobject:
         raise ValueError(f"{member}: an array of Python objects")
     claimed = dtype.itemsize

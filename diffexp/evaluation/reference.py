@@ -262,7 +262,7 @@ def _write(made: Reference) -> None:
 
 
 def _read(path: Path, identity: dict[str, Any], device: torch.device) -> Reference:
-    arrays = read_arrays(path, key="reference.cache")
+    arrays = read_arrays(path, key="reference.cache", remedy="Remove it; diffexp recomputes it.")
     try:
         found = json.loads(str(arrays["meta"]))
         different = [key for key in identity if found.get(key) != identity[key]]

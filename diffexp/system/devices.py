@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from diffexp.errors import UserError
+from diffexp.system.memory import machine_memory
 
 
 def device_for(accelerator: str) -> torch.device:
@@ -24,6 +25,13 @@ def device_for(accelerator: str) -> torch.device:
             return torch.device("mps", 0)
         raise UserError("accelerator: expected a GPU that torch can use, got none. Use cpu or auto.")
     return torch.device("cpu")
+
+
+def memory_of(device: torch.device) -> int:
+    """Return the bytes of memory of a device: a GPU's own, otherwise what this process may use."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return machine_memory()
 
 
 # Types of devices that do not compute in float64.

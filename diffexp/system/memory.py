@@ -15,7 +15,7 @@ def machine_memory() -> int:
 
     This is the machine's memory, or the smallest limit of a cgroup (a container), a Slurm job or `ulimit -v`.
     """
-    return min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_limits())
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_limits()])
 
 
 def _limits() -> Iterator[int]:

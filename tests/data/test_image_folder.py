@@ -21,6 +21,7 @@ from diffexp.data.batches import InfiniteBatches
 from diffexp.data.image_files import StoredImages
 from diffexp.data.image_folder import load
 from diffexp.data.images import ImageSet, MemoryImages
+from diffexp.data.load_images import load_images
 from diffexp.errors import UserError
 
 Pack = Callable[[dict[str, bytes]], Path]
@@ -389,3 +390,54 @@ def test_a_link_back_does_not_go_round(tmp_path: Path) -> None:
         Image.new("L", (4, 4)).save(tmp_path / name)
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     assert FolderFiles(tmp_path).names == ["a/1.png", "b/2.png"]
+
+
+# --- files that are no images
+
+
+@pytest.mark.parametrize("memory_gb", [IN_MEMORY, ON_DISK])
+def test_fifos_and_devices_are_not_read(tmp_path: Path, memory_gb: float) -> None:
+    path = write_folder(tmp_path / "images", {"a.png": png(1), "b.png": png(2)})
+    os.mkfifo(path / "fifo.png")
+    (path / "zero.png").symlink_to("/dev/zero")
+    (path / "link.png").symlink_to("b.png")
+    (path / "nothing.png").symlink_to("c.png")
+    with pytest.raises(UserError, match=r"3 of 6 files: fifo\.png \(not a regular file\), nothing\.png \(No such file"):
+        read(path, memory_gb=memory_gb)
+    assert values(read(path, memory_gb=memory_gb, on_decode_error="skip")) == [1, 2, 2]
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "/dev/null", "fifo"])
+def test_only_folders_and_regular_files_are_places(tmp_path: Path, place: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UserError, match="expected a folder or an intact zip, got: .*not a regular file"):
+        read(tmp_path / place)  # an absolute path stays
+
+
+def test_no_other_program_is_started_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
+    path = write_folder(tmp_path / "images", {"a.png": png(1), "eps.png": eps})
+    for program in ("gs", "gswin32c"):
+        write_folder(tmp_path / "bin", {program: b"#!/bin/sh\ntouch started\n"})
+        (tmp_path / "bin" / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"eps\.png \(not an image\)"):
+        read(path)
+    with pytest.raises(UserError, match=r"eps\.png \(not an image\)"):
+        load_images(path)
+    assert not (tmp_path / "started").exists()
+
+
+# --- memory
+
+
+def test_images_stay_on_disk_if_they_exceed_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_folder(tmp_path / "images", {f"{number}.png": png(number) for number in range(4)})
+    for there, kind in ((64 * 4 / 3, MemoryImages), (64, StoredImages)):
+        monkeypatch.setattr(image_files, "machine_memory", lambda there=there: there)
+        assert isinstance(read(path, memory_gb=1), kind)
+        assert values(read(path, memory_gb=1)) == [0, 1, 2, 3]
+    assert "data.memory_gb: expected at most the 5.96e-08 GiB of memory here, got 1." in caplog.text

@@ -1,12 +1,16 @@
 """Images to score: what is grey, and what is converted as in a dataset."""
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from diffexp.data.image_folder import load as load_folder
 from diffexp.data.load_images import load_images
 from diffexp.errors import UserError
+from tests.data.test_image_folder import bomb as pixel_bomb
 from tests.data.test_image_folder import noise_png, write_folder, write_zip
 
 
@@ -27,3 +31,58 @@ def test_a_damaged_file_is_named(tmp_path, write):
     path = write(tmp_path / "images", {"a.png": noise_png(), "b.png": noise_png()[:2000]})
     with pytest.raises(UserError, match=r"cannot decode 1 of 2 files: b\.png \(.*truncated.*Repair or remove the"):
         load_images(path).fetch(torch.arange(2))
+
+
+def _patched(path, signature, at, value):
+    """A zip with another number (two bytes) in each header with this signature."""
+    data, start = bytearray(path.read_bytes()), 0
+    while (start := data.find(signature, start)) >= 0:
+        data[start + at : start + at + 2] = value.to_bytes(2, "little")
+        start += 4
+    path.write_bytes(data)
+
+
+def test_score_and_train_say_the_same_of_a_damaged_zip(tmp_path):
+    def told(load_it):
+        with pytest.raises(UserError) as caught:
+            load_it()
+        return str(caught.value).removesuffix(".").removesuffix(", or set data.on_decode_error=skip")
+
+    def both(path):
+        one, two = told(lambda: load_images(path)), told(lambda: load_folder("train", 64, 1, 1, path=str(path)))
+        assert one == two
+        return one
+
+    def stored(name):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for number in range(3):
+                archive.writestr(f"{number}.png", noise_png(number))
+        return tmp_path / name
+
+    crc = stored("crc.zip")
+    data = bytearray(crc.read_bytes())
+    data[data.index(noise_png(1)) + 500] ^= 1
+    crc.write_bytes(data)
+    assert "crc.zip: cannot decode 1 of 3 files: 1.png (Bad CRC-32" in both(crc)
+
+    ppmd = stored("ppmd.zip")
+    _patched(ppmd, b"PK\3\4", 8, 98)
+    _patched(ppmd, b"PK\1\2", 10, 98)
+    assert "ppmd.zip: cannot decode 3 of 3 files: 0.png (That compression method is not supported)" in both(ppmd)
+
+    encrypted = stored("encrypted.zip")
+    _patched(encrypted, b"PK\3\4", 6, 1)
+    _patched(encrypted, b"PK\1\2", 8, 1)
+    assert "encrypted.zip: expected an unencrypted zip" in both(encrypted)
+
+    bomb = stored("bomb.zip")
+    with zipfile.ZipFile(bomb, "a") as archive:
+        archive.writestr("z.png", pixel_bomb())
+    assert "bomb.zip: cannot decode 1 of 4 files: z.png (Image size (3600000000 pixels) exceeds limit" in both(bomb)
+
+    large = stored("large.zip")
+    data = bytearray(large.read_bytes())
+    where = data.index(b"PK\1\2") + 24  # the size of the first member once it is unpacked
+    data[where : where + 4] = (2**31).to_bytes(4, "little")
+    large.write_bytes(data)
+    assert "large.zip: cannot decode 1 of 3 files: 0.png (larger than 1 GiB)" in both(large)

@@ -25,7 +25,7 @@ def trained(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("classes")
     write(cwd)
     grid = "sample_grid.samplers.ddim-5.class_label=red fox"
-    diffexp("train", "digits", *SMALL, *OF_CLASSES, grid, "run_dir=run", cwd=cwd)
+    diffexp("train", "digits", *SMALL, *OF_CLASSES, grid, "training.max_steps=1", "run_dir=run", cwd=cwd)
     return cwd / "run"
 
 
@@ -64,8 +64,8 @@ def test_a_table_with_classes_has_their_names(trained, tmp_path):
     words = ["--table", "table.yaml", "count=40", "repeats=1", "extractor.name=digits_v1", "out=table"]
     diffexp("evaluate", str(trained), *words, cwd=tmp_path)
     table = (tmp_path / "table" / "table.md").read_text()
-    assert "ddim-classcat" in table
-    assert "ddim-class1" in table
+    assert "ddim-eta0-classcat" in table
+    assert "ddim-eta0-class1" in table
 
 
 def test_python_takes_names(trained):
