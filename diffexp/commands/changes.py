@@ -23,8 +23,10 @@ _FREE = (
 )
 
 # The distribution of the work, which changes rounding only: random numbers and data do not depend on it.
-PLACE = ("training.accelerator", "training.devices", "training.num_nodes")
-_SPREAD = (*PLACE, "training.accumulate_grad_batches", "training.compile")
+_SPREAD = (
+    *("training.accelerator", "training.devices", "training.num_nodes"),
+    *("training.accumulate_grad_batches", "training.compile"),
+)
 _ROUNDING = (
     *_SPREAD,
     *("training.precision", "training.channels_last", "training.cuda_graphs", "training.deterministic"),
@@ -54,9 +56,9 @@ class Change:
     after: Any
 
     def as_dict(self, step: int) -> dict[str, Any]:
-        """Return plain data for environment.json, with the step from which the change holds; null is absent."""
-        before, after = (None if value is MISSING else value for value in (self.before, self.after))
-        return {"step": step, "key": self.key, "before": before, "after": after}
+        """Return plain data for environment.json, without an absent value; the change holds from `step` on."""
+        values = {"before": self.before, "after": self.after}
+        return {"step": step, "key": self.key} | {name: each for name, each in values.items() if each is not MISSING}
 
 
 def check_changes(before: Experiment, now: Experiment, source: str, allowed: Collection[str] = ()) -> list[Change]:

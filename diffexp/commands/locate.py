@@ -37,10 +37,12 @@ def locate_run(experiment: Experiment, config: Path, *, resume: bool, allowed: C
         allowed: keys or sections that may change the result of a resumed run.
 
     Raises:
-        UserError: as `resume_run` and `start_run` do, and for `allowed` without `resume`.
+        UserError: as `resume_run` and `start_run` do, for `allowed` without `resume`, and for a key that cannot be
+            allowed.
     """
     if allowed and not resume:
         raise UserError("--allow-change: expected --resume with it, got a new run. Add --resume.")
+    check_allowed(allowed, experiment)
     return resume_run(config, experiment, allowed) if resume else start_run(experiment)
 
 
@@ -71,9 +73,8 @@ def resume_run(config: Path, experiment: Experiment, allowed: Collection[str] = 
         allowed: keys or sections that may change the result.
 
     Raises:
-        UserError: if there is no such run, the run computes another result, or a key cannot be allowed to change.
+        UserError: if there is no such run, the run computes another result.
     """
-    check_allowed(allowed, experiment)
     path = Path(experiment.run_dir) if experiment.run_dir is not None else config.parent
     run = Run(path)
     if not run.exists() and experiment.run_dir is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 
 from diffexp.checkpoints.file import latest_valid_checkpoint
+from diffexp.checkpoints.paths import list_checkpoints, step_of
 from diffexp.commands.locate import located, resume_run, start_run
 from diffexp.commands.train import train_run
 from diffexp.config.load import experiment_from_text
@@ -26,6 +27,7 @@ from diffexp.reproduction.compare import (
     scores_table,
 )
 from diffexp.reproduction.recorded_run import RecordedRun, find_recorded_run
+from diffexp.reproduction.segments import Segment, segments
 from diffexp.runs.directory import Run
 from diffexp.runs.environment import describe_environment
 from diffexp.runs.metrics import read_metrics
@@ -65,7 +67,8 @@ def reproduce(
     """
     recording = find_recorded_run(name)
     _check_plugins(recording, plugins)
-    experiment = experiment_from_text(recording.config, recording.source, overrides)
+    parts = segments(recording, overrides)
+    experiment = parts[-1].experiment
     before = experiment_from_text(recording.trained or recording.config, recording.source)
     changed = _changed(before, experiment)
     if changed.rows:
@@ -77,11 +80,14 @@ def reproduce(
         tell(f"versions and machine that differ:\n\n{versions.markdown()}")
     elif recording.environment:
         tell("versions and machine: the same")
-    run = _trained(recording, experiment, changed, 0, plugins, tell)
+    for part in parts[:-1]:
+        keys = ", ".join(each["key"] for each in recording.changes if each["step"] == part.until)
+        tell(f"from step {part.until} on, as in the recorded run, with other values of: {keys}")
+    run = _trained(recording, parts, changed, 0, plugins, tell)
     more = []
     if not _bitwise(recording, before, run, tell):
         for number in range(1, seeds + 1):
-            other = _trained(recording, experiment, changed, number, plugins, tell)
+            other = _trained(recording, parts, changed, number, plugins, tell)
             more.append(read_metrics(other.metrics))
         return _by_scores(recording, run, more, tell)
     tell("the result is the same, bit for bit")
@@ -119,30 +125,40 @@ def _versions(recording: RecordedRun, plugins: list[str]) -> Table:
 
 def _trained(
     recording: RecordedRun,
-    experiment: Experiment,
+    parts: Sequence[Segment],
     changed: Table,
     seed: int,
     plugins: list[str],
     tell: Callable[[str], object],
 ) -> Run:
-    """Train the experiment with its seed plus `seed` up to the recorded step; exit with 128 + n on signal n."""
-    precision = recording.environment.get("precision")
-    if experiment.training.precision == "auto" and precision is not None:
-        experiment = replace(experiment, training=replace(experiment.training, precision=precision))
+    """Train the parts with their seed plus `seed` up to the recorded step; exit with 128 + n on signal n."""
+    keys = [each["key"] for each in recording.changes]
+    for part in parts:
+        experiment = _placed(recording, part, changed, seed)
+        assert experiment.run_dir is not None
+        run = Run(Path(experiment.run_dir))
+        saved = list_checkpoints(run.checkpoints)
+        if part is not parts[-1] and saved and step_of(saved[-1]) >= part.until:
+            continue  # an interrupted reproduction has done this part
+        run = resume_run(run.config, experiment, keys) if run.exists() else start_run(experiment)
+        outcome = train_run(experiment, run, plugins, [_StopAt(part.until)], keys)
+        if outcome.stopped_by is not None:
+            tell("interrupted; the same command resumes")
+            sys.exit(128 + outcome.stopped_by)
+    return run
+
+
+def _placed(recording: RecordedRun, part: Segment, changed: Table, seed: int) -> Experiment:
+    """Return the config of a part with its seed plus `seed`, the recorded precision and the repetition's directory."""
+    experiment = part.experiment
+    if experiment.training.precision == "auto" and part.precision is not None:
+        experiment = replace(experiment, training=replace(experiment.training, precision=part.precision))
     if seed:
         experiment = replace(experiment, seed=experiment.seed + seed)
     if experiment.run_dir is None or seed:
         folder = str(_folder(recording, experiment, changed)) + (f"-seed{experiment.seed}" if seed else "")
         experiment = replace(experiment, run_dir=folder)
-    experiment = located(experiment)
-    assert experiment.run_dir is not None
-    there = Run(Path(experiment.run_dir))
-    run = resume_run(there.config, experiment) if there.exists() else start_run(experiment)
-    outcome = train_run(experiment, run, plugins, [_StopAt(recording.step)])
-    if outcome.stopped_by is not None:
-        tell("interrupted; the same command resumes")
-        sys.exit(128 + outcome.stopped_by)
-    return run
+    return located(experiment)
 
 
 def _folder(recording: RecordedRun, experiment: Experiment, changed: Table) -> Path:

@@ -16,8 +16,8 @@ from diffexp.evaluation.ranking import ScoreEstimate, tie
 from diffexp.formatting import Table
 from diffexp.runs.directory import grids
 
-# Parts of a checkpoint that describe its origin. The metrics are compared row by row.
-_ASIDE = ("config", "data", "run_id", "metrics")
+# Parts of a checkpoint that describe its origin, and Lightning's counts of starts. The metrics are compared row by row.
+_ASIDE = ("config", "data", "run_id", "metrics", "epoch", "loops.fit_loop.epoch_progress")
 
 # score/SAMPLER-WEIGHTS/fd_EXTRACTOR_COUNT or fid50k, but neither its error, fd_error_…, nor the lowest so far, …_best
 _DISTANCE = re.compile(r"(score/[^/]+/)(fd_(?!error_)\S+|fid\d+k?)(?<!_best)")

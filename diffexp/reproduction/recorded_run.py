@@ -1,7 +1,7 @@
 """Read the record of a run to reproduce."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class RecordedRun:
         checkpoint: the content of the checkpoint at that step; None without one.
         metrics: the rows logged up to that step.
         run: the run's directory; None without one.
+        changes: the changes of the config during training, as environment.json records them.
     """
 
     source: str
@@ -41,6 +42,7 @@ class RecordedRun:
     checkpoint: dict[str, Any] | None
     metrics: list[dict[str, Any]]
     run: Run | None
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 def find_recorded_run(name: str) -> RecordedRun:
@@ -80,7 +82,8 @@ def _of_checkpoint(path: Path) -> RecordedRun:
 def _with_run(run: Run, source: str, config: str, file: Path, content: dict[str, Any]) -> RecordedRun:
     step = step_of(file)
     rows = [row for row in read_metrics(run.metrics) if row["step"] <= step]
-    return RecordedRun(source, config, content["config"], run.read_environment(), step, content, rows, run)
+    environment = run.read_environment()
+    return RecordedRun(source, config, content["config"], environment, step, content, rows, run, run.changes())
 
 
 def _of_wandb(name: str) -> RecordedRun:

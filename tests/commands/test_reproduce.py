@@ -18,6 +18,7 @@ from diffexp.reproduction.compare import (
     scores_table,
 )
 from diffexp.reproduction.recorded_run import find_recorded_run
+from tests.helpers.resumes import resume
 from tests.helpers.small import diffexp, fit
 
 pytestmark = pytest.mark.slow
@@ -49,6 +50,37 @@ def test_the_same_run_is_the_same_bit_for_bit(folder):
     # it is a run of its own; again it need not be trained again
     assert json.loads((folder / "run-reproduced" / "status.json").read_text())["step"] == 8
     assert diffexp("reproduce", "run", cwd=folder).stdout.endswith("the result is the same, bit for bit\n")
+
+
+def test_a_run_whose_config_changed_is_repeated_with_the_changes(tmp_path):
+    fit(tmp_path / "run", "training.max_steps=3", "sample_grid=null", "checkpoint.every=1", "optim.decay=cosine")
+    resume(tmp_path / "run", "training.accumulate_grad_batches=2", "training.max_steps=5")
+    changed = ["optim.lr=5e-3", "model.weighting={name: min_snr, gamma: 3}", "training.precision=bf16-mixed"]
+    resume(tmp_path / "run", *changed, "training.max_steps=7", allowed=["optim.lr", "model.weighting"])
+    done = diffexp("reproduce", "run", cwd=tmp_path)
+    assert (
+        "from step 3 on, as in the recorded run, with other values of: training.accumulate_grad_batches" in done.stdout
+    )
+    assert "from step 5 on" in done.stdout
+    assert done.stdout.endswith("the result is the same, bit for bit\n")
+    again = [json.loads((tmp_path / run / "environment.json").read_text()) for run in ("run", "run-reproduced")]
+    assert again[0]["changes"] == again[1]["changes"]
+    assert {each["step"] for each in again[0]["changes"]} == {3, 5}
+    early = diffexp("reproduce", "run/checkpoints/step-00000006.ckpt", "run_dir=early", cwd=tmp_path)
+    assert early.stdout.endswith("the result is the same, bit for bit\n")
+
+
+def test_an_interrupted_repetition_continues_in_its_part(tmp_path):
+    fit(tmp_path / "run", "training.max_steps=4", "sample_grid=null", "checkpoint.every=1", "optim.decay=none")
+    resume(tmp_path / "run", "optim.lr=5e-3", "training.max_steps=8", allowed=["optim.lr"])
+    for kept in (2, 6):
+        diffexp("reproduce", "run", "checkpoint.keep=null", f"run_dir=until-{kept}", cwd=tmp_path)
+        for file in (tmp_path / f"until-{kept}" / "checkpoints").iterdir():
+            if int(file.stem[5:]) > kept:
+                file.unlink()
+        told = diffexp("reproduce", "run", "checkpoint.keep=null", f"run_dir=until-{kept}", cwd=tmp_path)
+        assert f"step-{kept:08d}.ckpt" in told.stderr
+        assert told.stdout.endswith("the result is the same, bit for bit\n")
 
 
 def test_an_earlier_checkpoint_is_reproduced_up_to_its_step(folder):

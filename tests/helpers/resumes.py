@@ -11,7 +11,7 @@ import sys
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffexp.commands.locate import resume_run
+from diffexp.commands.locate import locate_run
 from diffexp.commands.train import train_run
 from diffexp.config.load import load_experiment
 from diffexp.config.sources import find_config
@@ -19,7 +19,8 @@ from diffexp.config.sources import find_config
 
 def resume(run, *overrides, allowed=()):
     experiment = load_experiment(str(run), overrides)
-    train_run(experiment, resume_run(find_config(str(run)), experiment, allowed), [], allowed=allowed)
+    found = locate_run(experiment, find_config(str(run)), resume=True, allowed=allowed)
+    train_run(experiment, found, [], allowed=allowed)
 
 
 if __name__ == "__main__":
