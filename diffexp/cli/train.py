@@ -54,10 +54,13 @@ def train(
     with quick_imports():
         from diffexp.commands.locate import locate_run, located
         from diffexp.commands.train import train_run
+        from diffexp.system.srun_start import all_tasks
 
     exit_on_signal()  # until training installs its own handlers
-    experiment = located(experiment)
-    outcome = train_run(experiment, locate_run(experiment, find_config(config), resume=resume), list(plugins))
+    with all_tasks() as ready:
+        experiment = located(experiment)
+        run = locate_run(experiment, find_config(config), resume=resume)
+        outcome = train_run(experiment, run, list(plugins), ready=ready)
     if not outcome.is_main:
         return  # rank 0 sets the exit code; Lightning would kill it if this process exited with another than 0
     with suppress(OSError):

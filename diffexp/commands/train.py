@@ -1,7 +1,7 @@
 """`diffexp train`: build all parts from a config and fit; the only module that connects them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from diffexp.runs.environment import describe_environment
 from diffexp.system.devices import determinism_restored
 from diffexp.system.distributed import is_main_process
 from diffexp.system.locks import locked
+from diffexp.system.srun_start import all_tasks
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,18 @@ def train(
     experiment = located(load_experiment(str(config), overrides))
     if not resume:  # a run that continues no longer needs the weights that it started from
         check_experiment(experiment)
-    run = locate_run(experiment, find_config(str(config)), resume=resume)
-    return train_run(experiment, run, list(plugins), callbacks)
+    with all_tasks() as ready:
+        run = locate_run(experiment, find_config(str(config)), resume=resume)
+        return train_run(experiment, run, list(plugins), callbacks, ready)
 
 
-def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequence[L.Callback] = ()) -> Outcome:
+def train_run(
+    experiment: Experiment,
+    run: Run,
+    plugins: list[str],
+    callbacks: Sequence[L.Callback] = (),
+    ready: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Train in a run's directory, from its latest checkpoint if it has one, and lock the directory meanwhile.
 
     Args:
@@ -102,6 +110,7 @@ def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: S
         run: the run's directory, from `diffexp.commands.locate`.
         plugins: the modules named by --plugin, for the record.
         callbacks: further callbacks, which run after diffexp's.
+        ready: waits for the other processes, when this one can train.
 
     Raises:
         UserError: for data, hardware or a schedule that does not fit the config, before anything is written, or for a
@@ -111,7 +120,7 @@ def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: S
     quieten()
     try:
         with determinism_restored(), locked(run.path, "run_dir") if is_main_process() else nullcontext():
-            return _train(experiment, run, plugins, callbacks)
+            return _train(experiment, run, plugins, callbacks, ready)
     except BaseException:
         run.discard_if_empty()
         raise
@@ -120,7 +129,13 @@ def train_run(experiment: Experiment, run: Run, plugins: list[str], callbacks: S
             os.environ.pop(RUN_VARIABLE, None)  # a later training of this process is another run
 
 
-def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequence[L.Callback]) -> Outcome:
+def _train(
+    experiment: Experiment,
+    run: Run,
+    plugins: list[str],
+    callbacks: Sequence[L.Callback],
+    ready: Callable[[], None],
+) -> Outcome:
     # everything that validates comes before anything is written
     check_loggers(experiment.loggers)
     precision = choose_precision(experiment, run)
@@ -143,7 +158,8 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
     if start is not None and start.step == steps and all(each.finished(steps) for each in periodic):
         if is_main_process():
             complete_records(run, experiment, start)
-        return Outcome(run, steps, steps, {}, None, None)
+        ready()
+        return Outcome(run, steps, steps, {}, None, None, is_main=is_main_process())
     if is_main_process():
         _describe(experiment, run, plugins, precision, saved=start is not None)
         if start is None:
@@ -166,6 +182,7 @@ def _train(experiment: Experiment, run: Run, plugins: list[str], callbacks: Sequ
         *callbacks,
     ]
     trainer = build_trainer(experiment, run, precision, loggers, saver, parts)
+    ready()
     fit(trainer, model, data, latest, run, experiment.training.batch_size)
 
     step = trainer.global_step

@@ -40,6 +40,10 @@ class SrunEnvironment(SLURMEnvironment):
         super().__init__(auto_requeue=False)
 
     @staticmethod
+    def _validate_srun_used() -> None:
+        """Do not warn that srun was not used, as Lightning does in jobs named "bash" or "interactive"."""
+
+    @staticmethod
     def _validate_srun_variables() -> None:
         """Accept tasks that were requested without --ntasks-per-node, as by `salloc -n2`; `check_tasks` checks them."""
 
@@ -53,7 +57,8 @@ class SrunEnvironment(SLURMEnvironment):
     @property
     def main_address(self) -> str:
         """The node of the first task."""
-        os.environ.setdefault("MASTER_ADDR", self.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"]))
+        if "MASTER_ADDR" not in os.environ:
+            os.environ["MASTER_ADDR"] = self.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
         return os.environ["MASTER_ADDR"]
 
     @property

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -35,11 +36,13 @@ LONG = [
 PATIENCE = 240  # seconds for anything here; a dead node alone is seen after 30
 
 
-# A logger that takes its time in a job of Slurm until the job is resumed, so that faults find the trial running.
+# A logger that takes its time in a job of Slurm until the job is resumed (or, with a file slow-again, always), so that
+# faults find the trial running.
 SLOW = """
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from diffexp.config.schemas.loggers import LOGGERS, LoggerConfig
 from diffexp.loggers.base import RunLogger
@@ -47,7 +50,8 @@ from diffexp.loggers.base import RunLogger
 
 class Slow(RunLogger):
     def __init__(self, run):
-        self.seconds = 0 if run.resume_step or "SLURM_JOB_ID" not in os.environ else SECONDS
+        slow = Path("slow-again").exists() or not run.resume_step
+        self.seconds = SECONDS if slow and "SLURM_JOB_ID" in os.environ else 0
 
     def log_scalars(self, values, step):
         time.sleep(self.seconds)
@@ -180,13 +184,26 @@ def test_a_sweep_completes(cluster, undisturbed, tmp_path):
     script = sweep.submit("--print", "partition=main", "time=10", "mem=1G").stdout
     assert "#SBATCH --partition=main" in script
     assert not (sweep.path / "slurm").exists()
-    setup = "setup=echo $NOT_SET_BY_ANYBODY set-up-was-run"
-    assert "submitted job " in sweep.submit("max_parallel=2", "partition=main", setup).stdout
+    sweep.submit("setup=echo before", "setup=module load nowhere")
+    sweep.wait(lambda: not cluster.call("squeue", "--noheader").strip())
+    assert "2 pending" in cluster.diffexp("sweep", "status", "faults.yaml", cwd=folder).stdout
+    logs = [*(sweep.path / "logs").glob("slurm-*"), *(sweep.path / "logs").glob("000?.log")]
+    assert len(logs) == 4
+    for log in logs:
+        assert "error: setup: exit code 127 of: module load nowhere. The job ends." in log.read_text()
+    container = folder / "apptainer"
+    container.write_text(f'#!/bin/sh\necho "in $3 of $IMAGES"\nshift 4\nexec {sys.executable} "$@"\n')
+    container.chmod(0o755)
+    setup = ("setup=IMAGES='a: b' # not YAML", f"setup=export IMAGES PATH='{folder}':$PATH")
+    python = "python=apptainer exec --nv $IMAGES.sif python"
+    assert "submitted job " in sweep.submit("max_parallel=2", "partition=main", *setup, python).stdout
     assert "expected no jobs of this sweep in Slurm" in sweep.submit(expect=2).stderr
     sweep.wait_until_done(0, 1)
     assert_each_once(sweep, undisturbed)
     assert [sweep.record(index)["tries"] for index in (0, 1)] == [1, 1]
-    assert len([log for log in (sweep.path / "logs").glob("slurm-*") if "set-up-was-run" in log.read_text()]) == 2
+    assert [log.read_text().count("in a: b.sif of a: b\n") for log in (sweep.path / "logs").glob("slurm-*")].count(
+        1
+    ) == 2
     assert "no trial is left to run" in sweep.submit().stdout
     environment = json.loads((sweep.run(0) / "environment.json").read_text())
     assert environment["slurm"]["SLURM_ARRAY_TASK_ID"] == "0"
@@ -285,19 +302,73 @@ def test_a_task_that_cannot_begin_is_not_queued_for_ever(cluster, tmp_path):
     assert "Restarts=0" in cluster.call("scontrol", "show", "job", f"{job}_0")
 
 
-def test_a_start_that_would_train_on_fewer_devices_is_refused(cluster, tmp_path):
-    command = [sys.executable, "-m", "diffexp", "train", "digits", *SMALL, "training.devices=2", "run_dir=run"]
-    done = subprocess.run(
-        ["srun", "--ntasks=1", *command],
-        cwd=tmp_path,
-        env={**os.environ, **cluster.environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 2
-    assert "got 1. Start with srun --nodes=1 --ntasks-per-node=2" in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_two_nodes_one_of_which_loses_power(cluster, tmp_path):
+    two = ("training.num_nodes=2", "training.accelerator=cpu")
+    sweep = Faulty(cluster, tmp_path, 0.5, *two, seeds=[0])
+    (tmp_path / "slow-again").touch()
+    sweep.submit("setup=export SLURM_WAIT=5")
+    sweep.wait_until_saved(0)
+
+    def step():
+        return json.loads((sweep.run(0) / "status.json").read_text())["step"]
+
+    cluster.power_off("node2")
+    time.sleep(5)
+    cluster.power_on("node2")  # before Slurm has noticed: srun would wait for its task for ever
+    reached = step()
+    sweep.wait(lambda: sweep.record(0)["tries"] == 2 and step() > reached)
+    cluster.power_off("node2")
+    try:
+        sweep.wait(lambda: cluster.call("squeue", "--noheader", "--format=%t").strip() == "PD")
+    finally:
+        cluster.power_on("node2")
+    (tmp_path / "slow-again").unlink()
+    alone = tmp_path / "alone"  # with the same number of processes
+    one = ("training.devices=2", "training.accelerator=cpu")
+    diffexp("train", "digits", *LONG, *one, "seed=0", f"run_dir={alone}", cwd=tmp_path, OMP_NUM_THREADS="1")
+    sweep.wait_until_done(0)
+    assert_same(state(sweep.run(0)), state(alone))
+    assert metrics(sweep.run(0)) == metrics(alone)
+
+
+def test_trainings_that_a_user_starts(cluster, tmp_path):
+    def start(allocation, devices, run, srun=""):
+        train = f"{sys.executable} -m diffexp train digits {shlex.join(SMALL)} sample_grid=null"
+        command = f"{srun} {train} training.devices={devices} training.accelerator=cpu run_dir={run}"
+        return subprocess.Popen(
+            [*allocation.split(), "bash", "-c", command],
+            cwd=tmp_path,
+            env={**os.environ, **cluster.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def ended(process, code):
+        out, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == code, out + err
+        return err
+
+    # salloc calls its jobs "interactive", which Lightning takes for the absence of srun
+    tasks = start("salloc --nodes=1 --ntasks=2", 2, "tasks", srun="srun --ntasks=2")
+    alone = start("salloc --nodes=1 --ntasks=4", 1, "alone")
+    launcher = start("salloc --nodes=1 --ntasks=2", 2, "launcher")
+    fewer = start("srun --ntasks=1", 2, "fewer")
+    assert "got 1. Start with srun --nodes=1 --ntasks-per-node=2" in ended(fewer, 2)
+    assert not (tmp_path / "fewer").exists()
+    for process, run in ((tasks, "tasks"), (alone, "alone"), (launcher, "launcher")):
+        ended(process, 0)
+        assert [row["step"] for row in metrics(tmp_path / run)] == [2, 4, 6, 8]
+    assert metrics(tmp_path / "tasks") == metrics(tmp_path / "launcher")
+
+    # only the first task finds the run there, but all end
+    (tmp_path / "tasks" / "checkpoints").rename(tmp_path / "checkpoints")
+    again = start("salloc --nodes=1 --ntasks=2", 2, "tasks", srun="srun --ntasks=2")
+    spread = start("salloc --nodes=2 --ntasks=2", 2, "spread", srun="srun --ntasks=2")
+    without = start("salloc --nodes=2 --ntasks=2", "1 training.num_nodes=2", "without")
+    assert "expected a new or empty directory, got tasks, which holds a run" in ended(again, 2)
+    assert "got 1(x2). Start with srun --nodes=1 --ntasks-per-node=2" in ended(spread, 2)
+    assert "Start with srun --nodes=2 --ntasks-per-node=1, or on each node" in ended(without, 2)
 
 
 def test_agents_of_a_sweep_on_the_server(cluster, tmp_path):

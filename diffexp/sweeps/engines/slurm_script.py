@@ -4,7 +4,8 @@
 - Slurm requeues only after a node failure or a preemption, so the script requeues after a crash or a time limit.
 - `scontrol requeue` must survive the SIGTERM that a preemption sends to all processes of the job.
 - Requeueing a cancelled job would restart it.
-- If a node dies and is back before Slurm notices, srun waits for its tasks for ever, also with --kill-on-bad-exit.
+- srun waits without limit for the tasks of a node that dies and is back before Slurm notices, also with
+  --kill-on-bad-exit.
 """
 
 import re

@@ -1,5 +1,6 @@
 """The work of an engine's job: one try of a trial, in one process or, for several devices, in several."""
 
+import math
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from diffexp.sweeps.state import ENDED, read_state
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _PATIENCE = 300.0  # seconds that other tasks wait for the first one to choose the trial's parameters
+_PATIENCE_AFTER_CRASH = 30.0  # seconds that they give it to record the outcome
 
 
 def run_task(sweep: Sweep, index: int, environment: Mapping[str, str], engine: Engine) -> int:
@@ -60,8 +62,9 @@ def _share(sweep: Sweep, index: int, environment: Mapping[str, str], stop: Stop)
         except subprocess.TimeoutExpired:
             continue
     by_signal = [128 + number for number in _SIGNALS] + [-number for number in _SIGNALS]
-    if process.returncode not in (0, *by_signal):
-        return os.EX_SOFTWARE
-    while read_state(planned).state == "running":  # the job ends soon after its first task that ends
+    succeeded = process.returncode in (0, *by_signal)
+    deadline = time.monotonic() + (math.inf if succeeded else _PATIENCE_AFTER_CRASH)
+    # the job ends soon after its first task that ends, which must be the one that records the outcome
+    while read_state(planned).state == "running" and time.monotonic() < deadline:
         time.sleep(0.5)
-    return 0
+    return 0 if succeeded else os.EX_SOFTWARE
