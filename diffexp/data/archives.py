@@ -60,7 +60,7 @@ class ImageFiles(ABC):
         """Return the content of one file. Safe in threads, and in processes forked in the meantime.
 
         Raises:
-            EnvironmentFailure: if the disk or the network fails, or the whole place is gone.
+            EnvironmentFailure: if the disk or the network fails, or the place itself is gone.
             Exception: of any type, if the file is gone, damaged, larger than 1 GiB or not a regular file.
         """
         with self.open(name) as file:

@@ -65,7 +65,7 @@ class ImageDataModule(L.LightningDataModule):
         self._splits: dict[str, Images | None] = {"train": train, "held_out": held_out, "test": test}
         self._whole: Callable[[], ImageSet] | None = None  # loads the train split of a config, with what is held out
         self._held_out = 0
-        self._places: Mapping[str, Any] = {}  # of the whole train split; see `diffexp.data.places`
+        self._places: Mapping[str, Any] = {}  # of the train split, with what is held out; see `diffexp.data.places`
 
     @classmethod
     def from_config(cls, data: DataConfig, batch_size: int, seed: int) -> "ImageDataModule":
@@ -97,7 +97,8 @@ class ImageDataModule(L.LightningDataModule):
         Raises:
             UserError: if there is no such split, or it cannot be loaded.
         """
-        if self._whole is not None and split in ("train", "held_out") and not isinstance(self._splits[split], ImageSet):
+        of_whole = split == "train" or (split == "held_out" and self._held_out > 0)
+        if self._whole is not None and of_whole and not isinstance(self._splits[split], ImageSet):
             self._load_whole(self._whole())
         images = self._splits[split]
         if images is None:

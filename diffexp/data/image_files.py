@@ -42,8 +42,8 @@ class StoredImages(ImageSet):
         image_shape: (C, H, W) after conversion, with H = W.
         labels: int64 (N,) or None.
         class_names: names of the classes, or None.
-        skip: what to do about a file that cannot be decoded. False refuses it; True leaves it out if it is found before
-            the set is used, and later takes the next image in its place.
+        skip: what to do about a file that cannot be decoded. False refuses it; True omits it if it is found before the
+            set is used, and later takes the next image in its place.
         remedy: what to do about damaged files, for messages.
         known: the fingerprint, if all files were decoded before; else None.
         origin: see `ImageSet`.

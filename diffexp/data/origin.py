@@ -12,7 +12,7 @@ NO_IMAGE = "not an image that PIL can read"
 
 @dataclass(frozen=True)
 class Origin:
-    """The images of a set before conversion, and what was left out.
+    """The images of a set before conversion, and the files that were skipped.
 
     Attributes:
         smallest: (width, height) in pixels of the image with the fewest pixels.

@@ -32,7 +32,7 @@ def recorded(images: ImageSet) -> dict[str, Any]:
 
 
 def only_lost(images: ImageSet, record: Mapping[str, Any]) -> bool:
-    """Return whether a set differs from the recorded one only in files that are gone, or were left out before.
+    """Return whether a set differs from the recorded one only in files that are gone, or were skipped before.
 
     Of the up to 1000 images with a recorded digest, those that are still there must have the same pixels.
     """

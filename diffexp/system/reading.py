@@ -1,4 +1,4 @@
-"""Read files that others wrote: only regular ones, and with the machine's failures told from the file's faults."""
+"""Read files that others wrote: only regular ones; and distinguish the machine's failures from the file's faults."""
 
 import errno
 import os

@@ -54,8 +54,8 @@ BAD = {
     "negative": (header("(-5, 8, 8, 1)"), bytes(64), r"the shape \(-5, 8, 8, 1\)"),
     "short": (header("(2, 8, 8, 1)"), bytes(127), "takes 128 bytes, in 127 bytes"),
     "objects": (header("(5,)", "|O"), bytes(64), "an array of Python objects"),
-    "code": ("__import__('os').abort()", b"", "Cannot parse header|eval"),
-    "nested": ("(" * 5000, b"", "expected a .npz of arrays"),
+    "code": ("__import__('os').abort()", b"", "a damaged header"),
+    "nested": ("(" * 5000, b"", "a damaged header"),
 }
 
 
@@ -74,7 +74,7 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, name: str) -> None:
 def test_an_array_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((1000, 8, 8, 1), np.uint8))
     monkeypatch.setattr(arrays, "machine_memory", lambda: 63_999)
-    with pytest.raises(UserError, match="an array of 5.96e-05 GiB on a machine with 5.96e-05 GiB of memory"):
+    with pytest.raises(UserError, match=r"an array of 5\.96e-05 GiB on a machine with 5\.96e-05 GiB of memory"):
         load_images(tmp_path / "bomb.npz")
 
 

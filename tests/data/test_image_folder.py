@@ -410,7 +410,7 @@ def test_fifos_and_devices_are_not_read(tmp_path: Path, memory_gb: float) -> Non
 @pytest.mark.parametrize("place", ["/dev/zero", "/dev/null", "fifo"])
 def test_only_folders_and_regular_files_are_places(tmp_path: Path, place: str) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(UserError, match="expected a folder or an intact zip, got: .*not a regular file"):
+    with pytest.raises(UserError, match=r"expected a folder or an intact zip, got: .*not a regular file"):
         read(tmp_path / place)  # an absolute path stays
 
 

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from diffexp.commands import sample
+from diffexp.config.schemas.requests import SampleRequest
 from diffexp.config.schemas.samplers import DDIMConfig, DDPMConfig
 from diffexp.errors import UserError
 from diffexp.models.batch_size import images_at_once, peak_bytes
@@ -32,6 +34,15 @@ def test_a_batch_that_fits_takes_no_more_than_the_budget(sampler, precision):
 
 def test_never_more_than_the_limit():
     assert images_at_once(model(), DDIMConfig(steps=4), 7, 1.0) == 7
+
+
+def test_a_budget_above_the_machine_s_memory_is_capped_with_a_warning(monkeypatch, caplog):
+    module, there = model(), 2_000_000
+    monkeypatch.setattr(sample, "memory_of", lambda device: there)
+    request = SampleRequest(sampler=DDIMConfig(steps=4), batch_size=10_000, memory_gb=1e6)
+    count = sample.fitted_batch_size(module, [request.sampler], request)
+    assert count == images_at_once(module, request.sampler, 10_000, there / 2**30) < 10_000
+    assert "memory_gb: expected at most the 0.00186 GiB here, got 1e+06." in caplog.text
 
 
 def test_a_budget_below_one_image_is_refused():

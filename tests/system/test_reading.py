@@ -27,7 +27,7 @@ def strange(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("kind", ["fifo", "zero", "folder", "socket"])
 def test_only_regular_files_are_opened(strange: dict[str, Path], kind: str) -> None:
-    with pytest.raises(OSError, match="not a regular file|Is a directory"):
+    with pytest.raises(OSError, match=r"not a regular file|Is a directory"):
         open_regular(strange[kind])
 
 

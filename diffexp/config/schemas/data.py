@@ -179,7 +179,7 @@ class ImageFolderConfig(DataConfig):
             its test folder.
         test_fraction: fraction of the training files to use as the test split instead, chosen by a hash of their names.
         on_decode_error: what to do about a file that cannot be decoded. refuse names it and stops; skip names it and
-            skips it.
+            trains without it. If it is lost after training began, the next image takes its place.
     """
 
     name: str = "image_folder"
