@@ -231,7 +231,7 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
                 f"Pass --out DIR to plan this sweep, or {path} as FILE to continue the planned one."
             )
         if not (path / "sweep.yaml").exists():  # planning was interrupted before this file
-            atomic_write_text(path / "sweep.yaml", sweep.text())
+            atomic_write_text(path / "sweep.yaml", sweep.text(_project(sweep, before.typical())))
         return before
     trials = planned(sweep, seed)
     resolved = [each for _, each in trials] or check_sweep(sweep, list(typical(sweep)))[:1]
@@ -266,8 +266,17 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
     with writing(f"{path}"):
         if not write_new(path / _PLAN, json.dumps(plan, indent=1) + "\n"):
             return make_plan(sweep, seed, path)  # another process was faster
-        atomic_write_text(path / "sweep.yaml", sweep.text())
+        atomic_write_text(path / "sweep.yaml", sweep.text(_project(sweep, resolved[0])))
     return Sweep(path)
+
+
+def _project(sweep: SweepFile, resolved: Resolved) -> str:
+    """Return the W&B project of the trials; without one in the file, `wandb sweep` would use "uncategorized"."""
+    request = resolved.request
+    settings = request.wandb if request is not None and request.wandb is not None else resolved.experiment.wandb
+    return (
+        settings.project or os.environ.get("WANDB_PROJECT") or sweep.content.get("project") or settings.project_name()
+    )
 
 
 def sweep_text(sweep: SweepFile) -> str:
