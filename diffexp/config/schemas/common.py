@@ -15,7 +15,7 @@ SamplingPrecision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-t
 
 # W&B's limits, which its client checks when a run starts.
 _LONGEST_PROJECT = 128
-_LONGEST_TAG = 64
+LONGEST_TAG = 64
 _NOT_IN_PROJECTS = "/\\#?%:"
 
 
@@ -49,8 +49,8 @@ class WandbConfig:
         if problem is not None:
             yield "project", problem
         for tag in self.tags:
-            if not 1 <= len(tag) <= _LONGEST_TAG:
-                yield "tags", f"expected 1 to {_LONGEST_TAG} characters, as W&B requires, got {len(tag)} in {tag!r}."
+            if not 1 <= len(tag) <= LONGEST_TAG:
+                yield "tags", f"expected 1 to {LONGEST_TAG} characters, as W&B requires, got {len(tag)} in {tag!r}."
 
 
 def project_problem(project: str) -> str | None:
@@ -63,7 +63,7 @@ def project_problem(project: str) -> str | None:
 
 def wandb_tag(text: str) -> str:
     """Return a text as a W&B tag: a long one is cut, and a hash keeps it distinct."""
-    if len(text) <= _LONGEST_TAG:
+    if len(text) <= LONGEST_TAG:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{text[: _LONGEST_TAG - 9]}-{digest}"
+    return f"{text[: LONGEST_TAG - 9]}-{digest}"
