@@ -35,7 +35,7 @@ for _command in (check, plan, run, submit):
 @SWEEP
 @PLUGIN
 def status(sweep_file: str, plugins: tuple[str, ...]) -> None:
-    """Print the state of each trial of a sweep.
+    """Print the state of each trial of a sweep, its step, and the time left.
 
     \b
     FILE|DIR  sweep file, name of a ready sweep, or directory of a planned sweep
@@ -46,7 +46,7 @@ def status(sweep_file: str, plugins: tuple[str, ...]) -> None:
     """
     from diffexp.sweeps.engines.base import gone_trials
     from diffexp.sweeps.plan import open_sweep
-    from diffexp.sweeps.results import status_text
+    from diffexp.sweeps.status import status_text
 
     load_plugins(plugins)
     opened = open_sweep(sweep_file)

@@ -77,14 +77,13 @@ def check(file: str, overrides: tuple[str, ...], config: str | None, plugins: tu
       diffexp sweep check timesteps --config fashion_mnist
     """
     from diffexp.sweeps.plan import find_sweep_file, planned
-    from diffexp.sweeps.validate import metric_of
+    from diffexp.sweeps.validate import notes
 
     load_plugins(plugins)
     before, changed = find_sweep_file(file, config, overrides, plugins)
     trials = planned(changed, seed=0)
-    replaced = metric_of(changed, before)
-    if replaced is not None:
-        click.echo(replaced)
+    for line in notes(changed, before):
+        click.echo(line)
     click.echo(f"{file}: valid: {changed.method}, {len(trials) or changed.run_cap} trials")
 
 
@@ -237,20 +236,23 @@ def _submit_agents(sweep: str, agents: int, engine: "Engine", out: Path | None, 
 
 def _planned(file: str, options: _PlanOptions) -> "Sweep":
     """Open the sweep of a directory, or that of a file, which is planned first if it has no plan."""
-    from diffexp.sweeps.plan import Sweep, find_sweep_file, make_plan, usual_directory
-    from diffexp.sweeps.validate import metric_of
+    from diffexp.sweeps.plan import Sweep, find_sweep_file, make_plan, planned_directory, ready_sweeps, usual_directory
+    from diffexp.sweeps.validate import notes
 
     load_plugins(options.plugins)
-    if Path(file).is_dir():
+    directory = planned_directory(file)
+    # a file, a directory, then a ready sweep; at last runs/NAME
+    if directory is not None and (directory == Path(file) or file not in ready_sweeps()):
+        if directory != Path(file):
+            click.echo(f"{file}: found the planned sweep {directory}", err=True)
         if options.is_given:
             raise UserError(
                 f"{file}: expected no further options, as a plan is immutable. Give the sweep file instead, with --out."
             )
-        return Sweep(Path(file))
+        return Sweep(directory)
     before, changed = find_sweep_file(file, options.config, options.overrides, options.plugins)
-    replaced = metric_of(changed, before)
-    if replaced is not None:
-        click.echo(replaced, err=True)
+    for line in notes(changed, before):
+        click.echo(line, err=True)
     return make_plan(changed, options.seed or 0, options.out or usual_directory(changed))
 
 

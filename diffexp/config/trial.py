@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
+from diffexp.config.schemas.common import wandb_tag
 from diffexp.config.sources import BASE_KEY, Layer
 from diffexp.errors import UserError
 
@@ -55,7 +56,7 @@ class Trial:
 
     def defaults(self, schema: type) -> Layer:
         """Return names, directory and W&B group as the lowest layer, limited to the keys of the schema."""
-        shown = {"name": self.name, "group": self.sweep, "job_type": "trial", "tags": [self.sweep]}
+        shown = {"name": self.name, "group": self.sweep, "job_type": "trial", "tags": [wandb_tag(self.sweep)]}
         values = {"name": self.name, "runs_dir": f"runs/{self.sweep}", "wandb": shown}
         known = {each.name for each in fields(schema)}
         return Layer(SOURCE, {key: value for key, value in values.items() if key in known})

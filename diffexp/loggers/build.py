@@ -1,5 +1,6 @@
 """The loggers of a run: metrics.jsonl, the authoritative record, and the loggers of the config."""
 
+import logging
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,9 +17,12 @@ from diffexp.loggers.csv import CSVLogger
 from diffexp.loggers.jsonl import JSONLLogger
 from diffexp.runs.directory import Run
 from diffexp.runs.recovery import MetricsChecksum, csv_holds, kept_rows, text_of
-from diffexp.system.best_effort import BestEffort
+from diffexp.system.best_effort import reason
 from diffexp.system.distributed import is_main_process
 from diffexp.system.files import atomic_write_text
+from diffexp.system.terminal import say
+
+log = logging.getLogger(__name__)
 
 
 def build_loggers(
@@ -45,8 +49,7 @@ def build_loggers(
     run_id = run.id() or secrets.token_hex(4)  # so that a tracker does not merge two runs without an id
     name = settings.name or run.path.name
     about = LoggedRun(run.path, run_id, name, config, settings, resume_step, truth.kept)
-    started = (start_logger(each, about) for each in names)
-    for logger in (loggers := [each for each in started if each is not None]):
+    for logger in (loggers := [start_logger(each, about) for each in names]):
         logger.known = truth.known
     return [truth, *loggers]
 
@@ -71,13 +74,28 @@ def check_loggers(names: Iterable[str]) -> None:
             continue
 
 
-def start_logger(name: str, run: LoggedRun) -> BestEffortLogger | None:
-    """Start a logger; return None, after a warning, if it cannot be started."""
-    with BestEffort(f"the logger {name} cannot be started", Exception):
+def start_logger(name: str, run: LoggedRun) -> BestEffortLogger:
+    """Start a logger; after a warning, one that cannot be started is replaced by one that records nothing."""
+    try:
         logger = LOGGERS.build(LOGGERS.schema(name)(), run)
         assert isinstance(logger, RunLogger)
-        return BestEffortLogger(name, logger)
-    return None
+    except Exception as error:
+        log.warning("the logger %s cannot be started: %s; training continues", name, reason(error))
+        logger = _NotStarted(name, run, reason(error))
+    return BestEffortLogger(name, logger)
+
+
+class _NotStarted(RunLogger):
+    """Stands for a logger that could not be started, and says so again at the end of the run."""
+
+    def __init__(self, name: str, run: LoggedRun, why: str) -> None:
+        self.message = f"{name}: not recorded: {why}; the metrics are in {run.folder / 'metrics.jsonl'}"
+
+    def log_scalars(self, values: Mapping[str, float], step: int) -> None:
+        pass
+
+    def finish(self, exit_code: int) -> None:
+        say(self.message)
 
 
 def finish_loggers(loggers: Iterable[Logger], stopped_by: int | None = None, *, failed: bool = False) -> None:

@@ -30,7 +30,7 @@ class MLflowLogger(RunLogger):
         # the lock stops concurrent trials from all creating the database or the experiment
         with FileLock(f"{local}.lock") if local != uri else nullcontext():
             self.client = MlflowClient(uri)
-            experiment_id = self._experiment(run.settings.project)
+            experiment_id = self._experiment(run.settings.project_name())
         found = self.client.search_runs([experiment_id], f"tags.diffexp_run = '{run.id}'", max_results=1)
         if found:
             self.id = found[0].info.run_id

@@ -17,7 +17,7 @@ class TrackioLogger(RunLogger):
         # trackio resumes by name, and several runs may share one
         name = f"{run.name}-{run.id}"
         self.run = trackio.init(
-            settings.project, name=name, group=settings.group, config=run.config, resume="allow", embed=False
+            settings.project_name(), name=name, group=settings.group, config=run.config, resume="allow", embed=False
         )
 
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import wandb
@@ -11,6 +13,7 @@ from PIL import Image
 
 from diffexp.loggers.base import LoggedRun, RunLogger
 from diffexp.system.best_effort import reason
+from diffexp.system.terminal import say
 
 log = logging.getLogger(__name__)
 
@@ -75,16 +78,23 @@ class WandbLogger(RunLogger):
     def finish(self, exit_code: int) -> None:
         """Finish the W&B run, which Lightning never does and without which the last records would be lost.
 
-        Records that the server does not receive within 30 s stay in the run's wandb/ folder, for `wandb sync`. In a
-        W&B sweep, a trial that a signal stopped is marked as preempting, so that the server requeues it for another
-        agent.
+        Says where the run is recorded. Records that the server does not receive within 30 s stay in the run's wandb/
+        folder, for `wandb sync`. In a W&B sweep, a trial that a signal stopped is marked as preempting, so that the
+        server requeues it for another agent.
         """
+        run = self.run.experiment
+        folder, offline, url = Path(run.settings.sync_dir), run.offline, run.url
+        upload = f"upload it with: wandb sync {shlex.quote(os.path.relpath(folder))}"
         try:
             if exit_code > 128 and _in_sweep() and wandb.run is not None:
                 wandb.run.mark_preempting()
             wandb.finish(exit_code=exit_code)
+        except TimeoutError:  # of finish_timeout
+            say(f"W&B: the server has not received the complete run; {upload}")
         except Exception as error:  # a signal to all processes of the job ended W&B's first, its disk is full, …
-            log.warning("W&B's process has ended; its records so far are in the run's wandb/ folder: %s", error)
+            say(f"W&B: its process has ended ({reason(error)}), and the server may lack the last records; {upload}")
+        else:
+            say(f"W&B: recorded offline; {upload}" if offline else f"W&B: recorded at {url}")
 
 
 def _timeouts() -> dict[str, Any]:
@@ -98,11 +108,11 @@ def _connected(run: LoggedRun, mode: Literal["online", "offline"] | None) -> lig
     logger = lightning.WandbLogger(
         save_dir=run.folder,
         resume="allow",
-        project=settings.project,
+        project=settings.project_name(),
         entity=settings.entity,
         tags=settings.tags or None,
         mode=mode,
-        settings=wandb.Settings(silent=mode == "offline", **_timeouts()),
+        settings=wandb.Settings(silent=mode == "offline", finish_timeout_raises=True, **_timeouts()),
         log_model=False,
         name=run.name,
         id=run.id,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import wandb
 
+from diffexp.config.schemas.common import WandbConfig
 from diffexp.config.trial import is_seed
 from diffexp.errors import EnvironmentFailure, UserError, requires_extra
 from diffexp.loggers.wandb import STEP_IN_WANDB
@@ -74,7 +75,7 @@ def push_view(runs: Sequence[RunReader], name: str, entity: str | None, project:
 
 
 def _project(runs: Sequence[RunReader]) -> str:
-    found = {run.setting("wandb", "project") for run in runs} - {None}
+    found = {run.setting("wandb", "project") for run in runs} - {None} or {WandbConfig().project_name()}
     if len(found) != 1:
         raise UserError(f"dashboard: expected runs of one W&B project, got {len(found)} projects. Give --project.")
     return str(found.pop())

@@ -231,7 +231,7 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
                 f"Pass --out DIR to plan this sweep, or {path} as FILE to continue the planned one."
             )
         if not (path / "sweep.yaml").exists():  # planning was interrupted before this file
-            atomic_write_text(path / "sweep.yaml", sweep.text())
+            atomic_write_text(path / "sweep.yaml", sweep.text(_project(sweep, before.typical())))
         return before
     trials = planned(sweep, seed)
     resolved = [each for _, each in trials] or check_sweep(sweep, list(typical(sweep)))[:1]
@@ -266,8 +266,17 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
     with writing(f"{path}"):
         if not write_new(path / _PLAN, json.dumps(plan, indent=1) + "\n"):
             return make_plan(sweep, seed, path)  # another process was faster
-        atomic_write_text(path / "sweep.yaml", sweep.text())
+        atomic_write_text(path / "sweep.yaml", sweep.text(_project(sweep, resolved[0])))
     return Sweep(path)
+
+
+def _project(sweep: SweepFile, resolved: Resolved) -> str:
+    """Return the W&B project of the trials; without one in the file, `wandb sweep` would use "uncategorized"."""
+    request = resolved.request
+    settings = request.wandb if request is not None and request.wandb is not None else resolved.experiment.wandb
+    return (
+        settings.project or os.environ.get("WANDB_PROJECT") or sweep.content.get("project") or settings.project_name()
+    )
 
 
 def sweep_text(sweep: SweepFile) -> str:
@@ -301,11 +310,16 @@ def find_file(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    ready = {file.stem: file for file in sorted(shipped_sweeps().glob("*.yaml"))}
+    ready = ready_sweeps()
     if name in ready:
         return ready[name]
     known = f"ready: {', '.join(ready)}"
     raise UserError(f"{name}: no such sweep file or ready sweep ({known}).{did_you_mean(name, ready)}")
+
+
+def ready_sweeps() -> dict[str, Path]:
+    """Return the files of the ready sweeps by name."""
+    return {file.stem: file for file in sorted(shipped_sweeps().glob("*.yaml"))}
 
 
 def shipped_sweeps() -> Path:
@@ -315,18 +329,27 @@ def shipped_sweeps() -> Path:
 
 
 def open_sweep(file: str) -> Sweep:
-    """Open the planned sweep in a directory, or that of a sweep file in its default directory.
+    """Open the planned sweep in a directory, of the name of one in runs/, or of a sweep file in its default directory.
 
     Raises:
         UserError: if there is none.
     """
-    for path in (Path(file), Path("runs") / file):
-        if (path / _PLAN).is_file() or (path.is_dir() and path == Path(file)):
-            return Sweep(path)
+    path = planned_directory(file)
+    if path is not None:
+        return Sweep(path)
     usual = usual_directory(read_sweep(find_file(file)))
     if not usual.is_dir():
         raise UserError(f"{file}: expected a planned sweep, got no {usual}. Run diffexp sweep plan {file}.")
     return Sweep(usual)
+
+
+def planned_directory(name: str) -> Path | None:
+    """Return the directory of a planned sweep: `name` itself, or runs/`name`; None if there is none."""
+    path = Path(name)
+    if path.is_dir() or (path / _PLAN).is_file():
+        return path
+    planned = Path("runs") / name
+    return planned if not path.is_file() and (planned / _PLAN).is_file() else None
 
 
 def usual_directory(sweep: SweepFile) -> Path:

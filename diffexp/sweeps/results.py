@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -262,39 +261,3 @@ def as_table(sweep: Sweep) -> str:
 
 def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def status_text(sweep: Sweep, gone: Collection[int] = ()) -> str:
-    """Format a sweep's status: the number of trials in each state, and a line for each active or unfinished one.
-
-    Args:
-        sweep: the sweep.
-        gone: trials that are recorded as running but are not.
-    """
-    found = sorted(rows(sweep), key=lambda row: row.index)
-    for row in found:
-        if row.index in gone:
-            row.record.state = "lost"
-    counts: dict[str, int] = {}
-    for row in found:
-        counts[row.record.state] = counts.get(row.record.state, 0) + 1
-    unasked = len(sweep) - len(found)
-    lines = [
-        f"{sweep.file.name}: {len(sweep)} trials: "
-        + ", ".join(
-            [*(f"{count} {state}" for state, count in counts.items()), *([f"{unasked} not chosen"] * (unasked > 0))]
-        )
-    ]
-    for row in found:
-        record = row.record
-        if record.state in ("running", "interrupted", "lost", "failed", "cancelled"):
-            where = f" on {record.host}" if record.state == "running" else ""
-            where += f" (Slurm job {record.job})" if record.job and record.state == "running" else ""
-            log = f"; see {sweep.trial(row.index).log}" if record.state in ("failed", "lost") else ""
-            tries = f", {record.tries} tries" if record.tries > 1 else ""
-            step = f"step {record.step} of {record.steps or '?'}"
-            lines.append(f"  {row.index:04d} {row.name}: {record.state}{where}, {step}{tries}{log}")
-    best = best_setting(sweep)
-    if best is not None and sweep.file.metric is not None:
-        lines.append(f"best {sweep.file.metric.name}: {best.summary()} ({best.name})")
-    return "\n".join(lines)

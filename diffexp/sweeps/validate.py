@@ -8,6 +8,7 @@ from typing import Any
 
 from diffexp.config.check import check_experiment, check_request
 from diffexp.config.plugins import require_plugins
+from diffexp.config.schemas.common import LONGEST_TAG, wandb_tag
 from diffexp.config.trial import Trial
 from diffexp.errors import UserError
 from diffexp.sweeps.metric_names import metric_problem, usual_metric
@@ -100,9 +101,12 @@ def on_other(sweep: SweepFile, target: str | None, overrides: Sequence[str], plu
     return parse_sweep({**content, "metric": {**content["metric"], "name": usual_metric(resolved)}}, sweep.source)
 
 
-def metric_of(changed: SweepFile, before: SweepFile) -> str | None:
-    """Return a line that reports a changed metric, or None."""
-    one, two = before.metric, changed.metric
-    if one is None or two is None or one.name == two.name:
-        return None
-    return f"metric: {one.name} → {two.name}"
+def notes(changed: SweepFile, before: SweepFile) -> list[str]:
+    """Return lines that report what differs from the file: a changed metric, and a shortened tag in W&B."""
+    found = []
+    one, two, tag = before.metric, changed.metric, wandb_tag(changed.name)
+    if one is not None and two is not None and one.name != two.name:
+        found.append(f"metric: {one.name} → {two.name}")
+    if tag != changed.name:
+        found.append(f"W&B tag: {tag}, because a tag has at most {LONGEST_TAG} characters")
+    return found

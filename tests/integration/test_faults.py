@@ -204,7 +204,8 @@ def test_a_server_that_is_broken_from_the_start(tmp_path, answers, mode, undistu
     server.shutdown()
     assert time.monotonic() - began < 60
     assert "W&B cannot be reached, so the run is recorded offline" in done.stderr
-    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
+    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    assert f"W&B: recorded offline; upload it with: wandb sync run/wandb/{offline.name}" in done.stderr
     assert_same(state(tmp_path / "run"), state(undisturbed))
 
 
@@ -222,7 +223,11 @@ def test_a_server_that_breaks_in_mid_run(tmp_path, undisturbed, how, monkeypatch
     assert time.monotonic() - began < 60
     assert_same(state(tmp_path / "run"), state(undisturbed))
     assert metrics(tmp_path / "run") == metrics(undisturbed)
-    assert list((tmp_path / "run" / "wandb").glob("run-*/run-*.wandb"))  # for `wandb sync`
+    (record,) = (tmp_path / "run" / "wandb").glob("run-*/run-*.wandb")
+    assert (
+        f"the server has not received the complete run; upload it with: wandb sync run/wandb/{record.parent.name}"
+        in err
+    )
 
 
 def test_loggers_that_cannot_write_do_not_end_a_run(tmp_path, undisturbed):

@@ -1,11 +1,14 @@
 """Mistakes in sweep files and commands: one message, exit code 2, nothing written."""
 
 import sys
+import time
 
 import pytest
 import yaml
 
 from diffexp.cli.main import cli, main
+from diffexp.sweeps.plan import make_plan
+from diffexp.sweeps.spec.file import parse_sweep
 from tests.helpers.small import SMALL
 
 SCORED = "score={'samplers': {'ddim-50': None, 'ddpm': {'name': 'ddpm'}}}"
@@ -149,3 +152,25 @@ def test_another_config_is_one_override(tmp_path, monkeypatch, capsys):
             more = ["score.count=5000"] if config == "cifar10_ddpm" else []  # Inception needs 2048 images
             cli(["sweep", "check", name, "--config", config, *more], standalone_mode=False)
             assert f"→ score/{metric}" in capsys.readouterr().out
+
+
+def test_a_shortened_tag_is_told(tmp_path, monkeypatch, capsys):
+    name = "ddpm_vs_ddim_fashion_mnist_learning_rate_and_weight_decay_ablation_2026"
+    file = content()
+    file["command"][-2] = name
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(file))
+    monkeypatch.chdir(tmp_path)
+    cli(["sweep", "check", "s.yaml"], standalone_mode=False)
+    (line, _) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"W&B tag: {name[:55]}-")
+    assert line.endswith("because a tag has at most 64 characters")
+
+
+def test_a_trial_is_checked_and_planned_in_milliseconds(tmp_path, monkeypatch):
+    """benchmarks/sweep_check.py measures 5; other work on the machine may double that."""
+    monkeypatch.chdir(tmp_path)
+    sweep = parse_sweep(content({"seed": {"values": list(range(200))}}), "s.yaml")
+    make_plan(parse_sweep(content({"seed": {"values": [0]}}), "s.yaml"), 0, tmp_path / "warm")
+    before = time.process_time()
+    make_plan(sweep, 0, tmp_path / "s")
+    assert (time.process_time() - before) / 200 < 0.015

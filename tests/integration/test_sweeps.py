@@ -114,7 +114,7 @@ def test_a_plan_does_not_change(finished):
     assert json.loads((run / "environment.json").read_text())["run_id"] == trials[0]["run_id"]
     config = yaml.safe_load((run / "config.yaml").read_text())
     about = {"group": "s", "job_type": "trial", "tags": ["s"], "name": trials[0]["name"]}
-    assert config["wandb"] == {"project": "diffexp", "entity": None, **about}
+    assert config["wandb"] == {"project": None, "entity": None, **about}
 
 
 # --- interrupted and killed ----------------------------------------------------------------------

@@ -202,7 +202,7 @@ class Experiment:
                 yield "init_allow", f"expected keys of model, such as model.prediction, got {key}."
 
     def unavailable(self, context: Context) -> Iterator[tuple[str, str]]:
-        """Yield the problems of trained weights, and of loggers whose packages are not installed."""
+        """Yield the problems of trained weights, of loggers whose packages are not installed, and of W&B's limits."""
         for key, path in self._trained().items():
             problem = trained_problem(Path(path).expanduser())
             if problem is not None:
@@ -210,6 +210,9 @@ class Experiment:
         for name in self.loggers:
             for _, problem in LOGGERS.schema(name)().unavailable(context):
                 yield "loggers", f"{name}: {problem}"
+        if "wandb" in self.loggers:
+            for key, problem in self.wandb.limits():
+                yield f"wandb.{key}", problem
 
     def _trained(self) -> dict[str, str]:
         parts = {f"model.{part}": path for part, path in self.model.trained_parts().items()}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
+from diffexp.config.schemas.common import project_problem
 from diffexp.config.yaml_text import scalar
 from diffexp.errors import UserError, did_you_mean
 from diffexp.sweeps.spec.command import EXAMPLE, Command, parse_command
@@ -69,9 +70,11 @@ class SweepFile:
         """The sweep's name."""
         return self.command.sweep
 
-    def text(self) -> str:
-        """Format the sweep as YAML for `wandb sweep`."""
-        return yaml.safe_dump({**self.content, "command": self.command.words()}, sort_keys=False, allow_unicode=True)
+    def text(self, project: str | None = None) -> str:
+        """Format the sweep as YAML for `wandb sweep`, with another W&B project if given."""
+        changes = {"project": project} if project is not None else {}
+        content = {**self.content, **changes, "command": self.command.words()}
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
@@ -175,6 +178,9 @@ def parse_sweep(content: Any, where: str) -> SweepFile:
     for key in _TEXTS:
         if content.get(key) is not None and not isinstance(content[key], str):
             raise UserError(f"{where}: {key}: expected a string, got {content[key]!r:.60}. Quote it.")
+    problem = project_problem(content.get("project") or "")
+    if problem is not None:
+        raise UserError(f"{where}: project: {problem}")
     method = content.get("method")
     if method not in ("grid", "random", "bayes"):
         raise UserError(f"{where}: method: expected grid, random or bayes, got {method!r}.")

@@ -60,6 +60,8 @@ WRONG = [
     (changed(metric={"name": "a", "gaol": "minimize"}), "Did you mean 'goal'?"),
     (changed(metric={"name": "a", "target": "low"}), "metric.target: expected a number, got 'low'"),
     (changed(method="random"), "run_cap: expected an integer >= 1, got none: random search has no end"),
+    (changed(project="a/b"), "project: expected a W&B project of at most 128 characters without / "),
+    (changed(project="a" * 129), "project: expected a W&B project of at most 128 characters"),
     (changed(run_cap=0), "run_cap: expected an integer >= 1, got 0"),
     (changed(run_cap=True), "run_cap: expected an integer >= 1, got True"),
     (changed(name="other"), "name: expected 'lr', the name after --trial in the command, got 'other'"),
@@ -170,8 +172,9 @@ def test_the_shipped_sweeps_are_there():
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
-def test_a_shipped_sweep_is_named_like_its_file(file):
+def test_a_shipped_sweep_is_named_like_its_file_and_names_its_project(file):
     assert read_sweep(file).name == file.stem
+    assert read_sweep(file).content["project"] == "diffexp"
 
 
 @pytest.mark.parametrize("word", ["1.10", "on", "1.5e-3", "1:30.5", "1_000", "0x1F"])
