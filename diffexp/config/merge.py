@@ -287,14 +287,13 @@ def _hint_at(node: Any, path: tuple[str, ...]) -> Any:
     hint: Any = type(node)
     for part in path:
         if isinstance(node, dict):
-            hint, node = get_args(hint)[1] if get_args(hint) else Any, node.get(part)
+            hint, node = get_args(without_none(hint))[1] if get_args(hint) else Any, node.get(part)
         elif is_dataclass(node) and part in (hints := hints_of(node)) and hasattr(node, part):
             hint, node = hints[part], getattr(node, part)
         elif is_dataclass(hint) or is_dataclass(without_none(hint)):
             return None
         else:
             return hint  # the path continues below a value, so the value is wrong
-        hint = without_none(hint) if is_dataclass(node) or isinstance(node, dict) else hint
     return hint
 
 

@@ -28,7 +28,7 @@ from diffexp.models.batch import Batch
 from diffexp.models.compile import Compiled
 from diffexp.models.cuda_graphs import CUDAGraphs
 from diffexp.models.loss_meter import LossByTimestep, PerSampleLoss
-from diffexp.models.schedule import build_schedule
+from diffexp.models.schedule import build_schedule, warn_of_signal
 from diffexp.models.training_module import TrainingModule
 from diffexp.models.training_noise import TrainingNoise, TrainingNoiseSampler
 from diffexp.rng import PerSampleNoise, derive_seed
@@ -119,6 +119,7 @@ class DiffusionModule(TrainingModule):
             UserError: if the schedule is invalid for its T.
         """
         built = build_schedule(schedule, timesteps)
+        warn_of_signal(schedule, built)
         of_network = {} if loss == "simple" else {"out_channels": 2 * image_shape[0]}
         of_network |= {} if classes is None else {"classes": classes}
         built_network = NETWORKS.build(network, image_shape, **of_network)

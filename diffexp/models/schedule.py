@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def build_schedule(schedule: ScheduleConfig, timesteps: int) -> Schedule:
-    """Build the schedule of a config; warns if it leaves much signal in x_T.
+    """Build the schedule of a config.
 
     Args:
         schedule: the config.
@@ -26,9 +26,19 @@ def build_schedule(schedule: ScheduleConfig, timesteps: int) -> Schedule:
         if not isinstance(betas, Tensor) or betas.shape != (timesteps,):
             raise ValueError(f"expected a tensor of shape ({timesteps},).")
         wanted = schedule.zero_terminal_snr
-        built = Schedule(with_zero_terminal_snr(betas) if wanted else betas, zero_terminal_snr=wanted)
+        return Schedule(with_zero_terminal_snr(betas) if wanted else betas, zero_terminal_snr=wanted)
     except ValueError as error:
         raise UserError(f"model.schedule: {schedule.name} at model.timesteps = {timesteps}: {error}") from error
+
+
+def warn_of_signal(schedule: ScheduleConfig, built: Schedule) -> None:
+    """Warn if a schedule leaves much signal in x_T.
+
+    Args:
+        schedule: the config.
+        built: what `build_schedule` returned for it.
+    """
+    timesteps = built.timesteps
     if built.terminal_signal > MUCH_SIGNAL:
         rescalable = getattr(schedule, "rescale", "") == "none" and built.betas.max() * 1000 / timesteps < 1
         remedy = " Set rescale: 1000/T to keep the signal of T = 1000." if rescalable else ""
@@ -36,4 +46,3 @@ def build_schedule(schedule: ScheduleConfig, timesteps: int) -> Schedule:
             "model.schedule: expected √ᾱ_T near 0, got %s at T = %d with √ᾱ_T = %.3g. Sampling starts from N(0, I).%s",
             *(schedule.name, timesteps, built.terminal_signal, remedy),
         )
-    return built

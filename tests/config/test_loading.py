@@ -209,6 +209,7 @@ BAD_OVERRIDES = [
     ("model.schedule=cosin", r"model\.schedule\.name: expected a known schedule \(.*\), got 'cosin'\. Did you mean"),
     ("model.schedule=5", r"model\.schedule: expected the name of a known schedule \(.*\), or a mapping .*, got 5"),
     ("sample_grid.samplers=ddim", r"samplers: expected a mapping of names to samplers, such as {mine: ddim}, got"),
+    ("ema=false", r"ema: expected a mapping of keys to values or null, got False"),
     ("loggers=csv", r"loggers: expected a list, each element a string, got 'csv'\. Write \[csv\]\."),
     ("model.schedule.beta_end=1e-5", r"model\.schedule\.beta_end: expected a number >= beta_start"),
     ("model.schedule.rescale=yes please", r"model\.schedule\.rescale: expected one of none, 1000/T, got"),

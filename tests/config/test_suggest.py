@@ -26,6 +26,8 @@ from diffexp.errors import UserError
         ("model.beta_schedule", "model.schedule.name"),
         ("model.guidance_scale", "sample_grid.samplers.NAME.guidance_scale or score.samplers.NAME.guidance_scale"),
         ("ema.decay", "ema.half_life"),
+        ("sampler", "sample_grid.samplers or score.samplers"),
+        ("sampler.steps", "sample_grid.samplers.NAME.steps or score.samplers.NAME.steps"),
         ("dataset", "data.name"),
     ],
 )
