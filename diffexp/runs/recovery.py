@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 from diffexp.runs.metrics import ParsedMetrics, line_numbers, parse_metrics
 from diffexp.system.files import atomic_write, damaged_name
+from diffexp.system.reading import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,10 @@ def kept_rows(path: Path, step: int, checksum: MetricsChecksum | None) -> list[R
         step: the step that the run resumes from.
         checksum: the checksum in the checkpoint of that step.
     """
+    if path.is_dir():
+        kept = damaged_name(path)
+        path.rename(kept)
+        log.warning("%s: expected a file, got a folder, which is kept as %s.", path, kept.name)
     content = path.read_bytes() if path.is_file() else b""
     parsed = parse_metrics(content)
     numbered = {number: row for number, row in parsed.rows.items() if row["step"] <= step}
@@ -105,12 +111,13 @@ def read_csv(path: Path) -> tuple[list[Row], bool]:
     """Return the rows of a metrics.csv, and whether any line is damaged; a last line without a newline is ignored.
 
     Returns:
-        [] and False if there is no readable file.
+        [] and False if there is no file; [] and True if it is a folder or a device.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
     except OSError:
-        return [], False
+        return [], os.path.lexists(path) and not path.is_file()
     text = content[: content.rfind(b"\n") + 1].decode(errors="replace")
     rows, damaged = [], False
     try:

@@ -12,6 +12,7 @@ from diffexp.errors import UserError
 from diffexp.runs import records
 from diffexp.runs.directory import Run
 from diffexp.runs.reader import read_runs
+from diffexp.runs.recovery import kept_rows
 from tests.helpers.small import fit
 
 DAMAGE = {
@@ -113,3 +114,14 @@ def test_status_keeps_values_of_the_right_type(tmp_path):
     (tmp_path / "status.json").write_text(json.dumps({"state": 5, "step": True, "steps": 8, "seconds": "a", "pid": 7}))
     assert Run(tmp_path).read_status() == {"steps": 8, "pid": 7}
     assert Run(tmp_path).seconds() == 0
+
+
+@pytest.mark.parametrize("how", ["a folder", "a pipe", "a device", "a loop"])
+def test_a_resumed_run_sets_aside_what_is_no_file(damaged, how):
+    run = damaged(how, "metrics.csv")
+    rows = kept_rows(run / "metrics.jsonl", 8, None)
+    assert rows
+    assert not os.path.lexists(run / "metrics.csv")
+    run = damaged(how, "metrics.jsonl")
+    assert kept_rows(run / "metrics.jsonl", 8, None) == rows
+    assert not (run / "metrics.jsonl").is_dir()
