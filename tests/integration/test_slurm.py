@@ -124,7 +124,8 @@ class Faulty:
         self.file = sweep_file(folder, seconds, *words, seeds=seeds)
 
     def submit(self, *arguments, expect=0):
-        return self.cluster.diffexp("sweep", "submit", self.file, "--slurm", *arguments, cwd=self.folder, expect=expect)
+        command = ("sweep", "submit", self.file, "--slurm", "--plugin", "slow", *arguments)
+        return self.cluster.diffexp(*command, cwd=self.folder, expect=expect)
 
     def record(self, index):
         try:
@@ -163,7 +164,8 @@ class Faulty:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    diffexp("sweep", "run", sweep_file(folder, 0), "--workers", "2", cwd=folder, OMP_NUM_THREADS="1")
+    command = ("sweep", "run", sweep_file(folder, 0), "--plugin", "slow", "--workers", "2")
+    diffexp(*command, cwd=folder, OMP_NUM_THREADS="1")
     return [state(run) for run in sorted((folder / "runs" / "faults" / "trials").iterdir())]
 
 
