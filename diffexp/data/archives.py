@@ -157,7 +157,8 @@ class ZipFiles(ImageFiles):
         except EnvironmentFailure:
             raise
         except Exception as error:  # zipfile raises almost any exception for damaged headers
-            raise UserError(f"{place}: expected a folder or an intact zip, got: {error}.") from error
+            what = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+            raise UserError(f"{place}: expected a folder or an intact zip, got: {what.rstrip('.')}.") from error
         if any(member.flag_bits & 1 for member in members):
             raise UserError(
                 f"{place}: expected an unencrypted zip, got an encrypted one. Unpack it, or zip it without a password."

@@ -111,11 +111,11 @@ def open_lock(path: Path) -> int:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, f"{path.name} is a symbolic link. Remove it.", str(path)) from None
+            raise OSError(errno.ELOOP, f"{path.name} is a symbolic link; remove it", str(path)) from None
         raise
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise OSError(errno.EINVAL, f"{path.name} is not a regular file. Remove it.", str(path))
+        raise OSError(errno.EINVAL, f"{path.name} is not a regular file; remove it", str(path))
     return file
 
 

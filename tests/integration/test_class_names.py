@@ -25,7 +25,7 @@ def trained(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("classes")
     write(cwd)
     grid = "sample_grid.samplers.ddim-5.class_label=red fox"
-    diffexp("train", "digits", *SMALL, *OF_CLASSES, grid, "training.max_steps=1", "run_dir=run", cwd=cwd)
+    diffexp("train", "digits", *SMALL, *OF_CLASSES, grid, "run_dir=run", cwd=cwd)
     return cwd / "run"
 
 
@@ -37,17 +37,20 @@ def sampled(source, cwd, label):
     return (cwd / out).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_name_is_its_number(trained, tmp_path):
     number, name = (sampled(trained, tmp_path, label) for label in ("2", "red fox"))
     assert number == name != sampled(trained, tmp_path, "cat")
 
 
+@pytest.mark.slow
 def test_an_export_knows_the_names(trained, tmp_path):
     diffexp("export", str(trained), "out=model.safetensors", cwd=tmp_path)
     assert load_trained(tmp_path / "model.safetensors").class_names == NAMES
     assert sampled(tmp_path / "model.safetensors", tmp_path, "dog") == sampled(trained, tmp_path, "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_an_unknown_name_is_refused_with_the_nearest(trained, tmp_path, command):
     key = "sampler.class_label=dgo"
@@ -58,6 +61,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(trained, tmp_path, command)
     )
 
 
+@pytest.mark.slow
 def test_a_table_with_classes_has_their_names(trained, tmp_path):
     rows = "samplers: {a: {name: ddim, class_label: cat}, b: {name: ddim, class_label: 1}}\nsteps: [2]\n"
     (tmp_path / "table.yaml").write_text(rows)
@@ -68,6 +72,7 @@ def test_a_table_with_classes_has_their_names(trained, tmp_path):
     assert "ddim-eta0-class1" in table
 
 
+@pytest.mark.slow
 def test_python_takes_names(trained):
     model = package.load(trained)
     same = [model.sample("ddim", steps=2, count=2, class_label=label) for label in ("red fox", 2)]

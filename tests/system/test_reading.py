@@ -55,7 +55,7 @@ def test_a_lock_does_not_follow_a_link(tmp_path: Path, target: str) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / ".lock").symlink_to(tmp_path / target)
-    refused = pytest.raises(UserError, match=r"run_dir: .*run cannot be written: \.lock is a symbolic link\. Remove it")
+    refused = pytest.raises(UserError, match=r"run_dir: .*run cannot be written: \.lock is a symbolic link; remove it")
     with refused, locked(run, "run_dir"):
         pass
     assert (tmp_path / "precious").read_text() == "content"
@@ -65,5 +65,5 @@ def test_a_lock_does_not_follow_a_link(tmp_path: Path, target: str) -> None:
 def test_a_fifo_as_lock_does_not_wait(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".lock")
     in_use(tmp_path)
-    with pytest.raises(UserError, match=r"\.lock is not a regular file\. Remove it"), locked(tmp_path, "run_dir"):
+    with pytest.raises(UserError, match=r"\.lock is not a regular file; remove it"), locked(tmp_path, "run_dir"):
         pass
