@@ -86,7 +86,7 @@ def start_logger(name: str, run: LoggedRun) -> BestEffortLogger:
 
 
 class _NotStarted(RunLogger):
-    """Stands for a logger that could not be started, and says so again at the end of the run."""
+    """Replaces a logger that could not be started, and says so again at the end of the run."""
 
     def __init__(self, name: str, run: LoggedRun, why: str) -> None:
         self.message = f"{name}: not recorded: {why}; the metrics are in {run.folder / 'metrics.jsonl'}"

@@ -83,7 +83,7 @@ class WandbLogger(RunLogger):
         server requeues it for another agent.
         """
         run = self.run.experiment
-        folder, offline, url = Path(run.settings.sync_dir), run.offline, run.url
+        folder, url = Path(run.settings.sync_dir), None if run.offline else run.url
         upload = f"upload it with: wandb sync {shlex.quote(os.path.relpath(folder))}"
         try:
             if exit_code > 128 and _in_sweep() and wandb.run is not None:
@@ -94,7 +94,7 @@ class WandbLogger(RunLogger):
         except Exception as error:  # a signal to all processes of the job ended W&B's first, its disk is full, …
             say(f"W&B: its process has ended ({reason(error)}), and the server may lack the last records; {upload}")
         else:
-            say(f"W&B: recorded offline; {upload}" if offline else f"W&B: recorded at {url}")
+            say(f"W&B: recorded offline; {upload}" if url is None else f"W&B: recorded at {url}")
 
 
 def _timeouts() -> dict[str, Any]:

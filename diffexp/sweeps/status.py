@@ -56,6 +56,6 @@ def _pace(sweep: Sweep, index: int) -> list[str]:
         silent = (datetime.now(UTC) - datetime.fromisoformat(status["updated"])).total_seconds()
         each = status["seconds"] / status["step"]
         left = max(0.0, (status["steps"] - status["step"]) * each - silent)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):  # it has not begun, or is an evaluation
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):  # it has not started, or is an evaluation
         return []
     return [f"about {duration(left)} left", *([f"last report {duration(silent)} ago"] if silent > _SILENT else [])]

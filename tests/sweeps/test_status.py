@@ -64,7 +64,7 @@ def call(monkeypatch, capsys, *words):
 
 @pytest.mark.parametrize(
     "words",
-    [["plan", "mine"], ["submit", "mine", "--print"], ["status", "mine"], ["results", "mine"], ["cancel", "mine"]],
+    ["plan mine", "submit mine --print", "status mine", "results mine", "cancel mine"],
 )
 def test_the_name_of_a_planned_sweep_is_enough(made, monkeypatch, capsys, words):
     code, printed = call(monkeypatch, capsys, *words.split())
