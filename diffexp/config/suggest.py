@@ -115,7 +115,7 @@ def _other_component(skeleton: Any, path: Sequence[str]) -> str | None:
 
 def _suggested(path: Sequence[str], keys: list[str]) -> list[str]:
     """Return the keys that were probably meant, at most three, or none rather than an unlikely one."""
-    if path[0] == "sampler":  # only requests have a single one
+    if path[0] == "sampler" and "sampler" not in keys:  # only requests have a single one
         end = ".".join([f".samplers.{_NAME}", *path[1:]]) if path[1:] else ".samplers"
         return [each for each in keys if each.endswith(end)]
     key, word = ".".join(path), path[-1].lower().replace("-", "_")

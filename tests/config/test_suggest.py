@@ -70,7 +70,12 @@ def test_nothing_is_suggested_for_a_key_that_is_like_none(key, known):
 
 def test_keys_of_requests():
     experiment = load_experiment("digits")
-    for key, meant in (("num_samples", "count"), ("num_inference_steps", "sampler.steps"), ("eta", "sampler.eta")):
+    for key, meant in (
+        ("num_samples", "count"),
+        ("num_inference_steps", "sampler.steps"),
+        ("eta", "sampler.eta"),
+        ("sampler.step", "sampler.steps"),
+    ):
         with pytest.raises(UserError, match=f"unknown key. Did you mean {meant}"):
             load_sample_request([f"{key}=1"], experiment)
 
