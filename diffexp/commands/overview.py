@@ -6,7 +6,7 @@ from diffexp.commands.resume import ResumePoint
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import ImageSet
-from diffexp.formatting import listed
+from diffexp.formatting import listed, printable
 from diffexp.models.base import GenerativeModel
 from diffexp.models.build import build_training_model, check_images
 from diffexp.runs.directory import Run
@@ -69,7 +69,7 @@ def print_overview(
 def block(lines: Lines) -> str:
     """Return lines of a name and a text, aligned."""
     width = max(len(name) for name, _ in lines)
-    return "\n".join(f"  {name:<{width}}  {text}" for name, text in lines)
+    return "\n".join(f"  {name:<{width}}  {printable(text)}" for name, text in lines)
 
 
 def data_lines(experiment: Experiment, images: ImageSet) -> Lines:
@@ -106,8 +106,9 @@ def step_lines(experiment: Experiment, images: ImageSet, done: int) -> Lines:
     split = f" ({' × '.join([*factors, f'{each} images'])})" if factors else ""
     steps = f"{settings.max_steps:,}" if not done else f"{settings.max_steps - done:,} left of {settings.max_steps:,}"
     passes = settings.max_steps * settings.batch_size / len(images)
+    amount = f"{passes:,.0f}" if passes > 100 else f"{passes:.3g}"
     return [
-        ("steps", f"{steps}; together {passes:,.3g} passes over the images"),
+        ("steps", f"{steps}; together {amount} passes over the images"),
         ("batch", f"{settings.batch_size:,} images a step{split}"),
     ]
 
@@ -124,5 +125,7 @@ def _skipped(skipped: dict[str, Sequence[str]]) -> Lines:
     if not skipped:
         return [("skipped", "no files")]
     names = ["skipped", *[""] * (len(skipped) - 1)]
-    texts = [f"{len(files):,} files: {reason} ({listed(files)})" for reason, files in skipped.items()]
+    texts = [
+        f"{len(files):,} file{'s' * (len(files) > 1)}: {reason} ({listed(files)})" for reason, files in skipped.items()
+    ]
     return list(zip(names, texts, strict=True))

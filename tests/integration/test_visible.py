@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 
 import pytest
 
@@ -74,9 +75,10 @@ def test_a_log_gets_lines_only(run, tmp_path, command, place, term):
         f"method: grid\nmetric: {{name: train/loss, goal: minimize}}\ncommand:\n{words}"
         "parameters: {seed: {values: [1, 2]}}\n"
     )
+    started = time.monotonic()
     printed = place(*[str(run) if word == "RUN" else word for word in command], cwd=tmp_path, term=term)
     assert not {"\r", "\x1b"} & set(printed)
-    assert len(re.findall(r" passed, ", printed)) <= 2  # of the steps, and of a slow machine
+    assert len(re.findall(r" passed, ", printed)) <= 1 + (time.monotonic() - started) / 30
     if command[0] == "train":
         assert "train: 8 of 8 steps, " in printed
     if command[0] == "sweep":
