@@ -8,7 +8,7 @@ from typing import Any
 from diffexp.config.registry import Component
 from diffexp.config.select import hints_of
 
-_NAME = "NAME"  # stands for the name of a sampler
+_NAME = "NAME"  # in place of the name of a sampler
 _MOST = 3  # suggested keys
 
 # Names that other projects give to a key, by the ends of diffexp's keys.
@@ -80,7 +80,7 @@ def either(words: Sequence[str]) -> str:
 
 
 def all_keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """Yield every key of a dataclass instance; NAME stands for the names in a mapping."""
+    """Yield every key of a dataclass instance; NAME replaces the names in a mapping."""
     for each in fields(node):
         key, value = f"{prefix}{each.name}", getattr(node, each.name)
         yield key
