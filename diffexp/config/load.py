@@ -104,9 +104,6 @@ def _experiment(layers: Sequence[Layer], *, only: tuple[str, ...] = ("",)) -> Ex
     """
     usual = _default_samplers(layers)
     merged = merge(_defaults(layers, usual), layers)
-    own = merged.config.model.default_samplers()
-    if own != usual:  # they depend on keys of the model, such as timesteps
-        merged = merge(_defaults(layers, own), layers)
     context = context_of(merged.config)
     fit_defaults(merged, context)
     validate(merged, context, only=only)
@@ -114,12 +111,16 @@ def _experiment(layers: Sequence[Layer], *, only: tuple[str, ...] = ("",)) -> Ex
 
 
 def _default_samplers(layers: Sequence[Layer]) -> dict[str, SamplerConfig]:
-    """Return the default samplers of the model and the number of timesteps that the layers name."""
+    """Return the default samplers of the model and the number of timesteps that the layers name.
+
+    Their names do not depend on the timesteps, so that ``ddim-50: null`` removes the sampler at any T.
+    """
     given: dict[str, Any] = {"name": DiffusionConfig.name}
     for layer in layers:
         model = layer.values.get("model")
         given |= model if isinstance(model, dict) else {"name": model} if isinstance(model, str) else {}
-    return default_samplers_of(given["name"], given.get("timesteps"))
+    names, samplers = default_samplers_of(given["name"]), default_samplers_of(given["name"], given.get("timesteps"))
+    return dict(zip(names, samplers.values(), strict=True))
 
 
 def _defaults(layers: Sequence[Layer], samplers: dict[str, SamplerConfig]) -> Experiment:
