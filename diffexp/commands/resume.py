@@ -9,12 +9,13 @@ from typing import Any
 from diffexp.checkpoints.file import latest_valid_checkpoint, prune
 from diffexp.checkpoints.paths import step_of
 from diffexp.commands.changes import check_changes, report_changes
+from diffexp.config.context import Context
 from diffexp.config.load import experiment_from_text, load_experiment
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import Fingerprint
 from diffexp.data.places import only_lost
-from diffexp.errors import UserError, writing
+from diffexp.errors import EnvironmentFailure, UserError, writing
 from diffexp.loggers.build import repair_metrics
 from diffexp.runs.directory import Run
 from diffexp.runs.metrics import read_metrics
@@ -41,6 +42,20 @@ class ResumePoint:
     step: int
     checksum: MetricsChecksum | None
     changes: list[dict[str, Any]] = field(default_factory=list)
+
+
+def check_data_in_place(experiment: Experiment, run: Run) -> None:
+    """Check that the images of a run that has started are where they were: a missing mount may come back.
+
+    Raises:
+        EnvironmentFailure: if they are not.
+    """
+    if not run.exists():
+        return
+    before = load_experiment(str(run.config)).data
+    for key, problem in experiment.data.unavailable(Context()):
+        if key in experiment.data.paths and getattr(before, key, None) == getattr(experiment.data, key):
+            raise EnvironmentFailure(f"data.{key}: {problem} The run has read it before. Restore or mount it.")
 
 
 def newest_checkpoint(

@@ -20,7 +20,14 @@ from diffexp.callbacks.time_estimate import TimeEstimate
 from diffexp.checkpoints.init import init_weights
 from diffexp.commands.locate import locate_run, located
 from diffexp.commands.overview import print_overview
-from diffexp.commands.resume import ResumePoint, complete_records, newest_checkpoint, set_metrics_aside, tidy
+from diffexp.commands.resume import (
+    ResumePoint,
+    check_data_in_place,
+    complete_records,
+    newest_checkpoint,
+    set_metrics_aside,
+    tidy,
+)
 from diffexp.commands.trainer import build_trainer, choose_precision, fit, quieten
 from diffexp.config.check import check_experiment
 from diffexp.config.load import load_experiment
@@ -145,6 +152,7 @@ def _train(
     check_loggers(experiment.loggers)
     precision = choose_precision(experiment, run)
     model = build_training_model(experiment)
+    check_data_in_place(experiment, run)
     data = ImageDataModule.from_config(experiment.data, experiment.training.batch_size, experiment.seed)
     check_images(data.images("train"), model)
     stop = StopOnSignal()

@@ -249,7 +249,11 @@ PIXELS = torch.zeros(50, 8, 8, dtype=torch.uint8).numpy()
         ({"images": PIXELS}, ["extractor.name=classifier"], "extractor.weights: required key is missing"),
         ({"images": PIXELS}, ["reference.cache=images.npz/x"], "cannot be written"),
         ({"images": PIXELS}, ["out=images.npz/x.json"], "out: expected a writable folder, got"),
-        ({"images": PIXELS}, ["extractor={'name': 'inception', 'weights': 'no.pth'}"], "there is no file no.pth"),
+        (
+            {"images": PIXELS},
+            ["extractor={'name': 'inception', 'weights': 'no.pth'}"],
+            "got no.pth, which does not exist. Correct the path, or set it to null, which downloads the weights.",
+        ),
     ],
 )
 def test_bad_input_to_score_is_one_message(tmp_path, cache, arrays, overrides, message):
@@ -266,7 +270,7 @@ def test_files_that_are_no_images_of_one_size_are_told(tmp_path, cache):
     assert "expected images of one size, got 0000.png: 8×8, z.png: 9×9" in done.stderr
     (tmp_path / "images" / "z.png").write_text("no image")
     done = diffexp("score", "images", "digits", cwd=tmp_path, expect=2, **cache)
-    assert "cannot decode z.png" in done.stderr
+    assert "cannot decode 1 of 51 files: z.png (not an image)" in done.stderr
     (tmp_path / "damaged.npz").write_text("no zip")
     done = diffexp("score", "damaged.npz", "digits", cwd=tmp_path, expect=2, **cache)
     assert "expected a .npz of arrays, got: " in done.stderr
@@ -275,11 +279,17 @@ def test_files_that_are_no_images_of_one_size_are_told(tmp_path, cache):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["score.extractor.name=fashion_mnist_v1"], "fashion_mnist_v1: expected images (1, 32, 32)"),
+        (
+            ["score.extractor.name=fashion_mnist_v1", "score.count=128"],
+            "score.extractor.name: expected an extractor of images",
+        ),
         (["score.count=20"], "score.count: expected at least 40 images for the 32 features"),
-        (["score.extractor={'name': 'inception', 'weights': 'no.pth'}"], "no.pth. Download it from https://"),
+        (
+            ["score.extractor={'name': 'inception', 'weights': 'no.pth'}", "score.count=2048"],
+            "no.pth, which does not exist. Correct the path, or set it to null, which downloads the weights.",
+        ),
         (["score.reference.cache=/dev/null/x"], "reference.cache: expected a writable folder, got /dev/null"),
-        (["ema=null", "sample_grid=null"], "score.weights: expected raw when ema is null"),
+        (["ema=null", "sample_grid=null", "score.weights=ema"], "score.weights: expected raw when ema is null"),
         (["score.samplers.a=null"], "score.samplers: expected at least one sampler"),
     ],
 )

@@ -139,7 +139,7 @@ def test_an_autoencoder_that_does_not_fit_is_refused(autoencoder, tmp_path):
         ("vae", ["model.widths=[4, 4, 4, 4, 4]"], r"model\.widths: expected .* divisible by 16 for 5 levels, got 8"),
         ("flow", ["model.levels=4"], r"model\.levels: .* divisible by 16 for 4 levels, got 8"),
         ("transformer", ["model.network.heads=5"], r"model\.network\.heads: expected a divisor of width = 64, got 5"),
-        ("gan", ["model.network.name=unet"], r"unknown key"),
+        ("gan", ["model.network.name=unet"], r"this key belongs to model.name = autoregressive, diffusion"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told(family, overrides, message):

@@ -51,6 +51,8 @@ class ExtractorConfig(Component):
 
     # Fields that hold a path.
     paths: ClassVar[tuple[str, ...]] = ()
+    # What to do about a path where there is no file.
+    remedy: ClassVar[str] = "Correct the path."
 
     def sizes(self) -> ExtractorSizes:
         """Return the sizes that its config determines."""
@@ -65,7 +67,7 @@ class ExtractorConfig(Component):
         for key in self.paths:
             path = getattr(self, key)
             if path is not None and not Path(path).expanduser().is_file():
-                yield key, f"expected a file, got {path}, which does not exist."
+                yield key, f"expected a file, got {path}, which does not exist. {self.remedy}"
 
     def with_absolute_paths(self) -> Self:
         """Return a copy with absolute paths, which is valid in any working directory."""
@@ -90,6 +92,7 @@ class InceptionConfig(ExtractorConfig):
     packages: ClassVar[tuple[str, ...]] = ("torch_fidelity",)
     weights: str | None = None
     paths: ClassVar[tuple[str, ...]] = ("weights",)
+    remedy: ClassVar[str] = "Correct the path, or set it to null, which downloads the weights."
 
     def sizes(self) -> ExtractorSizes:
         return ExtractorSizes(2048)
@@ -111,6 +114,7 @@ class ClipConfig(ExtractorConfig):
     variant: Literal["vit-b-32", "vit-b-16", "vit-l-14", "rn50"] = "vit-b-32"
     weights: str | None = None
     paths: ClassVar[tuple[str, ...]] = ("weights",)
+    remedy: ClassVar[str] = "Correct the path, or set it to null, which uses the weights in torch's cache."
 
     def sizes(self) -> ExtractorSizes:
         return ExtractorSizes({"vit-b-32": 512, "vit-b-16": 512, "vit-l-14": 768, "rn50": 1024}[self.variant])
