@@ -83,6 +83,8 @@ def read_checkpoint(path: Path, *, checked: bool = True) -> dict[str, Any]:
         UserError: if it is damaged, not a checkpoint of diffexp, or named after another step than its own.
         EnvironmentFailure: if it cannot be read, which leaves open whether it is valid.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: expected a checkpoint, got what is no regular file.")
     try:
         _check_footer(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

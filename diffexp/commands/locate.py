@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from diffexp.checkpoints.paths import list_checkpoints
 from diffexp.commands.changes import check_allowed, check_changes
 from diffexp.config.fields import absolute
 from diffexp.config.load import load_experiment
@@ -79,7 +80,7 @@ def resume_run(config: Path, experiment: Experiment, allowed: Collection[str] = 
     run = Run(path)
     if not run.exists() and experiment.run_dir is not None:
         return start_run(experiment)
-    if not run.environment.is_file():
+    if not run.exists() or not (run.environment.exists() or list_checkpoints(run.checkpoints)):
         raise UserError(f"--resume: expected a run directory, got {config}. Give the run directory, or run_dir=…")
     before = load_experiment(str(run.config))
     check_changes(before, experiment, f"--resume: {path}", allowed)

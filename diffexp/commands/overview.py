@@ -1,19 +1,23 @@
 """Describe a training before it starts: its images, its model, and its steps."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from diffexp.commands.resume import ResumePoint
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import ImageSet
+from diffexp.errors import UserError
 from diffexp.formatting import listed, printable
 from diffexp.models.base import GenerativeModel
 from diffexp.models.build import build_training_model, check_images
 from diffexp.runs.directory import Run
-from diffexp.system.devices import device_for
+from diffexp.system.devices import device_for, precision_for
 from diffexp.system.terminal import say
 
 Lines = list[tuple[str, str]]
+
+_NO_TIME = ("time", "estimated after the first steps")
 
 
 def check_data(experiment: Experiment) -> str:
@@ -26,12 +30,16 @@ def check_data(experiment: Experiment) -> str:
     model = build_training_model(experiment)
     images = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed).images("train")
     check_images(images, model)
-    device = f"{settings.devices * settings.num_nodes} × {settings.accelerator}"
+    precision, accelerator = str(settings.precision), str(settings.accelerator)
+    with suppress(UserError):  # the training may be meant for another machine, with a GPU
+        device = device_for(settings.accelerator)
+        precision, accelerator = precision_for(settings.precision, device), device.type
     return block(
         [
             *data_lines(experiment, images),
-            *model_lines(model, settings.precision, device),
+            *model_lines(model, precision, f"{settings.devices * settings.num_nodes} × {accelerator}"),
             *step_lines(experiment, images, 0),
+            _NO_TIME,
         ]
     )
 
@@ -60,7 +68,7 @@ def print_overview(
         *data_lines(experiment, images),
         *model_lines(model, precision, device),
         *step_lines(experiment, images, 0 if start is None else start.step),
-        ("time", "estimated after the first steps"),
+        _NO_TIME,
     ]
     action = "training from the start" if start is None else f"resuming from {start.path}"
     say(f"{run.path}: {action}\n{block(lines)}")

@@ -55,7 +55,10 @@ def check_data_in_place(experiment: Experiment, run: Run) -> None:
     before = load_experiment(str(run.config)).data
     for key, problem in experiment.data.unavailable(Context()):
         if key in experiment.data.paths and getattr(before, key, None) == getattr(experiment.data, key):
-            raise EnvironmentFailure(f"data.{key}: {problem} The run has read it before. Restore or mount it.")
+            raise EnvironmentFailure(
+                f"data.{key}: {problem} The run has read it before. "
+                f"Restore or mount it, or set data.{key} to its new place."
+            )
 
 
 def newest_checkpoint(

@@ -12,6 +12,7 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from diffexp.config.schemas.data import MEMORY_GB
 from diffexp.data.archives import ImageFiles
 from diffexp.data.decode import decode
 from diffexp.data.images import ImageSet, MemoryImages, images_in_a_block, new_fingerprint
@@ -256,7 +257,7 @@ def fits_in_memory(count: int, image_shape: tuple[int, int, int], memory_gb: flo
     """
     there = machine_memory()
     limit = min(memory_gb * 2**30, _SHARE * there)
-    if memory_gb * 2**30 > there:
+    if memory_gb * 2**30 > there and memory_gb != MEMORY_GB:  # the default is no request
         notice(
             f"data.memory_gb: expected at most the {there / 2**30:.3g} GiB of memory here, got {memory_gb:g}. diffexp "
             f"keeps at most {limit / 2**30:.3g} GiB of images in memory, and decodes larger sets batch by batch."

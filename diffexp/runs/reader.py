@@ -219,11 +219,14 @@ def without_steps(label: str) -> str:
 def read_runs(paths: Sequence[Path]) -> list[RunReader]:
     """Read the runs in these directories; a sweep's directory contributes all its started trials.
 
+    Args:
+        paths: the directories; a missing one is also looked for in runs/.
+
     Raises:
         UserError: if a directory holds neither a run nor a sweep, or a sweep has no started trial.
     """
     found: list[Path] = []
-    for path in paths:
+    for path in map(_in_runs, paths):
         if (path / "plan.json").is_file():
             trials = [each for each in sorted((path / "trials").glob("*")) if Run(each).exists()]
             if not trials:
@@ -245,6 +248,10 @@ def read_runs(paths: Sequence[Path]) -> list[RunReader]:
     if len(set(labels)) < len(labels):
         labels = [str(path) for path in found]
     return [RunReader(path, label) for path, label in zip(found, labels, strict=True)]
+
+
+def _in_runs(path: Path) -> Path:
+    return path if path.exists() or not (Path("runs") / path).exists() else Path("runs") / path
 
 
 def _scored_at(row: dict[str, Any], step: Any) -> bool:

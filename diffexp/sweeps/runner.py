@@ -156,7 +156,7 @@ def start(
     planned.log.parent.mkdir(parents=True, exist_ok=True)
     # an earlier training in this process may have set it for its own other processes
     environment = {name: value for name, value in environment.items() if name != RUN_VARIABLE}
-    for key in ("project", "entity"):  # as W&B's agent sets them
+    for key in ("project", "entity"):  # the user's own variables count more
         if sweep.file.content.get(key):
             environment.setdefault(f"WANDB_{key.upper()}", sweep.file.content[key])
     with planned.log.open("ab") as out:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from diffexp.config.renamed import current_metric_name
 from diffexp.errors import writing
@@ -64,13 +64,27 @@ def read_state(trial: PlannedTrial) -> TrialState:
         record = TrialState(**json.loads(trial.state_file.read_text()))
     except FileNotFoundError:
         return TrialState()
-    except (ValueError, TypeError):  # truncated by a power failure; the run's own files still record its progress
+    except (ValueError, TypeError):
+        return TrialState("lost")
+    if not _is_sound(record):
         return TrialState("lost")
     if record.state == "running" and record.host == os.uname().nodename and not _is_locked(trial):
         record.state = "lost"
     if record.state not in ENDED:
         record.step, record.steps = progress(trial)
     return record
+
+
+def _is_sound(record: TrialState) -> bool:
+    """Whether a record has the types that diffexp writes. A damaged one counts as lost; the run's files remain."""
+    counts = (record.tries, record.fruitless, record.from_step, record.step, record.steps)
+    numbers = (*counts, record.seconds, record.began)
+    return (
+        record.state in get_args(State)
+        and all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers)
+        and isinstance(record.exit_code, (int, type(None)))
+        and all(isinstance(text, str) for text in (record.host, record.job))
+    )
 
 
 def write_state(trial: PlannedTrial, record: TrialState) -> None:
@@ -87,11 +101,8 @@ def progress(trial: PlannedTrial) -> tuple[int, int]:
     """Return (steps done, steps in total) from the run's status.json; (0, 0) before it has started."""
     if trial.run is None:
         return 0, 0
-    try:
-        status = json.loads(trial.run.status.read_text())
-        return int(status["step"]), int(status["steps"])
-    except (OSError, ValueError, KeyError):
-        return 0, 0
+    status = trial.run.read_status()
+    return status.get("step", 0), status.get("steps", 0)
 
 
 def history(trial: PlannedTrial, metric: SweepMetric) -> list[float]:

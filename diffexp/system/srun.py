@@ -22,11 +22,22 @@ def srun_tasks() -> int | None:
         return None
     if TorchElasticEnvironment.detect():  # torchrun, which srun has started once for each node
         return None
-    tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
+    tasks = int(_variable("SLURM_STEP_NUM_TASKS"))
     # In the shell of `srun --pty bash`. An srun in that shell passes the port on, but no terminal.
     if "SLURM_PTY_PORT" in os.environ and (tasks == 1 or os.isatty(0)):
         return None
     return tasks
+
+
+def _variable(name: str) -> str:
+    """Return a variable that srun sets.
+
+    Raises:
+        UserError: without it, as in a container that gets some of Slurm's variables only.
+    """
+    if name not in os.environ:
+        raise UserError(f"{name}: expected this variable of srun, got none. Pass all SLURM_* variables to diffexp.")
+    return os.environ[name]
 
 
 class SrunEnvironment(SLURMEnvironment):
@@ -52,19 +63,19 @@ class SrunEnvironment(SLURMEnvironment):
 
     def world_size(self) -> int:
         """Return the number of tasks of this srun; a job may have several."""
-        return int(os.environ["SLURM_STEP_NUM_TASKS"])
+        return int(_variable("SLURM_STEP_NUM_TASKS"))
 
     @property
     def main_address(self) -> str:
         """The node of the first task."""
         if "MASTER_ADDR" not in os.environ:
-            os.environ["MASTER_ADDR"] = self.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
+            os.environ["MASTER_ADDR"] = self.resolve_root_node_address(_variable("SLURM_STEP_NODELIST"))
         return os.environ["MASTER_ADDR"]
 
     @property
     def main_port(self) -> int:
         """A port that the other trainings on the node do not use: those of other jobs, and of other sruns of this."""
-        job, step = int(os.environ["SLURM_JOB_ID"]), int(os.environ["SLURM_STEP_ID"])
+        job, step = int(_variable("SLURM_JOB_ID")), int(_variable("SLURM_STEP_ID"))
         os.environ.setdefault("MASTER_PORT", str(15_000 + (job + 1_000 * step) % 10_000))
         return int(os.environ["MASTER_PORT"])
 
@@ -98,7 +109,7 @@ def check_tasks(devices: int, nodes: int) -> None:
             )
         return
     wanted = str(devices) if nodes == 1 else f"{devices}(x{nodes})"  # as Slurm writes it
-    got = os.environ["SLURM_STEP_TASKS_PER_NODE"]
+    got = _variable("SLURM_STEP_TASKS_PER_NODE")
     if got != wanted:
         raise UserError(
             f"training.devices: expected {devices * nodes} Slurm tasks ({devices} for each of {nodes} nodes), "

@@ -1,5 +1,6 @@
 """The start of a training by srun: its tasks train only if all of them can, and the first alone locks the directory."""
 
+import os
 import socket
 import sys
 import time
@@ -11,6 +12,7 @@ from diffexp.system.srun import SrunEnvironment, srun_tasks
 
 _PATIENCE = 600.0  # seconds for tasks that import and read data more slowly
 _LAST_WORDS = 30.0  # seconds in which a task that has failed tells the others
+_GREETING = 10.0  # seconds in which a connection says which task it is
 _READY, _FAILED = b"+", b"-"
 
 
@@ -69,23 +71,42 @@ def _gather(own: bytes, tasks: int, port: int, deadline: float) -> bytes:
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
     others: list[socket.socket] = []
+    answers = [own]
     try:
         with socket.create_server(("", port), family=family, backlog=tasks, dualstack_ipv6=dual) as server:
             while len(others) < tasks - 1:
                 server.settimeout(_left(deadline))
-                others.append(server.accept()[0])
-        answers = [own]
-        for each in others:
-            each.settimeout(_left(deadline))
-            answers.append(each.recv(1))
+                each = server.accept()[0]
+                answer = _answer(each)
+                if answer is None:
+                    each.close()
+                else:
+                    others.append(each)
+                    answers.append(answer)
         outcome = _READY if set(answers) == {_READY} else _FAILED
         for each in others:
+            each.settimeout(_left(deadline))
             each.sendall(outcome)
             each.recv(1)  # until the other side has closed, so that the port is free at once
         return outcome
     finally:
         for each in others:
             each.close()
+
+
+def _answer(other: socket.socket) -> bytes | None:
+    """Return what a task says; None for other connections to this port, such as a scan for open ports."""
+    step, said = _step(), b""
+    other.settimeout(_GREETING)
+    with suppress(OSError):
+        while len(said) <= len(step) and (more := other.recv(len(step) + 1 - len(said))):
+            said += more
+    answer = said.removeprefix(step)
+    return answer if said.startswith(step) and answer in (_READY, _FAILED) else None
+
+
+def _step() -> bytes:
+    return f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']} ".encode()
 
 
 def _report(own: bytes, place: tuple[str, int], deadline: float) -> bytes:
@@ -97,7 +118,7 @@ def _report(own: bytes, place: tuple[str, int], deadline: float) -> bytes:
             continue
         with first:
             first.settimeout(_left(deadline))
-            first.sendall(own)
+            first.sendall(_step() + own)
             return first.recv(1) or _FAILED  # nothing if it has ended meanwhile
 
 

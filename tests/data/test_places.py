@@ -234,7 +234,7 @@ def test_a_training_survives_lost_files_and_a_folder_that_is_away_for_a_while(fo
     (tmp_path / "away").rename(folder / "b")
     folder.rename(tmp_path / "unmounted")
     waits = diffexp("train", "run", "--resume", cwd=tmp_path, expect=1).stderr
-    assert "which does not exist. The run has read it before. Restore or mount it." in waits
+    assert "which does not exist. The run has read it before. Restore or mount it, or set" in waits
     (tmp_path / "unmounted").rename(folder)
     (folder / "a/05.png").unlink()
     latest = max(int(file.stem.split("-")[1]) for file in checkpoints.iterdir())

@@ -145,8 +145,9 @@ def test_a_run_goes_on_from_another_folder_and_with_moved_data(tmp_path):
     diffexp("train", "here/run", "--resume", cwd=tmp_path)
     images.rename(tmp_path / "moved")
     forget(tmp_path / "here" / "run", 5)
-    refused = diffexp("train", "here/run", "--resume", cwd=tmp_path, expect=2).stderr
+    refused = diffexp("train", "here/run", "--resume", cwd=tmp_path, expect=1).stderr
     assert str(images) in refused
+    assert "or set data.path to its new place" in refused
     assert "10 of 10" in diffexp("train", "here/run", "--resume", "data.path=moved", cwd=tmp_path).stdout
 
 
@@ -198,6 +199,15 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_in_silence(tmp_pat
     assert environment.pop("saved") is True
     (tmp_path / "run" / "environment.json").write_text(json.dumps(environment))  # as version 0.2 wrote it
     assert refused == diffexp("train", "run", "--resume", cwd=tmp_path, expect=2).stderr
+
+
+@pytest.mark.slow
+def test_a_run_without_its_environment_can_be_resumed(tmp_path, undisturbed):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    (tmp_path / "run" / "environment.json").unlink()
+    done = diffexp("train", "run", "--resume", cwd=tmp_path)
+    assert "training from the start" not in done.stderr
+    assert_same(state(tmp_path / "run"), state(undisturbed))
 
 
 @pytest.mark.slow

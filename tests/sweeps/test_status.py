@@ -82,3 +82,20 @@ def test_a_file_comes_before_a_planned_sweep_of_its_name(made, tmp_path, monkeyp
     assert code == 0
     code, printed = call(monkeypatch, capsys, "plan", "timesteps")
     assert "got that of another file or of other overrides" in printed.err
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"a"', '{"step": null, "steps": 3}', '{"step": "1"}', "garbage"])
+def test_a_damaged_status_hides_only_the_progress(made, content):
+    trial = made.trial(0)
+    trial.run.path.mkdir(parents=True)
+    trial.run.status.write_text(content)
+    write_state(trial, TrialState("running", host="elsewhere"))
+    assert status_text(made).splitlines()[0] == "mine: 2 trials: 1 running, 1 pending"
+
+
+@pytest.mark.parametrize("record", [{"state": "zzz"}, {"step": None}, {"state": "done", "seconds": "1"}, {"host": 1}])
+def test_a_damaged_record_is_a_lost_trial(made, record):
+    trial = made.trial(0)
+    trial.state_file.parent.mkdir(exist_ok=True)
+    trial.state_file.write_text(json.dumps(record))
+    assert status_text(made).splitlines()[0] == "mine: 2 trials: 1 lost, 1 pending"

@@ -81,3 +81,9 @@ def test_tasks_that_are_not_one_per_device_are_refused(devices, nodes, tasks, la
     with pytest.raises(UserError) as error:
         check_tasks(devices, nodes)
     assert f"got {layout}. Start with srun --nodes={nodes} --ntasks-per-node={devices}." in str(error.value)
+
+
+def test_a_task_that_lacks_variables_of_srun_says_which(started):
+    started({"SLURM_JOB_ID": "5", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"})
+    with pytest.raises(UserError, match="SLURM_STEP_NUM_TASKS: expected this variable of srun, got none"):
+        srun_tasks()

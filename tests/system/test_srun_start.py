@@ -2,6 +2,8 @@
 
 import os
 import socket
+import threading
+from contextlib import suppress
 
 import pytest
 import torch.multiprocessing as mp
@@ -50,6 +52,23 @@ def outcomes(folder, port, failing=None, absent=None):
 def test_all_tasks_are_ready(tmp_path, port):
     assert outcomes(tmp_path, port) == ["ready"] * TASKS
     assert outcomes(tmp_path, port) == ["ready"] * TASKS  # the port is free at once
+
+
+@pytest.mark.slow
+def test_other_connections_are_no_tasks(tmp_path, port):
+    """As a scan for open ports makes them, before the tasks answer."""
+
+    def scan():
+        for said in (b"", b"+", b"GET / HTTP/1.1\r\n"):
+            while True:
+                with suppress(ConnectionError), socket.create_connection(("127.0.0.1", port)) as other:
+                    other.sendall(said)
+                    break
+
+    scanner = threading.Thread(target=scan)
+    scanner.start()
+    assert outcomes(tmp_path, port) == ["ready"] * TASKS
+    scanner.join(timeout=10)
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def project_problem(project: str) -> str | None:
     if len(project) <= _LONGEST_PROJECT and not set(project) & set(_NOT_IN_PROJECTS):
         return None
     rules = f"a W&B project of at most {_LONGEST_PROJECT} characters without {' '.join(_NOT_IN_PROJECTS)}"
-    return f"expected {rules}, got {project!r}."
+    return f"expected {rules}, got {project!r}. Correct it here or, where this is null, in $WANDB_PROJECT."
 
 
 def wandb_tag(text: str) -> str:

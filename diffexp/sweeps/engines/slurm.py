@@ -191,9 +191,16 @@ def _jobs_file(sweep: Sweep) -> Path:
 
 def _jobs(sweep: Sweep) -> list[str]:
     try:
-        jobs: list[str] = json.loads(_jobs_file(sweep).read_text())
+        jobs = json.loads(_jobs_file(sweep).read_text())
     except FileNotFoundError:
         return []
+    except ValueError:
+        jobs = None
+    if not isinstance(jobs, list) or not all(isinstance(job, str) for job in jobs):
+        raise UserError(
+            f"{_jobs_file(sweep)}: expected a list of jobs, got a damaged file. Cancel the sweep's jobs with scancel "
+            "(squeue --me lists them), then remove the file."
+        )
     return jobs
 
 

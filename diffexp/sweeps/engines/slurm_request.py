@@ -90,7 +90,10 @@ def _syntax_error(command: str) -> str | None:
     """Return the message of bash for a shell command that it cannot parse or that the next line continues."""
     if command.endswith("\\"):
         return "the line is continued"
-    checked = subprocess.run(["bash", "-n"], input=command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "LC_ALL": "C"}  # with a locale that is not installed, bash warns of that
+    checked = subprocess.run(
+        ["bash", "-n"], input=command, env=environment, capture_output=True, text=True, check=False
+    )
     return checked.stderr.strip() or None
 
 
@@ -98,7 +101,7 @@ def python_command(request: SlurmEngineConfig) -> str:
     """Return the command of the Python interpreter, for a shell script; the job expands its variables.
 
     Raises:
-        UserError: if quotes are unbalanced, or it is empty.
+        UserError: if it is empty, or bash cannot parse it.
     """
     if request.python is None:
         return shlex.quote(sys.executable)
@@ -108,7 +111,13 @@ def python_command(request: SlurmEngineConfig) -> str:
         raise UserError(f"python: expected a command, got {request.python!r}: {error}.") from error
     if not words:
         raise UserError("python: expected a command, such as python, got an empty text.")
-    return " ".join(_word(os.path.expanduser(word)) for word in words)
+    command = " ".join(_word(os.path.expanduser(word)) for word in words)
+    if (problem := _syntax_error(command)) is not None:
+        raise UserError(
+            f"python: expected a command that expands nothing but $VARIABLES, got {request.python!r}. "
+            f"bash says: {problem}"
+        )
+    return command
 
 
 def _word(word: str) -> str:

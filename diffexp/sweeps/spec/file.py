@@ -77,6 +77,10 @@ class SweepFile:
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
+def _line(node: yaml.Node) -> str:
+    return f" (line {node.start_mark.line + 1})"
+
+
 class _Loader(yaml.SafeLoader):
     """Reads YAML 1.1 as `wandb sweep` does, but rejects what YAML 1.1 changes silently.
 
@@ -88,23 +92,23 @@ class _Loader(yaml.SafeLoader):
         """Construct a mapping; duplicate keys are an error."""
         mapping = super().construct_mapping(node, deep)
         if len(mapping) < len(node.value):
-            raise yaml.YAMLError(f"a mapping has a duplicate key{node.start_mark}")
+            raise yaml.YAMLError(f"a mapping has a duplicate key{_line(node)}")
         return mapping
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """Construct an integer; notations that Python reads differently are an error."""
         if len(node.value) > _LONGEST_NUMBER:
-            raise yaml.YAMLError(f"expected at most {_LONGEST_NUMBER} characters in a number{node.start_mark}")
+            raise yaml.YAMLError(f"expected at most {_LONGEST_NUMBER} characters in a number{_line(node)}")
         number = super().construct_yaml_int(node)
         if number != scalar(str(node.value)):
-            raise yaml.YAMLError(f"W&B reads {node.value} as {number}. Write {number} or quote it{node.start_mark}")
+            raise yaml.YAMLError(f"W&B reads {node.value} as {number}. Write {number} or quote it{_line(node)}")
         return number
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
         """Construct a float; base 60 is an error."""
         number = super().construct_yaml_float(node)
         if ":" in node.value:
-            raise yaml.YAMLError(f"W&B reads {node.value} as {number}. Write {number} or quote it{node.start_mark}")
+            raise yaml.YAMLError(f"W&B reads {node.value} as {number}. Write {number} or quote it{_line(node)}")
         return number
 
     def construct_date(self, node: yaml.ScalarNode) -> str:

@@ -221,6 +221,21 @@ def test_a_line_of_setup_that_fails_ends_the_job(lines, failed, tmp_path, monkey
     assert failed in (tmp_path / "sweep" / "logs" / "0002.log").read_text()
 
 
+def test_setup_is_parsed_whatever_the_locale(tmp_path, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "xx_YY.UTF-8")  # which ssh may bring along; bash warns of it
+    done = run_script(tmp_path, monkeypatch, "python=interpreter", "setup=export X=", "setup=X=1")
+    assert "X=1\n" in done.stdout
+
+
+@pytest.mark.parametrize("content", ["", "garbage", "null", "[1]", '{"a": 1}'])
+def test_a_damaged_record_of_jobs_is_one_message(content, tmp_path, monkeypatch):
+    sweep = planned(tmp_path, monkeypatch)
+    (sweep.path / "slurm").mkdir()
+    (sweep.path / "slurm" / "jobs.json").write_text(content)
+    with pytest.raises(UserError, match=r"jobs\.json: expected a list of jobs, got a damaged file"):
+        build_engine("slurm")[0].cancel(sweep)
+
+
 def test_setup_that_bash_cannot_parse_is_refused():
     with pytest.raises(
         UserError, match=r"setup: expected shell commands, got 'if true; then'\. bash says: .*end of file"
