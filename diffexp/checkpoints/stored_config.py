@@ -25,7 +25,7 @@ def stored_experiment(path: Path) -> Experiment | None:
 def _text(path: Path) -> str:
     if path.suffix == EXPORTED:
         with safe_open(path, framework="np") as file:
-            return str(file.metadata()["config"])
+            return str((file.metadata() or {})["config"])
     run = Run(path if path.is_dir() else path.absolute().parent.parent)
     if path.is_file() and path.absolute().parent != run.checkpoints:
         raise ValueError("a checkpoint outside of a run")
