@@ -83,7 +83,7 @@ def test_the_base_trains_scores_and_samples_without_any_extra(tmp_path):
     [
         ("bayes", ["sweep", "plan", "learning_rate"]),
         ("datasets", ["train", "cifar10_ddpm"]),
-        ("inception", ["evaluate", "run", "extractor.name=inception"]),
+        ("inception", ["evaluate", "run", "extractor.name=inception", "count=2048"]),
         ("mlflow", ["train", "digits", *SMALL, "loggers=[mlflow]"]),
         ("tensorboard", ["train", "digits", *SMALL, "loggers=[tensorboard]"]),
         ("trackio", ["train", "digits", *SMALL, "loggers=[trackio]"]),
