@@ -2,7 +2,8 @@
 
 import os
 import socket
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -54,21 +55,25 @@ def test_all_tasks_are_ready(tmp_path, port):
     assert outcomes(tmp_path, port) == ["ready"] * TASKS  # the port is free at once
 
 
-@pytest.mark.slow
-def test_other_connections_are_no_tasks(tmp_path, port):
-    """As a scan for open ports makes them, before the tasks answer."""
+def connected(port):
+    while True:
+        with suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", port), timeout=20)
+        time.sleep(0.01)
 
-    def scan():
-        for said in (b"", b"+", b"GET / HTTP/1.1\r\n"):
-            while True:
-                with suppress(ConnectionError), socket.create_connection(("127.0.0.1", port)) as other:
-                    other.sendall(said)
-                    break
 
-    scanner = threading.Thread(target=scan)
-    scanner.start()
-    assert outcomes(tmp_path, port) == ["ready"] * TASKS
-    scanner.join(timeout=10)
+def test_other_connections_are_no_tasks(port, monkeypatch):
+    """As a scan for open ports makes them, before a task answers."""
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    deadline = time.monotonic() + 30
+    with ThreadPoolExecutor() as pool:
+        gathered = pool.submit(srun_start._gather, b"+", 2, port, deadline)
+        for said in (b"", b"+", b"GET / HTTP/1.1\r\n\r\n"):
+            with connected(port) as other:
+                other.sendall(said)
+        assert srun_start._report(b"+", ("127.0.0.1", port), deadline) == b"+"
+        assert gathered.result() == b"+"
 
 
 @pytest.mark.slow
