@@ -1,6 +1,7 @@
 """Estimate the time of a training from its first steps."""
 
 import time
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -9,17 +10,25 @@ import lightning as L
 from diffexp.formatting import duration
 from diffexp.system.terminal import say
 
-_SECONDS = 2.0  # of steps to measure
-_STEPS = 3  # at least, after the first, which takes longer
+_STEPS, _SECONDS = 3, 2.0  # to measure at least, after the first step, which takes longer
+_ENOUGH = 30.0  # seconds after which fewer steps do
 
 
 class TimeEstimate(L.Callback):
     """Prints the estimated time of the remaining steps, once a few have been measured.
 
     It is the median time of a step, thus without the grids, scores and checkpoints in between.
+
+    Args:
+        only: end the training then, without printing.
+
+    Attributes:
+        seconds: the median time of a step; None until it is measured.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, only: bool = False) -> None:
+        self.seconds: float | None = None
+        self._only = only
         self._ends: list[float] | None = []
         self._step = 0
 
@@ -33,9 +42,13 @@ class TimeEstimate(L.Callback):
             return
         self._step = trainer.global_step
         self._ends.append(time.monotonic())
-        if len(self._ends) <= _STEPS or self._ends[-1] - self._ends[0] < _SECONDS:
+        measured, span = len(self._ends) - 1, self._ends[-1] - self._ends[0]
+        if not (measured >= _STEPS and span >= _SECONDS) and not (measured and span >= _ENOUGH):
             return
-        each = median(after - before for before, after in zip(self._ends, self._ends[1:], strict=False))
+        self.seconds = median(after - before for before, after in pairwise(self._ends))
         left, self._ends = trainer.max_steps - self._step, None
-        if trainer.is_global_zero and left:
-            say(f"estimated time: about {duration(each * left)} for the other {left:,} steps, without grids and scores")
+        if self._only:
+            trainer.should_stop = True
+        elif trainer.is_global_zero and left:
+            rest = duration(self.seconds * left)
+            say(f"estimated time: about {rest} for the other {left:,} steps, without grids and scores")

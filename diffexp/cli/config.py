@@ -87,7 +87,11 @@ def show(config: str, overrides: tuple[str, ...], plugins: tuple[str, ...]) -> N
 @config.command()
 @click.argument("config")
 @OVERRIDES
-@click.option("--data", is_flag=True, help="Also read the images, build the model and describe both, as train does.")
+@click.option(
+    "--data",
+    is_flag=True,
+    help="Also read the images, build the model and measure a few steps; describe them as train does.",
+)
 @PLUGIN
 def check(config: str, overrides: tuple[str, ...], data: bool, plugins: tuple[str, ...]) -> None:
     """Validate CONFIG, look for the files and packages that it names, and list any errors.

@@ -1,14 +1,14 @@
 """Describe a training before it starts: its images, its model, and its steps."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 from diffexp.commands.resume import ResumePoint
+from diffexp.commands.trainer import seconds_a_step
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import ImageSet
 from diffexp.errors import UserError
-from diffexp.formatting import listed, printable
+from diffexp.formatting import duration, listed, printable
 from diffexp.models.base import GenerativeModel
 from diffexp.models.build import build_training_model, check_images
 from diffexp.runs.directory import Run
@@ -17,31 +17,46 @@ from diffexp.system.terminal import say
 
 Lines = list[tuple[str, str]]
 
-_NO_TIME = ("time", "estimated after the first steps")
+_NO_TIME = "estimated after the first steps"
 
 
 def check_data(experiment: Experiment) -> str:
-    """Load the training images and build the model as a training does, and describe both.
+    """Load the training images and build the model as a training does, describe both, and measure some steps.
+
+    The steps of a training on several devices, or on a device that this machine lacks, are not measured.
 
     Raises:
         UserError: for data or a model that a training would refuse.
     """
     settings = experiment.training
     model = build_training_model(experiment)
-    images = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed).images("train")
+    data = ImageDataModule.from_config(experiment.data, settings.batch_size, experiment.seed)
+    images = data.images("train")
     check_images(images, model)
-    precision, accelerator = str(settings.precision), str(settings.accelerator)
-    with suppress(UserError):  # the training may be meant for another machine, with a GPU
+    count = settings.devices * settings.num_nodes
+    try:
         device = device_for(settings.accelerator)
-        precision, accelerator = precision_for(settings.precision, device), device.type
+    except UserError:  # the training is meant for another machine
+        precision, accelerator, time = str(settings.precision), str(settings.accelerator), _NO_TIME
+    else:
+        precision, accelerator, time = precision_for(settings.precision, device), device.type, _NO_TIME
+        if count == 1:
+            time = _measured(experiment, precision, model, data)
     return block(
         [
             *data_lines(experiment, images),
-            *model_lines(model, precision, f"{settings.devices * settings.num_nodes} × {accelerator}"),
+            *model_lines(model, precision, f"{count} × {accelerator}"),
             *step_lines(experiment, images, 0),
-            _NO_TIME,
+            ("time", time),
         ]
     )
+
+
+def _measured(experiment: Experiment, precision: str, model: GenerativeModel, data: ImageDataModule) -> str:
+    seconds = seconds_a_step(experiment, precision, model, data)
+    if seconds is None:
+        return "too few steps for an estimate"
+    return f"about {duration(seconds * experiment.training.max_steps)}, without grids and scores"
 
 
 def print_overview(
@@ -68,7 +83,7 @@ def print_overview(
         *data_lines(experiment, images),
         *model_lines(model, precision, device),
         *step_lines(experiment, images, 0 if start is None else start.step),
-        _NO_TIME,
+        ("time", _NO_TIME),
     ]
     action = "training from the start" if start is None else f"resuming from {start.path}"
     say(f"{run.path}: {action}\n{block(lines)}")

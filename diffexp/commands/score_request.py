@@ -19,12 +19,7 @@ def is_images(path: Path) -> bool:
 
 
 def checked_request(first: Path, second: Path | Experiment, overrides: Sequence[str]) -> ScoreRequest:
-    """Load the request to score the images of `first`, and check all that needs no image.
-
-    Args:
-        first: a .npz, a folder or a zip of images.
-        second: the same, or a .npz with mu and sigma, or an experiment with the dataset to compare with.
-        overrides: ``key=value`` texts.
+    """Load the request of `diffexp.commands.score.score`, which has the same arguments; check all that needs no image.
 
     Raises:
         UserError: if a path does not exist, or the request is invalid.

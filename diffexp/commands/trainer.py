@@ -5,12 +5,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
 
 from diffexp.callbacks.checkpoint import AtomicCheckpointIO, StepCheckpoint
+from diffexp.callbacks.time_estimate import TimeEstimate
 from diffexp.checkpoints.paths import list_checkpoints
 from diffexp.config.schemas.common import Precision
 from diffexp.config.schemas.experiment import Experiment
@@ -20,7 +21,13 @@ from diffexp.loggers.build import finish_loggers
 from diffexp.models.base import GenerativeModel
 from diffexp.models.nonfinite import DivergedError
 from diffexp.runs.directory import Run
-from diffexp.system.devices import check_devices, device_for, out_of_memory_explained, precision_for
+from diffexp.system.devices import (
+    check_devices,
+    determinism_restored,
+    device_for,
+    out_of_memory_explained,
+    precision_for,
+)
 from diffexp.system.reading import ReadFailure
 from diffexp.system.srun import check_tasks, cluster_plugins
 
@@ -70,26 +77,50 @@ def build_trainer(
         saver: the callback that saves checkpoints.
         callbacks: all callbacks, in the order in which they run at the end of a step; None is skipped.
     """
-    settings = experiment.training
     return L.Trainer(
-        max_steps=settings.max_steps,
-        max_epochs=-1,
-        accelerator=device_for(settings.accelerator).type,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        precision=precision,  # type: ignore[arg-type]  # one of Lightning's literals
-        deterministic=settings.deterministic or None,  # None keeps the caller's setting
-        accumulate_grad_batches=settings.accumulate_grad_batches,
-        gradient_clip_val=settings.gradient_clip_val,
-        log_every_n_steps=settings.log_every_n_steps,
+        **_settings(experiment, precision),
+        devices=experiment.training.devices,
+        num_nodes=experiment.training.num_nodes,
         logger=list(loggers),
         callbacks=[callback for callback in callbacks if callback is not None],
         plugins=[AtomicCheckpointIO(saver.failed), *cluster_plugins()],
         default_root_dir=run.path,
-        enable_checkpointing=False,  # of Lightning; `saver` replaces it
-        enable_model_summary=False,
-        use_distributed_sampler=False,
     )
+
+
+def seconds_a_step(
+    experiment: Experiment, precision: str, model: GenerativeModel, data: ImageDataModule
+) -> float | None:
+    """Train some steps on one device and return the median time of a step; None if the training has too few.
+
+    Nothing is written, and the weights of `model` are not those of a training afterwards.
+    """
+    quieten()
+    estimate = TimeEstimate(only=True)
+    trainer = L.Trainer(
+        **_settings(experiment, precision), devices=1, logger=False, callbacks=[estimate], enable_progress_bar=False
+    )
+    with determinism_restored():
+        trainer.fit(model, datamodule=data)
+    return estimate.seconds
+
+
+def _settings(experiment: Experiment, precision: str) -> dict[str, Any]:
+    """Return the arguments of a Trainer that say how a step is computed, and which parts of Lightning are off."""
+    settings = experiment.training
+    return {
+        "max_steps": settings.max_steps,
+        "max_epochs": -1,
+        "accelerator": device_for(settings.accelerator).type,
+        "precision": precision,
+        "deterministic": settings.deterministic or None,  # None keeps the caller's setting
+        "accumulate_grad_batches": settings.accumulate_grad_batches,
+        "gradient_clip_val": settings.gradient_clip_val,
+        "log_every_n_steps": settings.log_every_n_steps,
+        "enable_checkpointing": False,  # of Lightning; `StepCheckpoint` replaces it
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+    }
 
 
 def fit(

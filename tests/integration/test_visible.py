@@ -1,6 +1,7 @@
 """What a user sees of a command, on a terminal and in a log."""
 
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import termios
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from tests.helpers.small import SMALL, diffexp, fit
+from diffexp.callbacks import time_estimate
+from diffexp.commands.overview import check_data
+from tests.helpers.small import SMALL, diffexp, experiment, fit
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +123,18 @@ def test_check_of_the_data_fails_as_training_does(tmp_path):
     for overrides in (["model.classes=11"], ["data.held_out=5000"], ["data.name=image_folder", "data.path=nowhere"]):
         checked = diffexp("config", "check", "digits", *overrides, "--data", cwd=tmp_path, expect=2).stderr
         assert checked == diffexp("train", "digits", *overrides, cwd=tmp_path, expect=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(1000, "about 33 min, without grids and scores"), (3, "too few steps for an estimate")]
+)
+def test_a_check_of_the_data_measures_some_steps(tmp_path, monkeypatch, steps, expected):
+    """By a clock on which each takes 2 s."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time_estimate, "time", SimpleNamespace(monotonic=itertools.count(0.0, 2.0).__next__))
+    printed = check_data(experiment(f"training.max_steps={steps}", "training.accumulate_grad_batches=2"))
+    assert printed.endswith(f"\n  time        {expected}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_time_is_estimated_from_the_first_steps(tmp_path):
