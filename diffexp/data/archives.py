@@ -14,8 +14,8 @@ from typing import IO
 
 from PIL import Image
 
-from diffexp.data.notices import notice
 from diffexp.errors import EnvironmentFailure, UserError
+from diffexp.system.notices import notice
 from diffexp.system.reading import ReadFailure, open_regular, reading
 
 DATASET_JSON = "dataset.json"  # the labels in the zips and folders of StyleGAN and EDM

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeGuard
 
 import lightning as L
@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 from diffexp.config.schemas.data import DATA, DataConfig
 from diffexp.data.batches import InfiniteBatches, flip
 from diffexp.data.images import ImageSet, MemoryImages, divided, without_held_out
-from diffexp.data.notices import warn_once
 from diffexp.data.places import in_places, recorded, recorded_names
 from diffexp.errors import EnvironmentFailure, UserError
 from diffexp.formatting import listed
 from diffexp.system.distributed import is_main_process
+from diffexp.system.notices import warn_once
 from diffexp.system.signals import exit_when_parent_terminates, signals_blocked
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,8 @@ class ImageDataModule(L.LightningDataModule):
         self._splits: dict[str, Images | None] = {"train": train, "held_out": held_out, "test": test}
         self._whole: Callable[[], ImageSet] | None = None  # loads the train split of a config, with what is held out
         self._held_out = 0
-        self._places: Mapping[str, Any] = {}  # of the train split, with what is held out; see `diffexp.data.places`
+        self._names: list[str] = []  # of the files of the train split, with what is held out
+        self._places: Callable[[], Mapping[str, Any]] = dict  # of the same; see `diffexp.data.places`
 
     @classmethod
     def from_config(cls, data: DataConfig, batch_size: int, seed: int) -> "ImageDataModule":
@@ -110,27 +111,28 @@ class ImageDataModule(L.LightningDataModule):
     def _load_whole(self, whole: ImageSet) -> None:
         """Take the parts of the train split of a config, in the recorded places if there are any."""
         parts: tuple[ImageSet, ImageSet | None]
-        if self._places:
-            names = recorded_names(self._places)
-            kept, held_out = ([names[index] for index in part.tolist()] for part in divided(len(names), self._held_out))
+        if self._names:
+            parts_of_names = divided(len(self._names), self._held_out)
+            kept, held_out = ([self._names[index] for index in part.tolist()] for part in parts_of_names)
             parts = in_places(whole, kept), in_places(whole, held_out) if held_out else None
         else:
-            self._places = recorded(whole)
+            self._names = whole.names or []
+            self._places = _places_of(whole)
             parts = without_held_out(whole, self._held_out) if self._held_out else (whole, None)
         self._splits["train"], self._splits["held_out"] = parts
 
     def state_dict(self) -> dict[str, Any]:
         """Return the places of the training images, if they are files; {} otherwise."""
-        return dict(self._places)
+        return dict(self._places())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Give the training images the places that they had when the run began, whichever files are lost since."""
         names = recorded_names(state_dict)
-        if self._whole is None or names == recorded_names(self._places):
+        if self._whole is None or names == self._names:
             return
-        there = set(recorded_names(self._places))
+        there = set(self._names)
         lost = [name for name in names if name not in there]
-        self._places = state_dict
+        self._names, self._places = names, lambda: state_dict
         self._load_whole(self._whole())
         if lost and is_main_process():
             log.warning(
@@ -199,6 +201,14 @@ def resides(images: ImageSet, device: torch.device) -> TypeGuard[MemoryImages]:
         return False
     total: int = torch.cuda.get_device_properties(device).total_memory
     return images.images.nbytes <= total / 10
+
+
+def _places_of(whole: ImageSet) -> Callable[[], Mapping[str, Any]]:
+    """Return a function that records the places of images for checkpoints, once, as it may decode 1000 of them."""
+    if isinstance(whole, MemoryImages):  # at once: the set need not stay in memory
+        places = recorded(whole)
+        return lambda: places
+    return cache(partial(recorded, whole))
 
 
 class _FromNextStep(DataLoader[dict[str, Tensor]]):

@@ -16,11 +16,11 @@ from diffexp.config.schemas.data import MEMORY_GB
 from diffexp.data.archives import ImageFiles
 from diffexp.data.decode import decode
 from diffexp.data.images import ImageSet, MemoryImages, images_in_a_block, new_fingerprint
-from diffexp.data.notices import notice, warn_once
 from diffexp.data.origin import CANNOT_DECODE, NO_IMAGE, Origin, Size
 from diffexp.data.records import Record, cached_record
 from diffexp.errors import EnvironmentFailure, UserError
 from diffexp.system.memory import machine_memory
+from diffexp.system.notices import notice, warn_once
 from diffexp.system.terminal import progress_bar
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from diffexp.data.archives import ImageFiles, open_files
 from diffexp.data.image_files import StoredImages, fits_in_memory
 from diffexp.data.images import ImageSet
 from diffexp.data.layout import Role, classes, splits
-from diffexp.data.notices import notice
 from diffexp.errors import UserError
 from diffexp.rng import derive_seed
+from diffexp.system.notices import notice
 
 
 def load(

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from diffexp.data.archives import DATASET_JSON, ImageFiles
-from diffexp.data.notices import notice
 from diffexp.errors import EnvironmentFailure, UserError
+from diffexp.system.notices import notice
 
 Role = Literal["train", "test", "validation"]
 

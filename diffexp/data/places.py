@@ -26,7 +26,7 @@ def recorded(images: ImageSet) -> dict[str, Any]:
         return {}
     return {
         "names": _packed(images.names),
-        "left_out": _packed(images.origin.skipped.get(CANNOT_DECODE, ())),
+        "skipped": _packed(images.origin.skipped.get(CANNOT_DECODE, ())),
         "digests": list(images.brief_fingerprint().digests),
     }
 
@@ -39,7 +39,7 @@ def only_lost(images: ImageSet, record: Mapping[str, Any]) -> bool:
     if images.names is None or not record:
         return False
     names = _unpacked(record["names"])
-    if not set(images.names) <= {*names, *_unpacked(record["left_out"])}:
+    if not set(images.names) <= {*names, *_unpacked(record["skipped"])}:
         return False
     digests = dict(zip((names[at] for at in sampled(len(names)).tolist()), record["digests"], strict=True))
     there = [(at, digests[name]) for at, name in enumerate(images.names) if name in digests]

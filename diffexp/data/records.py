@@ -15,10 +15,10 @@ from PIL import features
 
 from diffexp.data import decode, depth
 from diffexp.data.archives import State
-from diffexp.data.notices import notice
 from diffexp.data.origin import Size
 from diffexp.system.files import atomic_write, cache_folder, sha256
 from diffexp.system.locks import open_lock
+from diffexp.system.notices import notice
 from diffexp.system.reading import open_regular
 
 # Coarsest time stamps of file systems, in seconds: a second change within them may leave the times unchanged.

@@ -11,7 +11,8 @@ from typing import Any
 
 from diffexp.config.renamed import current_metric_name
 from diffexp.errors import UserError
-from diffexp.runs.records import read_record, warn_once
+from diffexp.runs.records import read_record
+from diffexp.system.notices import warn_once
 
 log = logging.getLogger(__name__)
 

@@ -1,17 +1,14 @@
 """Read the JSON files of a run, which a disk, an interrupted copy or an editor may have damaged."""
 
 import json
-import logging
 import os
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from diffexp.errors import UserError
+from diffexp.system.notices import warn_once
 from diffexp.system.reading import open_regular, reading
-
-log = logging.getLogger(__name__)
 
 _Content = TypeVar("_Content")
 
@@ -74,12 +71,6 @@ def typed(content: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> 
         for key, value in content.items()
         if key not in kinds or (isinstance(value, kinds[key]) and not isinstance(value, bool))
     }
-
-
-@cache
-def warn_once(message: str) -> None:
-    """Warn once: a report reads a record several times."""
-    log.warning("%s", message)
 
 
 def _kind(content: Any) -> str:
