@@ -40,13 +40,13 @@ def folder(recorded, tmp_path):
 
 
 def test_the_same_run_is_the_same_bit_for_bit(folder):
-    told = diffexp("reproduce", "run", cwd=folder).stdout
-    assert re.search(r"^settings: the same\n", told)
-    assert re.search(r"^checkpoint \(\d{3} tensors and numbers\): equal$", told, re.MULTILINE)
+    printed = diffexp("reproduce", "run", cwd=folder).stdout
+    assert re.search(r"^settings: the same\n", printed)
+    assert re.search(r"^checkpoint \(\d{3} tensors and numbers\): equal$", printed, re.MULTILINE)
     rows = len((folder / "run" / "metrics.jsonl").read_text().splitlines())
-    assert f"metrics ({rows} rows): equal\n" in told
-    assert "sample grids (6): equal\n" in told
-    assert told.endswith("the result is the same, bit for bit\n")
+    assert f"metrics ({rows} rows): equal\n" in printed
+    assert "sample grids (6): equal\n" in printed
+    assert printed.endswith("the result is the same, bit for bit\n")
     # it is a run of its own; again it need not be trained again
     assert json.loads((folder / "run-reproduced" / "status.json").read_text())["step"] == 8
     assert diffexp("reproduce", "run", cwd=folder).stdout.endswith("the result is the same, bit for bit\n")
@@ -78,9 +78,9 @@ def test_an_interrupted_repetition_continues_in_its_part(tmp_path):
         for file in (tmp_path / f"until-{kept}" / "checkpoints").iterdir():
             if int(file.stem[5:]) > kept:
                 file.unlink()
-        told = diffexp("reproduce", "run", "checkpoint.keep=null", f"run_dir=until-{kept}", cwd=tmp_path)
-        assert f"step-{kept:08d}.ckpt" in told.stderr
-        assert told.stdout.endswith("the result is the same, bit for bit\n")
+        printed = diffexp("reproduce", "run", "checkpoint.keep=null", f"run_dir=until-{kept}", cwd=tmp_path)
+        assert f"step-{kept:08d}.ckpt" in printed.stderr
+        assert printed.stdout.endswith("the result is the same, bit for bit\n")
 
 
 def test_an_earlier_checkpoint_is_reproduced_up_to_its_step(folder):
@@ -111,10 +111,10 @@ def test_other_versions_are_told(folder):
     environment["packages"]["torch"] = "2.9.0"
     environment["git"] = {"commit": "0" * 40, "dirty": True}
     file.write_text(json.dumps(environment))
-    told = diffexp("reproduce", "run", cwd=folder).stdout
-    assert re.search(rf"^\| packages.torch +\| 2.9.0 +\| {re.escape(version('torch'))} ", told, re.MULTILINE)
-    assert "uncommitted changes" in told
-    assert "the same, bit for bit" in told
+    printed = diffexp("reproduce", "run", cwd=folder).stdout
+    assert re.search(rf"^\| packages.torch +\| 2.9.0 +\| {re.escape(version('torch'))} ", printed, re.MULTILINE)
+    assert "uncommitted changes" in printed
+    assert "the same, bit for bit" in printed
 
 
 def test_within_the_spread_of_seeds_or_not(folder):
@@ -162,8 +162,8 @@ def test_one_changed_number_is_found():
     rows = [{"step": 2, "train/loss": 1.0}, {"step": 4, "train/loss": 0.5}]
     assert compare_metrics(rows, rows).difference == ""
     assert compare_metrics(rows, rows[:1]).difference == "1 rows now"
-    told = compare_metrics(rows, [rows[0], {"step": 4, "train/loss": 0.6}]).difference
-    assert told == "differ from step 4, first train/loss: 0.5 then, 0.6 now"
+    printed = compare_metrics(rows, [rows[0], {"step": 4, "train/loss": 0.6}]).difference
+    assert printed == "differ from step 4, first train/loss: 0.5 then, 0.6 now"
 
 
 def test_pictures_that_the_training_did_not_draw_do_not_count(tmp_path):

@@ -18,7 +18,7 @@ from diffexp.config.schemas.samplers import SAMPLERS, AncestralConfig, PriorConf
 from diffexp.config.schemas.schedules import SCHEDULES
 from diffexp.config.schemas.weightings import WEIGHTINGS
 from diffexp.errors import UserError
-from tests.config.test_loading import small
+from tests.helpers.own_config import small
 
 CHOICES = [
     (registry, name)

@@ -175,9 +175,9 @@ def test_nul_in_a_text_is_refused_from_every_source(tmp_path, key):
 
 
 def test_a_long_wrong_value_is_shortened():
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         load_experiment("digits", ["seed=" + ":".join(["59"] * 4000)])
-    assert len(str(told.value)) < 300
+    assert len(str(raised.value)) < 300
 
 
 LAYERS = [

@@ -95,5 +95,5 @@ def test_a_fifo_and_a_device_are_refused_at_once(tmp_path: Path) -> None:
 
 def test_score_refuses_them_without_a_traceback(tmp_path: Path) -> None:
     write(tmp_path / "huge.npz", BAD["huge"][0])
-    told = diffexp("score", "huge.npz", "digits", cwd=tmp_path, expect=2).stderr
-    assert "huge.npz: expected a .npz of arrays, got: images.npy: the shape (1000000000000, 8, 8, 1)" in told
+    printed = diffexp("score", "huge.npz", "digits", cwd=tmp_path, expect=2).stderr
+    assert "huge.npz: expected a .npz of arrays, got: images.npy: the shape (1000000000000, 8, 8, 1)" in printed

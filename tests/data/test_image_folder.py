@@ -1,14 +1,9 @@
 import io
-import logging
 import os
 import pickle
-import struct
 import zipfile
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,69 +15,20 @@ from diffexp.data.archives import FolderFiles
 from diffexp.data.batches import InfiniteBatches
 from diffexp.data.image_files import StoredImages
 from diffexp.data.image_folder import load
-from diffexp.data.images import ImageSet, MemoryImages
-from diffexp.data.load_images import load_images
+from diffexp.data.images import MemoryImages
 from diffexp.errors import UserError
-
-Pack = Callable[[dict[str, bytes]], Path]
-IN_MEMORY, ON_DISK = 1.0, 0.0
-
-
-def png(value: int, size: int = 4) -> bytes:
-    file = io.BytesIO()
-    Image.new("L", (size, size), value).save(file, "PNG")
-    return file.getvalue()
-
-
-def noise_png(seed: int = 0) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64), dtype=np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def bomb() -> bytes:
-    """A PNG that states 60,000 × 60,000 pixels."""
-    data = bytearray(png(0))
-    data[16:24] = struct.pack(">II", 60_000, 60_000)
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    return bytes(data)
-
-
-def write_folder(place: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes(data)
-    return place
-
-
-def write_zip(place: Path, files: dict[str, bytes]) -> Path:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in reversed(files.items()):  # the order in the zip must not matter
-            archive.writestr(name, data)
-    return place
-
-
-@pytest.fixture(params=["folder", "zip"])
-def pack(request: pytest.FixtureRequest, tmp_path: Path) -> Pack:
-    """Writes files to a folder or a zip and returns its path."""
-    return (
-        (lambda files: write_folder(tmp_path / "images", files))
-        if request.param == "folder"
-        else (lambda files: write_zip(tmp_path / "images.zip", files))
-    )
-
-
-def values(images: ImageSet) -> list[int]:
-    """The grey value of each one-coloured image."""
-    return images.fetch(torch.arange(len(images)))[:, 0, 0, 0].tolist()
-
-
-def read(path: Path, split: str = "train", memory_gb: float = IN_MEMORY, **own: object) -> ImageSet:
-    return load(split, 4, 1, memory_gb, path=str(path), **own)
-
-
-TWO_CLASSES = {"cat/10.png": png(1), "cat/9.PNG": png(2), "dog/deep/er/1.png": png(3), "dog/2.png": png(4)}
+from tests.helpers.image_places import (
+    IN_MEMORY,
+    ON_DISK,
+    TWO_CLASSES,
+    Pack,
+    noise_png,
+    png,
+    read,
+    values,
+    write_folder,
+    write_zip,
+)
 
 
 @pytest.mark.parametrize(("memory_gb", "kind"), [(IN_MEMORY, MemoryImages), (ON_DISK, StoredImages)])
@@ -266,107 +212,11 @@ def test_a_split_must_not_be_empty(pack: Pack) -> None:
         read(path, "train", test_fraction=1 - 1e-9)
 
 
-# --- broken files
-
-BROKEN = {
-    "a/truncated.png": (noise_png()[:2000], "truncated"),
-    "a/text.jpg": (b"not at all", "not an image"),
-    "b/empty.gif": (b"", "not an image"),
-    "b/bomb.png": (bomb(), "exceeds limit"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_refused_by_name(pack: Pack, name: str) -> None:
-    data, reason = BROKEN[name]
-    with pytest.raises(
-        UserError, match=rf"images.*: cannot decode 1 of 5 files: {name} \(.*{reason}.*on_decode_error=skip"
-    ):
-        read(pack(TWO_CLASSES | {name: data}))
-
-
-def test_broken_files_are_skipped_with_a_warning(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:
-    files = {"a/1.png": png(1), "b/2.png": png(2)} | {name: data for name, (data, _) in BROKEN.items()}
-    images = read(pack(files), on_decode_error="skip")
-    assert values(images) == [1, 2]
-    assert images.labels is not None
-    assert images.labels.tolist() == [0, 1]
-    [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "cannot decode 4 of 6 files" in record.getMessage()
-    assert all(name in record.getMessage() for name in BROKEN)
-
-
-def test_a_long_list_of_broken_files_is_cut(pack: Pack) -> None:
-    with pytest.raises(UserError, match=r"8 of 9 files: 0.png \(not an image\), .*4.png \(not an image\) and 3 more"):
-        read(pack({f"{number}.png": b"?" for number in range(8)} | {"good.png": png(1)}))
-
-
-def test_something_must_be_left(pack: Pack) -> None:
-    with pytest.raises(UserError, match="cannot decode 1 of 1 files"):
-        read(pack({"a.png": b"?"}), on_decode_error="skip")
-
-
-@pytest.mark.parametrize("memory_gb", [IN_MEMORY, ON_DISK])
-def test_all_images_are_decoded_at_the_start_wherever_they_are_kept(pack: Pack, memory_gb: float) -> None:
-    path = pack(TWO_CLASSES | {name: data for name, (data, _) in BROKEN.items()})
-    with pytest.raises(UserError, match=r"cannot decode 4 of 8 files: a/text\.jpg .*, a/truncated\.png"):
-        read(path, memory_gb=memory_gb)
-    images = read(path, memory_gb=memory_gb, on_decode_error="skip")
+def test_built_from_its_config(pack: Pack) -> None:
+    config = ImageFolderConfig(path=str(pack(TWO_CLASSES)), image_size=8, channels=3)
+    images = DATA.build(config, "train", config.image_size, config.channels, config.memory_gb)
+    assert images.image_shape == (3, 8, 8)
     assert values(images) == [1, 2, 4, 3]
-    assert images.labels is not None
-    assert images.labels.tolist() == [2, 2, 3, 3]
-
-
-def test_on_disk_later_damage_stops_with_the_name(tmp_path: Path) -> None:
-    path = write_folder(tmp_path / "images", {"a.png": png(1), "b.png": noise_png()})
-    images = read(path, memory_gb=ON_DISK)
-    (path / "b.png").write_bytes(BROKEN["a/truncated.png"][0])
-    with pytest.raises(UserError, match=r"images.*: cannot decode b\.png \(.*truncated"):
-        images.fetch(torch.tensor([0, 1]))
-
-
-def test_a_damaged_member_of_a_zip_is_a_broken_file(tmp_path: Path) -> None:
-    path = tmp_path / "images.zip"
-    with zipfile.ZipFile(path, "w") as archive:  # stored, so that the bytes can be found
-        archive.writestr("good.png", png(1))
-        archive.writestr("bad.png", noise_png())
-    data = bytearray(path.read_bytes())
-    data[data.index(noise_png()) + 500] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(UserError, match=r"cannot decode 1 of 2 files: bad\.png \(Bad CRC-32"):
-        read(path)
-    assert values(read(path, on_decode_error="skip")) == [1]
-
-
-# --- bad places
-
-
-def test_a_missing_place_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"{tmp_path}/nowhere: expected a folder or a zip"):
-        read(tmp_path / "nowhere")
-
-
-def test_a_place_without_images_is_refused(pack: Pack) -> None:
-    with pytest.raises(UserError, match=r"images.*: expected images that PIL can read, got 1 like notes\.txt\."):
-        read(pack({"notes.txt": b"", ".hidden.png": png(1)}))
-
-
-@pytest.mark.parametrize("damage", [lambda data: b"hello", lambda data: data[:-30], lambda data: b""])
-def test_what_is_no_zip_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    path = write_zip(tmp_path / "images.zip", TWO_CLASSES)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match=rf"{path}: expected a folder or an intact zip, got: "):
-        read(path)
-
-
-def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "images.zip", {"a.png": png(1)})
-    data = bytearray(path.read_bytes())
-    data[6] |= 1  # the flag in the member's own header
-    data[data.index(b"PK\x01\x02") + 8] |= 1  # and in the table of contents
-    path.write_bytes(data)
-    with pytest.raises(UserError, match=f"{path}: expected an unencrypted zip"):
-        read(path)
 
 
 def test_nothing_is_written_beside_a_zip(tmp_path: Path) -> None:
@@ -376,13 +226,6 @@ def test_nothing_is_written_beside_a_zip(tmp_path: Path) -> None:
     assert not (tmp_path.parent / "escape.png").exists()
 
 
-def test_built_from_its_config(pack: Pack) -> None:
-    config = ImageFolderConfig(path=str(pack(TWO_CLASSES)), image_size=8, channels=3)
-    images = DATA.build(config, "train", config.image_size, config.channels, config.memory_gb)
-    assert images.image_shape == (3, 8, 8)
-    assert values(images) == [1, 2, 4, 3]
-
-
 def test_a_link_back_does_not_go_round(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -390,43 +233,6 @@ def test_a_link_back_does_not_go_round(tmp_path: Path) -> None:
         Image.new("L", (4, 4)).save(tmp_path / name)
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     assert FolderFiles(tmp_path).names == ["a/1.png", "b/2.png"]
-
-
-# --- files that are no images
-
-
-@pytest.mark.parametrize("memory_gb", [IN_MEMORY, ON_DISK])
-def test_fifos_and_devices_are_not_read(tmp_path: Path, memory_gb: float) -> None:
-    path = write_folder(tmp_path / "images", {"a.png": png(1), "b.png": png(2)})
-    os.mkfifo(path / "fifo.png")
-    (path / "zero.png").symlink_to("/dev/zero")
-    (path / "link.png").symlink_to("b.png")
-    (path / "nothing.png").symlink_to("c.png")
-    with pytest.raises(UserError, match=r"3 of 6 files: fifo\.png \(not a regular file\), nothing\.png \(No such file"):
-        read(path, memory_gb=memory_gb)
-    assert values(read(path, memory_gb=memory_gb, on_decode_error="skip")) == [1, 2, 2]
-
-
-@pytest.mark.parametrize("place", ["/dev/zero", "/dev/null", "fifo"])
-def test_only_folders_and_regular_files_are_places(tmp_path: Path, place: str) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(UserError, match=r"expected a folder or an intact zip, got: .*not a regular file"):
-        read(tmp_path / place)  # an absolute path stays
-
-
-def test_no_other_program_is_started_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
-    path = write_folder(tmp_path / "images", {"a.png": png(1), "eps.png": eps})
-    for program in ("gs", "gswin32c"):
-        write_folder(tmp_path / "bin", {program: b"#!/bin/sh\ntouch started\n"})
-        (tmp_path / "bin" / program).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"eps\.png \(not an image\)"):
-        read(path)
-    with pytest.raises(UserError, match=r"eps\.png \(not an image\)"):
-        load_images(path)
-    assert not (tmp_path / "started").exists()
 
 
 # --- memory

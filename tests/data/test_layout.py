@@ -7,7 +7,7 @@ import pytest
 from diffexp.data.image_folder import load
 from diffexp.data.load_images import load_images
 from diffexp.errors import UserError
-from tests.data.test_image_folder import png, values, write_folder, write_zip
+from tests.helpers.image_places import png, values, write_folder, write_zip
 
 
 @pytest.fixture(params=["folder", "zip"])

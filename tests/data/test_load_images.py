@@ -10,8 +10,8 @@ from PIL import Image
 from diffexp.data.image_folder import load as load_folder
 from diffexp.data.load_images import load_images
 from diffexp.errors import UserError
-from tests.data.test_image_folder import bomb as pixel_bomb
-from tests.data.test_image_folder import noise_png, write_folder, write_zip
+from tests.helpers.image_places import bomb as pixel_bomb
+from tests.helpers.image_places import noise_png, write_folder, write_zip
 
 
 def test_wider_grey_is_grey_and_converted_as_in_a_dataset(tmp_path, caplog):
@@ -43,13 +43,13 @@ def _patched(path, signature, at, value):
 
 
 def test_score_and_train_say_the_same_of_a_damaged_zip(tmp_path):
-    def told(load_it):
+    def printed(load_it):
         with pytest.raises(UserError) as caught:
             load_it()
         return str(caught.value).removesuffix(".").removesuffix(", or set data.on_decode_error=skip")
 
     def both(path):
-        one, two = told(lambda: load_images(path)), told(lambda: load_folder("train", 64, 1, 1, path=str(path)))
+        one, two = printed(lambda: load_images(path)), printed(lambda: load_folder("train", 64, 1, 1, path=str(path)))
         assert one == two
         return one
 

@@ -11,7 +11,7 @@ from diffexp.data.digits import load as load_digits
 from diffexp.data.image_folder import load
 from diffexp.data.images import MemoryImages, without_held_out
 from diffexp.data.origin import Origin
-from tests.data.test_image_folder import noise_png, png, write_folder
+from tests.helpers.image_places import noise_png, png, write_folder
 
 
 @pytest.mark.parametrize("memory_gb", [0, 1])

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from diffexp.config.schemas.data import ImageFolderConfig
-from diffexp.data import notices
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.image_folder import load
 from diffexp.data.places import only_lost
 from diffexp.errors import EnvironmentFailure, UserError
+from diffexp.system import notices
 from tests.data.test_datamodule import Watcher, trainer
-from tests.data.test_image_folder import write_zip
+from tests.helpers.image_places import write_zip
 from tests.helpers.small import SMALL, diffexp, start
 
 COUNT = 12
@@ -77,10 +77,10 @@ def test_the_next_image_takes_the_place_of_one_damaged_meanwhile(
     instead = {5: 6, 11: 0}
     assert numbers == [instead.get(number, number) for number in before]
     assert labels == [number // 6 for number in numbers]  # its own class, not that of the place
-    told = [record.getMessage() for record in caplog.records if "takes its place" in record.getMessage()]
-    assert len(told) == 2
-    assert any("a/05.png (" in message and message.endswith("b/06.png takes its place.") for message in told)
-    assert any("b/11.png (No such file" in message and "a/00.png takes its place" in message for message in told)
+    printed = [record.getMessage() for record in caplog.records if "takes its place" in record.getMessage()]
+    assert len(printed) == 2
+    assert any("a/05.png (" in message and message.endswith("b/06.png takes its place.") for message in printed)
+    assert any("b/11.png (No such file" in message and "a/00.png takes its place" in message for message in printed)
 
 
 @pytest.mark.parametrize("memory_gb", [0, 1])
@@ -227,10 +227,10 @@ def test_a_training_survives_lost_files_and_a_folder_that_is_away_for_a_while(fo
         assert process.poll() is None
     damage(folder / "a/05.png")
     (folder / "b").rename(tmp_path / "away")
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 1, told
-    assert "images/b: the folder has vanished. Restore or mount it, then try again." in told
-    assert "Traceback" not in told
+    _, printed = process.communicate(timeout=120)
+    assert process.returncode == 1, printed
+    assert "images/b: the folder has vanished. Restore or mount it, then try again." in printed
+    assert "Traceback" not in printed
     (tmp_path / "away").rename(folder / "b")
     folder.rename(tmp_path / "unmounted")
     waits = diffexp("train", "run", "--resume", cwd=tmp_path, expect=1).stderr

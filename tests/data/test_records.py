@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from diffexp.data import image_files, notices, records
+from diffexp.data import image_files, records
 from diffexp.data.image_folder import load
-from tests.data.test_image_folder import BROKEN, write_zip
+from diffexp.system import notices
+from tests.helpers.image_places import BROKEN, write_zip
 
 COUNT = 70
 

@@ -95,8 +95,8 @@ def test_changes_there_and_back(run, undisturbed):
 
 @pytest.mark.slow
 def test_several_processes_change_the_result_by_rounding_only(run, undisturbed):
-    told = diffexp("train", str(run), "--resume", "training.devices=2", "training.max_steps=9", cwd=run).stderr
-    assert told.count("training.devices=2 instead of 1: the result is the same up to rounding") == 1
+    printed = diffexp("train", str(run), "--resume", "training.devices=2", "training.max_steps=9", cwd=run).stderr
+    assert printed.count("training.devices=2 instead of 1: the result is the same up to rounding") == 1
     diffexp("train", str(run), "--resume", "training.max_steps=12", "training.devices=1", cwd=run)
     assert distance(checkpoint(run), checkpoint(undisturbed)) < ROUNDING
 
@@ -108,8 +108,8 @@ def test_compilation_changes_the_result_by_rounding_only(tmp_path, compiler):
     shutil.copytree(tmp_path / "run", tmp_path / "compiled")
     for name, options in (("run", []), ("compiled", ["training.compile=true"])):
         command = ["train", name, "--resume", "training.max_steps=9", *options]
-        told = diffexp(*command, cwd=tmp_path).stderr
-    assert "training.compile=True instead of False: the result is the same up to rounding" in told
+        printed = diffexp(*command, cwd=tmp_path).stderr
+    assert "training.compile=True instead of False: the result is the same up to rounding" in printed
     assert distance(checkpoint(tmp_path / "compiled", 9), checkpoint(tmp_path / "run", 9)) < ROUNDING
 
 

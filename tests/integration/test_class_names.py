@@ -8,7 +8,7 @@ from diffexp.checkpoints.load import load_trained
 from diffexp.config.load import load_experiment
 from diffexp.config.schemas.samplers import DDIMConfig, check_class_names
 from diffexp.errors import UserError
-from tests.data.test_image_folder import png, write_folder
+from tests.helpers.image_places import png, write_folder
 from tests.helpers.small import SMALL, diffexp
 
 NAMES = ["cat", "dog", "red fox"]
@@ -55,10 +55,8 @@ def test_an_export_knows_the_names(trained, tmp_path):
 def test_an_unknown_name_is_refused_with_the_nearest(trained, tmp_path, command):
     key = "sampler.class_label=dgo"
     words = ["sampler.name=ddim", key, "extractor.name=digits_v1"] if command == "evaluate" else [key]
-    told = diffexp(command, str(trained), *words, cwd=tmp_path, expect=2).stderr
-    assert (
-        "sampler.class_label: expected one of the 3 classes cat, dog, red fox, got 'dgo'. Did you mean 'dog'?" in told
-    )
+    err = diffexp(command, str(trained), *words, cwd=tmp_path, expect=2).stderr
+    assert "sampler.class_label: expected one of the 3 classes cat, dog, red fox, got 'dgo'. Did you mean 'dog'?" in err
 
 
 @pytest.mark.slow
@@ -84,8 +82,8 @@ def test_python_takes_names(trained):
 def test_a_training_refuses_an_unknown_name_before_it_starts(tmp_path):
     write(tmp_path)
     wrong = "sample_grid.samplers.ddim-5.class_label=fox"
-    told = diffexp("train", "digits", *SMALL, *OF_CLASSES, wrong, "run_dir=run", cwd=tmp_path, expect=2).stderr
-    assert "sample_grid.samplers.ddim-5.class_label: expected one of the 3 classes cat, dog, red fox, got 'fox'" in told
+    err = diffexp("train", "digits", *SMALL, *OF_CLASSES, wrong, "run_dir=run", cwd=tmp_path, expect=2).stderr
+    assert "sample_grid.samplers.ddim-5.class_label: expected one of the 3 classes cat, dog, red fox, got 'fox'" in err
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone, and a W&B that does not answer: nothing saved is lost, and all is told."""
+"""Disks that are full, read-only or gone, and a W&B that does not answer: nothing saved is lost, and all is printed."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def on_a_disk(folder, megabytes, meanwhile):
     (folder / "disk").mkdir()
     script = f"""
         mount -t tmpfs -o size={megabytes}m none disk || exit 77
-        "$@" 2>told &
+        "$@" 2>printed &
         training=$!
         saved() {{ until ls disk/run/checkpoints/step-*.ckpt 2>/dev/null | grep -q . ; do sleep 0.05; done; }}
         {meanwhile}
@@ -57,18 +57,18 @@ def on_a_disk(folder, megabytes, meanwhile):
         ["unshare", "--mount", "sh", "-c", script, "sh", *TRAIN], cwd=folder, timeout=300, check=False
     )
     require(done.returncode != 77, "the right to mount a disk")
-    told = (folder / "told").read_text()
-    assert "Traceback" not in told, told
-    return done.returncode, told
+    printed = (folder / "printed").read_text()
+    assert "Traceback" not in printed, printed
+    return done.returncode, printed
 
 
 def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint_whole(tmp_path):
-    code, told = on_a_disk(tmp_path, 2, "")
+    code, printed = on_a_disk(tmp_path, 2, "")
     assert code == 1
-    assert "could not be saved: " in told
-    assert "MB are needed" in told or "No space left" in told
+    assert "could not be saved: " in printed
+    assert "MB are needed" in printed or "No space left" in printed
     found = list_checkpoints(tmp_path / "kept" / "checkpoints")
-    assert f"the last good checkpoint is disk/run/checkpoints/{found[-1].name}" in told.splitlines()[-1]
+    assert f"the last good checkpoint is disk/run/checkpoints/{found[-1].name}" in printed.splitlines()[-1]
     for file in found:
         read_checkpoint(file)
     assert not list(tmp_path.glob("kept/**/*.tmp"))
@@ -78,11 +78,11 @@ def test_a_disk_with_room_again_gets_everything(tmp_path, undisturbed):
     fill = """
         saved
         head -c 100M /dev/zero > disk/filler 2>/dev/null
-        until grep -q 'could not be saved' told; do sleep 0.05; done
+        until grep -q 'could not be saved' printed; do sleep 0.05; done
         rm disk/filler
     """
-    code, told = on_a_disk(tmp_path, 30, fill)
-    assert code == 0, told
+    code, printed = on_a_disk(tmp_path, 30, fill)
+    assert code == 0, printed
     run = tmp_path / "kept"
     assert_same(state(run), state(undisturbed))
     assert metrics(run) == metrics(undisturbed)
@@ -100,7 +100,7 @@ def test_a_disk_that_is_full_before_the_first_checkpoint_loses_nothing(tmp_path,
         "$@" 2>full
         echo $? >code
         rm disk/filler
-        "$@" 2>told
+        "$@" 2>printed
         code=$?
         cp -r disk/run kept
         exit $code
@@ -108,11 +108,11 @@ def test_a_disk_that_is_full_before_the_first_checkpoint_loses_nothing(tmp_path,
     command = ["unshare", "--mount", "sh", "-c", script, "sh", *TRAIN, "--resume"]
     code = subprocess.run(command, cwd=tmp_path, timeout=300, check=False).returncode
     require(code != 77, "the right to mount a disk")
-    full, told = ((tmp_path / name).read_text() for name in ("full", "told"))
+    full, printed = ((tmp_path / name).read_text() for name in ("full", "printed"))
     assert (tmp_path / "code").read_text() == "1\n", full
     assert "3 checkpoints in a row could not be saved" in full
-    assert code == 0, told
-    assert "the run stopped after step 60, before its first checkpoint, so it starts again at step 0" in told
+    assert code == 0, printed
+    assert "the run stopped after step 60, before its first checkpoint, so it starts again at step 0" in printed
     run = tmp_path / "kept"
     assert_same(state(run), state(undisturbed))
     assert metrics(run) == metrics(undisturbed)
@@ -121,13 +121,13 @@ def test_a_disk_that_is_full_before_the_first_checkpoint_loses_nothing(tmp_path,
 
 
 def test_a_disk_that_becomes_read_only(tmp_path):
-    code, told = on_a_disk(tmp_path, 30, "saved; mount --bind disk disk; mount -o remount,ro,bind disk")
+    code, printed = on_a_disk(tmp_path, 30, "saved; mount --bind disk disk; mount -o remount,ro,bind disk")
     assert code == 1
-    assert "Read-only file system" in told
-    assert "error: disk/run/checkpoints: " in told.splitlines()[-1]
+    assert "Read-only file system" in printed
+    assert "error: disk/run/checkpoints: " in printed.splitlines()[-1]
     found = latest_valid_checkpoint(tmp_path / "kept" / "checkpoints")
     assert found is not None
-    assert str(found[0].name) in told.splitlines()[-1]
+    assert str(found[0].name) in printed.splitlines()[-1]
 
 
 def started(folder, *overrides):
@@ -242,7 +242,7 @@ def test_loggers_that_cannot_write_do_not_end_a_run(tmp_path, undisturbed):
     assert metrics(tmp_path / "run") == metrics(undisturbed)
 
 
-# --- what is told cannot be
+# --- what is printed cannot be
 
 
 def test_a_log_on_the_full_disk_and_a_broken_pipe_end_nothing(tmp_path, undisturbed):

@@ -22,14 +22,14 @@ from diffexp.cli.main import main
 
 outcomes = []
 for arguments in json.loads(sys.argv[1]):
-    told = os.open("told", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    printed = os.open("printed", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     if os.fork() == 0:
         sys.argv = ["diffexp", *arguments]
-        os.dup2(told, 2)
+        os.dup2(printed, 2)
         main()
         sys.exit(0)
     code = os.waitstatus_to_exitcode(os.wait()[1])
-    outcomes.append([code, os.pread(told, 100_000, 0).decode()])
+    outcomes.append([code, os.pread(printed, 100_000, 0).decode()])
 json.dump(outcomes, open("outcomes", "w"))
 """
 WRITERS = [
@@ -65,9 +65,9 @@ def test_each_command_that_writes_ends_with_1(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, timeout=300, check=False, env={**os.environ, "PYTHONPATH": root()})
     require(done.returncode != 77, "the right to mount a disk")
     *outcomes, elsewhere = json.loads((tmp_path / "outcomes").read_text())
-    for arguments, (code, told) in zip(WRITERS, outcomes, strict=True):
-        assert (code, "Traceback" in told) == (1, False), (arguments, told)
-        assert "Read-only file system" in told.splitlines()[-1], (arguments, told)
+    for arguments, (code, printed) in zip(WRITERS, outcomes, strict=True):
+        assert (code, "Traceback" in printed) == (1, False), (arguments, printed)
+        assert "Read-only file system" in printed.splitlines()[-1], (arguments, printed)
     assert elsewhere[0] == 0
     assert (tmp_path / "elsewhere.png").is_file()
 

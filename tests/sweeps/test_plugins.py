@@ -33,7 +33,7 @@ def folder(tmp_path, monkeypatch):
     sys.modules.pop("theirs", None)
 
 
-def told(monkeypatch, capsys, *arguments):
+def printed(monkeypatch, capsys, *arguments):
     """Run the command line here; return its exit code and stderr."""
     monkeypatch.setattr(sys, "argv", ["diffexp", "sweep", *arguments])
     try:
@@ -49,7 +49,7 @@ def told(monkeypatch, capsys, *arguments):
     ["check s.yaml", "check s.yaml seed=1", "plan s.yaml", "plan s.yaml --time", "run s.yaml", "submit s.yaml --print"],
 )
 def test_a_sweep_file_that_names_a_plugin_is_refused(folder, monkeypatch, capsys, command):
-    code, err = told(monkeypatch, capsys, *command.split())
+    code, err = printed(monkeypatch, capsys, *command.split())
     assert code == 2
     assert "names the plugin theirs, which is code. If you trust it, pass --plugin theirs." in err
     assert sorted(each.name for each in folder.iterdir()) == ["s.yaml", "theirs.py"]
@@ -60,18 +60,18 @@ def test_a_sweep_file_that_names_a_plugin_is_refused(folder, monkeypatch, capsys
     ["plan runs/s --time", "run runs/s", "submit runs/s --print", "submit runs/s --engine local", "trial runs/s 0"],
 )
 def test_a_plan_that_names_a_plugin_is_refused_too(folder, monkeypatch, capsys, command):
-    assert told(monkeypatch, capsys, "plan", "s.yaml", "--plugin", "theirs") == (0, "")
+    assert printed(monkeypatch, capsys, "plan", "s.yaml", "--plugin", "theirs") == (0, "")
     (folder / "executed").unlink()
     monkeypatch.setattr(plugins, "_named", set())
     sys.modules.pop("theirs")
-    code, err = told(monkeypatch, capsys, *command.split())
+    code, err = printed(monkeypatch, capsys, *command.split())
     assert code == 2
     assert "runs/s: names the plugin theirs" in err
     assert not (folder / "executed").exists()
 
 
 def test_the_trials_of_a_plan_import_plugins_only_where_the_user_is(folder, monkeypatch, capsys, tmp_path_factory):
-    told(monkeypatch, capsys, "plan", "s.yaml", "--plugin", "theirs")
+    printed(monkeypatch, capsys, "plan", "s.yaml", "--plugin", "theirs")
     mine = tmp_path_factory.mktemp("mine")
     (mine / "theirs.py").touch()
     monkeypatch.chdir(mine)
@@ -80,7 +80,7 @@ def test_the_trials_of_a_plan_import_plugins_only_where_the_user_is(folder, monk
 
 
 def test_a_job_names_the_plugins_that_the_user_has_named(folder, monkeypatch, capsys):
-    told(monkeypatch, capsys, "plan", "s.yaml", "--plugin", "theirs")
+    printed(monkeypatch, capsys, "plan", "s.yaml", "--plugin", "theirs")
     monkeypatch.setattr(sys, "argv", ["diffexp", "sweep", "submit", "runs/s", "--print", "--plugin", "theirs"])
     main()
     assert '"$index" --plugin theirs' in capsys.readouterr().out

@@ -117,10 +117,10 @@ WRONG = [
 
 @pytest.mark.parametrize(("content", "message"), WRONG, ids=[message[:50] for _, message in WRONG])
 def test_what_is_wrong_is_told(content, message):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         parse_sweep(content, "f.yaml")
-    assert str(told.value).startswith("f.yaml: ")
-    assert message in str(told.value)
+    assert str(raised.value).startswith("f.yaml: ")
+    assert message in str(raised.value)
 
 
 def test_a_key_written_twice_is_refused(tmp_path):
@@ -221,6 +221,6 @@ def test_a_text_that_yaml_changes_is_refused(tmp_path, key, written):
 def test_a_number_too_long_to_print_is_one_short_message(tmp_path):
     file = tmp_path / "f.yaml"
     file.write_text(yaml.safe_dump(of({"values": ["HERE"]})).replace("HERE", ":".join(["59"] * 4000)))
-    with pytest.raises(UserError, match="expected at most 100 characters in a number") as told:
+    with pytest.raises(UserError, match="expected at most 100 characters in a number") as raised:
         read_sweep(file)
-    assert len(str(told.value)) < 500
+    assert len(str(raised.value)) < 500
