@@ -9,6 +9,7 @@ from diffexp.config.load import experiment_from_text
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.errors import UserError
 from diffexp.runs.directory import Run
+from diffexp.system.reading import open_regular
 
 
 def stored_experiment(path: Path) -> Experiment | None:
@@ -29,4 +30,5 @@ def _text(path: Path) -> str:
     run = Run(path if path.is_dir() else path.absolute().parent.parent)
     if path.is_file() and path.absolute().parent != run.checkpoints:
         raise ValueError("a checkpoint outside of a run")
-    return run.config.read_text(encoding="utf-8")
+    with open_regular(run.config) as file:
+        return file.read().decode()

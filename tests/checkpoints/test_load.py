@@ -1,6 +1,7 @@
 """Weights that a training starts from: they must mean there what they mean here."""
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from diffexp.checkpoints.export import export_weights
 from diffexp.checkpoints.init import check_same_function, start_from
 from diffexp.checkpoints.load import TrainedModel, build_trained
+from diffexp.checkpoints.stored_config import stored_experiment
 from diffexp.config.load import load_experiment
 from diffexp.errors import UserError
 from diffexp.models.build import build_model
@@ -115,3 +117,8 @@ def test_weights_that_are_not_finite_are_found_wherever_they_are_taken_over(valu
             use()
     assert not (tmp_path / "bad.safetensors").exists()
     start_from(build_model(replace(experiment(), seed=1)), tmp_path / "it.safetensors", "init")
+
+
+def test_a_config_that_is_no_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "config.yaml")  # which would wait for a writer
+    assert stored_experiment(tmp_path) is None
