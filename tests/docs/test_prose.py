@@ -15,9 +15,12 @@ def test_no_rejected_word_and_no_long_line(find):
 
 def test_the_check_finds_what_it_rejects(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"The user is told so.\n\n{'x ' * 60}\n\n| {'x ' * 60} |\n\n`told` <https://told.org>\n")
+    page.write_text(
+        f"The user is told so.\n\n{'x ' * 60}\n\n| {'x ' * 60} |\n\n`told` <https://told.org>\n{'<' * 7} HEAD\n"
+    )
     assert [each.partition(": ")[2] for each in complaints(page)] == [
         "'told' in: The user is told so.",
+        "an unresolved conflict of a merge",
         "120 columns, at most 100",
     ]
     module = tmp_path / "module.py"

@@ -1,4 +1,4 @@
-"""The rules of our prose that a machine can check: words we do not use, and the width of lines.
+"""The rules of our prose that a machine can check: words we do not use, the width of lines, marks of merges.
 
 `python -m tests.helpers.prose [FILE ...]` lists what breaks them, in all of README, docs, docstrings, comments and
 messages, or in the files given.
@@ -21,6 +21,7 @@ REJECTED = re.compile(
     re.IGNORECASE,
 )
 WIDTH = 100
+_CONFLICT = re.compile(r"(<{7}|>{7}) ")
 _URL = re.compile(r"https?://\S+|\]\([^)]*\)")
 _CODE = re.compile(r"`[^`\n]*`")
 
@@ -52,6 +53,9 @@ def complaints(path: Path) -> Iterator[str]:
     for number, line in lines:
         for match in REJECTED.finditer(_URL.sub("", _CODE.sub("", line))):
             yield f"{name}:{number}: {match[0]!r} in: {line.strip()[:120]}"
+    for number, line in enumerate(text.splitlines(), 1):
+        if _CONFLICT.match(line):
+            yield f"{name}:{number}: an unresolved conflict of a merge"
     if path.suffix == ".md":
         for number, line in enumerate(text.splitlines(), 1):
             is_free = line.lstrip().startswith(("|", "!", "[")) or _URL.search(line)
