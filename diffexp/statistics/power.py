@@ -1,0 +1,93 @@
+"""Confidence intervals of means, and the differences that a plan can detect."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from statistics import fmean, stdev
+
+import numpy as np
+from scipy import optimize, stats
+
+from diffexp.statistics.comparison import LEVEL
+
+POWER = 0.8  # probability of finding a difference that exists
+_MOST = 100_000  # replicates that are considered
+_QUANTILES = (np.arange(1000) + 0.5) / 1000  # over which the estimated spread is averaged
+
+
+def mean_interval(values: Sequence[float], level: float = 1 - LEVEL) -> tuple[float, float | None]:
+    """Return the mean and half the width of its Student t interval; None for a single value."""
+    if len(values) < 2:
+        return fmean(values), None
+    quantile = float(stats.t.ppf((1 + level) / 2, len(values) - 1))
+    return fmean(values), quantile * stdev(values) / len(values) ** 0.5
+
+
+def detectable(error: float, df: float, settings: int = 2, power: float = POWER, level: float = LEVEL) -> float:
+    """Return the smallest true difference that is found significant with the given probability.
+
+    Args:
+        error: standard error of a difference.
+        df: degrees of freedom of the error.
+        settings: number of settings that are compared pairwise; the level holds for the entire family.
+        power: probability of finding the difference.
+        level: two-sided level.
+    """
+    return _in_errors(df, settings, power, level) * error
+
+
+@lru_cache(maxsize=4096)
+def _in_errors(df: float, settings: int, power: float, level: float) -> float:
+    critical = _critical(df, settings, level)
+    upper = critical + 10
+    while power_of(upper, df, critical) < power:
+        upper *= 2
+    return float(optimize.brentq(lambda shift: power_of(shift, df, critical) - power, 0, upper))
+
+
+def _critical(df: float, settings: int, level: float) -> float:
+    """Return the quantile of the largest of all pairwise differences of equal settings, in standard errors."""
+    if settings == 2:
+        return float(stats.t.ppf(1 - level / 2, df))
+    # Tukey's range, which is of single values and not of differences
+    return float(stats.studentized_range.ppf(1 - level, settings, min(df, 1e5)) / np.sqrt(2))
+
+
+def power_of(shift: float, df: float, critical: float) -> float:
+    """Return the probability that |t| exceeds the critical value, for a true difference of `shift` standard errors."""
+    spread = np.sqrt(stats.chi2.ppf(_QUANTILES, df) / df) if np.isfinite(df) else np.ones(1)
+    return float(np.mean(stats.norm.sf(critical * spread - shift) + stats.norm.cdf(-critical * spread - shift)))
+
+
+def detectable_over_seeds(sd: float, seeds: int, settings: int = 2, *, paired: bool = True) -> float:
+    """Return the smallest difference of two of the settings that n seeds each can detect (power 80 %, level 5 %).
+
+    Args:
+        sd: standard deviation of a setting's results over seeds, without the effect of the seed if `paired`.
+        seeds: n ≥ 2.
+        settings: number of settings.
+        paired: whether each setting has the same seeds.
+    """
+    df = (settings - 1) * (seeds - 1) if paired else settings * (seeds - 1)
+    return detectable(sd * (2 / seeds) ** 0.5, df, settings)
+
+
+def replicates_needed(difference: float, smallest: Callable[[int], float], start: int = 2) -> int | None:
+    """Return the smallest number n ≥ start of replicates at which `smallest(n)` is at most |difference|.
+
+    Args:
+        difference: the true difference.
+        smallest: the smallest difference that n replicates detect; it decreases with n.
+        start: the smallest n.
+
+    Returns:
+        n, or None if more than 100,000 are needed.
+    """
+    low, high = start, start
+    while smallest(high) > abs(difference):
+        low, high = high, 2 * high
+        if high > _MOST:
+            return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if smallest(middle) > abs(difference) else (low, middle)
+    return low
