@@ -79,6 +79,8 @@ class DiffusionConfig(ModelConfig):
     training_only: ClassVar[tuple[str, ...]] = (
         *("loss", "weighting", "timestep_sampling", "class_dropout_prob", "gradient_variance"),
     )
+    held_out_levels: ClassVar[tuple[int, ...]] = tuple(range(9, -7, -1))  # of diffexp.diffusion.denoising_error
+    held_out_calls: ClassVar[int | None] = 18
     FEW: ClassVar[int] = 50  # steps of the usual DDIM
 
     name: str = "diffusion"
