@@ -163,7 +163,7 @@ def set_metrics_aside(run: Run) -> None:
 
 def tidy(run: Run, keep: int | None) -> None:
     """Remove the leftovers of a killed process: half-written files, and checkpoints beyond `keep`."""
-    for folder in (run.path, run.checkpoints, run.samples, run.scores):
+    for folder in (run.path, run.checkpoints, run.samples, run.scores, run.validation):
         remove_temporary_files(folder)
     with BestEffort(f"{run.checkpoints}: old checkpoints cannot be removed"):
         prune(run.checkpoints, keep)
