@@ -9,6 +9,7 @@ from signal import Signals
 
 import lightning as L
 
+from diffexp.callbacks.best_checkpoint import BestCheckpoint
 from diffexp.callbacks.checkpoint import StepCheckpoint
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.progress import StepProgress
@@ -186,8 +187,10 @@ def _train(
     step, checksum = (start.step, start.checksum) if start is not None else (0, None)
     loggers = build_loggers(experiment.loggers, run, step, experiment.wandb, as_dict(experiment), checksum)
     saver = StepCheckpoint.from_config(experiment, run, fingerprint, loggers)
-    for each in periodic if validation is not None else ():
-        each.ends_early = validation.has_ended
+    if validation is not None:
+        for each in periodic:
+            each.ends_early = validation.has_ended
+    intervals = [each.every for each in periodic]
     parts = [  # in this order at the end of a step: average, save, then the slow ones
         TimeEstimate(),
         StepProgress(),
@@ -197,6 +200,7 @@ def _train(
         validation,
         grids,
         score,
+        BestCheckpoint.from_config(experiment, saver, [experiment.training.log_every_n_steps, *intervals]),
         stop,
         StatusFile.from_run(
             run, resumed=start is not None, ended_early=lambda: None if validation is None else validation.reason

@@ -111,7 +111,7 @@ class DenoisingError:
         if len(log_snr) == 1:
             return first, torch.zeros_like(at)
         # the nodes of the interpolation in ascending λ: the levels below t = 1, then t = 1 itself
-        nodes = torch.cat([at[at < log_snr[1]].unique(), log_snr[1:2]])
+        nodes = torch.cat([torch.unique(at[at < log_snr[1]]), log_snr[1:2]])
         of_nodes = torch.zeros_like(nodes)
         weights = 0.5 * (snr[1:-1] - snr[2:])  # of (x̂_0 - x_0)² at t = 2, 3, …
         inside = snr[2:] > nodes[0].exp()

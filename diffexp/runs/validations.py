@@ -110,7 +110,7 @@ def write_validation(found: RecordedValidation, path: Path) -> None:
     """
     import numpy as np
 
-    arrays = {"levels": found.levels, "indices": found.indices, "train_indices": found.train_indices}
+    arrays: dict[str, Any] = {"levels": found.levels, "indices": found.indices, "train_indices": found.train_indices}
     arrays |= {f"bits_{name}": values for name, values in found.bits_per_dim.items()}
     arrays |= {f"errors_{name}": values for name, values in found.errors.items()}
     about = {"step": found.step, "protocol": found.protocol, "weights": found.weights, "details": found.details}

@@ -63,5 +63,5 @@ class ValidationConfig:
 
 def _rounded_up(steps: float) -> int:
     """Round up to two significant digits."""
-    unit = 10 ** max(0, math.floor(math.log10(steps)) - 1)
+    unit = int(10 ** max(0, math.floor(math.log10(steps)) - 1))
     return math.ceil(steps / unit) * unit
