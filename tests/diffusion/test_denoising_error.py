@@ -1,6 +1,7 @@
 """The denoising error at fixed levels, and the bound from it."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -86,8 +87,7 @@ def test_the_bound_of_a_gaussian_is_its_closed_form(name):
     x_0 = schedule.add_noise(images, draw(len(LEVELS)).normals, t)
     ends = terms.prior(images) + terms.term(images, x_0, t, estimator(schedule)(x_0, t))
     snr = (schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)).tolist()
-    pairs = zip(snr, snr[1:], strict=False)
-    nats = sum(0.5 * (before - after) * STD**2 / (1 + after * STD**2) for before, after in pairs)
+    nats = sum(0.5 * (before - after) * STD**2 / (1 + after * STD**2) for before, after in pairwise(snr))
     found = bits - ends
     error = found.std().item() / IMAGES**0.5
     assert found.mean().item() == pytest.approx(nats / math.log(2), abs=4 * error + 0.005)

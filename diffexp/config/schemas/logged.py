@@ -53,7 +53,7 @@ def score_ending(extractor: ExtractorConfig, count: int) -> str:
 def _scores(model: ModelConfig, score: ScoreConfig) -> str:
     ending, distance = score_ending(score.extractor, score.count), "(fd|fid)"
     labels = "|".join(
-        re.escape(f"{model.resolve(sampler).label()}-{score.weights}/")
+        re.escape(f"{model.label(sampler)}-{score.weights}/")
         for sampler in score.samplers.values()
         if sampler is not None
     )

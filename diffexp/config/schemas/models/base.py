@@ -38,6 +38,10 @@ class ModelConfig(Component):
         """Return the sampler with the keys that it leaves to the model filled in."""
         return sampler
 
+    def label(self, sampler: SamplerConfig) -> str:
+        """Return the sampler's label in the names of a training's metrics, as the model's `label` does."""
+        return sampler.label()
+
     def network_calls(self, sampler: SamplerConfig, data: DataConfig) -> int:
         """Return the number of network calls per batch of samples."""
         return 1

@@ -119,6 +119,10 @@ class DiffusionConfig(ModelConfig):
         sampler = cast(DiffusionSamplerConfig, sampler)
         return replace(sampler, steps=sampler.steps or self.timesteps)
 
+    def label(self, sampler: SamplerConfig) -> str:
+        sampler = cast(DiffusionSamplerConfig, sampler)
+        return sampler.label(sampler.steps or self.timesteps)
+
     def network_calls(self, sampler: SamplerConfig, data: DataConfig) -> int:
         return cast(DiffusionSamplerConfig, sampler).network_calls(self.timesteps)
 
