@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffexp.callbacks.ema import EMA
+from diffexp.callbacks.level_map import level_map
 from diffexp.callbacks.periodic import Periodic, StoppedError
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.config.schemas.logged import level_name
 from diffexp.data.datamodule import ImageDataModule
 from diffexp.data.images import ImageSet, digests_of
 from diffexp.errors import UserError
+from diffexp.loggers.build import log_images
 from diffexp.models.base import GenerativeModel, HeldOutLoss
 from diffexp.runs.directory import Run
 from diffexp.runs.validation_trend import best, comparable, is_exhausted, overfits
@@ -69,7 +71,7 @@ class Validation(Periodic):
     Each validation is written to ``step-00001000.npz``, see `diffexp.runs.validations`, printed with its change since
     the previous one, and logged as ``val/bits_per_dim``, with its standard error ``…_error``, the lowest so far
     ``…_best``, that of the ``…_raw`` weights and of ``…_train``, and for a denoising model the error at each level of
-    noise. diffexp warns once if the loss has risen for long while that on training images falls.
+    noise, also as a heat map. diffexp warns once if the loss has risen for long while that on training images falls.
 
     Args:
         folder: the folder for the files.
@@ -124,6 +126,7 @@ class Validation(Periodic):
             "images": hashlib.sha256("".join(digests_of(held_out.images)).encode()).hexdigest()[:16],
         }
         self._earlier: list[RecordedValidation] | None = None
+        self._logging = BestEffort("the errors by noise level cannot be logged", Exception)
         self._writing = BestEffort(f"the held-out loss cannot be written to {folder}")
 
     @classmethod
@@ -269,12 +272,16 @@ class Validation(Periodic):
         if self.ema is not None:
             metrics["val/bits_per_dim_raw"] = last.mean("raw").value
         if last.errors:
-            levels = zip(last.levels, last.errors[last.weights].mean(0, dtype=np.float64), strict=True)
-            metrics |= {level_name(level): float(error) for level, error in levels}
+            by_level = np.stack([each.errors[each.weights].mean(0, dtype=np.float64) for each in known])
+            metrics |= {level_name(each): float(error) for each, error in zip(self.levels, by_level[-1], strict=True)}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=last.step)
         if not trainer.is_global_zero:
             return
+        if last.errors:
+            with self._logging:
+                picture = level_map([each.step for each in known], self.levels, by_level)
+                log_images(trainer.loggers, {"val/errors": picture}, last.step)
         say(line(known))
         risen_above = overfits(known)
         if risen_above is not None:

@@ -64,14 +64,14 @@ def validation(folder, **settings):
     return Validation(folder / "validation", images(10, 0), images(7, 255), **given)
 
 
-def fit(folder, callbacks, steps, module=None, checkpoint=None):
+def fit(folder, callbacks, steps, module=None, checkpoint=None, logger=None):
     step = 0 if checkpoint is None else step_of(checkpoint)
     trainer = L.Trainer(
         max_steps=steps,
         max_epochs=-1,
         accelerator="cpu",
         callbacks=callbacks,
-        logger=JSONLLogger(folder / "metrics.jsonl", step),
+        logger=logger or JSONLLogger(folder / "metrics.jsonl", step),
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -251,3 +251,19 @@ def test_two_processes_measure_what_one_does(tmp_path):
             for name, bits in alone.bits_per_dim.items():
                 assert np.array_equal(found[name], bits)
             assert np.array_equal(found["errors"], alone.errors["raw"])
+
+
+def test_loggers_get_a_heat_map_of_steps_and_levels(tmp_path):
+    class Gallery(JSONLLogger):
+        pictures = []
+
+        def log_image(self, key, images, step):
+            self.pictures.append((key, images[0], step))
+
+    fit(tmp_path, [validation(tmp_path)], 4, logger=Gallery(tmp_path / "metrics.jsonl"))
+    key, picture, step = Gallery.pictures[-1]
+    assert (key, step) == ("val/errors", 4)
+    assert len(Gallery.pictures) == 2
+    left, right = picture.getpixel((60, 7)), picture.getpixel((picture.width - 60, 7))
+    assert left == (253, 231, 37)  # far above the lowest error of the level, which step 4 has
+    assert right == (68, 1, 84)
