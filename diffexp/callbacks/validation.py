@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,15 +17,14 @@ from torch import Tensor
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.level_map import level_map
 from diffexp.callbacks.periodic import Periodic, StoppedError
+from diffexp.callbacks.validation_images import ValidationImages, images_of_split
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.config.schemas.logged import level_name
 from diffexp.data.datamodule import ImageDataModule
-from diffexp.data.images import ImageSet, digests_of
-from diffexp.errors import UserError
 from diffexp.loggers.build import log_images
 from diffexp.models.base import GenerativeModel, HeldOutLoss
 from diffexp.runs.directory import Run
-from diffexp.runs.validation_trend import best, comparable, is_exhausted, overfits
+from diffexp.runs.validation_trend import best, comparable, described, exhausted, overfits
 from diffexp.runs.validations import RecordedValidation, read_validations, validation_file, write_validation
 from diffexp.system import distributed
 from diffexp.system.best_effort import BestEffort
@@ -37,28 +35,6 @@ from diffexp.system.terminal import progress_bar, say
 log = logging.getLogger(__name__)
 
 _VERSION = 1  # of the estimates: losses of different versions are not comparable
-
-
-@dataclass(frozen=True)
-class ValidationImages:
-    """Evenly spaced images of a split.
-
-    Attributes:
-        indices: their numbers in the split, int64 (N,).
-        images: uint8 (N, C, H, W).
-        labels: int64 (N,), or None for unlabelled images.
-    """
-
-    indices: Tensor
-    images: Tensor
-    labels: Tensor | None
-
-    @classmethod
-    def of(cls, images: ImageSet, count: int) -> Self:
-        """Fetch at most `count` images of a set."""
-        count = min(count, len(images))
-        indices = torch.arange(count) * len(images) // count
-        return cls(indices, images.fetch(indices), images.labels_at(indices))
 
 
 class Validation(Periodic):
@@ -123,7 +99,7 @@ class Validation(Periodic):
             "count": len(held_out.images),
             "seed": seed,
             "levels": list(levels),
-            "images": hashlib.sha256("".join(digests_of(held_out.images)).encode()).hexdigest()[:16],
+            "images": held_out.digest(),
         }
         self._earlier: list[RecordedValidation] | None = None
         self._logging = BestEffort("the errors by noise level cannot be logged", Exception)
@@ -142,17 +118,12 @@ class Validation(Periodic):
         if wanted is None:
             return None
         assert model.held_out_calls is not None
-        images, train = _images(data, wanted.split), data.images("train")
-        if getattr(model, "classes", None) is not None and images.class_names != train.class_names:
-            raise UserError(
-                f"validation.split: expected images with the classes of the training images, got {images.class_names} "
-                f"in the {wanted.split} split. Set data.held_out and validation.split=held_out."
-            )
+        labelled = getattr(model, "classes", None) is not None
         parts = settings.devices * settings.num_nodes * settings.accumulate_grad_batches
         return cls(
             run.validation,
-            ValidationImages.of(images, wanted.count),
-            ValidationImages.of(train, wanted.count),
+            ValidationImages.of(images_of_split(data, wanted.split, labelled=labelled), wanted.count),
+            ValidationImages.of(data.images("train"), wanted.count),
             wanted.interval(
                 settings.max_steps, settings.batch_size, model.held_out_calls, ema=experiment.ema is not None
             ),
@@ -182,9 +153,9 @@ class Validation(Periodic):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Repeat an interrupted validation, and end a run that is resumed after it had ended early."""
         super().on_train_start(trainer, pl_module)
-        last = self._history(trainer.global_step + 1)[-1:]
-        if last and last[0].step == trainer.global_step:
-            self._end_if_exhausted(trainer, comparable(self._history(trainer.global_step), last[0]))
+        earlier = self._history(trainer)
+        is_recorded = bool(earlier) and earlier[-1].step == trainer.global_step
+        self._end_if_exhausted(trainer, comparable(earlier, earlier[-1]) if is_recorded else [])
 
     # --- measuring
 
@@ -195,9 +166,10 @@ class Validation(Periodic):
             found = self._measure(trainer, pl_module)
         except StoppedError:
             return
-        known = comparable(self._history(found.step), found)
+        earlier = [each for each in self._history(trainer) if each.step < found.step]
+        known = comparable(earlier, found)
         self._publish(trainer, known)
-        self._earlier = [*self._history(found.step), found]
+        self._earlier = [*earlier, found]
         with self._writing:
             if trainer.is_global_zero:
                 require_folder(self.folder.parent)
@@ -254,11 +226,11 @@ class Validation(Periodic):
 
     # --- reporting
 
-    def _history(self, before: int) -> list[RecordedValidation]:
-        """Return the recorded validations before a step; the files of a resumed run are read once."""
+    def _history(self, trainer: L.Trainer) -> list[RecordedValidation]:
+        """Return the validations so far; those of a resumed run up to its step, because it repeats later ones."""
         if self._earlier is None:
-            self._earlier = read_validations(self.folder)
-        return [each for each in self._earlier if each.step < before]
+            self._earlier = [each for each in read_validations(self.folder) if each.step <= trainer.global_step]
+        return self._earlier
 
     def _publish(self, trainer: L.Trainer, known: Sequence[RecordedValidation]) -> None:
         last = known[-1]
@@ -282,7 +254,7 @@ class Validation(Periodic):
             with self._logging:
                 picture = level_map([each.step for each in known], self.levels, by_level)
                 log_images(trainer.loggers, {"val/errors": picture}, last.step)
-        say(line(known))
+        say(described(known))
         risen_above = overfits(known)
         if risen_above is not None:
             log.warning(
@@ -294,36 +266,12 @@ class Validation(Periodic):
 
     def _end_if_exhausted(self, trainer: L.Trainer, known: Sequence[RecordedValidation]) -> None:
         """End training if the patience is exhausted; the first process decides."""
-        exhausted = self.patience is not None and is_exhausted(known, self.patience)
-        if trainer.strategy.broadcast(exhausted):
+        reason = None if self.patience is None or not known else exhausted(known, self.patience)
+        self.reason = trainer.strategy.broadcast(reason)
+        if self.reason is not None:
             trainer.should_stop = True
-            self.reason = (
-                f"no better held-out loss in {self.patience} successive validations (validation.patience); the best "
-                f"is that of step {best(known).step}"
-            )
             if trainer.is_global_zero and trainer.global_step < trainer.max_steps:
                 say(f"step {trainer.global_step}: training ends early: {self.reason}")
-
-
-def line(known: Sequence[RecordedValidation]) -> str:
-    """Describe the last validation in one line, with its paired difference from the one before it."""
-    last, mean = known[-1], known[-1].mean()
-    text = f"step {last.step}: held-out {mean.value:.4f} ± {mean.error:.2g} bits/dim"
-    text += f", train {last.mean('train').value:.4f}"
-    if len(known) > 1:
-        change = last.since(known[-2])
-        text += f"; {change.value:+.4f} ± {change.error:.2g} since step {known[-2].step} (z = {change.z:+.1f})"
-    return text
-
-
-def _images(data: ImageDataModule, split: str) -> ImageSet:
-    try:
-        return data.images(split)
-    except UserError as error:
-        raise UserError(
-            f"{error} validation.split = {split} needs them: set data.held_out to hold out training images, or "
-            "validation=null."
-        ) from error
 
 
 def _as_is(_: L.LightningModule) -> AbstractContextManager[None]:

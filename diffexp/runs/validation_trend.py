@@ -19,9 +19,15 @@ def best(found: Sequence[RecordedValidation]) -> RecordedValidation:
     return min(found, key=lambda each: each.mean().value)
 
 
-def is_exhausted(found: Sequence[RecordedValidation], patience: int) -> bool:
-    """Whether the last `patience` validations were no better than an earlier one."""
-    return len(found) - 1 - found.index(best(found)) >= patience
+def exhausted(found: Sequence[RecordedValidation], patience: int) -> str | None:
+    """Say why to stop, if the last `patience` validations were no better than an earlier one; else None."""
+    lowest = best(found)
+    if len(found) - 1 - found.index(lowest) < patience:
+        return None
+    return (
+        f"no better held-out loss in {patience} successive validations (validation.patience); the best is that of step "
+        f"{lowest.step}"
+    )
 
 
 def overfits(found: Sequence[RecordedValidation]) -> RecordedValidation | None:
@@ -41,3 +47,14 @@ def _has_risen(found: Sequence[RecordedValidation]) -> bool:
         return False
     before = best(earlier)
     return last.since(before).z > _CLEAR and last.mean("train").value < before.mean("train").value
+
+
+def described(known: Sequence[RecordedValidation]) -> str:
+    """Describe the last validation in one line, with its paired difference from the one before it."""
+    last, mean = known[-1], known[-1].mean()
+    text = f"step {last.step}: held-out {mean.value:.4f} ± {mean.error:.2g} bits/dim"
+    text += f", train {last.mean('train').value:.4f}"
+    if len(known) > 1:
+        change = last.since(known[-2])
+        text += f"; {change.value:+.4f} ± {change.error:.2g} since step {known[-2].step} (z = {change.z:+.1f})"
+    return text

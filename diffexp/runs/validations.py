@@ -25,7 +25,7 @@ Losses = Mapping[str, "NDArray[Any]"]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanOverImages:
     """A mean over images.
 
     Attributes:
@@ -75,11 +75,11 @@ class RecordedValidation:
         """The weights that count: the averaged ones, if there are any."""
         return "ema" if "ema" in self.bits_per_dim else "raw"
 
-    def mean(self, name: str | None = None) -> Estimate:
+    def mean(self, name: str | None = None) -> MeanOverImages:
         """Return the mean bits per dimension of a set; None is `weights`."""
-        return estimate(self.bits_per_dim[name or self.weights])
+        return mean_over_images(self.bits_per_dim[name or self.weights])
 
-    def since(self, before: "RecordedValidation") -> Estimate:
+    def since(self, before: "RecordedValidation") -> MeanOverImages:
         """Return the paired mean difference of the losses on held-out images from those of another validation.
 
         Raises:
@@ -87,14 +87,14 @@ class RecordedValidation:
         """
         if self.protocol != before.protocol:
             raise ValueError(f"expected the protocol {self.protocol}, got {before.protocol}.")
-        return estimate(self.bits_per_dim[self.weights] - before.bits_per_dim[before.weights])
+        return mean_over_images(self.bits_per_dim[self.weights] - before.bits_per_dim[before.weights])
 
 
-def estimate(values: "NDArray[Any]") -> Estimate:
+def mean_over_images(values: "NDArray[Any]") -> MeanOverImages:
     """Return the mean of values (N,) with its standard error, computed in float64."""
     values = values.astype("float64")
     count = len(values)
-    return Estimate(float(values.mean()), float(values.std(ddof=1)) / count**0.5 if count > 1 else math.nan)
+    return MeanOverImages(float(values.mean()), float(values.std(ddof=1)) / count**0.5 if count > 1 else math.nan)
 
 
 def validation_file(folder: Path, step: int) -> Path:

@@ -14,7 +14,8 @@ from diffexp.callbacks.best_checkpoint import BestCheckpoint
 from diffexp.callbacks.checkpoint import AtomicCheckpointIO, StepCheckpoint
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.status import StatusFile
-from diffexp.callbacks.validation import Validation, ValidationImages
+from diffexp.callbacks.validation import Validation
+from diffexp.callbacks.validation_images import ValidationImages
 from diffexp.checkpoints.paths import best_checkpoint, find_checkpoint, list_checkpoints, step_of
 from diffexp.loggers.jsonl import JSONLLogger
 from diffexp.models.base import GenerativeModel, HeldOutLoss
@@ -254,16 +255,16 @@ def test_two_processes_measure_what_one_does(tmp_path):
 
 
 def test_loggers_get_a_heat_map_of_steps_and_levels(tmp_path):
-    class Gallery(JSONLLogger):
-        pictures = []
+    pictures = []
 
+    class Gallery(JSONLLogger):
         def log_image(self, key, images, step):
-            self.pictures.append((key, images[0], step))
+            pictures.append((key, images[0], step))
 
     fit(tmp_path, [validation(tmp_path)], 4, logger=Gallery(tmp_path / "metrics.jsonl"))
-    key, picture, step = Gallery.pictures[-1]
+    key, picture, step = pictures[-1]
     assert (key, step) == ("val/errors", 4)
-    assert len(Gallery.pictures) == 2
+    assert len(pictures) == 2
     left, right = picture.getpixel((60, 7)), picture.getpixel((picture.width - 60, 7))
     assert left == (253, 231, 37)  # far above the lowest error of the level, which step 4 has
     assert right == (68, 1, 84)

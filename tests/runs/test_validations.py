@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from diffexp.errors import UserError
-from diffexp.runs.validation_trend import best, comparable, is_exhausted, overfits
+from diffexp.runs.validation_trend import best, comparable, exhausted, overfits
 from diffexp.runs.validations import (
     RecordedValidation,
-    estimate,
+    mean_over_images,
     read_validation,
     read_validations,
     validation_file,
@@ -72,7 +72,7 @@ def test_reading_needs_no_torch():
 def test_means_have_their_standard_errors_and_pairs_are_far_more_precise():
     one, two = recorded(1, 3.0), recorded(2, 2.9)
     values = one.bits_per_dim["ema"].astype(float)
-    assert estimate(values).error == pytest.approx(values.std(ddof=1) / 50**0.5)
+    assert mean_over_images(values).error == pytest.approx(values.std(ddof=1) / 50**0.5)
     assert two.since(one).value == pytest.approx(two.mean().value - one.mean().value, abs=1e-6)
     assert two.since(one).z < -5
     assert abs(two.mean().value - one.mean().value) < 2 * np.hypot(one.mean().error, two.mean().error)
@@ -90,7 +90,7 @@ def test_only_earlier_losses_of_the_same_protocol_and_weights_are_compared():
 def test_patience_counts_the_validations_since_the_best():
     found = [recorded(step, value) for step, value in enumerate([3.0, 2.0, 2.2, 2.1, 2.3])]
     assert best(found).step == 1
-    assert [is_exhausted(found[:count], 2) for count in range(1, 6)] == [False, False, False, True, True]
+    assert [exhausted(found[:count], 2) is not None for count in range(1, 6)] == [False, False, False, True, True]
 
 
 RISING = [3.0, 2.0, 2.2, 2.3, 2.4, 2.5]
