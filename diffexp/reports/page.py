@@ -12,9 +12,9 @@ from markupsafe import Markup
 import diffexp
 from diffexp.errors import writing
 from diffexp.formatting import Table
-from diffexp.reports.figure import Plot, slug
+from diffexp.reports.figure import Drawing, slug
 from diffexp.reports.images import strips
-from diffexp.reports.plots import noise_schedules, score_plots, training_curves
+from diffexp.reports.plots import noise_schedules, score_plots, training_curves, validation_plots
 from diffexp.reports.schedules import schedules, terminal_signals
 from diffexp.reports.tables import comparable, cost, differing_keys, environments, likelihoods, overview
 from diffexp.runs.reader import RunReader
@@ -26,7 +26,7 @@ class Section:
     """A part of the page: a heading, then plots, then tables."""
 
     title: str
-    plots: Sequence[Plot] = ()
+    plots: Sequence[Drawing] = ()
     tables: Sequence[Table] = ()
 
 
@@ -38,6 +38,7 @@ def sections(runs: Sequence[RunReader]) -> list[Section]:
         Section("What differs" if len(runs) > 1 else "The run", (), [overview(runs)]),
         *(Section(f"Scores, {group.title}", score_plots(group, runs), [group.table(runs)]) for group in groups),
         Section("Curves", training_curves(runs)),
+        Section("Held-out loss", validation_plots(runs)),
         *([Section("Likelihood", (), [bits])] if bits else []),
         *([Section("Noise schedules", [noise_schedules(curves)], [terminal_signals(curves)])] if curves else []),
         Section("Cost", (), [cost(runs)]),
