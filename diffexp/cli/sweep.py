@@ -117,7 +117,7 @@ def results(sweep_file: str, form: str, trials: bool) -> None:
     """Print one row per setting, best first.
 
     Trials that differ only in seeds are one setting. Its row has the mean over the seeds and the 95 % interval. Bold
-    marks the best mean, = the settings that cannot be told from it.
+    marks the best mean, = the settings that are indistinguishable from it.
 
     \b
     FILE|DIR  sweep file, name of a ready sweep, or directory of a planned sweep
@@ -139,7 +139,7 @@ def results(sweep_file: str, form: str, trials: bool) -> None:
 def best(sweep_file: str, plugins: tuple[str, ...]) -> None:
     """Print the config of the setting with the best mean over seeds.
 
-    A comment in it names the settings that cannot be told from the best one.
+    A comment in it names the settings that are indistinguishable from the best one.
 
     `diffexp train` takes it as CONFIG, and `diffexp evaluate --table` as FILE.
 

@@ -1,4 +1,4 @@
-"""The config of a sweep's best setting, and the settings that cannot be told from it."""
+"""The config of a sweep's best setting, and the settings that are indistinguishable from it."""
 
 import yaml
 
@@ -16,7 +16,7 @@ def best_config(sweep: Sweep) -> str:
     """Return the best setting's config as a file for the command that its trials run.
 
     The best setting has the best mean over its seeds. The config is that of its first seed with a value, because the
-    result of the luckiest seed would be biased. A comment names the settings that cannot be told from it.
+    result of the luckiest seed would be biased. A comment names the settings that are indistinguishable from it.
 
     Raises:
         UserError: if there is none yet, or the trials differ only in seeds.
@@ -44,14 +44,14 @@ def best_config(sweep: Sweep) -> str:
 
 
 def _ties(ranked: Ranking) -> list[str]:
-    """Return lines on the settings that cannot be told from the best one; [] if there is only one setting."""
+    """Return lines on the settings that are indistinguishable from the best one; [] if there is only one setting."""
     if len(ranked.settings) < 2:
         return []
     if not ranked.differences:
-        return [f"one {ranked.replicates.removesuffix('s')} each: no setting can be told from it without further ones"]
+        return [f"one {ranked.replicates.removesuffix('s')} each: indistinguishable from it without further ones"]
     if not ranked.ties:
         return [f"every other setting differs from it significantly ({ranked.test})"]
-    lines = [f"settings that cannot be told from it ({ranked.test}):"]
+    lines = [f"settings that are indistinguishable from it ({ranked.test}):"]
     for position in ranked.ties:
         difference = ranked.differences[position]
         lines.append(

@@ -1,4 +1,4 @@
-"""Which settings of a sweep can be told from its best one. The seeds of a setting are its replicates."""
+"""Which settings of a sweep differ from its best one. The seeds of a setting are its replicates."""
 
 from dataclasses import dataclass, replace
 
@@ -26,7 +26,7 @@ class Ranking:
 
     @property
     def ties(self) -> list[int]:
-        """The positions of the settings that cannot be told from the best one."""
+        """The positions of the settings that are indistinguishable from the best one."""
         return [position for position, each in self.differences.items() if not each.is_significant]
 
     @property
@@ -41,12 +41,12 @@ class Ranking:
             return "95 % interval: Student's t over the seeds." if any(each.interval for each in valued) else ""
         if not self.differences:
             return (
-                f"Each setting has one {self.replicates.removesuffix('s')}. Without further {self.replicates}, no "
-                "setting can be told from another."
+                f"Each setting has one {self.replicates.removesuffix('s')}. Without further {self.replicates}, they "
+                "cannot be distinguished."
             )
         some = f"; only the {_MOST} best are compared" if len(valued) > _MOST else ""
         return (
-            f"Bold: best mean; =: cannot be told from it ({self.test}; 5 % over all pairs{some}). 95 % interval: "
+            f"Bold: best mean; =: indistinguishable from it ({self.test}; 5 % over all pairs{some}). 95 % interval: "
             f"Student's t over the {self.replicates} of a setting."
         )
 

@@ -35,12 +35,12 @@ def status_text(sweep: Sweep, gone: Collection[int] = ()) -> str:
 
 
 def _ties(sweep: Sweep) -> str:
-    """Return ``"; cannot be told from it: a, b, c and 4 more"``, or "" if no setting was compared or ties."""
+    """Return ``"; indistinguishable from it: a, b, c and 4 more"``, or "" if no setting was compared or ties."""
     from diffexp.sweeps.ranking import ranking  # scipy takes a second to import
 
     ranked = ranking(sweep)
     names = [ranked.settings[position].name for position in ranked.ties]
-    return f"; cannot be told from it: {listed(names)}" if names else ""
+    return f"; indistinguishable from it: {listed(names)}" if names else ""
 
 
 def _line(sweep: Sweep, row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Which setting of a sweep is ahead, where several seeds drew its result, and which settings it cannot be told from."""
+"""Which setting of a sweep is ahead, where several seeds drew its result, and which settings are indistinguishable from it."""
 
 import json
 from types import SimpleNamespace
@@ -68,7 +68,7 @@ def test_the_table_has_a_row_for_each_setting(monkeypatch):
     low, high = stats.t.interval(0.95, 2, np.mean([0.1, 0.9, 0.8]), stats.sem([0.1, 0.9, 0.8]))
     assert second == ["0–2", "0.1", "0.6 =", f"{low:.4g} to {high:.4g}", "3", "done", "3"]
     assert third[2:6] == ["9.45", "8.815 to 10.09", "2 of 3", "2 done, 1 failed"]
-    assert "cannot be told from it (paired by 3 seeds; 5 % over all pairs)" in below[-1][0]
+    assert "indistinguishable from it (paired by 3 seeds; 5 % over all pairs)" in below[-1][0]
     assert lines(as_trial_table(sweep))[2] == ["3", "0.2", "0", "0.4", "done", "1", "1"]
     assert [each["setting"] for each in json.loads(as_json(sweep))][::3] == ["lr=0.2", "lr=0.1", "lr=0.3"]
 
@@ -78,8 +78,8 @@ def test_one_seed_each_tells_nothing_apart(monkeypatch):
     head, _, first, *_, below = lines(as_table(sweep))
     assert head == ["trials", "lr", "score/fd", "state", "seconds"]
     assert first == ["0", "0.1", "0.1", "done", "1"]
-    assert below == ["Each setting has one seed. Without further seeds, no setting can be told from another."]
-    assert _ties(ranking(sweep)) == ["one seed each: no setting can be told from it without further ones"]
+    assert below == ["Each setting has one seed. Without further seeds, they cannot be distinguished."]
+    assert _ties(ranking(sweep)) == ["one seed each: indistinguishable from it without further ones"]
     assert "one image seed." in as_table(trials(monkeypatch, {0.1: [0.1], 0.2: [0.4]}, kind="evaluate"))
 
 
@@ -89,7 +89,7 @@ def test_the_best_config_names_what_cannot_be_told_from_it(monkeypatch):
     low, high = difference.interval()
     assert low < 0.1 < high
     head, line = _ties(ranking(sweep))
-    assert head == "settings that cannot be told from it (paired by 3 seeds):"
+    assert head == "settings that are indistinguishable from it (paired by 3 seeds):"
     assert line.startswith(f"  lr=0.1: +0.1 (95 % interval {low:.4g} to {high:.4g}), p = ")
     apart = trials(monkeypatch, {0.1: [1.0, 1.1, 1.2], 0.2: [9.0, 9.1, 9.21]})
     assert _ties(ranking(apart)) == ["every other setting differs from it significantly (paired by 3 seeds)"]
