@@ -1,4 +1,4 @@
-"""Which setting of a sweep is ahead, where several seeds drew its result, and which settings are indistinguishable from it."""
+"""Which setting of a sweep is ahead, where several seeds drew its result, and which are indistinguishable from it."""
 
 import json
 from types import SimpleNamespace
