@@ -24,7 +24,7 @@ def best_config(sweep: Sweep) -> str:
     metric, best = sweep.file.metric, best_setting(sweep)
     if metric is None:
         raise UserError(f"{sweep.path}: metric: expected one to choose the best setting by, got none.")
-    if best is None and any(setting.by_seed for setting in settings(sweep)):
+    if best is None and any(setting.values for setting in settings(sweep)):
         (only,) = settings(sweep)
         raise UserError(
             f"{sweep.path}: expected settings to choose from, got trials that differ only in seeds "

@@ -36,7 +36,7 @@ class Ranking:
 
     def note(self) -> str:
         """Return sentences on how the settings were compared, for below a table."""
-        valued = [each for each in self.settings if each.by_seed]  # none without a metric
+        valued = [each for each in self.settings if each.values]  # none without a metric
         if len(valued) < 2:
             return "95 % interval: Student's t over the seeds." if any(each.interval for each in valued) else ""
         if not self.differences:
@@ -62,7 +62,7 @@ def ranking(sweep: Sweep) -> Ranking:
 
 def _from_best(found: list[Setting], replicates: str) -> dict[int, Difference]:
     """Return the difference of each setting from the first one, by position."""
-    positions = [position for position, each in enumerate(found) if each.by_seed][:_MOST]
+    positions = [position for position, each in enumerate(found) if each.values][:_MOST]
     values = [found[position].by_seed for position in positions]
     if len(values) < 2 or max(map(len, values)) < 2:
         return {}

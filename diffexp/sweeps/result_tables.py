@@ -85,7 +85,7 @@ def _results(setting: Setting, *, is_tie: bool) -> list[str]:
     """Return the mean, its interval and the number of seeds."""
     mean = "" if setting.mean is None else f"{setting.mean:.4g}" + " =" * is_tie
     interval = "" if setting.interval is None else interval_text(setting.interval)
-    count, total = len(setting.by_seed), setting.seeds
+    count, total = len(setting.values), setting.seeds
     return [mean, interval, str(total) if count == total else f"{count} of {total}"]
 
 

@@ -53,6 +53,11 @@ class Setting:
         return {row.seeds: row.value for row in self.rows if row.value is not None}
 
     @property
+    def values(self) -> list[float]:
+        """The values by seed, without the seeds."""
+        return list(self.by_seed.values())
+
+    @property
     def seeds(self) -> int:
         """The number of different seeds, with and without a value."""
         return len({row.seeds for row in self.rows})
@@ -60,16 +65,16 @@ class Setting:
     @property
     def mean(self) -> float | None:
         """The mean over the seeds that have a value; None if none has."""
-        return fmean(self.by_seed.values()) if self.by_seed else None
+        return fmean(self.values) if self.values else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval of the mean (Student's t over the seeds); None with fewer than two values."""
-        if len(self.by_seed) < 2:
+        if len(self.values) < 2:
             return None
         from diffexp.statistics.power import mean_interval  # scipy takes a second to import
 
-        mean, half = mean_interval(list(self.by_seed.values()))
+        mean, half = mean_interval(self.values)
         assert half is not None
         return mean - half, mean + half
 
@@ -80,10 +85,10 @@ class Setting:
 
     def summary(self) -> str:
         """Format the mean: ``0.94``, ``0.94 (0.85 to 1.03), 5 seeds`` (95 % interval) or ``0.94, 1 of 3 seeds``."""
-        if not self.by_seed:
+        if not self.values:
             return ""
         around = "" if self.interval is None else f" ({interval_text(self.interval)})"
-        some = "" if self.is_complete else f"{len(self.by_seed)} of "
+        some = "" if self.is_complete else f"{len(self.values)} of "
         seeds = f", {some}{self.seeds} seeds" if self.seeds > 1 else ""
         return f"{self.mean:.4g}{around}{seeds}"
 
