@@ -76,6 +76,23 @@ def grouped(runs: Sequence[RunReader]) -> list[RunGroup]:
     ]
 
 
+def seeds_of(sides: Sequence[Sequence[RunReader]]) -> list[list[Hashable]]:
+    """Return what identifies the seed of each run of several groups, so that the groups can be paired.
+
+    This is the training's seed, unless the runs of a group share it and differ in other seeds.
+    """
+    plain: list[list[Hashable]] = [[run.config.get("seed") for run in runs] for runs in sides]
+    if all(len(set(each)) == len(each) for each in plain):
+        return plain
+    return [
+        [
+            tuple((".".join(path), shown(value)) for path, value in leaves(run.config) if is_seed(path[-1]))
+            for run in runs
+        ]
+        for runs in sides
+    ]
+
+
 def _label(labels: Sequence[str]) -> str:
     """Return the name of the trials without number and seeds, else the first and the last label."""
     common = {_SEED.sub("", _INDEX.sub("", label)).lstrip(",") for label in labels}
