@@ -9,12 +9,12 @@ from typing import Any
 
 from diffexp.config.schemas.requests import ESTIMATES, estimate_settings
 from diffexp.config.trial import leaves
-from diffexp.evaluation.ranking import ScoreEstimate, best_and_ties
 from diffexp.formatting import Table, pm
 from diffexp.reports.groups import ABSENT, RunGroup, at_common_step, differing_keys, grouped, mean_text, shown
 from diffexp.runs.reader import RecordedScore, RunReader
 from diffexp.statistics.comparison import compare
-from diffexp.statistics.estimates import over_replicates
+from diffexp.statistics.estimates import Estimates, over_replicates
+from diffexp.statistics.scores import estimate_scores
 
 # The scores of the runs of a setting, by what identifies their seeds.
 Replicates = dict[Hashable, RecordedScore]
@@ -105,13 +105,16 @@ class Comparable:
         grid = [self.at(groups, row) for row in rows]
         bold: set[tuple[int, int]] = set()
         marks: dict[tuple[int, int], str] = {}
+        tests: dict[str, None] = {}
         for column, calls in enumerate(columns):
             filled = [number for number, each in enumerate(grid) if calls in each]
-            found = _best_and_ties([grid[number][calls] for number in filled])
-            if found is not None:
-                best, ties = found
-                bold.add((filled[best], column + 1))
-                marks |= {(filled[tie], column): " =" for tie in ties}
+            estimates = _estimates([grid[number][calls] for number in filled])
+            if estimates is None:
+                continue
+            tests[estimates.test] = None
+            best, ties = compare(estimates).best_and_ties()
+            bold.add((filled[best], column + 1))
+            marks |= {(filled[tie], column): " =" for tie in ties}
         texts = [
             [
                 self.name(groups, row),
@@ -123,9 +126,9 @@ class Comparable:
             for number, (row, scores) in enumerate(zip(rows, grid, strict=True))
         ]
         head = ["sampler \\ network calls", *map(str, columns)]
-        return Table(f"Scores {self.title}", head, texts, self._source(grid, marked=bool(bold)), frozenset(bold))
+        return Table(f"Scores {self.title}", head, texts, self._source(grid, list(tests)), frozenset(bold))
 
-    def _source(self, grid: Sequence[dict[int, Replicates]], *, marked: bool) -> str:
+    def _source(self, grid: Sequence[dict[int, Replicates]], tests: Sequence[str]) -> str:
         """Return sentences on what the table shows, and the files that it was read from."""
         files = sorted({str(each.source) for _, each in self.scores})
         counts = sorted({(each.blocks, each.count) for _, each in self.scores})
@@ -138,8 +141,13 @@ class Comparable:
             means.append(f"mean (95 % interval, Student's t) over n = {' or '.join(map(str, seeds))} seeds")
         if seeds[0] == 1:
             means.append("mean ± standard deviation over several blocks, ± standard error for one block")
-        marks = "Bold: lowest of a column; =: statistically indistinguishable from it." if marked else ""
-        return f"Lower is better; {steps}; {images}: {'; '.join(means)}. {marks} From {_listed(files)}."
+        marks = (
+            "Bold: lowest of a column; =: not significantly different from it "
+            f"({'; '.join(tests)}; two-sided 5 % over all pairs of the column). "
+        )
+        if seeds[-1] == 1 and len({index for index, _ in self.scores}) > 1:
+            marks += "With one seed each, the marks hold for these trainings and not for their settings. "
+        return f"Lower is better; {steps}; {images}: {'; '.join(means)}. {marks if tests else ''}From {_listed(files)}."
 
 
 def score_text(scores: Replicates) -> str:
@@ -150,12 +158,13 @@ def score_text(scores: Replicates) -> str:
     return mean_text([each.value for each in scores.values()])
 
 
-def _best_and_ties(column: Sequence[Replicates]) -> tuple[int, set[int]] | None:
-    """Return the position of the lowest score and those of its ties; None if seeds differ, but only in one setting."""
-    if max(map(len, column)) == 1:
-        return best_and_ties([_entry(each) for scores in column for each in scores.values()])
-    estimates = over_replicates([{seed: each.value for seed, each in scores.items()} for scores in column])
-    return compare(estimates).best_and_ties() if estimates is not None and len(column) > 1 else None
+def _estimates(column: Sequence[Replicates]) -> Estimates | None:
+    """Return the estimates of the settings in a column, over their seeds or else over images; None if unknown."""
+    if len(column) < 2:
+        return None
+    if max(map(len, column)) > 1:
+        return over_replicates([{seed: each.value for seed, each in scores.items()} for scores in column])
+    return estimate_scores([each.scored() for scores in column for each in scores.values()])
 
 
 def comparable(runs: Sequence[RunReader]) -> list[Comparable]:
@@ -255,10 +264,6 @@ def environment_facts(environment: dict[str, Any]) -> dict[str, str]:
     """Return the versions and the machine in environment.json, by dotted key."""
     aside = ("command", "earlier", "run_id", "saved", "changes", "slurm", "plugins")
     return {".".join(path): shown(value) for path, value in leaves(environment) if path[0] not in aside}
-
-
-def _entry(score: RecordedScore) -> ScoreEstimate:
-    return ScoreEstimate(score.value, score.spread or 0.0, score.protocol)
 
 
 def _listed(files: Sequence[str]) -> str:

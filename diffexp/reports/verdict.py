@@ -120,7 +120,7 @@ def _needed(measure: Measure, difference: Difference) -> str:
 
 def _rounded_up(count: float) -> int:
     """Return a count with two significant digits, rounded up."""
-    unit = 10 ** max(0, math.floor(math.log10(count)) - 1)
+    unit: int = 10 ** max(0, math.floor(math.log10(count)) - 1)
     return math.ceil(count / unit) * unit
 
 

@@ -20,6 +20,7 @@ from diffexp.reports.schedules import schedules
 from diffexp.reports.tables import Comparable, comparable, losses_compare, overview
 from diffexp.runs.directory import Run
 from diffexp.runs.reader import RecordedScore, RunReader, read_runs, without_steps
+from diffexp.statistics.scores import ScoredBlock
 from diffexp.system.locks import locked
 from tests.helpers.small import diffexp
 
@@ -198,7 +199,10 @@ def recorded(tmp_path, **settings):
 
 
 def scored(value, calls=50):
-    return RecordedScore("ddim", calls, 10, "ema", "fd", "p", value, 0.01, 1, 100, 1.0, Path("scores.json"))
+    blocks = [ScoredBlock((0, 0, 100), value, 0.01)]
+    return RecordedScore(
+        *("ddim", calls, 10, "ema", "fd", "p", value, 0.01, 1, 100, 1.0, Path("scores.json")), lambda: blocks
+    )
 
 
 def model(schedule, timesteps=20):
