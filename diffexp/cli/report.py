@@ -76,7 +76,8 @@ def compare(paths: tuple[Path, ...], plugins: tuple[str, ...]) -> None:
       diffexp compare runs/digits-1 runs/digits-2
     """
     from diffexp.config.plugins import load_plugins
-    from diffexp.reports.tables import comparable, cost, differing_keys, environments, likelihoods, overview
+    from diffexp.reports.groups import differing_keys
+    from diffexp.reports.tables import comparable, cost, environments, likelihoods, overview
     from diffexp.runs.reader import read_runs
 
     load_plugins(plugins)

@@ -206,7 +206,8 @@ def submit(sweep_file: str, options: _PlanOptions, engine: str, agents: int | No
 
 def _report_run(planned: "Sweep", command: str) -> None:
     """Print the results, then exit with 130 if trials are left to run, and with 1 if a trial failed."""
-    from diffexp.sweeps.results import as_table, is_target_reached
+    from diffexp.sweeps.result_tables import as_table
+    from diffexp.sweeps.results import is_target_reached
     from diffexp.sweeps.state import left, read_state
 
     click.echo(as_table(planned))

@@ -18,7 +18,8 @@ from diffexp.config.merge import as_dict, differing
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.errors import UserError
 from diffexp.formatting import Table
-from diffexp.reports.tables import environment_facts, shown
+from diffexp.reports.groups import shown
+from diffexp.reports.tables import environment_facts
 from diffexp.reproduction.compare import (
     compare_checkpoints,
     compare_metrics,

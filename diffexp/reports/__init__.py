@@ -1,5 +1,6 @@
 """Compare runs by their configs, curves, scores, samples and cost, from their files alone.
 
+groups.py     groups of runs that differ only in seeds
 tables.py     tables of common and differing settings, scores and cost
 schedules.py  noise schedules of the runs
 plots.py      selection of the plots; figure.py draws them

@@ -1,0 +1,141 @@
+"""Quantities that several groups of runs have in common, measured alike, so that the groups can be compared by them."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from diffexp.reports.groups import seeds_of
+from diffexp.runs.reader import RunReader
+from diffexp.statistics.estimates import Estimates, over_replicates
+from diffexp.statistics.scores import ScoredBlock, estimate_scores
+
+# How the names of logged metrics start of which higher values are better.
+_HIGHER = ("precision", "recall")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One quantity of k groups of runs that differ only in seeds.
+
+    Attributes:
+        name: its name, such as fd_digits_v1_500.
+        label: its name with what it was measured on, such as the sampler.
+        lower_is_better: the direction.
+        steps: for each group, the training step at which it was measured.
+        values: for each group, the values by seed.
+        blocks: for each group, functions that read the scored images behind the value of its first run; () if unknown.
+    """
+
+    name: str
+    label: str
+    lower_is_better: bool
+    steps: tuple[int, ...]
+    values: tuple[Mapping[Hashable, float], ...]
+    blocks: tuple[Callable[[], list[ScoredBlock]], ...] = ()
+
+    @property
+    def is_over_seeds(self) -> bool:
+        """Whether a group has several seeds, whose spread gives the error; else the images of one run each do."""
+        return max(map(len, self.values)) > 1
+
+    def estimates(self) -> Estimates | None:
+        """Return the estimates of the groups; None if their errors are unknown."""
+        if self.is_over_seeds:
+            return over_replicates(self.values)
+        return estimate_scores([read() for read in self.blocks]) if self.blocks else None
+
+    def images(self) -> int | None:
+        """Return the number of scored images of the first group's first run; None if unknown."""
+        images = [block.images for block in self.blocks[0]()] if self.blocks else []
+        return sum(each[2] for each in images if each is not None) or None
+
+
+class _Key(NamedTuple):
+    name: str
+    label: str
+    protocol: str
+
+
+class _Reading(NamedTuple):
+    value: float
+    blocks: Callable[[], list[ScoredBlock]] | None = None
+
+
+_Readings = Mapping[int, _Reading]  # by step
+
+
+def measures(sides: Sequence[Sequence[RunReader]]) -> list[Measure]:
+    """Return the scores, then the losses on held-out images, that all groups have under one protocol.
+
+    They are those of the last step that all groups have, else of the last step of each. A step of a group is one that
+    most of its runs have, so that a run that has crashed does not count.
+
+    Args:
+        sides: for each group, its runs.
+    """
+    readings = [[_scores(run) for run in runs] for runs in sides]
+    found = []
+    for key in dict.fromkeys(key for each in readings[0] for key in each):
+        series = [[each[key] for each in runs if key in each] for runs in readings]
+        members = [
+            [run for run, each in zip(*side, strict=True) if key in each] for side in zip(sides, readings, strict=True)
+        ]
+        if all(series):
+            found.append(_measure(key, members, series))
+    return found
+
+
+def logged_measure(
+    sides: Sequence[Sequence[RunReader]], name: str, *, lower_is_better: bool | None = None
+) -> Measure | None:
+    """Return a metric of metrics.jsonl as a measure; None unless a run of each group has logged it.
+
+    Args:
+        sides: for each group, its runs.
+        name: the name of the metric.
+        lower_is_better: the direction; None for that of the metric, which is lower unless its name says otherwise.
+    """
+    members = [[run for run in runs if run.series(name)] for runs in sides]
+    if not all(members):
+        return None
+    series = [[{step: _Reading(value) for step, value in run.series(name)} for run in runs] for runs in members]
+    measure = _measure(_Key(name, name, ""), members, series)
+    return measure if lower_is_better is None else replace(measure, lower_is_better=lower_is_better)
+
+
+def _measure(key: _Key, sides: Sequence[Sequence[RunReader]], series: Sequence[Sequence[_Readings]]) -> Measure:
+    steps, seeds = _steps(series), seeds_of(sides)
+    at = [
+        {seed: each[step] for seed, each in zip(*side, strict=True) if step in each}
+        for step, *side in zip(steps, seeds, series, strict=True)
+    ]
+    blocks = [next(iter(each.values())).blocks for each in at]
+    return Measure(
+        key.name,
+        key.label,
+        not key.name.rpartition("/")[2].startswith(_HIGHER),
+        steps,
+        tuple({seed: reading.value for seed, reading in each.items()} for each in at),
+        tuple(each for each in blocks if each is not None),
+    )
+
+
+def _steps(series: Sequence[Sequence[_Readings]]) -> tuple[int, ...]:
+    """Return the last common step of all groups, else the last of each, of the steps that most of its runs have."""
+    candidates = []
+    for side in series:
+        counts = {step: sum(step in each for each in side) for each in side for step in each}
+        candidates.append({step for step, count in counts.items() if count == max(counts.values())})
+    common = set.intersection(*candidates)
+    return tuple(max(common or each) for each in candidates)
+
+
+def _scores(run: RunReader) -> dict[_Key, dict[int, _Reading]]:
+    found: dict[_Key, dict[int, _Reading]] = {}
+    for score in sorted(run.scores, key=lambda score: score.blocks):  # at one step, that of most blocks counts
+        raw = "" if score.weights == "ema" else f", {score.weights} weights"
+        label = f"{score.metric} of {score.sampler} ({score.network_calls} calls{raw})"
+        found.setdefault(_Key(score.metric, label, score.protocol), {})[score.step] = _Reading(
+            score.value, score.scored
+        )
+    return found

@@ -1,0 +1,77 @@
+"""Which settings of a sweep differ from its best one. The seeds of a setting are its replicates."""
+
+from dataclasses import dataclass, replace
+
+from diffexp.statistics.comparison import Difference, compare
+from diffexp.statistics.estimates import over_replicates
+from diffexp.sweeps.plan import Sweep
+from diffexp.sweeps.results import Setting, settings
+
+_MOST = 100  # settings that are compared: the pairs grow with the square
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The settings of a sweep and how they differ from the best one.
+
+    Attributes:
+        settings: the settings, best mean first; incomplete ones come last.
+        differences: by position in `settings`, the setting minus the best one; {} if nothing can be compared.
+        replicates: what the seeds of a setting draw: "seeds", or "image seeds" of one training.
+    """
+
+    settings: list[Setting]
+    differences: dict[int, Difference]
+    replicates: str
+
+    @property
+    def ties(self) -> list[int]:
+        """The positions of the settings that are indistinguishable from the best one."""
+        return [position for position, each in self.differences.items() if not each.is_significant]
+
+    @property
+    def test(self) -> str:
+        """What the differences were tested against; "" if there are none."""
+        return next((each.test for each in self.differences.values()), "")
+
+    def note(self) -> str:
+        """Return sentences on how the settings were compared, for below a table."""
+        valued = [each for each in self.settings if each.values]  # none without a metric
+        if len(valued) < 2:
+            return "95 % interval: Student's t over the seeds." if any(each.interval for each in valued) else ""
+        if not self.differences:
+            return (
+                f"Each setting has one {self.replicates.removesuffix('s')}. Without further {self.replicates}, they "
+                "cannot be distinguished."
+            )
+        some = f"; only the {_MOST} best are compared" if len(valued) > _MOST else ""
+        return (
+            f"Bold: best mean; =: indistinguishable from it ({self.test}; 5 % over all pairs{some}). 95 % interval: "
+            f"Student's t over the {self.replicates} of a setting."
+        )
+
+
+def ranking(sweep: Sweep) -> Ranking:
+    """Return the settings of a sweep, best mean first, each compared with the best one."""
+    found = settings(sweep)
+    replicates = "seeds" if sweep.file.command.kind == "train" else "image seeds"
+    if sweep.file.metric is None:
+        return Ranking(found, {}, replicates)
+    return Ranking(found, _from_best(found, replicates), replicates)
+
+
+def _from_best(found: list[Setting], replicates: str) -> dict[int, Difference]:
+    """Return the difference of each setting from the first one, by position."""
+    positions = [position for position, each in enumerate(found) if each.values][:_MOST]
+    values = [found[position].by_seed for position in positions]
+    if len(values) < 2 or max(map(len, values)) < 2:
+        return {}
+    estimates = over_replicates(values, replicates)
+    if estimates is None:
+        return {}
+    pairs = compare(estimates).differences
+    return {
+        position: replace(pairs[0, number], value=-pairs[0, number].value)
+        for number, position in enumerate(positions)
+        if number > 0
+    }
