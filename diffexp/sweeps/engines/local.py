@@ -179,6 +179,12 @@ class LocalEngine(Engine):
     config: LocalEngineConfig
 
     def submit(self, sweep: Sweep) -> list[str]:
-        """Run the unfinished trials until all have ended or Ctrl-C; return no jobs."""
-        LocalRun(sweep, slots(self.config.workers, self.config.devices, sweep.devices)).run()
+        """Run the unfinished trials, and those that an extension adds meanwhile, until all have ended or Ctrl-C."""
+        environments = slots(self.config.workers, self.config.devices, sweep.devices)
+        while LocalRun(sweep, environments).run():
+            extended = Sweep(sweep.path)
+            if len(extended) == len(sweep):
+                break
+            say(f"{sweep.path}: extended from {len(sweep)} to {len(extended)} trials")
+            sweep = extended
         return []
