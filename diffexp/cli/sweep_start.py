@@ -214,17 +214,20 @@ def report_run(planned: "Sweep", command: str) -> None:
     Of trials that differ only in the seed, it prints the mean.
     """
     from diffexp.sweeps.plan import Sweep
+    from diffexp.sweeps.race import race_text, unfinished
     from diffexp.sweeps.replicates import mean_text
     from diffexp.sweeps.results import as_table, is_target_reached, settings
-    from diffexp.sweeps.state import left, read_state
+    from diffexp.sweeps.state import read_state
 
     planned = Sweep(planned.path)  # with the trials that another command may have added meanwhile
     click.echo(as_table(planned), nl=False)
     found, metric = settings(planned), planned.file.metric
     if metric is not None and len(found) == 1 and len(found[0].rows) > 1:
         click.echo(mean_text(metric.name, found[0].values, len(found[0].rows)))
+    if planned.file.method == "race":
+        click.echo(race_text(planned))
     click.echo(f"{planned.path}: diffexp sweep results, best, status")
-    if left(planned):
+    if unfinished(planned):
         if not is_target_reached(planned):
             click.echo(f"resume with: {command} {planned.path}")
             sys.exit(128 + signal.SIGINT)
@@ -276,7 +279,9 @@ def _report_plan(planned: "Sweep", timed: bool) -> None:
     from diffexp.sweeps.cost import PASSES, seconds_a_pass
 
     work = planned.plan["work"]
-    click.echo(f"{planned.path}: {len(planned)} trials of {planned.file.method} over {', '.join(_swept(planned))}")
+    most = "at most " if planned.file.method == "race" else ""
+    keys = ", ".join(_swept(planned))
+    click.echo(f"{planned.path}: {most}{len(planned)} trials of {planned.file.method} over {keys}")
     for index in planned.indices[:20]:
         trial = planned.trial(index).trial
         if trial is not None:

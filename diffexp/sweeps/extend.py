@@ -13,6 +13,7 @@ from diffexp.config.trial import Trial, leaves
 from diffexp.errors import UserError, did_you_mean, writing
 from diffexp.sweeps.plan import Sweep, plan_content, write_sweep_file
 from diffexp.sweeps.plan_file import FORMAT, extension_file, trials_content
+from diffexp.sweeps.race import race_state, race_text
 from diffexp.sweeps.replicates import without_shared_seed
 from diffexp.sweeps.resolve import Resolved
 from diffexp.sweeps.search.grid_random import cells, known_trials
@@ -93,6 +94,8 @@ def extension(sweep: Sweep, growth: Growth) -> Extension:
         raise UserError(f"{at}: expected --trials for a sweep with method: {method}, got other options.")
     if growth.trials is not None and sweep.file.run_cap is None:
         raise UserError(f"--trials: expected a sweep with run_cap, got {at}, a grid of all values. Give --seeds.")
+    if method == "race" and race_state(sweep).end in ("decided", "failed", "looks"):
+        raise UserError(f"{at}: expected a race that has not ended, got: {race_text(sweep)}")
     existing = sweep.check_unchanged(sweep.indices)
     content = copy.deepcopy(sweep.file.content)
     if growth.trials is not None:

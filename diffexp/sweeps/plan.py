@@ -5,7 +5,8 @@ plan-0001.json, …  the trials that extensions have added; immutable
 sweep.yaml    the sweep file with all overrides applied; valid for `wandb sweep`
 trials/       one run directory per trial: 0003-timesteps=50,rescale=none/
 records/      the state of each trial: 0003.json (and 0003.lock while it runs)
-asked/        the parameters that Bayesian search has chosen: 0003.json
+asked/        the parameters that Bayesian search or a race has chosen: 0003.json
+looks/        the decisions of a race: 0001.json
 logs/         the output of each trial
 slurm/        job scripts
 """
@@ -26,7 +27,7 @@ from diffexp.config.trial import Trial
 from diffexp.errors import UserError, did_you_mean, writing
 from diffexp.runs.directory import Run
 from diffexp.sweeps.plan_file import FORMAT, PLAN, joined, read_extensions, trials_content
-from diffexp.sweeps.replicates import with_seeds, without_shared_seed
+from diffexp.sweeps.replicates import race_as_grid, with_seeds, without_shared_seed
 from diffexp.sweeps.resolve import Resolved, resolve
 from diffexp.sweeps.search.grid_random import known_trials
 from diffexp.sweeps.search.tpe import check_space
@@ -143,7 +144,7 @@ class Sweep:
     def check_unchanged(self, indices: Iterable[int]) -> list[Resolved]:
         """Verify that trials still resolve to the planned configs, and return these.
 
-        Not thread-safe, and skips trials of Bayesian search.
+        Not thread-safe, and skips trials of Bayesian search and of races.
 
         Raises:
             UserError: if a config has changed since planning.
@@ -287,8 +288,11 @@ def write_sweep_file(sweep: Sweep, resolved: Resolved) -> None:
         sweep: the planned sweep.
         resolved: a trial's config, which names the W&B project.
     """
-    file = without_shared_seed(sweep.file)
-    atomic_write_text(sweep.path / "sweep.yaml", file.text(_project(file, resolved)))
+    file, head = without_shared_seed(sweep.file), ""
+    if file.method == "race":
+        file = race_as_grid(file, sweep.plan["first_seed"])
+        head = "# The grid of a race, which `wandb sweep` does not know, with as many seeds as run_cap allows.\n"
+    atomic_write_text(sweep.path / "sweep.yaml", head + file.text(_project(file, resolved)))
 
 
 def _project(sweep: SweepFile, resolved: Resolved) -> str:

@@ -1,5 +1,6 @@
 """Replicates: trials that differ only in the seed."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,15 @@ def without_shared_seed(sweep: SweepFile) -> SweepFile:
     if swept is None or not any(text.startswith(f"{SEED}=") for text in sweep.command.overrides):
         return sweep
     return parse_sweep(with_seed_values(sweep.content, swept), sweep.source)
+
+
+def race_as_grid(sweep: SweepFile, first: int) -> SweepFile:
+    """Return a race as a grid, with the seeds from `first` that run_cap allows for each setting."""
+    assert sweep.run_cap is not None
+    settings = math.prod(len(parameter.values) for parameter in sweep.parameters)
+    content = {key: value for key, value in sweep.content.items() if key != "run_cap"}
+    seeds = range(first, first + sweep.run_cap // settings)
+    return parse_sweep(with_seed_values({**content, "method": "grid"}, seeds), sweep.source)
 
 
 def _first_setting(sweep: SweepFile) -> Resolved:

@@ -13,8 +13,9 @@ from diffexp.errors import UserError
 from diffexp.sweeps.engines.slurm import SlurmEngine
 from diffexp.sweeps.extend import Growth, extend, extension
 from diffexp.sweeps.plan import Sweep, make_plan
+from diffexp.sweeps.race import unfinished
 from diffexp.sweeps.spec.file import parse_sweep, read_sweep
-from diffexp.sweeps.state import TrialState, left, read_state, write_state
+from diffexp.sweeps.state import TrialState, read_state, write_state
 
 RATES = {"optim": {"parameters": {"lr": {"values": [1e-3, 2e-3]}}}}
 
@@ -53,7 +54,7 @@ def test_seeds_and_values_add_the_missing_cells_only(plan):
     assert {file: after[file] for file in before} == before
     assert {file.name for file in after.keys() - before.keys()} == {"plan-0001.json"}
     assert read_state(grown.trial(1)).state == "done"
-    assert [trial.index for trial in left(grown)] == [0, 2, 3, 4, 5, 6, 7, 8]
+    assert [trial.index for trial in unfinished(grown)] == [0, 2, 3, 4, 5, 6, 7, 8]
     # as a grid, the file has the same cells
     again = read_sweep(grown.path / "sweep.yaml")
     assert {each.key: each.values for each in again.parameters} == {"optim.lr": (1e-3, 2e-3, 5e-3), "seed": (3, 7, 8)}

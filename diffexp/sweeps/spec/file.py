@@ -15,7 +15,8 @@ from diffexp.sweeps.spec.command import EXAMPLE, Command, parse_command
 from diffexp.sweeps.spec.parameters import Parameter, parse_parameters
 from diffexp.sweeps.spec.seeds import parse_seeds
 
-Method = Literal["grid", "random", "bayes"]
+# W&B's methods, and diffexp's own: race, see `diffexp.sweeps.search.race`
+Method = Literal["grid", "random", "bayes", "race"]
 _METHODS: tuple[Method, ...] = get_args(Method)
 _TOP = (
     *("method", "parameters", "metric", "early_terminate", "program", "command", "name", "description", "project"),
@@ -57,7 +58,7 @@ class SweepFile:
     Attributes:
         source: the path it was read from.
         content: the complete file as plain data.
-        run_cap: the number of trials; None for all cells of a grid.
+        run_cap: the number of trials, of a race the largest one; None for all cells of a grid.
         seeds: the number of replicates of each setting that the plan adds, from the config's seed; None for none.
     """
 
@@ -193,7 +194,7 @@ def parse_sweep(content: Any, where: str) -> SweepFile:
         raise UserError(f"{where}: project: {problem}")
     method = content.get("method")
     if method not in _METHODS:
-        raise UserError(f"{where}: method: expected grid, random or bayes, got {method!r}.")
+        raise UserError(f"{where}: method: expected grid, random, bayes or race, got {method!r}.")
     if "command" not in content:
         raise UserError(f"{where}: command: expected a list of words, got none. Add one, such as {EXAMPLE}.")
     command = parse_command(content["command"], where)
@@ -210,15 +211,16 @@ def parse_sweep(content: Any, where: str) -> SweepFile:
         raise UserError(f"{where}: parameters: expected a finite tree, got one that contains itself.") from error
     metric = _metric(content.get("metric"), where)
     hyperband = _hyperband(content.get("early_terminate"), where)
-    if metric is None and (method == "bayes" or hyperband is not None):
-        needs = "bayes" if method == "bayes" else "early_terminate"
+    if metric is None and (method in ("bayes", "race") or hyperband is not None):
+        needs = method if method in ("bayes", "race") else "early_terminate"
         raise UserError(f"{where}: metric: expected a mapping with a name, required by {needs}, got none.")
     seeds = parse_seeds(content.get("seeds"), method, parameters, where)
-    if method == "grid":
+    if method in ("grid", "race"):
         _check_values(parameters, method, where)
     run_cap = content.get("run_cap")
     if run_cap is None and method != "grid":
-        raise UserError(f"{where}: run_cap: expected an integer >= 1, got none: {method} search has no end. Add one.")
+        search = "a race" if method == "race" else f"{method} search"
+        raise UserError(f"{where}: run_cap: expected an integer >= 1, got none: {search} has no end. Add one.")
     if run_cap is not None and (not isinstance(run_cap, int) or isinstance(run_cap, bool) or run_cap < 1):
         raise UserError(f"{where}: run_cap: expected an integer >= 1, got {run_cap!r}.")
     cells = math.prod(len(parameter.values) for parameter in parameters) * (seeds or 1)
@@ -226,6 +228,8 @@ def parse_sweep(content: Any, where: str) -> SweepFile:
     if count > _MOST:
         got = f"{cells:,}" if method == "grid" else f"{run_cap:,}"
         raise UserError(f"{where}: expected at most {_MOST:,} trials, got {got}. Set run_cap to {_MOST:,} or less.")
+    if method == "race":
+        _check_race(cells, run_cap, hyperband, where)
     return SweepFile(where, content, command, method, parameters, metric, hyperband, run_cap, seeds)
 
 
@@ -236,6 +240,20 @@ def _check_values(parameters: Iterable[Parameter], method: Method, where: str) -
             raise UserError(f"{at}: expected values for a {method}, got {parameter.distribution}. List the values.")
         if parameter.numbers.get("probabilities") is not None:
             raise UserError(f"{at}: probabilities: expected none, because a {method} runs all values. Remove them.")
+
+
+def _check_race(settings: int, run_cap: int | None, hyperband: Hyperband | None, where: str) -> None:
+    if settings < 2:
+        raise UserError(f"{where}: parameters: expected at least 2 settings for a race, got {settings}.")
+    if run_cap is not None and run_cap < 2 * settings:
+        raise UserError(
+            f"{where}: run_cap: expected at least {2 * settings}, because each of the {settings} settings of a race "
+            f"starts with 2 seeds, got {run_cap}."
+        )
+    if hyperband is not None:
+        raise UserError(
+            f"{where}: early_terminate: expected none for a race, which compares complete trials. Remove it."
+        )
 
 
 def _metric(given: Any, where: str) -> SweepMetric | None:

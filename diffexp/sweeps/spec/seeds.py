@@ -16,6 +16,9 @@ def parse_seeds(given: Any, method: str, parameters: Sequence[Parameter], where:
         UserError: if it is no integer >= 2, or replicates have another source.
     """
     is_swept = any(parameter.key == SEED for parameter in parameters)
+    if method == "race" and (is_swept or given is not None):
+        key = "parameters.seed" if is_swept else "seeds"
+        raise UserError(f"{where}: {key}: expected none, because a race chooses the seeds. Remove it.")
     if given is None:
         return None
     if not isinstance(given, int) or isinstance(given, bool) or given < 2:
