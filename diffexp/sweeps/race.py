@@ -83,7 +83,7 @@ class _Round:
 
 @dataclass(frozen=True)
 class _Course:
-    """The rounds that have begun, the looks that are due, and why the race has ended; None while it runs."""
+    """The rounds that have started, the looks that are due, and why the race has ended; None while it runs."""
 
     rounds: list[_Round]
     looks: list[dict[str, Any]]
@@ -149,7 +149,7 @@ def race_state(sweep: Sweep) -> RaceState:
 
 
 def unfinished(sweep: Sweep) -> list[PlannedTrial]:
-    """Return the trials of a sweep that have not ended; of a race that has ended, only those that it has begun."""
+    """Return the trials of a sweep that have not ended; of a race that has ended, only those of its rounds."""
     left = [trial for trial in sweep.trials() if read_state(trial).state not in ENDED]
     if left and sweep.file.method == "race" and race_state(sweep).end is not None:
         return [trial for trial in left if trial.trial is not None]
