@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "diffexp"
 # The rooms of docs/guides/design.md, from the top down.
 ROOMS = (
     *("cli", "commands", "reproduction", "reports", "sweeps", "callbacks", "evaluation", "checkpoints", "models"),
-    *("convert", "networks", "diffusion", "loggers", "data", "runs", "config", "statistics", "rng", "system"),
+    *("convert", "networks", "diffusion", "loggers", "data", "runs", "statistics", "config", "rng", "system"),
     *("formatting", "errors"),
 )
 

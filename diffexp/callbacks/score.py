@@ -28,6 +28,7 @@ from diffexp.formatting import duration
 from diffexp.loggers.build import update_config
 from diffexp.models.base import GenerativeModel
 from diffexp.runs.directory import Run
+from diffexp.runs.influences import write_influences
 from diffexp.runs.records import optional_values
 from diffexp.system.best_effort import BestEffort
 from diffexp.system.devices import float64_device, out_of_memory_explained
@@ -57,7 +58,8 @@ class ScoreSamples(Periodic):
 
     Exactly `count` images are drawn over all processes, each from its own seed. Every scoring thus starts from the same
     noise, and the number of processes changes only rounding. Before training, diffexp prints the expected time of each
-    sampler. All results are written to ``step-00001000.json`` and logged:
+    sampler. All results are written to ``step-00001000.json``, the influences of the images to ``step-00001000.npz``.
+    Results are also logged:
 
     - ``score/LABEL-WEIGHTS/METRIC``: LABEL is sampler, steps and keys, METRIC is extractor and count.
     - ``score/LABEL-WEIGHTS/METRIC_best``: the lowest distance so far.
@@ -316,6 +318,12 @@ class ScoreSamples(Periodic):
         if not trainer.is_global_zero:
             return
         rules = self.protocol()
+        influences = {
+            f"{name}/{metric}": influence
+            for name, each in scored.items()
+            for metric, influence in each.scores.influences().items()
+        }
+        write_influences(self.file(trainer.global_step).with_suffix(".npz"), influences)
         content = {
             "step": trainer.global_step,
             "weights": self.weights,

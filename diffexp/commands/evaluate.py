@@ -15,7 +15,8 @@ from diffexp.config.schemas.experiment import Experiment
 from diffexp.config.schemas.requests import EvaluateRequest
 from diffexp.evaluation.evaluator import Evaluator, default_out
 from diffexp.evaluation.sample_scores import seconds_a_call
-from diffexp.evaluation.table import ScoreEntry, ScoreTable, entries
+from diffexp.evaluation.score_entry import ScoreEntry, entries
+from diffexp.evaluation.table import ScoreTable
 from diffexp.formatting import duration
 from diffexp.loggers.base import LoggedRun
 from diffexp.loggers.build import check_loggers, start_logger, tracker_names

@@ -11,7 +11,8 @@ from diffexp.config.merge import as_dict, as_yaml
 from diffexp.config.schemas.requests import EvaluateRequest
 from diffexp.errors import UserError
 from diffexp.evaluation.evaluator import Evaluator, default_out
-from diffexp.evaluation.table import ScoreEntry, ScoreTable
+from diffexp.evaluation.score_entry import ScoreEntry
+from diffexp.evaluation.table import ScoreTable
 from diffexp.loggers.build import build_loggers, check_loggers, finish_loggers
 from diffexp.models.precision import sampling_precision
 from diffexp.runs.directory import Run, free_run

@@ -17,7 +17,7 @@ from diffexp.evaluation.metrics.metric_set import MetricSet
 from diffexp.evaluation.protocol import Protocol, protocol
 from diffexp.evaluation.reference import Reference, reference
 from diffexp.evaluation.sample_scores import score_samples
-from diffexp.evaluation.table import ScoreEntry
+from diffexp.evaluation.score_entry import ScoreEntry
 from diffexp.models.base import GenerativeModel
 from diffexp.system.devices import float64_device, precision_for
 from diffexp.system.files import sha256

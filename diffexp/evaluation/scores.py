@@ -1,13 +1,14 @@
 """The scores of a set of images, with their errors and expected values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from diffexp.config.renamed import RENAMED_SCORES
 from diffexp.config.schemas.metrics import METRICS, metrics
 from diffexp.evaluation.metrics.base import Estimate
 from diffexp.evaluation.protocol import Protocol
+from diffexp.statistics.influence import Influence
 
 MEMORIZED = 0.05  # memorized fraction above which diffexp warns; .01 is expected
 
@@ -34,8 +35,18 @@ class Scores(Mapping[str, Estimate]):
         return len(self.estimates)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the scores as plain data."""
-        return {"count": self.count, **{name: estimate._asdict() for name, estimate in self.items()}}
+        """Return the scores as plain data, without the influences of images, which have files of their own."""
+        keys = ("value", "error", "expected")
+        return {"count": self.count, **{name: {key: getattr(each, key) for key in keys} for name, each in self.items()}}
+
+    def influences(self) -> dict[str, Influence]:
+        """Return the influences of the images by metric, where they are known."""
+        return {name: each.influence for name, each in self.items() if each.influence is not None}
+
+    def with_influences(self, influences: Mapping[str, Influence]) -> Self:
+        """Return the scores with the influences of the images."""
+        found = {name: each._replace(influence=influences.get(name)) for name, each in self.items()}
+        return replace(self, estimates=found)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Scores":

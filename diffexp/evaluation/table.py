@@ -3,113 +3,22 @@
 import csv
 import io
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-from diffexp.config.merge import as_dict
-from diffexp.config.renamed import with_current_names
-from diffexp.config.schemas.experiment import Experiment
 from diffexp.config.schemas.metrics import MetricConfig, metrics
-from diffexp.config.schemas.requests import EvaluateRequest
-from diffexp.config.schemas.samplers import SAMPLERS, SamplerConfig
 from diffexp.errors import UserError, writing
-from diffexp.evaluation.ranking import ScoreEstimate, best_and_ties
-from diffexp.evaluation.scores import Scores, known_metrics
+from diffexp.evaluation.score_entry import ScoreEntry
+from diffexp.evaluation.scores import known_metrics
 from diffexp.formatting import markdown_table, pm
+from diffexp.runs.influences import read_influences, table_influences, write_influences
+from diffexp.statistics.comparison import compare
+from diffexp.statistics.scores import estimate_scores
 from diffexp.system.files import atomic_write_text, refuse_others
-
-
-@dataclass
-class ScoreEntry:
-    """One sampler with one number of steps, and its scores so far.
-
-    Attributes:
-        sampler: the sampler, including its steps.
-        row: its label without the steps.
-        network_calls: network calls per image.
-        repeats: scores of disjoint sets of images, in order.
-        seconds: time to draw and score the images of each repeat.
-    """
-
-    sampler: SamplerConfig
-    row: str
-    network_calls: int
-    repeats: list[Scores] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    def values(self, metric: str) -> list[float]:
-        """Return a metric of `Scores.scalars` in each repeat that has it."""
-        return [scalars[metric] for scalars in (each.scalars() for each in self.repeats) if metric in scalars]
-
-    def measured(self) -> list[str]:
-        """Return the names of the metrics with a value in any repeat."""
-        return [metric for metric in known_metrics() if self.values(metric)]
-
-    def mean(self, metric: str) -> float | None:
-        """Return the mean over the repeats; None without values."""
-        values = self.values(metric)
-        return fmean(values) if values else None
-
-    def spread(self, metric: str) -> float | None:
-        """Return the standard deviation over the repeats; for a single one its standard error, or None."""
-        values = self.values(metric)
-        return stdev(values) if len(values) > 1 else next(iter(self.values(f"{metric}_error")), None)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ScoreEntry":
-        """Build an entry from the output of `as_dict`.
-
-        Raises:
-            KeyError: if a key is missing.
-            TypeError: if a value has another type.
-        """
-        keys = with_current_names(values["sampler"], ("sampler",))
-        sampler = SAMPLERS.schema(keys["name"])(**keys)
-        assert isinstance(sampler, SamplerConfig)
-        repeats = [Scores.from_dict(each) for each in values["blocks"]]
-        # recomputed, because a label omits defaults, and a default may have changed since
-        return cls(sampler, sampler.label(), values["network_calls"], repeats, values["seconds"])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the entry as plain data, with the keys of diffexp 0.1's files."""
-        measured = self.measured()
-        return {
-            "row": self.row,
-            "network_calls": self.network_calls,
-            "sampler": as_dict(self.sampler),
-            "seconds": self.seconds,
-            "blocks": [each.as_dict() for each in self.repeats],
-            "mean": {metric: self.mean(metric) for metric in measured},
-            "spread": {metric: self.spread(metric) for metric in measured if self.spread(metric) is not None},
-        }
-
-
-def entries(request: EvaluateRequest, experiment: Experiment) -> list[ScoreEntry]:
-    """Return the entries of a table, row by row.
-
-    Args:
-        request: the evaluation.
-        experiment: the experiment that was trained; steps that its model does not support are skipped.
-
-    Raises:
-        UserError: if no entry remains.
-    """
-    model = experiment.model
-    found: dict[tuple[str, int], ScoreEntry] = {}
-    for sampler in request.samplers.values():
-        for expanded in model.expand(sampler, request.steps, request.spacings) if sampler is not None else ():
-            row, calls = expanded.label(), model.network_calls(expanded, experiment.data)
-            found.setdefault((row, calls), ScoreEntry(expanded, row, calls))
-    if not found:
-        raise UserError(
-            "samplers, steps: expected a sampler and a number of steps that this model supports, got none. "
-            "Change them, or the file of --table."
-        )
-    return list(found.values())
 
 
 @dataclass
@@ -121,12 +30,14 @@ class ScoreTable:
         metric: the name of the distance, including extractor and count.
         protocol: the protocol's id.
         entries: the entries, row by row.
+        saved: the files of influences that are known to be written.
     """
 
     about: dict[str, Any]
     metric: str
     protocol: str
     entries: list[ScoreEntry]
+    saved: set[Path] = field(default_factory=set, repr=False, compare=False)
 
     def resume(self, folder: Path, metrics: Collection[str] = ()) -> None:
         """Load the scores of an earlier evaluation in the folder, including entries not requested now.
@@ -165,9 +76,14 @@ class ScoreTable:
             if same is not None and same.sampler == entry.sampler:
                 entry.repeats, entry.seconds = same.repeats, same.seconds
         self.entries += earlier.values()
+        for entry in self.entries:
+            for number, scores in enumerate(entry.repeats):
+                path = table_influences(folder, entry.row, entry.network_calls, number)
+                entry.repeats[number] = scores.with_influences(read_influences(path))
+                self.saved.add(path)
 
     def write(self, folder: Path) -> None:
-        """Write table.json, table.csv and table.md, each atomically.
+        """Write table.json, table.csv, table.md and the influences of new scores, each file atomically.
 
         Raises:
             EnvironmentFailure: if the disk is full or failing.
@@ -180,6 +96,12 @@ class ScoreTable:
             "cells": [entry.as_dict() for entry in self.entries],  # as in the files of diffexp 0.1
         }
         with writing(f"out: {folder}"):
+            for entry in self.entries:
+                for number, scores in enumerate(entry.repeats):
+                    path = table_influences(folder, entry.row, entry.network_calls, number)
+                    if path not in self.saved and scores.influences():
+                        write_influences(path, scores.influences())
+                        self.saved.add(path)
             atomic_write_text(folder / "table.json", json.dumps(content, indent=1) + "\n")
             atomic_write_text(folder / "table.csv", self.csv())
             atomic_write_text(folder / "table.md", self.markdown())
@@ -231,13 +153,14 @@ class ScoreTable:
         parts.append(
             f"`{self.metric}`, {repeats}{about['count']} images{single}, against {about['reference']}; protocol "
             f"{self.protocol}. A perfect generator would have about {expected:.3g}. In each column, bold marks the "
-            "lowest score, and = marks scores statistically indistinguishable from it.\n"
+            f"lowest score, and = marks those that do not differ from it significantly{_tested(self.marks().values())}."
+            "\n"
         )
-        parts.append(self._grid(self._distance))
+        parts.append(self._grid(self._distance(self.marks())))
         for title, together in self._titles(done).items():
             parts += [f"{title}:\n", self._grid(partial(_content, together))]
         parts.append(f"Seconds for {about['count']} images ({about['device']}):\n")
-        parts.append(self._grid(lambda entry, _: f"{fmean(entry.seconds):.1f}"))
+        parts.append(self._grid(lambda entry: f"{fmean(entry.seconds):.1f}"))
         for warning in sorted({text for entry in done for each in entry.repeats for text in each.warnings()}):
             parts.append(f"Warning: {warning}\n")
         return "\n".join(parts)
@@ -250,31 +173,54 @@ class ScoreTable:
                 found.setdefault(schema.title or schema.name, []).append(schema)
         return found
 
-    def _distance(self, entry: ScoreEntry, column: Sequence[ScoreEntry]) -> str:
-        one_of_many = len(entry.repeats) == 1 < max(len(each.repeats) for each in self.entries)
-        text = pm(entry.mean("fd") or 0.0, entry.spread("fd")) + (" ¹" if one_of_many else "")
-        estimates = [ScoreEstimate(each.mean("fd") or 0.0, each.spread("fd") or 0.0, self.protocol) for each in column]
-        best, ties = best_and_ties(estimates)
-        mine = next(index for index, each in enumerate(column) if each is entry)
-        return f"**{text}**" if mine == best else f"{text} =" if mine in ties else text
+    def marks(self) -> dict[tuple[str, int], tuple[str, str]]:
+        """Compare the Fréchet distances of each column.
 
-    def _grid(self, content: Any) -> str:
+        Returns:
+            For each (row, network calls) that is the best of its column or ties with it: the mark, "best" or "tie", and
+            the test.
+        """
+        found = {}
+        for calls in {entry.network_calls for entry in self.entries}:
+            column = [each for each in self.entries if each.network_calls == calls and each.values("fd")]
+            estimates = estimate_scores([each.scored("fd", self.about["seed"]) for each in column])
+            if estimates is None or len(column) < 2:
+                continue
+            best, ties = compare(estimates).best_and_ties()
+            for index in (best, *ties):
+                mark = "best" if index == best else "tie"
+                found[column[index].row, calls] = (mark, estimates.test)
+        return found
+
+    def _distance(self, marks: Mapping[tuple[str, int], tuple[str, str]]) -> Callable[[ScoreEntry], str]:
+        many = max(len(each.repeats) for each in self.entries)
+
+        def text(entry: ScoreEntry) -> str:
+            plain = pm(entry.mean("fd") or 0.0, entry.spread("fd")) + (" ¹" if len(entry.repeats) == 1 < many else "")
+            mark, _ = marks.get((entry.row, entry.network_calls), ("", ""))
+            return f"**{plain}**" if mark == "best" else f"{plain} =" if mark == "tie" else plain
+
+        return text
+
+    def _grid(self, content: Callable[[ScoreEntry], str]) -> str:
         """Format a table with samplers as rows and network calls as columns."""
         rows = list(dict.fromkeys(entry.row for entry in self.entries))
         columns = sorted({entry.network_calls for entry in self.entries})
         by_place = {(entry.row, entry.network_calls): entry for entry in self.entries if entry.repeats}
-        lines = []
-        for row in rows:
-            texts = []
-            for calls in columns:
-                entry = by_place.get((row, calls))
-                column = [each for (_, steps), each in by_place.items() if steps == calls]
-                texts.append("" if entry is None else content(entry, column))
-            lines.append([row, *texts])
+        lines = [
+            [row, *(content(by_place[row, calls]) if (row, calls) in by_place else "" for calls in columns)]
+            for row in rows
+        ]
         return markdown_table(["sampler \\ network calls", *map(str, columns)], lines)
 
 
-def _content(together: Sequence[type[MetricConfig]], entry: ScoreEntry, _: Sequence[ScoreEntry]) -> str:
+def _tested(marks: Iterable[tuple[str, str]]) -> str:
+    """Return the tests behind the marks in parentheses, or an empty string."""
+    tests = list(dict.fromkeys(test for _, test in marks))
+    return f" ({'; '.join(tests)}; two-sided 5 % over all pairs of the column)" if tests else ""
+
+
+def _content(together: Sequence[type[MetricConfig]], entry: ScoreEntry) -> str:
     """Format the mean of a metric with its spread; of several metrics in one table, their means."""
     means = {schema: entry.mean(schema.name) for schema in together}
     if any(mean is None for mean in means.values()):

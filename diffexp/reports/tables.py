@@ -8,9 +8,10 @@ from typing import Any
 
 from diffexp.config.schemas.requests import ESTIMATES, estimate_settings
 from diffexp.config.trial import is_seed, leaves
-from diffexp.evaluation.ranking import ScoreEstimate, best_and_ties
 from diffexp.formatting import Table, pm
 from diffexp.runs.reader import RecordedScore, RunReader
+from diffexp.statistics.comparison import compare
+from diffexp.statistics.scores import estimate_scores
 
 # Keys of the name and the recording of a run, which do not change the result.
 _NAMING = ("name", "runs_dir", "run_dir", "wandb.", "loggers")
@@ -124,12 +125,16 @@ class Comparable:
         texts, bold = [], set()
         grid = [self.at(row) for row in rows]
         marks: dict[tuple[int, int], str] = {}
+        tests: dict[str, None] = {}
         for column, calls in enumerate(columns):
             filled = [number for number, each in enumerate(grid) if calls in each]
             if several_seeds([runs[index] for index in sorted({rows[number][0] for number in filled})]):
                 continue
-            entries = [_entry(grid[number][calls]) for number in filled]
-            best, ties = best_and_ties(entries)
+            estimates = estimate_scores([grid[number][calls].scored() for number in filled])
+            if estimates is None or len(filled) < 2:
+                continue
+            tests[estimates.test] = None
+            best, ties = compare(estimates).best_and_ties()
             bold.add((filled[best], column + 1))
             marks |= {(filled[tie], column): " =" for tie in ties}
         for number, (row, scores) in enumerate(zip(rows, grid, strict=True)):
@@ -145,7 +150,10 @@ class Comparable:
         images = ", ".join(f"{times} × {count} images" if times > 1 else f"{count} images" for times, count in counts)
         at = sorted({each.step for _, each in self.scores})
         steps = f"step {at[0]}" if len(at) == 1 else f"steps {at[0]} to {at[-1]}"
-        marked = "Bold: lowest of a column; =: statistically indistinguishable from it."
+        marked = (
+            "Bold: lowest of a column; =: not significantly different from it "
+            f"({'; '.join(tests)}; two-sided 5 % over all pairs of the column)."
+        )
         if not bold:
             marked = "None is marked as the lowest: runs that differ only in seeds are draws of one setting."
         source = (
@@ -232,10 +240,6 @@ def environment_facts(environment: dict[str, Any]) -> dict[str, str]:
     """Return the versions and the machine in environment.json, by dotted key."""
     aside = ("command", "earlier", "run_id", "saved", "changes", "slurm", "plugins")
     return {".".join(path): shown(value) for path, value in leaves(environment) if path[0] not in aside}
-
-
-def _entry(score: RecordedScore) -> ScoreEstimate:
-    return ScoreEstimate(score.value, score.spread or 0.0, score.protocol)
 
 
 def _listed(files: Sequence[str]) -> str:

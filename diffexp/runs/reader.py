@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import stdev
@@ -16,8 +16,10 @@ from diffexp.config.schemas.requests import estimate_settings
 from diffexp.config.sources import read_yaml
 from diffexp.errors import UserError
 from diffexp.runs.directory import Run, grids
+from diffexp.runs.influences import read_influences, table_influences
 from diffexp.runs.metrics import read_metrics
 from diffexp.runs.records import optional_object, optional_values, typed
+from diffexp.statistics.scores import ScoredBlock
 from diffexp.system.locks import in_use
 
 
@@ -38,6 +40,7 @@ class RecordedScore:
         count: images per block.
         seconds: seconds per block.
         source: the file that the score was read from.
+        scored: reads the blocks, with the influences of their images, for comparisons.
     """
 
     sampler: str
@@ -52,6 +55,7 @@ class RecordedScore:
     count: int
     seconds: float
     source: Path
+    scored: Callable[[], list[ScoredBlock]] = field(compare=False, repr=False)
 
     def __post_init__(self) -> None:
         texts = (self.sampler, self.weights, self.metric, self.protocol)
@@ -151,11 +155,12 @@ class RunReader:
         rows = [row for row in self.metrics if _scored_at(row, content["step"])]
         row = rows[-1] if rows else {}
         found = []
-        for each in content["scores"].values():
+        for sampler, each in content["scores"].items():
             prefix = f"score/{each['label']}-{content['weights']}/"
             distance = each["scores"]["fd"]
             # named as in metrics.jsonl: fd_digits_v1_500, fid_50k
             name = next((key for key in row if key.startswith(prefix) and row[key] == distance["value"]), None)
+            images = (content["seed"], 0, each["scores"]["count"])
             if name is not None:
                 found.append(
                     RecordedScore(
@@ -171,6 +176,7 @@ class RunReader:
                         count=each["scores"]["count"],
                         seconds=each["seconds"],
                         source=file,
+                        scored=partial(_of_file, file.with_suffix(".npz"), f"{sampler}/fd", images, distance),
                     )
                 )
         return found
@@ -197,9 +203,26 @@ def _of_table(content: dict[str, Any], file: Path) -> list[RecordedScore]:
                 count=content["about"]["count"],
                 seconds=sum(cell["seconds"]) / len(cell["seconds"]),
                 source=file,
+                scored=partial(_of_cell, content["about"], cell, file.parent),
             )
         )
     return found
+
+
+def _of_file(file: Path, name: str, images: tuple[int, int, int], distance: dict[str, Any]) -> list[ScoredBlock]:
+    return [ScoredBlock(images, distance["value"], distance["error"], read_influences(file).get(name))]
+
+
+def _of_cell(about: dict[str, Any], cell: dict[str, Any], folder: Path) -> list[ScoredBlock]:
+    seed, count = about["seed"], about["count"]
+    files = (
+        table_influences(folder, cell["row"], cell["network_calls"], repeat) for repeat in range(len(cell["blocks"]))
+    )
+    return [
+        block
+        for repeat, (file, scores) in enumerate(zip(files, cell["blocks"], strict=True))
+        for block in _of_file(file, "fd", (seed, repeat * count, count), scores["fd"])
+    ]
 
 
 def _likelihood(content: dict[str, Any], file: Path) -> list[tuple[dict[str, Any], dict[str, list[float]], Path]]:

@@ -1,8 +1,8 @@
 """Estimates of the same quantity under several settings, with the errors of their differences."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class Estimates:
             `diffexp.statistics.influence`.
         df: degrees of freedom of the covariance; infinite for many images.
         test: what a difference is tested against, for captions: "paired over 500 images".
+        sd: of replicates, the standard deviation of one about its setting (and seed).
     """
 
     values: Array
@@ -27,6 +28,7 @@ class Estimates:
     cross: Array
     df: float
     test: str
+    sd: float | None = None
 
     def errors(self, contrasts: Array) -> Array:
         """Return the standard errors (p,) of contrasts (p, k) of the values."""
@@ -56,7 +58,7 @@ class Estimates:
         return cls(values, cov, cov, np.inf, "unpaired, by standard errors")
 
 
-def over_replicates(values: Sequence[Mapping[Hashable, float]], what: str = "seeds") -> Estimates | None:
+def over_replicates(values: Sequence[Mapping[Any, float]], what: str = "seeds") -> Estimates | None:
     """Return estimates from replicates: trainings with several seeds, or scores of several blocks of images.
 
     The model is the additive one of randomised blocks, value = setting + seed + residual, fitted by least squares. Its
@@ -78,7 +80,7 @@ def over_replicates(values: Sequence[Mapping[Hashable, float]], what: str = "see
     return found or _fit(values, [], f"over {several} {what} each, unpaired")
 
 
-def _fit(values: Sequence[Mapping[Hashable, float]], seeds: Sequence[Hashable], test: str) -> Estimates | None:
+def _fit(values: Sequence[Mapping[Any, float]], seeds: Sequence[Any], test: str) -> Estimates | None:
     """Fit setting (+ seed) effects; None if contrasts between settings, or the residual, cannot be estimated."""
     k, blocks = len(values), {seed: number for number, seed in enumerate(seeds)}
     rows, observed = [], []
@@ -100,4 +102,4 @@ def _fit(values: Sequence[Mapping[Hashable, float]], seeds: Sequence[Hashable], 
     variance = float(np.square(y - design @ coefficients).sum()) / df
     cov = variance * np.linalg.inv(design.T @ design)[:k, :k]
     offset = coefficients[k:].sum() / len(seeds) if seeds else 0.0  # the mean effect of the seeds
-    return Estimates(coefficients[:k] + offset, cov, cov, float(df), test)
+    return Estimates(coefficients[:k] + offset, cov, cov, float(df), test, variance**0.5)

@@ -14,8 +14,6 @@ therefore an unbiased estimate of Var ψ, and the error of a score is::
     Var(S) = (Var ψ̂ + max(Cov(ψ̂_1, ψ̂_2), 0)) / 2n
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,18 +22,20 @@ FOLDS = 3
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
 class Influence:
     """The influences of the independent parts of a sample, which are images or groups of images, on a score.
 
-    Attributes:
+    Args:
         values: (units, 1), or (units, 3) with the estimates from the two other folds; see the module. Their columns
             have the mean 0.
         parts: the number of such parts in the sample, of which `values` may have only some.
     """
 
-    values: NDArray[np.float32]
-    parts: int
+    # no dataclass, because torchmetrics rebuilds the dataclasses that a metric returns
+
+    def __init__(self, values: NDArray[np.float32], parts: int) -> None:
+        self.values = values
+        self.parts = parts
 
     def __eq__(self, other: object) -> bool:
         return (

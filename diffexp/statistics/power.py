@@ -5,7 +5,7 @@ from functools import lru_cache
 from statistics import fmean, stdev
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import special
 
 from diffexp.statistics.comparison import LEVEL
 
@@ -18,7 +18,7 @@ def mean_interval(values: Sequence[float], level: float = 1 - LEVEL) -> tuple[fl
     """Return the mean and half the width of its Student t interval; None for a single value."""
     if len(values) < 2:
         return fmean(values), None
-    quantile = float(stats.t.ppf((1 + level) / 2, len(values) - 1))
+    quantile = float(special.stdtrit(len(values) - 1, (1 + level) / 2))
     return fmean(values), quantile * stdev(values) / len(values) ** 0.5
 
 
@@ -41,21 +41,27 @@ def _in_errors(df: float, settings: int, power: float, level: float) -> float:
     upper = critical + 10
     while power_of(upper, df, critical) < power:
         upper *= 2
-    return float(optimize.brentq(lambda shift: power_of(shift, df, critical) - power, 0, upper))
+    lower = 0.0
+    while upper - lower > 1e-9 * upper:  # bisection: power grows with the shift
+        middle = (lower + upper) / 2
+        lower, upper = (middle, upper) if power_of(middle, df, critical) < power else (lower, middle)
+    return upper
 
 
 def _critical(df: float, settings: int, level: float) -> float:
     """Return the quantile of the largest of all pairwise differences of equal settings, in standard errors."""
     if settings == 2:
-        return float(stats.t.ppf(1 - level / 2, df))
+        return float(special.stdtrit(df, 1 - level / 2))
+    from scipy.stats import studentized_range  # this import takes half a second
+
     # Tukey's range, which is of single values and not of differences
-    return float(stats.studentized_range.ppf(1 - level, settings, min(df, 1e5)) / np.sqrt(2))
+    return float(studentized_range.ppf(1 - level, settings, min(df, 1e5)) / np.sqrt(2))
 
 
 def power_of(shift: float, df: float, critical: float) -> float:
     """Return the probability that |t| exceeds the critical value, for a true difference of `shift` standard errors."""
-    spread = np.sqrt(stats.chi2.ppf(_QUANTILES, df) / df) if np.isfinite(df) else np.ones(1)
-    return float(np.mean(stats.norm.sf(critical * spread - shift) + stats.norm.cdf(-critical * spread - shift)))
+    spread = np.sqrt(special.chdtri(df, 1 - _QUANTILES) / df) if np.isfinite(df) else np.ones(1)
+    return float(np.mean(special.ndtr(shift - critical * spread) + special.ndtr(-shift - critical * spread)))
 
 
 def detectable_over_seeds(sd: float, seeds: int, settings: int = 2, *, paired: bool = True) -> float:

@@ -127,7 +127,7 @@ def test_inception_score_equals_torch_fidelity_in_each_split():
     for first in range(0, 95, 20):
         some = logits[first : first + 20]
         metric.update(None, Features(torch.randn(len(some), 4), some), first)
-    mean, spread, _ = metric.compute()
+    mean, spread, *_ = metric.compute()
     splits = [isc_features_to_metric(logits[k::SPLITS], 1, shuffle=False) for k in range(SPLITS)]
     expected = torch.tensor([each["inception_score_mean"] for each in splits], dtype=torch.float64)
     assert mean == pytest.approx(expected.mean().item(), rel=1e-9)

@@ -5,10 +5,11 @@ import pytest
 from diffexp.config.schemas.samplers import DDIMConfig
 from diffexp.errors import UserError
 from diffexp.evaluation.metrics.base import Estimate
+from diffexp.evaluation.score_entry import ScoreEntry
 from diffexp.evaluation.scores import Scores
-from diffexp.evaluation.table import ScoreEntry, ScoreTable
+from diffexp.evaluation.table import ScoreTable
 
-ABOUT = {"name": "run", "step": 1, "weights": "ema", "count": 2, "reference": "r", "device": "cpu"}
+ABOUT = {"name": "run", "step": 1, "weights": "ema", "count": 2, "reference": "r", "device": "cpu", "seed": 0}
 ABOUT |= {"extractor": "e", "quantisation": "q"}
 
 

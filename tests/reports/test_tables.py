@@ -16,6 +16,7 @@ from diffexp.reports.schedules import schedules
 from diffexp.reports.tables import Comparable, comparable, differing_keys, losses_compare
 from diffexp.runs.directory import Run
 from diffexp.runs.reader import RecordedScore, RunReader, read_runs, without_steps
+from diffexp.statistics.scores import ScoredBlock
 from diffexp.system.locks import locked
 from tests.helpers.small import diffexp
 
@@ -194,7 +195,10 @@ def recorded(tmp_path, **settings):
 
 
 def scored(value, calls=50):
-    return RecordedScore("ddim", calls, 10, "ema", "fd", "p", value, 0.01, 1, 100, 1.0, Path("scores.json"))
+    blocks = [ScoredBlock((0, 0, 100), value, 0.01)]
+    return RecordedScore(
+        *("ddim", calls, 10, "ema", "fd", "p", value, 0.01, 1, 100, 1.0, Path("scores.json")), lambda: blocks
+    )
 
 
 def model(schedule, timesteps=20):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffexp.evaluation.extractors.base import Extractor, Features
 from diffexp.evaluation.reference import Reference
+from diffexp.statistics.influence import Influence
 
 
 class Estimate(NamedTuple):
@@ -17,11 +18,14 @@ class Estimate(NamedTuple):
         value: the value.
         error: its standard error; None if unknown.
         expected: the value of a perfect generator at this number of images; None if unknown.
+        influence: the influence of each image on the value, for comparisons of sets from the same seeds; None if
+            unknown.
     """
 
     value: float
     error: float | None = None
     expected: float | None = None
+    influence: Influence | None = None
 
 
 class Metric(torchmetrics.Metric, ABC):

@@ -9,6 +9,7 @@ from torch import Tensor
 from diffexp.evaluation.feature_statistics import FeatureSummary, Gaussian
 from diffexp.evaluation.metrics.base import Estimate
 from diffexp.evaluation.metrics.feature_metric import FeatureMetric
+from diffexp.statistics.influence import FOLDS, Influence
 
 
 class FrechetDistance(FeatureMetric):
@@ -26,8 +27,8 @@ class FrechetDistance(FeatureMetric):
     def _measure(self, summary: FeatureSummary) -> Estimate:
         sample, side = summary.gaussian, self._side
         assert sample.count is not None
-        error = side.error(sample, summary.features)
-        return Estimate(side.distance(sample), error, side.expected(sample.count).value)
+        influence = side.influence(sample, summary.features)
+        return Estimate(side.distance(sample), influence.error, side.expected(sample.count).value, influence)
 
 
 class FrechetReference:
@@ -64,30 +65,37 @@ class FrechetReference:
         squares = (other.mean - ours.mean).square().sum()
         return max(0.0, float(squares + other.cov.trace() + ours.cov.trace() - 2 * trace_of_root))
 
-    def error(self, other: Gaussian, features: Tensor) -> float:
-        """Return the standard error of a sample's distance from the reference, which is treated as fixed.
+    def influence(self, other: Gaussian, features: Tensor) -> Influence:
+        """Return the influence of each image on a sample's distance; the reference is treated as fixed.
 
-        To first order a sample x changes the distance by its influence 2 (μ₁ - μ₂)·y + yᵀ(1 - A)y with y = x - μ₁,
-        where A = L (Lᵀ Σ₁ L)^-½ Lᵀ maps N(0, Σ₁) to the reference's N(0, Σ₂). At the noise floor the true influence
-        vanishes, and the variance f² is that of the second order. There, the influence estimated from noise has the
-        variance 2 f². So the variance is max(variance of the influence - f², f²).
+        To first order a sample x changes the distance by 2 (μ₁ - μ₂)·y + yᵀ(1 - A)y with y = x - μ₁, where
+        A = L (Lᵀ Σ₁ L)^-½ Lᵀ maps N(0, Σ₁) to the reference's N(0, Σ₂). Folds with fewer than two images for each
+        feature do not estimate A. The influences are then estimated from all images only, and the error of a distance
+        near its smallest value is too large, by at most √2.
 
         Args:
             other: mean and covariance of the sample; its count must be known.
-            features: (m, d), features of some or all of the sample.
+            features: (m, d), features of some or all of the sample, evenly spaced.
         """
         assert other.count is not None
-        values, vectors = torch.linalg.eigh(self._root.T @ other.cov @ self._root)
+        full = self._influence(other.mean, other.cov, features)
+        if len(features) < 2 * FOLDS * features.shape[1]:
+            return Influence.linear(full.cpu().numpy(), other.count)
+        x = features.to(other.mean)
+        folds = (x[fold::FOLDS] for fold in range(FOLDS))
+        by_fold = torch.stack([self._influence(each.mean(0), each.T.cov(), x) for each in folds], dim=1)
+        return Influence.of_folds(full.cpu().numpy(), by_fold.cpu().numpy(), other.count)
+
+    def _influence(self, mean: Tensor, cov: Tensor, features: Tensor) -> Tensor:
+        """Return the first-order influences (m,) of features (m, d) on the distance of a sample with these moments."""
+        values, vectors = torch.linalg.eigh(self._root.T @ cov @ self._root)
         values = _without_rounding(values).sqrt()
         kept = values > 0
-        y = features.to(other.mean) - other.mean
+        y = features.to(mean) - mean
         along = y @ (self._root @ vectors[:, kept])
-        influence = (
-            2 * y @ (other.mean - self.gaussian.mean) + y.square().sum(1) - (along.square() / values[kept]).sum(1)
-        )
-        first = float(influence.var()) / other.count
-        second = (self._second_order[1] / other.count) ** 2
-        return math.sqrt(max(first - second, second))
+        influence: Tensor = 2 * y @ (mean - self.gaussian.mean) + y.square().sum(1)
+        influence -= (along.square() / values[kept]).sum(1)
+        return influence
 
     def expected(self, count: int) -> Estimate:
         """Return the distance of `count` images from a perfect generator, for Gaussian features.

@@ -10,9 +10,9 @@ from diffexp.evaluation.feature_statistics import FeatureSummary, at_most
 from diffexp.evaluation.metrics.base import Estimate
 from diffexp.evaluation.metrics.feature_metric import FeatureMetric
 from diffexp.evaluation.reference import Reference
+from diffexp.statistics.influence import FOLDS, Influence
 
 MOST = 10_000  # features per side, as is customary
-_GROUPS = 20  # blocks of the jackknife
 _CHUNK = 2_000  # rows of the matrix of pairs per chunk
 
 
@@ -46,53 +46,47 @@ class KernelReference:
         self.features = at_most(features, MOST)
 
     @cached_property
-    def _own(self) -> Tensor:
-        return _block_sums(self.features, self.features)
+    def _own_mean(self) -> float:
+        """The mean of the kernel over pairs of different features."""
+        m = len(self.features)
+        return float(_kernel_sums(self.features, self.features).sum()) / (m * (m - 1))
 
     def distance(self, features: Tensor) -> Estimate:
         """Return the unbiased squared MMD with the kernel (x·y/d + 1)³ over all pairs (KID: Bińkowski et al. 2018).
 
-        The error is a block jackknife over 20 blocks of the sample. The reference is treated as fixed, as for the
-        Fréchet distance. If the two sets are statistically indistinguishable, the error is too large by about √2.
+        It is the mean of h(x_i, x_j) = k(x_i, x_j) - g(x_i) - g(x_j) + c over pairs of the sample. Here g is the mean
+        of the kernel with the reference, which is treated as fixed, and c that within it. The influence of x_i is twice
+        the mean of h(x_i, ·), and its estimate from a fold is over the images of that fold.
 
         Args:
             features: features (m, d) of at least 40 images; at most 10,000, evenly spaced, are used.
         """
         features = at_most(features, MOST)
-        theirs, between = _block_sums(features, features), _block_sums(features, self.features)
-        sizes = _block_sizes(features), _block_sizes(self.features)
-        everything = torch.ones(_GROUPS, dtype=torch.float64, device=features.device)
-        value = _mmd(theirs, between, self._own, sizes, everything)
-        blocks = torch.eye(_GROUPS).to(everything)
-        without = torch.stack([_mmd(theirs, between, self._own, sizes, everything - block) for block in blocks])
-        error = ((_GROUPS - 1) / _GROUPS * (without - without.mean()).square().sum()).sqrt()
-        return Estimate(float(value), float(error), 0.0)
+        n, constant = len(features), self._own_mean
+        within = _kernel_sums(features, features)  # (n, folds)
+        between = _kernel_sums(features, self.features).sum(1) / len(self.features)  # g, (n,)
+        sizes = torch.tensor([len(features[fold::FOLDS]) for fold in range(FOLDS)]).to(between)
+        fold_means = torch.stack([between[fold::FOLDS].mean() for fold in range(FOLDS)])
+        by_fold = 2 * (within / sizes - between[:, None] - fold_means + constant)
+        full = 2 * (within.sum(1) - (n - 1) * between - (between.sum() - between)) / (n - 1) + 2 * constant
+        influence = Influence.of_folds(full.cpu().numpy(), by_fold.cpu().numpy(), n)
+        return Estimate(float(full.mean()) / 2, influence.error, 0.0, influence)
 
 
-def _mmd(theirs: Tensor, between: Tensor, ours: Tensor, sizes: tuple[Tensor, Tensor], kept: Tensor) -> Tensor:
-    """Return the estimate from the sample's blocks with kept = 1; sums within a set exclude self-pairs."""
-    n, m = sizes[0] @ kept, sizes[1].sum()
-    within = kept @ theirs @ kept / (n * (n - 1)) + ours.sum() / (m * (m - 1))
-    return within - 2 * (kept @ between).sum() / (n * m)
-
-
-def _block_sums(x: Tensor, y: Tensor) -> Tensor:
-    """Return sums (20, 20) of the kernel over pairs of blocks; if x is y, without self-pairs."""
+def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
+    """Return float64 (n, 3): for each of x (n, d), sums of the kernel over the folds of y, without x itself."""
     same = x is y
-    x_blocks = torch.arange(len(x), device=x.device) * _GROUPS // len(x)
-    y_blocks = torch.arange(len(y), device=x.device) * _GROUPS // len(y)
-    sums = torch.zeros(_GROUPS, _GROUPS, dtype=torch.float64, device=x.device)
+    folds = torch.arange(len(y), device=x.device) % FOLDS
     y = y.double()
-    for rows, blocks in zip(torch.split(x.double(), _CHUNK), torch.split(x_blocks, _CHUNK), strict=True):
-        by_column = torch.zeros(len(rows), _GROUPS, dtype=torch.float64, device=x.device)
-        by_column.index_add_(1, y_blocks, (rows @ y.T / x.shape[1] + 1) ** 3)
-        sums.index_add_(0, blocks, by_column)
+    sums = torch.cat(
+        [
+            torch.zeros(len(rows), FOLDS, dtype=torch.float64, device=x.device).index_add_(
+                1, folds, (rows @ y.T / x.shape[1] + 1) ** 3
+            )
+            for rows in torch.split(x.double(), _CHUNK)
+        ]
+    )
     if same:
-        diagonal = (y.square().sum(dim=1) / x.shape[1] + 1) ** 3
-        sums.diagonal().index_add_(0, x_blocks, -diagonal)
+        own = (y.square().sum(dim=1) / x.shape[1] + 1) ** 3
+        sums[torch.arange(len(y), device=x.device), folds] -= own
     return sums
-
-
-def _block_sizes(features: Tensor) -> Tensor:
-    blocks = torch.arange(len(features), device=features.device) * _GROUPS // len(features)
-    return torch.bincount(blocks, minlength=_GROUPS).double()

@@ -11,10 +11,13 @@ from diffexp.evaluation.metrics.base import Estimate
 from diffexp.evaluation.metrics.feature_metric import FeatureMetric
 from diffexp.evaluation.nearest_neighbors import rank_smallest
 from diffexp.evaluation.reference import Reference
+from diffexp.statistics.influence import Influence
 
 NEIGHBORS = 3  # k of precision and recall
 MOST = 10_000  # features per side, as is customary
 _CHUNK = 1_000  # rows of the matrix of distances per chunk
+_GROUPS = 20  # groups of sampled images of which the jackknife of recall leaves out one
+_LISTED = 16  # nearest features that are listed, to find the 3rd without a group
 
 
 class _ManifoldMetric(FeatureMetric):
@@ -54,15 +57,25 @@ class Precision(_ManifoldMetric):
         return _reach(self._real)
 
     def _measure(self, summary: FeatureSummary) -> Estimate:
-        return Estimate(_within(self._centred(summary.features), self._real, self._real_reach))
+        within = _within(self._centred(summary.features), self._real, self._real_reach[:, None])[:, 0].double()
+        influence = Influence.linear(within.cpu().numpy(), len(within))
+        return Estimate(float(within.mean()), influence.error, influence=influence)
 
 
 class Recall(_ManifoldMetric):
-    """The fraction of real images within the radius of some sampled image."""
+    """The fraction of real images within the radius of some sampled image.
+
+    It depends on single images by their neighbours, for which influences of single images have no meaning. Its error is
+    the jackknife that omits one of 20 groups of sampled images in turn; image i is in group i mod 20.
+    """
 
     def _measure(self, summary: FeatureSummary) -> Estimate:
         sample = self._centred(summary.features)
-        return Estimate(_within(self._real, sample, _reach(sample)))
+        within = _within(self._real, sample, _reach_without_groups(sample)).double().mean(dim=0)
+        everything, without = within[0], within[1:]
+        pseudo = _GROUPS * everything - (_GROUPS - 1) * without
+        influence = Influence.linear(pseudo.cpu().numpy(), _GROUPS)
+        return Estimate(float(everything), influence.error, influence=influence)
 
 
 def _reach(features: Tensor) -> Tensor:
@@ -71,7 +84,28 @@ def _reach(features: Tensor) -> Tensor:
     return torch.cat([rank_smallest(each, NEIGHBORS + 1) for each in distances])
 
 
-def _within(asked: Tensor, centres: Tensor, reach: Tensor) -> float:
-    """Return the fraction of the features (n, d) that are within the radius `reach` (m,) of some centre (m, d)."""
-    found = [(torch.cdist(rows, centres) <= reach).any(dim=1) for rows in torch.split(asked, _CHUNK)]
-    return float(torch.cat(found).double().mean())
+def _reach_without_groups(features: Tensor) -> Tensor:
+    """Return the radii (m, 21): of all features, then without each group, whose own features have the radius -1."""
+    groups = torch.arange(len(features), device=features.device) % _GROUPS
+    listed = min(_LISTED, len(features))
+    parts = []
+    for rows in torch.split(features, _CHUNK):
+        distances, nearest = torch.cdist(rows, features).topk(listed, largest=False)  # the first is the feature itself
+        columns = [distances[:, NEIGHBORS]]
+        for group in range(_GROUPS):
+            left = (groups[nearest] != group).cumsum(dim=1) > NEIGHBORS
+            place = torch.where(left.any(dim=1), left.byte().argmax(dim=1), listed - 1)
+            columns.append(distances.gather(1, place[:, None])[:, 0])
+        parts.append(torch.stack(columns, dim=1))
+    reach = torch.cat(parts)
+    reach[torch.arange(len(features), device=features.device), 1 + groups] = -1
+    return reach
+
+
+def _within(asked: Tensor, centres: Tensor, reach: Tensor) -> Tensor:
+    """Return bool (n, r): whether features (n, d) are within any of the radii `reach` (m, r) of the centres (m, d)."""
+    parts = []
+    for rows in torch.split(asked, _CHUNK):
+        distances = torch.cdist(rows, centres)
+        parts.append(torch.stack([(distances <= each).any(dim=1) for each in reach.T], dim=1))
+    return torch.cat(parts)
