@@ -59,12 +59,14 @@ def finished(
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def start(*arguments: str, cwd: Path, streams: Sequence[int] = (), **environment: str) -> WarmProcess:
+def start(
+    *arguments: str, cwd: Path, streams: Sequence[int] = (), terminal: int | None = None, **environment: str
+) -> WarmProcess:
     """Start the command line in a process of its own, which has imported everything already.
 
-    `streams` are the descriptors of its standard input, output and error, instead of files.
+    It prints to files, unless there are descriptors of its standard input, output and error, or of its terminal.
     """
-    return warm.start(arguments, cwd, {**os.environ, **environment}, streams=streams)
+    return warm.start(arguments, cwd, {**os.environ, **environment}, streams=streams, terminal=terminal)
 
 
 def start_script(path: Path, *arguments: str, cwd: Path, **environment: str) -> WarmProcess:

@@ -8,6 +8,7 @@ test_wandb.py and test_faults.py start trials and ranks as users do.
 import atexit
 import contextlib
 import ctypes
+import fcntl
 import gc
 import json
 import os
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import traceback
@@ -93,10 +95,12 @@ class Warm:
             command = [sys.executable, "-m", "tests.helpers.warm", *map(str, descriptors)]
             self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=descriptors)
 
-    def start(self, arguments, cwd, environment, script=None, streams=()):
+    def start(self, arguments, cwd, environment, script=None, streams=(), terminal=None):
         """Start one command of diffexp, or a Python script; `streams` are its standard input, output and error."""
         path = self._socket()
         request = {"arguments": list(map(str, arguments)), "script": script and str(script)}
+        if terminal is not None:
+            request["session"], streams = True, [terminal] * 3
         return fork(path, {**request, "cwd": str(cwd), "environment": {**environment, SOCKET: path}}, streams)
 
     def command(self, *arguments):
@@ -206,6 +210,8 @@ def become(request, descriptors):
     for stream, descriptor in enumerate(descriptors[:3]):
         os.dup2(descriptor, stream)
         os.close(descriptor)
+    if request.get("session") and os.isatty(0):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def finish(main):

@@ -30,7 +30,7 @@ def in_a_terminal(*arguments, cwd, term):
     """Run a command in a pseudo-terminal; return all that it prints, with the newlines of a file."""
     main, other = pty.openpty()
     fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    process = start(*arguments, cwd=cwd, streams=[other, other, other], TERM=term, WANDB_MODE="offline")
+    process = start(*arguments, cwd=cwd, terminal=other, TERM=term, WANDB_MODE="offline")
     os.close(other)
     printed = b""
     while True:
