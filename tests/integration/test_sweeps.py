@@ -217,7 +217,7 @@ def test_bayes_ends_poor_trials_early(tmp_path):
         tmp_path,
         rates,
         "training.log_every_n_steps=5",
-        "training.max_steps=100",
+        "training.max_steps=200",
         fixed=LONG,
         method="bayes",
         run_cap=4,
@@ -230,7 +230,7 @@ def test_bayes_ends_poor_trials_early(tmp_path):
     assert rows[0]["state"] == "done"
     for row in rows:
         assert 1e-6 <= float(row["optim.lr"]) <= 1e-2
-        assert (row["state"] == "stopped") == (int(row["step"]) < 100)
+        assert (row["state"] == "stopped") == (int(row["step"]) < 200)
         assert len(list((tmp_path / row["run"]).glob("checkpoints/*"))) >= 1
     assert any(row["state"] == "stopped" for row in rows)
 
