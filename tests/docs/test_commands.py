@@ -138,6 +138,8 @@ def run_small(line, cwd, cache):
             words += ["--print"]
             if not (cwd / words[2]).is_dir():
                 words += [f"--out={cwd / 'submitted'}"]
+    elif "--data" in words:  # measures some steps
+        words += [*NARROW, "training.batch_size=8"]
     elif "--resume" not in words or not (cwd / words[1]).is_dir():  # of a run that is small already
         words += SMALLER.get(kind, [])
         narrowable = "network.name" not in line and "families/" not in line
