@@ -34,7 +34,7 @@ from diffexp.system.terminal import progress_bar, say
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1  # of the estimates: losses of different versions are not comparable
+_VERSION = 1  # of the estimates, with their levels: losses of different versions are not comparable
 
 
 class Validation(Periodic):
@@ -98,7 +98,6 @@ class Validation(Periodic):
             "split": split,
             "count": len(held_out.images),
             "seed": seed,
-            "levels": list(levels),
             "images": held_out.digest(),
         }
         self._earlier: list[RecordedValidation] | None = None
