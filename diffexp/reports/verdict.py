@@ -52,16 +52,16 @@ def verdict_on_pair(measure: Measure, names: tuple[str, str] = ("A", "B")) -> Ve
     low, high = found.interval()
     if not found.is_significant:
         text = (
-            f"{one} and {two} are not distinguishable by {measure.label}: difference {_number(found.value)} "
-            f"({_number(low)} to {_number(high)}; {found.test}).{_needed(measure, found)}{note}"
+            f"{one} and {two} are not distinguishable by {measure.label}: difference {number(found.value)} "
+            f"({number(low)} to {number(high)}; {found.test}).{_needed(measure, found)}{note}"
         )
         return Verdict("indistinguishable", text, found)
     better = (found.value < 0) == measure.lower_is_better
     direction = "lower" if found.value < 0 else "higher"
     low, high = sorted((abs(low), abs(high)))  # the interval does not contain 0
     text = (
-        f"{two} is {'better' if better else 'worse'}: {measure.label} is {direction} by {_number(abs(found.value))} "
-        f"(95 % interval {_number(low)} to {_number(high)}; {found.test}).{note}"
+        f"{two} is {'better' if better else 'worse'}: {measure.label} is {direction} by {number(abs(found.value))} "
+        f"(95 % interval {number(low)} to {number(high)}; {found.test}).{note}"
     )
     return Verdict("better" if better else "worse", text, found)
 
@@ -76,7 +76,7 @@ def verdict_on_best(measure: Measure, names: Sequence[str]) -> Verdict:
     others = [name for number, name in enumerate(names) if number not in ties and number != best]
     tied = [names[number] for number in sorted(ties)]
     test = f"{estimates.test}; 5 % over all pairs"
-    head = f"{names[best]} has the best {measure.label}, {_number(float(estimates.values[best]))}"
+    head = f"{names[best]} has the best {measure.label}, {number(float(estimates.values[best]))}"
     note = "" if measure.is_over_seeds else f" {_ONE_SEED}"
     if not tied:
         return Verdict("better", f"{head}, and differs from all others ({test}).{note}")
@@ -108,7 +108,7 @@ def _needed(measure: Measure, difference: Difference) -> str:
         needed = replicates_needed(
             difference.value, lambda seeds: detectable_over_seeds(sd, seeds, k, paired=paired), counts[-1]
         )
-        what = "more than 100,000 seeds each" if needed is None else f"{needed} seeds each"
+        what = f"{'more than 100,000' if needed is None else needed} {measure.replicates} each"
     else:
         images = measure.images()
         if images is None:
@@ -124,5 +124,6 @@ def _rounded_up(count: float) -> int:
     return math.ceil(count / unit) * unit
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Format a difference with three significant digits and a minus sign."""
     return f"{value:.3g}".replace("-", "−")
