@@ -1,6 +1,7 @@
 """Draw lines with error bars, for the page and for papers."""
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,32 +64,26 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Plot:
+class Drawing(ABC):
     """A figure with its title and caption.
 
     Attributes:
         title: a short title, which also names the figure's files.
         caption: the content of the figure, and the files that it was read from.
-        x_label: the label of the x axis.
-        y_label: the label of the y axis.
-        lines: the lines to draw.
-        log_x: whether the x axis is logarithmic.
-        log_y: whether the y axis is logarithmic, if all y are positive.
     """
 
     title: str
     caption: str
-    x_label: str
-    y_label: str
-    lines: Sequence[Line] = field(repr=False)
-    log_x: bool = False
-    log_y: bool = False
+
+    @abstractmethod
+    def figure(self) -> Figure:
+        """Draw the figure."""
 
     def svg(self) -> str:
-        """Return an ``<svg>`` element, where each line of a run is a group with the id ``TITLE-rINDEX-NUMBER``."""
+        """Return an ``<svg>`` element."""
         with rc_context(_STYLE):
             text = io.StringIO()
-            self._figure().savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+            self.figure().savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         svg = text.getvalue()
         return svg[svg.index("<svg") :].replace(INK, "currentColor")
 
@@ -98,11 +93,31 @@ class Plot:
         for suffix in ("svg", "png"):
             with rc_context({**_STYLE, **{key: "black" for key, value in _STYLE.items() if value == INK}}):
                 content = io.BytesIO()
-                self._figure().savefig(content, format=suffix, dpi=200)
+                self.figure().savefig(content, format=suffix, dpi=200)
             found[suffix] = content.getvalue()
         return found
 
-    def _figure(self) -> Figure:
+
+@dataclass(frozen=True)
+class Plot(Drawing):
+    """Lines. In the SVG, each line of a run is a group with the id ``TITLE-rINDEX-NUMBER``.
+
+    Attributes:
+        x_label: the label of the x axis.
+        y_label: the label of the y axis.
+        lines: the lines to draw.
+        log_x: whether the x axis is logarithmic.
+        log_y: whether the y axis is logarithmic, if all y are positive.
+    """
+
+    x_label: str
+    y_label: str
+    lines: Sequence[Line] = field(repr=False)
+    log_x: bool = False
+    log_y: bool = False
+
+    def figure(self) -> Figure:
+        """Draw the lines."""
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         axes: Axes = figure.subplots()
         runs = sorted({line.run for line in self.lines})

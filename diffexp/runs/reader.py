@@ -19,6 +19,7 @@ from diffexp.runs.directory import Run, grids
 from diffexp.runs.influences import read_influences, table_influences
 from diffexp.runs.metrics import read_metrics
 from diffexp.runs.records import optional_object, optional_values, typed
+from diffexp.runs.validations import RecordedValidation, read_validations
 from diffexp.statistics.scores import ScoredBlock
 from diffexp.system.locks import in_use
 
@@ -141,6 +142,11 @@ class RunReader:
             *(each for file in tables for each in optional_values(file, partial(_of_table, file=file))),
         ]
         return sorted(found, key=lambda score: score.step)
+
+    @cached_property
+    def validations(self) -> list[RecordedValidation]:
+        """The losses on held-out images that training measured, sorted by step."""
+        return read_validations(self.run.validation)
 
     @cached_property
     def likelihoods(self) -> list[tuple[dict[str, Any], dict[str, list[float]], Path]]:

@@ -17,7 +17,7 @@ from diffexp.statistics.estimates import Estimates
 from diffexp.statistics.influence import Array
 
 LEVEL = 0.05  # of significance, two-sided
-_DRAWS = 20_000  # of the joint distribution
+_DRAWS = 10_000  # of the joint distribution
 _MOST = 30  # settings; for more, Holm's bound is used
 
 
@@ -89,7 +89,7 @@ def compare(estimates: Estimates) -> Comparison:
     p: Array = 2 * special.stdtr(estimates.df, -statistic).astype(np.float64)
     adjusted = holm(p)
     if 2 < k <= _MOST:
-        adjusted = np.minimum(adjusted, _joint(statistic, contrasts, estimates))
+        adjusted = np.maximum(p, np.minimum(adjusted, _joint(statistic, contrasts, estimates)))
     found = zip(values.tolist(), errors.tolist(), p.tolist(), adjusted.tolist(), strict=True)
     return Comparison(
         estimates,

@@ -20,6 +20,7 @@ SMALL = [
     "sample_grid={'every': 4, 'count': 6, 'samplers': {'ddim-50': None, 'ddim-5': {'name': 'ddim', 'steps': 5}}}",
     "checkpoint={'every': 4}",
     "score=null",
+    "validation=null",
     "loggers=[csv]",
 ]
 
