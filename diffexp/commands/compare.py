@@ -122,7 +122,14 @@ def compare_groups(arguments: Sequence[str], metric: str | None) -> GroupCompari
     if len(groups) == 2:
         pairs = compared_pairs([(each.label, each) for each in found])
         verdict = _with_caveat(verdict_on_pair(measure, PAIR), measure, runs)
-        return GroupComparison(runs, by_name, measures_table(pairs, PAIR), pairs, measure, verdict)
+        return GroupComparison(
+            runs,
+            by_name,
+            measures_table(pairs, PAIR, "; the verdict tests the first one alone"),
+            pairs,
+            measure,
+            verdict,
+        )
     verdict = _with_caveat(verdict_on_best(measure, names), measure, runs)
     return GroupComparison(runs, by_name, groups_table(found, names), (), measure, verdict)
 

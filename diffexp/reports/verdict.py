@@ -11,7 +11,7 @@ from diffexp.statistics.comparison import Comparison, Difference, compare
 from diffexp.statistics.power import detectable, detectable_over_seeds, replicates_needed
 
 # arXiv 2606.20536
-_ONE_SEED = (
+ONE_SEED = (
     "With one seed each, this holds for these trainings and not for their settings: the seed of a training moves FID "
     "about three times as much as drawing other images does (FID Lottery, arXiv 2606.20536). Train more seeds: diffexp "
     "train CONFIG --seeds 5."
@@ -42,13 +42,26 @@ def difference_of(measure: Measure) -> Difference | None:
     return replace(found, value=-found.value)
 
 
-def verdict_on_pair(measure: Measure, names: tuple[str, str] = ("A", "B")) -> Verdict:
-    """Return the verdict on the second of two groups."""
+def verdict_on_pair(
+    measure: Measure, names: tuple[str, str], *, adjusted: float | None = None, note: str | None = None
+) -> Verdict:
+    """Return the verdict on the second of two groups.
+
+    Args:
+        measure: the measure.
+        names: the names of the groups.
+        adjusted: the p-value if it is corrected for other comparisons.
+        note: a sentence to add; None for what a test over images does not show.
+    """
     one, two = names
     found = difference_of(measure)
     if found is None:
         return Verdict("unknown", _unknown(measure, f"{one} and {two}"))
-    note = "" if measure.is_over_seeds else f" {_ONE_SEED}"
+    if adjusted is not None:
+        found = replace(found, adjusted=adjusted)
+    if note is None and not measure.is_over_seeds:
+        note = ONE_SEED
+    note = f" {note}" if note else ""
     low, high = found.interval()
     if not found.is_significant:
         text = (
@@ -77,7 +90,7 @@ def verdict_on_best(measure: Measure, names: Sequence[str]) -> Verdict:
     tied = [names[number] for number in sorted(ties)]
     test = f"{estimates.test}; 5 % over all pairs"
     head = f"{names[best]} has the best {measure.label}, {number(float(estimates.values[best]))}"
-    note = "" if measure.is_over_seeds else f" {_ONE_SEED}"
+    note = "" if measure.is_over_seeds else f" {ONE_SEED}"
     if not tied:
         return Verdict("better", f"{head}, and differs from all others ({test}).{note}")
     differs = f"; it differs from {listed(others)}" if others else ""

@@ -48,10 +48,15 @@ def compared_pairs(rows: Sequence[tuple[str, Measure]]) -> list[ComparedPair]:
     ]
 
 
-def measures_table(pairs: Sequence[ComparedPair], names: tuple[str, str]) -> Table:
-    """Return a table of the measures of two groups, their difference, its interval and the test."""
-    alone = "; the verdict tests the first one alone" if len(pairs) > 1 else ""
-    return _pairs_table("measure", pairs, names, alone)
+def measures_table(pairs: Sequence[ComparedPair], names: tuple[str, str], note: str) -> Table:
+    """Return a table of the measures of two groups, their difference, its interval and the test.
+
+    Args:
+        pairs: the measures.
+        names: the names of the groups.
+        note: what to add to the sentence on p-values of several measures.
+    """
+    return _pairs_table("measure", pairs, names, note)
 
 
 def settings_table(pairs: Sequence[ComparedPair], names: tuple[str, str]) -> Table:

@@ -37,18 +37,21 @@ class Ranking:
     def note(self) -> str:
         """Return sentences on how the settings were compared, for below a table."""
         valued = [each for each in self.settings if each.values]  # none without a metric
-        if len(valued) < 2:
-            return "95 % interval: Student's t over the seeds." if any(each.interval for each in valued) else ""
-        if not self.differences:
-            return (
+        complete = [each for each in valued if each.is_complete]
+        sentences = []
+        if self.differences:
+            some = f"; only the {_MOST} best are compared" if len(complete) > _MOST else ""
+            sentences.append(f"Bold: best mean; =: indistinguishable from it ({self.test}; 5 % over all pairs{some}).")
+        elif len(complete) > 1:
+            sentences.append(
                 f"Each setting has one {self.replicates.removesuffix('s')}. Without further {self.replicates}, they "
                 "cannot be distinguished."
             )
-        some = f"; only the {_MOST} best are compared" if len(valued) > _MOST else ""
-        return (
-            f"Bold: best mean; =: indistinguishable from it ({self.test}; 5 % over all pairs{some}). 95 % interval: "
-            f"Student's t over the {self.replicates} of a setting."
-        )
+        if len(complete) < len(self.settings) and len(valued) > 1:
+            sentences.append(f"Settings that lack {self.replicates} are not compared.")
+        if any(each.interval for each in valued):
+            sentences.append(f"95 % interval: Student's t over the {self.replicates} of a setting.")
+        return " ".join(sentences)
 
 
 def ranking(sweep: Sweep) -> Ranking:
@@ -61,8 +64,11 @@ def ranking(sweep: Sweep) -> Ranking:
 
 
 def _from_best(found: list[Setting], replicates: str) -> dict[int, Difference]:
-    """Return the difference of each setting from the first one, by position."""
-    positions = [position for position, each in enumerate(found) if each.values][:_MOST]
+    """Return the difference of each complete setting from the first one, by position.
+
+    The seeds that a setting lacks may be those that failed, so that its mean promises too much.
+    """
+    positions = [position for position, each in enumerate(found) if each.values and each.is_complete][:_MOST]
     values = [found[position].by_seed for position in positions]
     if len(values) < 2 or max(map(len, values)) < 2:
         return {}

@@ -13,13 +13,11 @@ from scipy import stats
 from diffexp.cli.main import cli
 from diffexp.commands.compare import compare_groups
 from diffexp.errors import UserError
-from diffexp.runs.influences import write_influences
 from diffexp.statistics.influence import Influence
 from diffexp.sweeps.plan import make_plan
 from diffexp.sweeps.spec.file import parse_sweep
 from diffexp.sweeps.state import TrialState, write_state
-
-NAME = "fd_digits_v1_100"
+from tests.helpers.scored_run import NAME, scored_run
 
 
 @pytest.fixture(autouse=True)
@@ -28,26 +26,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(path, value, seed=0, lr=1e-3, step=8, influence=None, protocol="p"):
-    """Write the files of a training that was scored at a step."""
-    (path / "scores").mkdir(parents=True, exist_ok=True)
-    config = f"name: {path.name}\ndata: {{name: digits}}\nseed: {seed}\noptim: {{lr: {lr}}}\n"
-    (path / "config.yaml").write_text(config)
-    (path / "status.json").write_text(json.dumps({"state": "finished", "step": step, "steps": step}))
-    row = {"step": step, f"score/ddim-5-eta0-ema/{NAME}": value, f"score/{NAME}_best": value, "train/loss": value / 10}
-    with (path / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    scores = {"count": 100, "fd": {"value": value, "error": None if influence is None else influence.error}}
-    scored = {"label": "ddim-5-eta0", "network_calls": 5, "seconds": 1.0, "scores": scores}
-    content = {"step": step, "weights": "ema", "seed": 0, "protocol": protocol, "scores": {"ddim-5": scored}}
-    (path / "scores" / f"step-{step:08d}.json").write_text(json.dumps(content))
-    if influence is not None:
-        write_influences(path / "scores" / f"step-{step:08d}.npz", {"ddim-5/fd": influence})
-
-
 def group(folder, name, values, lr, seeds=None):
     for seed, value in zip(seeds or range(len(values)), values, strict=True):
-        run(folder / f"{name}-{seed}", value, seed, lr)
+        scored_run(folder / f"{name}-{seed}", value, seed, lr)
     return f"{name}-*"
 
 
@@ -99,8 +80,8 @@ def images(folder, shift, spread):
     one = random.normal(2, 1, 100)
     difference = random.normal(0, 1, 100)
     two = one + shift + spread * (difference - difference.mean()) / difference.std(ddof=1)
-    run(folder / "a", one.mean(), lr=1e-3, influence=Influence.linear(one, 100))
-    run(folder / "b", two.mean(), lr=2e-3, influence=Influence.linear(two, 100))
+    scored_run(folder / "a", one.mean(), lr=1e-3, influence=Influence.linear(one, 100))
+    scored_run(folder / "b", two.mean(), lr=2e-3, influence=Influence.linear(two, 100))
     return stats.ttest_rel(two, one)
 
 
@@ -122,21 +103,21 @@ def test_the_number_of_images_that_would_decide(folder):
 
 
 def test_runs_without_seeds_and_errors_have_no_verdict(folder):
-    run(folder / "a", 1.0, lr=1e-3)
-    run(folder / "b", 2.0, lr=2e-3)
+    scored_run(folder / "a", 1.0, lr=1e-3)
+    scored_run(folder / "b", 2.0, lr=2e-3)
     found = compare_groups(["a", "b"], None)
     assert found.verdict.outcome == "unknown"
     assert found.verdict.sentence.startswith("No verdict: A and B have one seed each")
-    run(folder / "c", 2.0, lr=3e-3, protocol="other")
+    scored_run(folder / "c", 2.0, lr=3e-3, protocol="other")
     assert "have no score of one protocol in common" in compare_groups(["a", "c"], None).text()
 
 
 def test_the_step_is_the_last_common_one(folder):
     for step in (4, 8):
-        run(folder / "a", 1.0 + step, lr=1e-3, step=step)
+        scored_run(folder / "a", 1.0 + step, lr=1e-3, step=step)
     for step in (4, 6):
-        run(folder / "b", 2.0 + step, lr=2e-3, step=step)
-    run(folder / "c", 3.0, lr=3e-3, step=7)
+        scored_run(folder / "b", 2.0 + step, lr=2e-3, step=step)
+    scored_run(folder / "c", 3.0, lr=3e-3, step=7)
     assert json.loads(compare_groups(["a", "b"], None).json())["compared"][0]["steps"] == [4, 4]
     assert json.loads(compare_groups(["a", "c"], None).json())["compared"][0]["steps"] == [8, 7]
 
@@ -176,7 +157,7 @@ def sweep(folder, name, values):
     planned = make_plan(parse_sweep(content, "s.yaml"), 0, folder / name)
     for each in planned.trials():
         lr, seed = each.trial.parameters["optim"]["lr"], each.trial.parameters["seed"]
-        run(each.run.path, values[lr][seed], seed, lr)
+        scored_run(each.run.path, values[lr][seed], seed, lr)
         write_state(each, TrialState("done", step=8, steps=8))
     return name
 
@@ -217,10 +198,10 @@ def test_one_sweep_is_compared_by_its_settings(folder):
     ],
 )
 def test_groups_that_cannot_be_compared_are_refused(folder, groups, message):
-    run(folder / "a-0", 1.0, 0, 1e-3)
-    run(folder / "a-1", 1.0, 1, 2e-3)
+    scored_run(folder / "a-0", 1.0, 0, 1e-3)
+    scored_run(folder / "a-1", 1.0, 1, 2e-3)
     group(folder, "b", [1.0, 2.0], 1e-3)
-    run(folder / "c-0", 1.0, 0, 1e-3)
+    scored_run(folder / "c-0", 1.0, 0, 1e-3)
     with pytest.raises(UserError) as refused:
         compare_groups(groups, None)
     assert str(refused.value).startswith(message)
