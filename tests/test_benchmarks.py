@@ -29,7 +29,15 @@ QUICK = {
     "scoring": ["scoring.py", "--images=100", "--probe=2", "--batch-size=20"],
 }
 # Each starts whole trainings, or takes minutes.
-SLOW_TO_START = {"scaling.py", "sweep_overhead.py", "sweep_check.py", "frechet_trace.py", "families.py", "spacings.py"}
+SLOW_TO_START = {
+    "scaling.py",
+    "sweep_overhead.py",
+    "sweep_check.py",
+    "frechet_trace.py",
+    "families.py",
+    "spacings.py",
+    "race.py",
+}
 
 
 def test_none_is_forgotten():

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from diffexp.cli.options import PLUGIN, SWEEP
+from diffexp.cli.sweep_extend import extend
 from diffexp.cli.sweep_start import check, plan, run, submit
 from diffexp.config.plugins import load_plugins
 
@@ -27,7 +28,7 @@ def sweep() -> None:
     """
 
 
-for _command in (check, plan, run, submit):
+for _command in (check, plan, run, submit, extend):
     sweep.add_command(_command)
 
 

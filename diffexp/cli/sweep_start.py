@@ -24,6 +24,9 @@ _CONFIG = click.option("--config", metavar="CONFIG|RUN", help="Train this config
 _SEED = click.option(
     "--seed", type=click.IntRange(0), metavar="N", help="Seed for random and Bayesian search. [default: 0]"
 )
+_SEEDS = click.option(
+    "--seeds", type=click.IntRange(2), metavar="N", help="Train N replicates of each setting, from the config's seed."
+)
 _OUT = click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="The sweep's directory. [default: runs/NAME]"
 )
@@ -36,13 +39,14 @@ class _PlanOptions:
     overrides: tuple[str, ...]
     config: str | None
     seed: int | None
+    seeds: int | None
     out: Path | None
     plugins: tuple[str, ...]
 
     @property
     def is_given(self) -> bool:
         """Whether the command line has any that changes a plan, as plugins do not."""
-        return bool(self.overrides or self.config or self.out) or self.seed is not None
+        return bool(self.overrides or self.config or self.out or self.seeds) or self.seed is not None
 
 
 def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +57,7 @@ def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
         options = _PlanOptions(**{each.name: values.pop(each.name) for each in fields(_PlanOptions)})
         command(*args, options=options, **values)
 
-    for decorate in (PLUGIN, _OUT, _SEED, _CONFIG, OVERRIDES):  # the last one comes first in the help
+    for decorate in (PLUGIN, _OUT, _SEED, _SEEDS, _CONFIG, OVERRIDES):  # the last one comes first in the help
         gathered = decorate(gathered)
     return gathered
 
@@ -136,7 +140,7 @@ def run(sweep_file: str, options: _PlanOptions, workers: int | None, devices: st
     planned = _planned(sweep_file, options)
     given = [device.strip() for device in devices.split(",") if device.strip()] if devices is not None else []
     LocalEngine(LocalEngineConfig(workers=workers, devices=given)).submit(planned)
-    _report_run(planned, "diffexp sweep run")
+    report_run(planned, "diffexp sweep run")
 
 
 @click.command()
@@ -198,21 +202,33 @@ def submit(sweep_file: str, options: _PlanOptions, engine: str, agents: int | No
     record_plugins(planned, chosen, options.plugins)
     jobs = chosen.submit(planned)
     if chosen.is_blocking:
-        _report_run(planned, f"diffexp sweep submit --engine {engine}")
+        report_run(planned, f"diffexp sweep submit --engine {engine}")
         return
     outcome = f"submitted job {', '.join(jobs)}" if jobs else "no trial is left to run"
     click.echo(f"{outcome}; follow it with: diffexp sweep status {planned.path}")
 
 
-def _report_run(planned: "Sweep", command: str) -> None:
-    """Print the results, then exit with 130 if trials are left to run, and with 1 if a trial failed."""
-    from diffexp.sweeps.result_tables import as_table
-    from diffexp.sweeps.results import is_target_reached
-    from diffexp.sweeps.state import left, read_state
+def report_run(planned: "Sweep", command: str) -> None:
+    """Print the results, then exit with 130 if trials are left to run, and with 1 if a trial failed.
 
-    click.echo(as_table(planned))
+    Of trials that differ only in the seed, it prints the mean.
+    """
+    from diffexp.sweeps.plan import Sweep
+    from diffexp.sweeps.race import race_text, unfinished
+    from diffexp.sweeps.replicates import mean_text
+    from diffexp.sweeps.result_tables import as_table
+    from diffexp.sweeps.results import is_target_reached, settings
+    from diffexp.sweeps.state import read_state
+
+    planned = Sweep(planned.path)  # with the trials that another command may have added meanwhile
+    click.echo(as_table(planned), nl=False)
+    found, metric = settings(planned), planned.file.metric
+    if metric is not None and len(found) == 1 and len(found[0].rows) > 1:
+        click.echo(mean_text(metric.name, found[0].values, len(found[0].rows)))
+    if planned.file.method == "race":
+        click.echo(race_text(planned))
     click.echo(f"{planned.path}: diffexp sweep results, best, status")
-    if left(planned):
+    if unfinished(planned):
         if not is_target_reached(planned):
             click.echo(f"resume with: {command} {planned.path}")
             sys.exit(128 + signal.SIGINT)
@@ -248,10 +264,11 @@ def _planned(file: str, options: _PlanOptions) -> "Sweep":
             click.echo(f"{file}: found the planned sweep {directory}", err=True)
         if options.is_given:
             raise UserError(
-                f"{file}: expected no further options, as a plan is immutable. Give the sweep file instead, with --out."
+                f"{file}: expected no further options, as a plan is immutable. Add trials with diffexp sweep extend, "
+                "or give the sweep file with --out."
             )
         return Sweep(directory)
-    before, changed = find_sweep_file(file, options.config, options.overrides, options.plugins)
+    before, changed = find_sweep_file(file, options.config, options.overrides, options.plugins, options.seeds)
     for line in notes(changed, before):
         click.echo(line, err=True)
     return make_plan(changed, options.seed or 0, options.out or usual_directory(changed))
@@ -263,7 +280,9 @@ def _report_plan(planned: "Sweep", timed: bool) -> None:
     from diffexp.sweeps.cost import PASSES, seconds_a_pass
 
     work = planned.plan["work"]
-    click.echo(f"{planned.path}: {len(planned)} trials of {planned.file.method} over {', '.join(_swept(planned))}")
+    most = "at most " if planned.file.method == "race" else ""
+    keys = ", ".join(_swept(planned))
+    click.echo(f"{planned.path}: {most}{len(planned)} trials of {planned.file.method} over {keys}")
     for index in planned.indices[:20]:
         trial = planned.trial(index).trial
         if trial is not None:

@@ -8,6 +8,7 @@ import click
 
 from diffexp.cli.imports import quick_imports
 from diffexp.cli.options import OVERRIDES, PLUGIN, TRIAL
+from diffexp.errors import UserError
 
 if TYPE_CHECKING:
     from diffexp.callbacks.score import ScoreSamples
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     metavar="KEY",
     help="With --resume, allow this key to change the result, such as optim.lr; repeatable. It is recorded.",
 )
+@click.option(
+    "--seeds", type=click.IntRange(2), metavar="N", help="Train N replicates that differ only in the seed, as a sweep."
+)
 @TRIAL
 @PLUGIN
 def train(
@@ -34,6 +38,7 @@ def train(
     overrides: tuple[str, ...],
     resume: bool,
     allowed: tuple[str, ...],
+    seeds: int | None,
     trial: tuple[str, str] | None,
     plugins: tuple[str, ...],
 ) -> None:
@@ -54,6 +59,12 @@ def train(
     from diffexp.config.trial import Trial
     from diffexp.system.signals import defer_signals, exit_on_signal
 
+    if seeds is not None:
+        if trial or allowed:
+            got = "--trial" if trial else "--allow-change"
+            raise UserError(f"--seeds: expected neither --trial nor --allow-change with it, got {got}. Remove one.")
+        _train_replicates(config, overrides, seeds, plugins, resume=resume)
+        return
     defer_signals()
     load_plugins(plugins)
     experiment = load_experiment(config, overrides, Trial.parse(*trial) if trial else None)
@@ -75,6 +86,31 @@ def train(
         _report(outcome, plugins)
     if outcome.stopped_by is not None:
         sys.exit(128 + outcome.stopped_by)
+
+
+def _train_replicates(
+    config: str, overrides: tuple[str, ...], seeds: int, plugins: tuple[str, ...], *, resume: bool
+) -> None:
+    """Train replicates one after the other, and print the mean of their metric."""
+    from diffexp.cli.sweep_start import report_run
+    from diffexp.config.plugins import load_plugins
+    from diffexp.config.schemas.engines import LocalEngineConfig
+    from diffexp.sweeps.engines.local import LocalEngine
+    from diffexp.sweeps.plan import make_plan
+    from diffexp.sweeps.plan_file import PLAN
+    from diffexp.sweeps.replicates import replicates_of
+
+    load_plugins(plugins)
+    sweep, folder = replicates_of(config, overrides, plugins, seeds)
+    if resume and not (folder / PLAN).exists():
+        raise UserError(f"--resume: expected replicates in {folder}, got none. Remove --resume to train them.")
+    if not resume and folder.exists():
+        raise UserError(
+            f"--seeds: expected no {folder}, which exists. Give --resume to train what is left of it, or another name."
+        )
+    planned = make_plan(sweep, 0, folder)
+    LocalEngine(LocalEngineConfig(workers=1)).submit(planned)
+    report_run(planned, "diffexp sweep run")
 
 
 def _report(outcome: "Outcome", plugins: tuple[str, ...]) -> None:

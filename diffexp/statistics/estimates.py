@@ -20,6 +20,7 @@ class Estimates:
             `diffexp.statistics.influence`.
         df: degrees of freedom of the covariance; infinite for many images.
         test: what a difference is tested against, for captions: "paired over 500 images".
+        sd: of replicates, the standard deviation of one about its setting (and seed).
     """
 
     values: Array
@@ -27,6 +28,7 @@ class Estimates:
     cross: Array
     df: float
     test: str
+    sd: float | None = None
 
     def errors(self, contrasts: Array) -> Array:
         """Return the standard errors (p,) of contrasts (p, k) of the values."""
@@ -100,4 +102,4 @@ def _fit(values: Sequence[Mapping[Any, float]], seeds: Sequence[Any], test: str)
     variance = float(np.square(y - design @ coefficients).sum()) / df
     cov = variance * np.linalg.inv(design.T @ design)[:k, :k]
     offset = coefficients[k:].sum() / len(seeds) if seeds else 0.0  # the mean effect of the seeds
-    return Estimates(coefficients[:k] + offset, cov, cov, float(df), test)
+    return Estimates(coefficients[:k] + offset, cov, cov, float(df), test, variance**0.5)

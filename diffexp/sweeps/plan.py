@@ -1,10 +1,12 @@
 """A sweep's directory: the immutable plan, and the paths of its other files.
 
 plan.json     the trials: index, parameters, config digest, W&B run id; immutable
+plan-0001.json, …  the trials that extensions have added; immutable
 sweep.yaml    the sweep file with all overrides applied; valid for `wandb sweep`
 trials/       one run directory per trial: 0003-timesteps=50,rescale=none/
 records/      the state of each trial: 0003.json (and 0003.lock while it runs)
-asked/        the parameters that Bayesian search has chosen: 0003.json
+asked/        the parameters that Bayesian search or a race has chosen: 0003.json
+looks/        the decisions of a race: 0001.json
 logs/         the output of each trial
 slurm/        job scripts
 """
@@ -24,16 +26,14 @@ from diffexp.config.plugins import require_plugins
 from diffexp.config.trial import Trial
 from diffexp.errors import UserError, did_you_mean, writing
 from diffexp.runs.directory import Run
-from diffexp.sweeps.cost import cost_of
+from diffexp.sweeps.plan_file import FORMAT, PLAN, joined, read_extensions, trials_content
+from diffexp.sweeps.replicates import race_as_grid, with_seeds, without_shared_seed
 from diffexp.sweeps.resolve import Resolved, resolve
 from diffexp.sweeps.search.grid_random import known_trials
 from diffexp.sweeps.search.tpe import check_space
 from diffexp.sweeps.spec.file import SweepFile, parse_sweep, read_sweep
 from diffexp.sweeps.validate import check_sweep, on_other, typical
 from diffexp.system.files import atomic_write_text, write_new
-
-_PLAN = "plan.json"
-_FORMAT = 2  # of plan.json; diffexp 0.1 wrote none and had other key names
 
 
 @dataclass(frozen=True)
@@ -62,30 +62,39 @@ class PlannedTrial:
 
 
 class Sweep:
-    """A planned sweep.
+    """A planned sweep, with its extensions.
 
     Args:
         path: its directory, which contains a plan.
 
+    Attributes:
+        plan: the content of the plan and its extensions as one.
+        first: the sweep as first planned.
+        file: the sweep with its extensions.
+
     Raises:
-        UserError: if the plan is missing or damaged.
+        UserError: if the plan or an extension is missing or damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.plan: dict[str, Any] = json.loads((path / _PLAN).read_text())
-            self.file: SweepFile = parse_sweep(self.plan["sweep"], str(path / _PLAN))
+            self.plan: dict[str, Any] = json.loads((path / PLAN).read_text())
+            self.first: SweepFile = parse_sweep(self.plan["sweep"], str(path / PLAN))
             self.seed: int = self.plan["seed"]
             self.id: str = self.plan["id"]
             self.working_directory = Path(self.plan["working_directory"])
         except FileNotFoundError as error:
-            raise UserError(f"{path}: expected a sweep directory with {_PLAN}, got none.") from error
+            raise UserError(f"{path}: expected a sweep directory with {PLAN}, got none.") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path / _PLAN} is damaged ({type(error).__name__}). Plan the sweep file again with --out DIR."
+                f"{path / PLAN} is damaged ({type(error).__name__}). Plan the sweep file again with --out DIR."
             ) from error
         self.logs = path / "logs"
+        extensions = read_extensions(path, self.plan)
+        self.extensions = len(extensions)
+        self.plan = joined(self.plan, extensions)
+        self.file = parse_sweep(self.plan["sweep"], str(path)) if extensions else self.first
 
     def __len__(self) -> int:
         """Return the number of trials."""
@@ -130,29 +139,30 @@ class Sweep:
             UserError: if they have become invalid since planning.
         """
         known = self.trial(0).trial
-        return self._resolve([known or next(typical(self.file))])[0]
+        return self.resolve([known or next(typical(self.file))])[0]
 
-    def check_unchanged(self, indices: Iterable[int]) -> None:
-        """Verify that trials still resolve to the planned configs.
+    def check_unchanged(self, indices: Iterable[int]) -> list[Resolved]:
+        """Verify that trials still resolve to the planned configs, and return these.
 
-        Not thread-safe, and skips trials of Bayesian search.
+        Not thread-safe, and skips trials of Bayesian search and of races.
 
         Raises:
             UserError: if a config has changed since planning.
         """
-        if self.plan.get("format", 1) < _FORMAT:
+        if self.plan.get("format", 1) < FORMAT:
             raise UserError(
                 f"{self.path}: expected a plan with the current config keys, got one of diffexp 0.1. Plan the sweep "
                 "file again with --out DIR. diffexp sweep results and status still read this plan."
             )
         trials = [self.plan["trials"][index] for index in indices if self.plan["trials"]]
-        resolved = self._resolve([Trial(self.file.name, each["parameters"]) for each in trials])
+        resolved = self.resolve([Trial(self.file.name, each["parameters"]) for each in trials])
         for each, now in zip(trials, resolved, strict=True):
             if now.digest != each["config"]:
                 raise UserError(
                     f"{self.path}: trial {each['index']} ({each['name']}): expected the planned config, got another. "
                     "Undo the change, or plan the sweep file again with --out DIR."
                 )
+        return resolved
 
     def check_plugins(self) -> None:
         """Check that the user has named the plugins of the trials, and is in the folder that they are imported from.
@@ -168,7 +178,12 @@ class Sweep:
                 f"expected {self.working_directory}, got {Path.cwd()}. Change to that folder."
             )
 
-    def _resolve(self, trials: list[Trial]) -> list[Resolved]:
+    def resolve(self, trials: list[Trial]) -> list[Resolved]:
+        """Resolve the configs of trials, in the folder where the sweep was planned.
+
+        Raises:
+            UserError: if they are invalid.
+        """
         self.check_plugins()
         try:
             with chdir(self.working_directory):  # the command's paths are relative to it
@@ -200,7 +215,11 @@ def _is_here(folder: Path) -> bool:
 
 
 def planned(sweep: SweepFile, seed: int) -> list[tuple[Trial, Resolved]]:
-    """Return the sweep's trials and their validated configs; [] for Bayesian search.
+    """Return the sweep's trials and their validated configs; [] for searches that choose trials one by one.
+
+    Args:
+        sweep: the sweep, without the key `seeds`.
+        seed: the seed of random search.
 
     Raises:
         UserError: if a trial is invalid.
@@ -218,56 +237,62 @@ def make_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
     Raises:
         UserError: if a trial is invalid, or the directory contains another sweep.
     """
-    if (path / _PLAN).exists():
-        before = Sweep(path)
-        if before.file.text() == sweep_text(sweep) and before.seed != seed:
-            raise UserError(
-                f"{path}: expected --seed {before.seed}, as in the plan, got {seed}. "
-                "Pass --out DIR to plan with another seed."
-            )
-        if before.file.text() != sweep_text(sweep):
-            raise UserError(
-                f"{path}: expected the plan of this sweep, got that of another file or of other overrides. "
-                f"Pass --out DIR to plan this sweep, or {path} as FILE to continue the planned one."
-            )
-        if not (path / "sweep.yaml").exists():  # planning was interrupted before this file
-            atomic_write_text(path / "sweep.yaml", sweep.text(_project(sweep, before.typical())))
-        return before
+    sweep = with_seeds(sweep)
+    if (path / PLAN).exists():
+        return _same_plan(sweep, seed, path)
     trials = planned(sweep, seed)
-    resolved = [each for _, each in trials] or check_sweep(sweep, list(typical(sweep)))[:1]
-    works = [cost_of(each) for each in resolved] * (1 if trials else sweep.run_cap or 1)
+    resolved = [each for _, each in trials] or check_sweep(sweep, list(typical(sweep)))
     sweep_id = secrets.token_hex(4)
+    unknown = 0 if trials else sweep.run_cap or 1
     plan = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "id": sweep_id,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
+        "first_seed": resolved[0].seed,
         "working_directory": os.getcwd(),
-        "count": len(trials) or sweep.run_cap,
-        "devices": sorted({each.devices for each in resolved}),
-        "nodes": sorted({each.nodes for each in resolved}),
-        "work": {
-            "training": sum(work.training for work in works),
-            "sampling": sum(work.sampling for work in works),
-            "longest": max(work.passes for work in works),
-        },
-        "sweep": _content(sweep),
-        "trials": [
-            {
-                "index": index,
-                "name": trial.name,
-                "parameters": trial.parameters,
-                "config": configs.digest,
-                "run_id": f"{sweep_id}{index:04d}",
-            }
-            for index, (trial, configs) in enumerate(trials)
-        ],
+        "sweep": plan_content(sweep),
+        **trials_content([trial for trial, _ in trials], resolved, sweep_id, 0, unknown),
     }
     with writing(f"{path}"):
-        if not write_new(path / _PLAN, json.dumps(plan, indent=1) + "\n"):
+        if not write_new(path / PLAN, json.dumps(plan, indent=1) + "\n"):
             return make_plan(sweep, seed, path)  # another process was faster
-        atomic_write_text(path / "sweep.yaml", sweep.text(_project(sweep, resolved[0])))
-    return Sweep(path)
+        made = Sweep(path)
+        write_sweep_file(made, resolved[0])
+    return made
+
+
+def _same_plan(sweep: SweepFile, seed: int, path: Path) -> Sweep:
+    """Open the plan in a directory, which must be that of this sweep."""
+    before = Sweep(path)
+    if before.first.text() == sweep_text(sweep) and before.seed != seed:
+        raise UserError(
+            f"{path}: expected --seed {before.seed}, as in the plan, got {seed}. "
+            "Pass --out DIR to plan with another seed."
+        )
+    if before.first.text() != sweep_text(sweep):
+        raise UserError(
+            f"{path}: expected the plan of this sweep, got that of another file or of other overrides. "
+            f"Pass --out DIR to plan this sweep, or {path} as FILE to continue the planned one. "
+            "`diffexp sweep extend` adds trials to it."
+        )
+    if not (path / "sweep.yaml").exists():  # planning was interrupted before this file
+        write_sweep_file(before, before.typical())
+    return before
+
+
+def write_sweep_file(sweep: Sweep, resolved: Resolved) -> None:
+    """Write sweep.yaml, which `wandb sweep` accepts.
+
+    Args:
+        sweep: the planned sweep.
+        resolved: a trial's config, which names the W&B project.
+    """
+    file, head = without_shared_seed(sweep.file), ""
+    if file.method == "race":
+        file = race_as_grid(file, sweep.plan["first_seed"])
+        head = "# The grid of a race, which `wandb sweep` does not know, with as many seeds as run_cap allows.\n"
+    atomic_write_text(sweep.path / "sweep.yaml", head + file.text(_project(file, resolved)))
 
 
 def _project(sweep: SweepFile, resolved: Resolved) -> str:
@@ -281,16 +306,17 @@ def _project(sweep: SweepFile, resolved: Resolved) -> str:
 
 def sweep_text(sweep: SweepFile) -> str:
     """Format the sweep as a plan records it."""
-    return parse_sweep(_content(sweep), sweep.source).text()
+    return parse_sweep(plan_content(sweep), sweep.source).text()
 
 
-def _content(sweep: SweepFile) -> dict[str, Any]:
+def plan_content(sweep: SweepFile) -> dict[str, Any]:
+    """Return the content of a sweep file as a plan records it."""
     content: dict[str, Any] = json.loads(json.dumps({**sweep.content, "command": sweep.command.words()}))
     return content
 
 
 def find_sweep_file(
-    file: str, target: str | None, overrides: Sequence[str], plugins: Sequence[str]
+    file: str, target: str | None, overrides: Sequence[str], plugins: Sequence[str], seeds: int | None = None
 ) -> tuple[SweepFile, SweepFile]:
     """Read a sweep file; return it unchanged, and with the changes of the command line.
 
@@ -298,7 +324,10 @@ def find_sweep_file(
         UserError: if it is missing or invalid.
     """
     before = read_sweep(find_file(file))
-    return before, on_other(before, target, overrides, plugins)
+    changed = on_other(before, target, overrides, plugins)
+    if seeds is not None:
+        changed = parse_sweep({**changed.content, "seeds": seeds}, changed.source)
+    return before, with_seeds(changed)
 
 
 def find_file(name: str) -> Path:
@@ -346,10 +375,10 @@ def open_sweep(file: str) -> Sweep:
 def planned_directory(name: str) -> Path | None:
     """Return the directory of a planned sweep: `name` itself, or runs/`name`; None if there is none."""
     path = Path(name)
-    if path.is_dir() or (path / _PLAN).is_file():
+    if path.is_dir() or (path / PLAN).is_file():
         return path
     planned = Path("runs") / name
-    return planned if not path.is_file() and (planned / _PLAN).is_file() else None
+    return planned if not path.is_file() and (planned / PLAN).is_file() else None
 
 
 def usual_directory(sweep: SweepFile) -> Path:

@@ -40,6 +40,11 @@ class Resolved:
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
     @property
+    def seed(self) -> int:
+        """The seed of the training or of the evaluation."""
+        return self.experiment.seed if self.request is None else self.request.seed
+
+    @property
     def devices(self) -> int:
         """The number of devices per node."""
         return self.experiment.training.devices if self.request is None else 1

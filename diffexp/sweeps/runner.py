@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from diffexp.config.trial import Trial
 from diffexp.runs.directory import RUN_VARIABLE
 from diffexp.sweeps.plan import PlannedTrial, Sweep
+from diffexp.sweeps.race import race_trial
 from diffexp.sweeps.search.hyperband import should_stop
 from diffexp.sweeps.search.tpe import ask
 from diffexp.sweeps.spec.file import SweepMetric
@@ -29,8 +31,9 @@ _LOOK = 2.0  # seconds between two checks of its metrics
 _PATIENCE = 1.0  # seconds to wait for a trial's lock, which a status check takes for a moment
 _INSIST = 5.0  # seconds between two stop signals to a process
 
-# "taken": another process runs it; "again": try it again; "over": nothing is left to do.
-Verdict = Literal["over", "again", "taken"]
+# "taken": another process runs it; "again": try it again; "early": what it trains depends on trials that have not
+# ended; "over": nothing is left to do.
+Verdict = Literal["over", "again", "taken", "early"]
 
 # The file that `diffexp sweep cancel` writes, so that stopped trials do not restart.
 CANCELLED = "cancelled"
@@ -70,17 +73,25 @@ def try_trial(sweep: Sweep, index: int, environment: Mapping[str, str], stop: St
         before, _ = progress(planned)
         fruitless = 0 if before > record.from_step else record.fruitless
         record = replace(record, fruitless=fruitless, from_step=before)
-        return _run(sweep, _asked(sweep, planned), record, environment, stop, lock)
+        planned, verdict = _asked(sweep, planned)
+        return verdict or _run(sweep, planned, record, environment, stop, lock)
 
 
-def _asked(sweep: Sweep, planned: PlannedTrial) -> PlannedTrial:
-    """Return the trial, after Bayesian search has chosen its parameters if it had none."""
+def _asked(sweep: Sweep, planned: PlannedTrial) -> tuple[PlannedTrial, Verdict | None]:
+    """Return the trial, after a search has chosen its parameters if it had none, or why there is none to run."""
     with _asking:
         planned = sweep.trial(planned.index)
-        if planned.trial is None:
+        if planned.trial is not None:
+            return planned, None
+        if sweep.file.method == "race":
+            found = race_trial(sweep, planned.index)
+            if not isinstance(found, Trial):
+                return planned, "early" if found is None else "over"
+            parameters = found.parameters
+        else:
             parameters = ask(sweep.file, past_trials(sweep), sweep.seed, planned.index)
-            atomic_write_text(planned.asked, json.dumps(parameters) + "\n")
-        return sweep.trial(planned.index)
+        atomic_write_text(planned.asked, json.dumps(parameters) + "\n")
+        return sweep.trial(planned.index), None
 
 
 def command_of(sweep: Sweep, planned: PlannedTrial) -> list[str]:

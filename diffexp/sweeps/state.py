@@ -92,11 +92,6 @@ def write_state(trial: PlannedTrial, record: TrialState) -> None:
     atomic_write_text(trial.state_file, json.dumps(asdict(record)) + "\n")
 
 
-def left(sweep: Sweep) -> list[PlannedTrial]:
-    """Return the trials that have not ended."""
-    return [trial for trial in sweep.trials() if read_state(trial).state not in ENDED]
-
-
 def progress(trial: PlannedTrial) -> tuple[int, int]:
     """Return (steps done, steps in total) from the run's status.json; (0, 0) before it has started."""
     if trial.run is None:

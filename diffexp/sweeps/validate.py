@@ -13,6 +13,7 @@ from diffexp.config.trial import Trial
 from diffexp.errors import UserError
 from diffexp.sweeps.metric_names import metric_problem, usual_metric
 from diffexp.sweeps.resolve import Resolved, resolve
+from diffexp.sweeps.search.grid_random import cells
 from diffexp.sweeps.spec.file import SweepFile, parse_sweep
 from diffexp.sweeps.spec.parameters import nested
 from diffexp.system.terminal import progress_bar
@@ -64,8 +65,11 @@ def _check_available(resolved: Resolved) -> None:
 
 
 def typical(sweep: SweepFile) -> Iterator[Trial]:
-    """Yield trials that test the ends of every parameter of a random or Bayesian search; none for a grid."""
+    """Yield trials that test the ends of every parameter of a search, all settings of a race, and none for a grid."""
     if sweep.method == "grid":
+        return
+    if sweep.method == "race":
+        yield from cells(sweep)
         return
     for place in range(max(len(parameter.typical()) for parameter in sweep.parameters)):
         values = {each.path: each.typical()[place % len(each.typical())] for each in sweep.parameters}

@@ -44,6 +44,8 @@ ELSEWHERE = {
     "python docs/results/": "train for minutes, or draw what sweeps and tables have found; tests/docs/test_results.py",
     "diffexp import ": "tests/convert/test_import.py",
     "diffexp sweep best ": "tests/integration/test_sweeps.py, as it needs a sweep that has ended",
+    "diffexp sweep extend ": "tests/sweeps/test_extend.py",
+    "diffexp train digits --seeds ": "tests/integration/test_replicates.py",
     "diffexp dashboard push": "tests/reports/test_dashboard.py",
     "diffexp reproduce ENTITY": "tests/reports/test_dashboard.py",
 }

@@ -14,9 +14,10 @@ from diffexp.errors import UserError
 from diffexp.sweeps.engines.base import Engine
 from diffexp.sweeps.engines.slurm_environment import without_slurm
 from diffexp.sweeps.plan import Sweep
+from diffexp.sweeps.race import unfinished
 from diffexp.sweeps.results import best_setting, is_target_reached, rows, told_value
 from diffexp.sweeps.runner import CANCELLED, Stop, try_trial
-from diffexp.sweeps.state import ENDED, TrialState, left, read_state
+from diffexp.sweeps.state import ENDED, TrialState, read_state
 from diffexp.system.terminal import progress_bar, say
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class LocalRun:
         self.sweep = sweep
         self.environments = environments
         self.stop = Stop()
-        self._waiting = deque(trial.index for trial in left(sweep))
+        self._waiting = deque(trial.index for trial in unfinished(sweep))
         sweep.check_unchanged(self._waiting)
         self._lock = threading.Lock()
         self._errors: list[BaseException] = []
@@ -88,7 +89,7 @@ class LocalRun:
                 signal.signal(number, handler)
         if self._errors:
             raise self._errors[0]
-        return not left(self.sweep)
+        return not unfinished(self.sweep)
 
     def _asked(self, number: int, _: FrameType | None) -> None:
         self.stop.now = self.stop.asked and number == signal.SIGINT
@@ -107,11 +108,11 @@ class LocalRun:
                     index = self._waiting.popleft()
                 verdict = try_trial(self.sweep, index, environment, self.stop)
                 with self._lock:
-                    if verdict == "again":
+                    if verdict in ("again", "early"):
                         self._waiting.appendleft(index)
                     elif verdict == "taken":
                         self._waiting.append(index)
-                if verdict == "taken":
+                if verdict in ("taken", "early"):
                     time.sleep(_WAIT)
                 elif verdict == "over":
                     self._tell(index)
@@ -123,7 +124,9 @@ class LocalRun:
 
     def _tell(self, index: int) -> None:
         record = read_state(self.sweep.trial(index))
-        row = next(each for each in rows(self.sweep) if each.index == index)
+        row = next((each for each in rows(self.sweep) if each.index == index), None)
+        if row is None:  # a race has ended without it
+            return
         line = f"{index:04d} {row.name}: {record.state}{told_value(row)}, {record.seconds:.0f} s"
         if record.state == "failed":
             line += f"; see {self.sweep.trial(index).log}"
@@ -179,6 +182,12 @@ class LocalEngine(Engine):
     config: LocalEngineConfig
 
     def submit(self, sweep: Sweep) -> list[str]:
-        """Run the unfinished trials until all have ended or Ctrl-C; return no jobs."""
-        LocalRun(sweep, slots(self.config.workers, self.config.devices, sweep.devices)).run()
+        """Run the unfinished trials, and those that an extension adds meanwhile, until all have ended or Ctrl-C."""
+        environments = slots(self.config.workers, self.config.devices, sweep.devices)
+        while LocalRun(sweep, environments).run():
+            extended = Sweep(sweep.path)
+            if len(extended) == len(sweep):
+                break
+            say(f"{sweep.path}: extended from {len(sweep)} to {len(extended)} trials")
+            sweep = extended
         return []

@@ -1,11 +1,12 @@
 """The Slurm engine: submits, cancels and queries job arrays with one task per trial."""
 
 import json
+import math
 import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from diffexp.sweeps.engines.base import Engine
 from diffexp.sweeps.engines.slurm_request import check_request
 from diffexp.sweeps.engines.slurm_script import agents_script, log_of, trials_script
 from diffexp.sweeps.plan import Sweep
+from diffexp.sweeps.race import unfinished
 from diffexp.sweeps.runner import CANCELLED
-from diffexp.sweeps.state import left, read_state
+from diffexp.sweeps.state import read_state
 from diffexp.system.files import atomic_write_text
 
 _USUAL_ARRAY_SIZE = 1001  # Slurm's default MaxArraySize
@@ -72,6 +74,24 @@ def batches(indices: Sequence[int], max_parallel: int | None, largest: int = _US
     ]
 
 
+def _batches(sweep: Sweep, todo: Sequence[int], most: int | None, largest: int = _USUAL_ARRAY_SIZE) -> list[Batch]:
+    """Return the batches that run these trials of a sweep.
+
+    Those of a race wait for each other, as later trials depend on earlier ones: after the first round, one batch for
+    each round of a race that no setting leaves. If some leave, a batch has several rounds. A task that starts too early
+    is queued again.
+    """
+    if sweep.file.method != "race":
+        return batches(todo, most, largest)
+    settings = math.prod(len(parameter.values) for parameter in sweep.file.parameters)
+    found: list[Batch] = []
+    for _, group in groupby(sorted(todo), key=lambda index: max(1, index // settings)):
+        start = len(found)
+        for place, each in enumerate(batches([*group], most, largest)):
+            found.append(replace(each, after=each.after or place + 1) if start else each)
+    return found
+
+
 def _ranges(numbers: list[int]) -> str:
     """Format numbers as ranges: ``0-3,7`` for 0, 1, 2, 3, 7."""
     texts = []
@@ -108,21 +128,21 @@ class SlurmEngine(Engine):
                 "Wait for them, or run diffexp sweep cancel."
             )
         (sweep.path / CANCELLED).unlink(missing_ok=True)
-        todo = [trial.index for trial in left(sweep)]
+        todo = [trial.index for trial in unfinished(sweep)]
         sweep.check_unchanged(todo)
         script = sweep.path / "slurm" / "trials.sh"
         atomic_write_text(script, trials_script(sweep, self.config))
         sweep.logs.mkdir(parents=True, exist_ok=True)
         jobs = []
-        for job in _submitted(batches(todo, self.config.max_parallel, _largest_array()), script, sweep.logs):
+        for job in _submitted(_batches(sweep, todo, self.config.max_parallel, _largest_array()), script, sweep.logs):
             jobs.append(job)
             atomic_write_text(_jobs_file(sweep), json.dumps([*_jobs(sweep), job]) + "\n")  # each, as the next may fail
         return jobs
 
     def script(self, sweep: Sweep) -> str:
         """Return the job script and, as comments, the commands that submit it."""
-        todo = [trial.index for trial in left(sweep)]
-        commands = _as_comments(batches(todo, self.config.max_parallel), "trials.sh", sweep.logs)
+        todo = [trial.index for trial in unfinished(sweep)]
+        commands = _as_comments(_batches(sweep, todo, self.config.max_parallel), "trials.sh", sweep.logs)
         return trials_script(sweep, self.config) + commands
 
     def alive(self, sweep: Sweep) -> list[str]:

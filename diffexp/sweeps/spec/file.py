@@ -1,9 +1,10 @@
 """W&B sweep files, checked by W&B's rules and, where those have gaps, by stricter ones."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -12,10 +13,14 @@ from diffexp.config.yaml_text import scalar
 from diffexp.errors import UserError, did_you_mean
 from diffexp.sweeps.spec.command import EXAMPLE, Command, parse_command
 from diffexp.sweeps.spec.parameters import Parameter, parse_parameters
+from diffexp.sweeps.spec.seeds import parse_seeds
 
+# W&B's methods, and diffexp's own: race, see `diffexp.sweeps.search.race`
+Method = Literal["grid", "random", "bayes", "race"]
+_METHODS: tuple[Method, ...] = get_args(Method)
 _TOP = (
     *("method", "parameters", "metric", "early_terminate", "program", "command", "name", "description", "project"),
-    *("entity", "run_cap"),
+    *("entity", "run_cap", "seeds"),
 )
 _TEXTS = ("name", "description", "program", "project", "entity")
 _MOST = 10_000  # trials in a plan
@@ -53,17 +58,19 @@ class SweepFile:
     Attributes:
         source: the path it was read from.
         content: the complete file as plain data.
-        run_cap: the number of trials; None for all cells of a grid.
+        run_cap: the number of trials, of a race the largest one; None for all cells of a grid.
+        seeds: the number of replicates of each setting that the plan adds, from the config's seed; None for none.
     """
 
     source: str
     content: dict[str, Any]
     command: Command
-    method: Literal["grid", "random", "bayes"]
+    method: Method
     parameters: tuple[Parameter, ...]
     metric: SweepMetric | None
     hyperband: Hyperband | None
     run_cap: int | None
+    seeds: int | None = None
 
     @property
     def name(self) -> str:
@@ -186,8 +193,8 @@ def parse_sweep(content: Any, where: str) -> SweepFile:
     if problem is not None:
         raise UserError(f"{where}: project: {problem}")
     method = content.get("method")
-    if method not in ("grid", "random", "bayes"):
-        raise UserError(f"{where}: method: expected grid, random or bayes, got {method!r}.")
+    if method not in _METHODS:
+        raise UserError(f"{where}: method: expected grid, random, bayes or race, got {method!r}.")
     if "command" not in content:
         raise UserError(f"{where}: command: expected a list of words, got none. Add one, such as {EXAMPLE}.")
     command = parse_command(content["command"], where)
@@ -196,33 +203,57 @@ def parse_sweep(content: Any, where: str) -> SweepFile:
             f"{where}: name: expected {command.sweep!r}, the name after --trial in the command, "
             f"got {content['name']!r}. Use one name in both."
         )
-    if "parameters" not in content:
+    if "parameters" not in content and content.get("seeds") is None:
         raise UserError(f"{where}: parameters: expected a mapping of config keys to values, got none.")
     try:
-        parameters = tuple(parse_parameters(content["parameters"], where))
+        parameters = tuple(parse_parameters(content["parameters"], where)) if "parameters" in content else ()
     except RecursionError as error:
         raise UserError(f"{where}: parameters: expected a finite tree, got one that contains itself.") from error
     metric = _metric(content.get("metric"), where)
     hyperband = _hyperband(content.get("early_terminate"), where)
-    if metric is None and (method == "bayes" or hyperband is not None):
-        needs = "bayes" if method == "bayes" else "early_terminate"
+    if metric is None and (method in ("bayes", "race") or hyperband is not None):
+        needs = method if method in ("bayes", "race") else "early_terminate"
         raise UserError(f"{where}: metric: expected a mapping with a name, required by {needs}, got none.")
-    for parameter in parameters:
-        at = f"{where}: parameters.{parameter.key}"
-        if method == "grid" and not parameter.values:
-            raise UserError(f"{at}: expected values for a grid, got {parameter.distribution}. List the values.")
-        if method == "grid" and parameter.numbers.get("probabilities") is not None:
-            raise UserError(f"{at}: probabilities: expected none, because a grid runs all values. Remove them.")
+    seeds = parse_seeds(content.get("seeds"), method, parameters, where)
+    if method in ("grid", "race"):
+        _check_values(parameters, method, where)
     run_cap = content.get("run_cap")
     if run_cap is None and method != "grid":
-        raise UserError(f"{where}: run_cap: expected an integer >= 1, got none: {method} search has no end. Add one.")
+        search = "a race" if method == "race" else f"{method} search"
+        raise UserError(f"{where}: run_cap: expected an integer >= 1, got none: {search} has no end. Add one.")
     if run_cap is not None and (not isinstance(run_cap, int) or isinstance(run_cap, bool) or run_cap < 1):
         raise UserError(f"{where}: run_cap: expected an integer >= 1, got {run_cap!r}.")
-    cells = math.prod(len(parameter.values) for parameter in parameters) if method == "grid" else _MOST + 1
-    count = min(cells, run_cap) if run_cap is not None else cells
+    cells = math.prod(len(parameter.values) for parameter in parameters) * (seeds or 1)
+    count = min(cells if method == "grid" else _MOST + 1, run_cap or _MOST + 1)
     if count > _MOST:
-        raise UserError(f"{where}: expected at most {_MOST:,} trials, got {count:,}. Set run_cap to {_MOST:,} or less.")
-    return SweepFile(where, content, command, method, parameters, metric, hyperband, run_cap)
+        got = f"{cells:,}" if method == "grid" else f"{run_cap:,}"
+        raise UserError(f"{where}: expected at most {_MOST:,} trials, got {got}. Set run_cap to {_MOST:,} or less.")
+    if method == "race":
+        _check_race(cells, run_cap, hyperband, where)
+    return SweepFile(where, content, command, method, parameters, metric, hyperband, run_cap, seeds)
+
+
+def _check_values(parameters: Iterable[Parameter], method: Method, where: str) -> None:
+    for parameter in parameters:
+        at = f"{where}: parameters.{parameter.key}"
+        if not parameter.values:
+            raise UserError(f"{at}: expected values for a {method}, got {parameter.distribution}. List the values.")
+        if parameter.numbers.get("probabilities") is not None:
+            raise UserError(f"{at}: probabilities: expected none, because a {method} runs all values. Remove them.")
+
+
+def _check_race(settings: int, run_cap: int | None, hyperband: Hyperband | None, where: str) -> None:
+    if settings < 2:
+        raise UserError(f"{where}: parameters: expected at least 2 settings for a race, got {settings}.")
+    if run_cap is not None and run_cap < 2 * settings:
+        raise UserError(
+            f"{where}: run_cap: expected at least {2 * settings}, because each of the {settings} settings of a race "
+            f"starts with 2 seeds, got {run_cap}."
+        )
+    if hyperband is not None:
+        raise UserError(
+            f"{where}: early_terminate: expected none for a race, which compares complete trials. Remove it."
+        )
 
 
 def _metric(given: Any, where: str) -> SweepMetric | None:

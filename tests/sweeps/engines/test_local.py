@@ -12,12 +12,14 @@ from contextlib import nullcontext
 
 import pytest
 
+from diffexp.config.schemas.engines import LocalEngineConfig
 from diffexp.errors import UserError
 from diffexp.sweeps import runner as trying
 from diffexp.sweeps.engines.base import cancel
-from diffexp.sweeps.engines.local import LocalRun, slots
+from diffexp.sweeps.engines.local import LocalEngine, LocalRun, slots
 from diffexp.sweeps.engines.slurm_environment import without_slurm
-from diffexp.sweeps.plan import make_plan
+from diffexp.sweeps.extend import Growth, extend
+from diffexp.sweeps.plan import Sweep, make_plan
 from diffexp.sweeps.results import rows
 from diffexp.sweeps.runner import FRUITLESS_LIMIT, Stop, try_trial
 from diffexp.sweeps.spec.file import parse_sweep
@@ -294,3 +296,17 @@ def test_cancelling_spares_a_process_that_got_the_pid_of_a_dead_training(sweep, 
         victim.wait(0.5)
     victim.kill()
     victim.wait()
+
+
+def test_a_run_includes_the_trials_that_an_extension_adds_meanwhile(sweep, tmp_path):
+    made = sweep("at(10); log(0.5)\nwhile not pathlib.Path('go').exists(): time.sleep(0.05)", count=2)
+
+    def extend_then_go():
+        extend(made, Growth(seeds=4))
+        (tmp_path / "go").touch()
+
+    extending = threading.Thread(target=extend_then_go)
+    extending.start()
+    LocalEngine(LocalEngineConfig(workers=2)).submit(made)
+    extending.join()
+    assert [read_state(trial).state for trial in Sweep(made.path).trials()] == ["done"] * 4
