@@ -5,9 +5,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diffexp.reports.groups import seeds_of
 from diffexp.runs.reader import RunReader, without_steps
 from diffexp.statistics.estimates import Estimates, over_replicates
+from diffexp.statistics.influence import Influence
 from diffexp.statistics.scores import ScoredBlock, estimate_scores
 
 # How the names of logged metrics start of which higher values are better.
@@ -76,7 +80,7 @@ def measures(sides: Sequence[Sequence[RunReader]]) -> list[Measure]:
     Args:
         sides: for each group, its runs.
     """
-    readings = [[_scores(run) for run in runs] for runs in sides]
+    readings = [[_scores(run) | _losses(run) for run in runs] for runs in sides]
     found = []
     for key in dict.fromkeys(key for each in readings[0] for key in each):
         series = [[each[key] for each in runs if key in each] for runs in readings]
@@ -177,3 +181,19 @@ def _full_name(metric: str, distance: str) -> str:
         return distance.replace("fd_", f"{metric}_", 1)
     count = distance.removeprefix("fid")
     return f"kid{count}" if metric == "kd" else f"{metric}_inception_{count}"
+
+
+def _losses(run: RunReader) -> dict[_Key, dict[int, _Reading]]:
+    found: dict[_Key, dict[int, _Reading]] = {}
+    for each in run.validations:
+        key = _Key("bits_per_dim", f"held-out bits/dim ({each.weights} weights)", each.protocol)
+        bits = each.bits_per_dim[each.weights].astype(np.float64)
+        found.setdefault(key, {})[each.step] = _Reading(float(bits.mean()), partial(_of_images, bits))
+    return found
+
+
+def _of_images(values: NDArray[np.float64]) -> list[ScoredBlock]:
+    """Return the mean of values (images,) as a block; one protocol has the same images in each run."""
+    count = len(values)
+    influence = Influence.linear(values, count)
+    return [ScoredBlock((0, 0, count), float(values.mean()), influence.error, influence)]

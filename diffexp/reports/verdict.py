@@ -7,8 +7,8 @@ from typing import Literal
 
 from diffexp.formatting import listed
 from diffexp.reports.measures import Measure
-from diffexp.statistics.comparison import Comparison, Difference, compare
-from diffexp.statistics.power import detectable, detectable_over_seeds, replicates_needed
+from diffexp.statistics.comparison import LEVEL, Comparison, Difference, compare
+from diffexp.statistics.power import detectable, replicates_needed
 
 # arXiv 2606.20536
 ONE_SEED = (
@@ -114,20 +114,24 @@ def _needed(measure: Measure, difference: Difference) -> str:
     """Return a sentence on how many seeds or images would show a true difference as large as the observed one."""
     if not difference.value:
         return ""
+    k = len(measure.values)
+    level = LEVEL / (k * (k - 1) / 2)  # of one of all pairs
     if measure.is_over_seeds:
         counts = sorted(map(len, measure.values))[-2:]
         sd = difference.error / sum(1 / count for count in counts) ** 0.5
-        k, paired = len(measure.values), difference.test.startswith("paired")
-        needed = replicates_needed(
-            difference.value, lambda seeds: detectable_over_seeds(sd, seeds, k, paired=paired), counts[-1]
-        )
+        settings = k - 1 if difference.test.startswith("paired") else k
+
+        def smallest(seeds: int) -> float:
+            return detectable(sd * (2 / seeds) ** 0.5, settings * (seeds - 1), level=level)
+
+        needed = replicates_needed(difference.value, smallest, counts[-1])
         what = f"{'more than 100,000' if needed is None else needed} {measure.replicates} each"
     else:
         images = measure.images()
         if images is None:
             return ""
-        smallest = detectable(difference.error, difference.df, len(measure.values))
-        what = f"{_rounded_up(images * (smallest / difference.value) ** 2):,} images each"
+        factor = detectable(difference.error, difference.df, level=level) / difference.value
+        what = f"{_rounded_up(images * factor**2):,} images each"
     return f" If the true difference is the observed one, {what} would decide it (80 % power)."
 
 

@@ -18,11 +18,13 @@ class Ranking:
         settings: the settings, best mean first; incomplete ones come last.
         differences: by position in `settings`, the setting minus the best one; {} if nothing can be compared.
         replicates: what the seeds of a setting draw: "seeds", or "image seeds" of one training.
+        advice: how to add seeds; "" if no command does.
     """
 
     settings: list[Setting]
     differences: dict[int, Difference]
     replicates: str
+    advice: str = ""
 
     @property
     def ties(self) -> list[int]:
@@ -45,7 +47,7 @@ class Ranking:
         elif len(complete) > 1:
             sentences.append(
                 f"Each setting has one {self.replicates.removesuffix('s')}. Without further {self.replicates}, they "
-                "cannot be distinguished."
+                f"cannot be distinguished.{self.advice}"
             )
         if len(complete) < len(self.settings) and len(valued) > 1:
             sentences.append(f"Settings that lack {self.replicates} are not compared.")
@@ -57,10 +59,13 @@ class Ranking:
 def ranking(sweep: Sweep) -> Ranking:
     """Return the settings of a sweep, best mean first, each compared with the best one."""
     found = settings(sweep)
-    replicates = "seeds" if sweep.file.command.kind == "train" else "image seeds"
+    replicates, advice = "image seeds", ""
+    if sweep.file.command.kind == "train":
+        replicates = "seeds"
+        advice = f" Add seeds: diffexp sweep extend {sweep.path} --seeds 3." if sweep.file.method == "grid" else ""
     if sweep.file.metric is None:
         return Ranking(found, {}, replicates)
-    return Ranking(found, _from_best(found, replicates), replicates)
+    return Ranking(found, _from_best(found, replicates), replicates, advice)
 
 
 def _from_best(found: list[Setting], replicates: str) -> dict[int, Difference]:

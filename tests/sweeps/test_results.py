@@ -24,7 +24,7 @@ def trials(monkeypatch, values, goal="minimize", kind="train"):
             parameters = {"optim.lr": lr, "seed": seed}
             rows.append(Row(len(rows), f"lr={lr},seed={seed}", parameters, record, value))
     monkeypatch.setattr(results, "_known", lambda sweep: rows)
-    file = SimpleNamespace(metric=SweepMetric("score/fd", goal), command=SimpleNamespace(kind=kind))
+    file = SimpleNamespace(metric=SweepMetric("score/fd", goal), command=SimpleNamespace(kind=kind), method="grid")
     return SimpleNamespace(file=file, path="s.yaml", trial=lambda index: SimpleNamespace(run=None))
 
 
@@ -79,7 +79,9 @@ def test_one_seed_each_tells_nothing_apart(monkeypatch):
     head, _, first, *_, below = lines(as_table(sweep))
     assert head == ["trials", "lr", "score/fd", "state", "seconds"]
     assert first == ["0", "0.1", "0.1", "done", "1"]
-    assert below == ["Each setting has one seed. Without further seeds, they cannot be distinguished."]
+    (line,) = below
+    assert line.startswith("Each setting has one seed. Without further seeds, they cannot be distinguished.")
+    assert line.endswith("Add seeds: diffexp sweep extend s.yaml --seeds 3.")
     assert _ties(ranking(sweep)) == ["one seed each: indistinguishable from it without further ones"]
     assert "one image seed." in as_table(trials(monkeypatch, {0.1: [0.1], 0.2: [0.4]}, kind="evaluate"))
 
