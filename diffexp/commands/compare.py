@@ -1,7 +1,7 @@
 """`diffexp compare`: what differs between groups of runs, the measures they have in common, and the verdict."""
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from diffexp.errors import UserError
 from diffexp.formatting import Table
 from diffexp.reports.groups import differing_settings
 from diffexp.reports.measures import Measure, find_measure, measures
+from diffexp.reports.over_settings import over_settings
 from diffexp.reports.tables import comparable, cost, environments, likelihoods, losses_compare, overview
 from diffexp.reports.verdict import Verdict, verdict_on_best, verdict_on_pair
 from diffexp.reports.verdict_tables import ComparedPair, compared_pairs, groups_table, measures_table, settings_table
@@ -153,12 +154,12 @@ def _compare_sweeps(one: Side, two: Side, metric: str | None) -> GroupComparison
     if not rows:
         return GroupComparison(runs, groups, verdict=Verdict("unknown", _NO_MEASURE))
     pairs = compared_pairs(rows)
-    measure = _over_settings(rows)
+    measure, difference = over_settings(rows)
     counts = ", ".join(
         f"{outcome} in {sum(each.outcome == outcome for each in pairs)}"
         for outcome in ("better", "worse", "indistinguishable")
     )
-    verdict = verdict_on_pair(measure, PAIR)
+    verdict = verdict_on_pair(measure, PAIR, difference=difference, power=len(rows) == 1)
     text = f"{verdict.sentence} B is {counts} of {len(shared)} shared settings."
     verdict = _with_caveat(replace(verdict, sentence=text), measure, runs)
     return GroupComparison(runs, groups, settings_table(pairs, PAIR), pairs, measure, verdict)
@@ -170,18 +171,6 @@ def _with_caveat(verdict: Verdict, measure: Measure, runs: Sequence[RunReader]) 
     if not measure.name.startswith("train/") or not caveat.startswith("Not comparable"):
         return verdict
     return replace(verdict, sentence=f"{verdict.sentence} {caveat}")
-
-
-def _over_settings(rows: Sequence[tuple[str, Measure]]) -> Measure:
-    """Return the measure of all settings together, whose replicates are the trainings that both sweeps have."""
-    measure = rows[0][1]
-    if len(rows) == 1:
-        return measure
-    values: tuple[dict[Hashable, float], ...] = tuple(
-        {(name, seed): value for name, each in rows for seed, value in each.values[side].items()} for side in (0, 1)
-    )
-    label = f"{measure.label}, mean over {len(rows)} settings"
-    return Measure(measure.name, label, measure.lower_is_better, (), values, "trainings")
 
 
 def _chosen(

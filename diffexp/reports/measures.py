@@ -46,9 +46,16 @@ class Measure:
         return max(map(len, self.values)) > 1
 
     def estimates(self) -> Estimates | None:
-        """Return the estimates of the groups; None if their errors are unknown."""
+        """Return the estimates of the groups; None if their errors are unknown.
+
+        Two groups with common seeds are compared by these alone: other seeds say nothing about a paired difference.
+        """
         if self.is_over_seeds:
-            return over_replicates(self.values, self.replicates)
+            values: Sequence[Mapping[Hashable, float]] = self.values
+            common = set.intersection(*map(set, values))
+            if len(values) == 2 and len(common) > 1:
+                values = [{seed: value for seed, value in each.items() if seed in common} for each in values]
+            return over_replicates(values, self.replicates)
         return estimate_scores([read() for read in self.blocks]) if self.blocks else None
 
     def images(self) -> int | None:

@@ -43,22 +43,26 @@ def difference_of(measure: Measure) -> Difference | None:
 
 
 def verdict_on_pair(
-    measure: Measure, names: tuple[str, str], *, adjusted: float | None = None, note: str | None = None
+    measure: Measure,
+    names: tuple[str, str],
+    *,
+    difference: Difference | None = None,
+    note: str | None = None,
+    power: bool = True,
 ) -> Verdict:
     """Return the verdict on the second of two groups.
 
     Args:
         measure: the measure.
         names: the names of the groups.
-        adjusted: the p-value if it is corrected for other comparisons.
+        difference: the second group minus the first; None for that of the measure.
         note: a sentence to add; None for what a test over images does not show.
+        power: whether to say how many seeds or images would decide it.
     """
     one, two = names
-    found = difference_of(measure)
+    found = difference or difference_of(measure)
     if found is None:
         return Verdict("unknown", _unknown(measure, f"{one} and {two}"))
-    if adjusted is not None:
-        found = replace(found, adjusted=adjusted)
     if note is None and not measure.is_over_seeds:
         note = ONE_SEED
     note = f" {note}" if note else ""
@@ -66,7 +70,7 @@ def verdict_on_pair(
     if not found.is_significant:
         text = (
             f"{one} and {two} are not distinguishable by {measure.label}: difference {number(found.value)} "
-            f"({number(low)} to {number(high)}; {found.test}).{_needed(measure, found)}{note}"
+            f"({number(low)} to {number(high)}; {found.test}).{_needed(measure, found) if power else ''}{note}"
         )
         return Verdict("indistinguishable", text, found)
     better = (found.value < 0) == measure.lower_is_better

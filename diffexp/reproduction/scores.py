@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -67,7 +68,11 @@ def verdict(compared: Sequence[ComparedPair]) -> str:
     note = ""
     if not most.measure.is_over_seeds and most.outcome not in ("", "indistinguishable"):
         note = "Rounding alone can change a training as much as another seed does. Measure that spread with --seeds 3."
-    return verdict_on_pair(most.measure, _NAMES, adjusted=most.adjusted, note=note).sentence
+    difference = most.difference
+    if difference is not None and most.adjusted is not None:
+        difference = replace(difference, adjusted=most.adjusted)
+    over_images = not most.measure.is_over_seeds
+    return verdict_on_pair(most.measure, _NAMES, difference=difference, note=note, power=over_images).sentence
 
 
 def _last_scores(rows: Rows) -> dict[tuple[str, int], tuple[float, float | None]]:

@@ -13,6 +13,7 @@ from scipy import stats
 from diffexp.cli.main import cli
 from diffexp.commands.compare import compare_groups
 from diffexp.errors import UserError
+from diffexp.runs.validations import RecordedValidation, validation_file, write_validation
 from diffexp.statistics.influence import Influence
 from diffexp.sweeps.plan import make_plan
 from diffexp.sweeps.spec.file import parse_sweep
@@ -170,13 +171,30 @@ def test_two_sweeps_are_compared_setting_by_setting(folder):
     assert [each.difference.p for each in found.pairs] == pytest.approx([each.pvalue for each in tests])
     p = sorted(each.pvalue for each in tests)
     assert sorted(each.adjusted for each in found.pairs) == pytest.approx([2 * p[0], max(2 * p[0], p[1])])
-    overall = stats.ttest_rel(two[0.001] + two[0.002], one[0.001] + one[0.002])
-    assert found.verdict.difference.p == pytest.approx(overall.pvalue)
-    assert "mean over 2 settings" in found.verdict.sentence
-    assert "paired by 6 trainings" in found.verdict.sentence
+    d = np.array([np.subtract(two[lr], one[lr]) for lr in (0.001, 0.002)])  # differences by setting and seed
+    error = (d.var(axis=1, ddof=1).mean() / d.size) ** 0.5  # pooled over the settings, with 2 × 2 degrees of freedom
+    assert found.verdict.difference.value == pytest.approx(d.mean())
+    assert found.verdict.difference.p == pytest.approx(2 * stats.t.sf(abs(d.mean()) / error, 4))
+    assert f"the mean of score/{NAME}_best over 2 settings" in found.verdict.sentence
+    assert "paired by seed in each of 2 settings" in found.verdict.sentence
     assert found.verdict.sentence.endswith("B is better in 1, worse in 0, indistinguishable in 1 of 2 shared settings.")
     with pytest.raises(UserError, match="a: expected a sweep over seeds alone, or two sweeps, got one of 2 settings"):
         compare_groups(["a", "b/trials/0000-lr=0.001,seed=0"], None)
+
+
+def test_two_sweeps_of_one_seed_are_paired_by_setting(folder):
+    one, two = {0.001: [1.0], 0.002: [5.0], 0.003: [7.0]}, {0.001: [0.7], 0.002: [4.6], 0.003: [6.8]}
+    found = compare_groups([sweep(folder, "a", one), sweep(folder, "b", two)], None)
+    paired = stats.ttest_rel([0.7, 4.6, 6.8], [1.0, 5.0, 7.0])
+    assert found.verdict.difference.p == pytest.approx(paired.pvalue)
+    assert "paired by 3 trainings" in found.verdict.sentence
+
+
+def test_seeds_that_only_one_group_has_do_not_count_in_a_paired_difference(folder):
+    one, two = [1.0, 2.1, 3.05, 9.0], [0.7, 1.85, 2.72]
+    found = compare_groups([group(folder, "a", one, 1e-3), group(folder, "b", two, 2e-3)], None)
+    assert found.verdict.difference.p == pytest.approx(stats.ttest_rel(two, one[:3]).pvalue)
+    assert "paired by 3 seeds" in found.verdict.sentence
 
 
 def test_one_sweep_is_compared_by_its_settings(folder):
@@ -232,3 +250,20 @@ def test_it_imports_no_torch(folder):
     code = "import sys, diffexp.commands.compare; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_losses_on_held_out_images_are_paired_by_image(folder):
+    random = np.random.default_rng(0)
+    one = random.normal(3, 1, 50).astype(np.float32)
+    two = one - random.normal(0.1, 0.2, 50).astype(np.float32)
+    for name, lr, bits in (("a", 1e-3, one), ("b", 2e-3, two)):
+        scored_run(folder / name, 1.0, lr=lr)
+        numbers, none = np.arange(50), np.zeros(0, np.float32)
+        losses = {"raw": bits, "train": bits}
+        (folder / name / "validation").mkdir()
+        file = validation_file(folder / name / "validation", 8)
+        write_validation(RecordedValidation(8, "v", losses, {}, none, numbers, numbers), file)
+    found = compare_groups(["a", "b"], "bits_per_dim")
+    assert found.verdict.difference.p == pytest.approx(stats.ttest_rel(two, one).pvalue, rel=1e-3)
+    assert found.verdict.sentence.startswith("B is better: held-out bits/dim (raw weights) is lower by")
+    assert "paired over 50 images" in found.verdict.sentence
