@@ -164,7 +164,7 @@ def _estimates(column: Sequence[Replicates]) -> Estimates | None:
         return None
     if max(map(len, column)) > 1:
         return over_replicates([{seed: each.value for seed, each in scores.items()} for scores in column])
-    return estimate_scores([each.scored() for scores in column for each in scores.values()])
+    return estimate_scores([each.scored("fd") for scores in column for each in scores.values()])
 
 
 def comparable(runs: Sequence[RunReader]) -> list[Comparable]:

@@ -7,11 +7,11 @@ from typing import Literal
 
 from diffexp.formatting import listed
 from diffexp.reports.measures import Measure
-from diffexp.statistics.comparison import Comparison, Difference, compare
-from diffexp.statistics.power import detectable, detectable_over_seeds, replicates_needed
+from diffexp.statistics.comparison import LEVEL, Comparison, Difference, compare
+from diffexp.statistics.power import detectable, replicates_needed
 
 # arXiv 2606.20536
-_ONE_SEED = (
+ONE_SEED = (
     "With one seed each, this holds for these trainings and not for their settings: the seed of a training moves FID "
     "about three times as much as drawing other images does (FID Lottery, arXiv 2606.20536). Train more seeds: diffexp "
     "train CONFIG --seeds 5."
@@ -42,26 +42,43 @@ def difference_of(measure: Measure) -> Difference | None:
     return replace(found, value=-found.value)
 
 
-def verdict_on_pair(measure: Measure, names: tuple[str, str] = ("A", "B")) -> Verdict:
-    """Return the verdict on the second of two groups."""
+def verdict_on_pair(
+    measure: Measure,
+    names: tuple[str, str],
+    *,
+    difference: Difference | None = None,
+    note: str | None = None,
+    power: bool = True,
+) -> Verdict:
+    """Return the verdict on the second of two groups.
+
+    Args:
+        measure: the measure.
+        names: the names of the groups.
+        difference: the second group minus the first; None for that of the measure.
+        note: a sentence to add; None for what a test over images does not show.
+        power: whether to say how many seeds or images would decide it.
+    """
     one, two = names
-    found = difference_of(measure)
+    found = difference or difference_of(measure)
     if found is None:
         return Verdict("unknown", _unknown(measure, f"{one} and {two}"))
-    note = "" if measure.is_over_seeds else f" {_ONE_SEED}"
+    if note is None and not measure.is_over_seeds:
+        note = ONE_SEED
+    note = f" {note}" if note else ""
     low, high = found.interval()
     if not found.is_significant:
         text = (
-            f"{one} and {two} are not distinguishable by {measure.label}: difference {_number(found.value)} "
-            f"({_number(low)} to {_number(high)}; {found.test}).{_needed(measure, found)}{note}"
+            f"{one} and {two} are not distinguishable by {measure.label}: difference {number(found.value)} "
+            f"({number(low)} to {number(high)}; {found.test}).{_needed(measure, found) if power else ''}{note}"
         )
         return Verdict("indistinguishable", text, found)
     better = (found.value < 0) == measure.lower_is_better
     direction = "lower" if found.value < 0 else "higher"
     low, high = sorted((abs(low), abs(high)))  # the interval does not contain 0
     text = (
-        f"{two} is {'better' if better else 'worse'}: {measure.label} is {direction} by {_number(abs(found.value))} "
-        f"(95 % interval {_number(low)} to {_number(high)}; {found.test}).{note}"
+        f"{two} is {'better' if better else 'worse'}: {measure.label} is {direction} by {number(abs(found.value))} "
+        f"(95 % interval {number(low)} to {number(high)}; {found.test}).{note}"
     )
     return Verdict("better" if better else "worse", text, found)
 
@@ -76,8 +93,8 @@ def verdict_on_best(measure: Measure, names: Sequence[str]) -> Verdict:
     others = [name for number, name in enumerate(names) if number not in ties and number != best]
     tied = [names[number] for number in sorted(ties)]
     test = f"{estimates.test}; 5 % over all pairs"
-    head = f"{names[best]} has the best {measure.label}, {_number(float(estimates.values[best]))}"
-    note = "" if measure.is_over_seeds else f" {_ONE_SEED}"
+    head = f"{names[best]} has the best {measure.label}, {number(float(estimates.values[best]))}"
+    note = "" if measure.is_over_seeds else f" {ONE_SEED}"
     if not tied:
         return Verdict("better", f"{head}, and differs from all others ({test}).{note}")
     differs = f"; it differs from {listed(others)}" if others else ""
@@ -101,20 +118,24 @@ def _needed(measure: Measure, difference: Difference) -> str:
     """Return a sentence on how many seeds or images would show a true difference as large as the observed one."""
     if not difference.value:
         return ""
+    k = len(measure.values)
+    level = LEVEL / (k * (k - 1) / 2)  # of one of all pairs
     if measure.is_over_seeds:
         counts = sorted(map(len, measure.values))[-2:]
         sd = difference.error / sum(1 / count for count in counts) ** 0.5
-        k, paired = len(measure.values), difference.test.startswith("paired")
-        needed = replicates_needed(
-            difference.value, lambda seeds: detectable_over_seeds(sd, seeds, k, paired=paired), counts[-1]
-        )
-        what = "more than 100,000 seeds each" if needed is None else f"{needed} seeds each"
+        settings = k - 1 if difference.test.startswith("paired") else k
+
+        def smallest(seeds: int) -> float:
+            return detectable(sd * (2 / seeds) ** 0.5, settings * (seeds - 1), level=level)
+
+        needed = replicates_needed(difference.value, smallest, counts[-1])
+        what = f"{'more than 100,000' if needed is None else needed} {measure.replicates} each"
     else:
         images = measure.images()
         if images is None:
             return ""
-        smallest = detectable(difference.error, difference.df, len(measure.values))
-        what = f"{_rounded_up(images * (smallest / difference.value) ** 2):,} images each"
+        factor = detectable(difference.error, difference.df, level=level) / difference.value
+        what = f"{_rounded_up(images * factor**2):,} images each"
     return f" If the true difference is the observed one, {what} would decide it (80 % power)."
 
 
@@ -124,5 +145,6 @@ def _rounded_up(count: float) -> int:
     return math.ceil(count / unit) * unit
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Format a difference with three significant digits and a minus sign."""
     return f"{value:.3g}".replace("-", "−")

@@ -45,12 +45,13 @@ def best_config(sweep: Sweep) -> str:
 
 def _ties(ranked: Ranking) -> list[str]:
     """Return lines on the settings that are indistinguishable from the best one; [] if there is only one setting."""
-    if len(ranked.settings) < 2:
+    complete = [each for each in ranked.settings if each.is_complete]
+    if len(complete) < 2:
         return []
     if not ranked.differences:
         return [f"one {ranked.replicates.removesuffix('s')} each: indistinguishable from it without further ones"]
     if not ranked.ties:
-        return [f"every other setting differs from it significantly ({ranked.test})"]
+        return [f"every other complete setting differs from it significantly ({ranked.test})"]
     lines = [f"settings that are indistinguishable from it ({ranked.test}):"]
     for position in ranked.ties:
         difference = ranked.differences[position]

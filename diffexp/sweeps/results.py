@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from diffexp.config.trial import is_seed, leaves, trial_name
+from diffexp.statistics.power import mean_interval
 from diffexp.sweeps.plan import PlannedTrial, Sweep
 from diffexp.sweeps.state import TrialState, history, read_state
 
@@ -72,8 +73,6 @@ class Setting:
         """The 95 % interval of the mean (Student's t over the seeds); None with fewer than two values."""
         if len(self.values) < 2:
             return None
-        from diffexp.statistics.power import mean_interval  # scipy takes a second to import
-
         mean, half = mean_interval(self.values)
         assert half is not None
         return mean - half, mean + half

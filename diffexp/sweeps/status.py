@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from diffexp.formatting import duration, listed
 from diffexp.sweeps.plan import Sweep
+from diffexp.sweeps.ranking import ranking
 from diffexp.sweeps.results import Row, best_setting, rows
 
 _SHOWN = ("running", "interrupted", "lost", "failed", "cancelled")
@@ -36,8 +37,6 @@ def status_text(sweep: Sweep, gone: Collection[int] = ()) -> str:
 
 def _ties(sweep: Sweep) -> str:
     """Return ``"; indistinguishable from it: a, b, c and 4 more"``, or "" if no setting was compared or ties."""
-    from diffexp.sweeps.ranking import ranking  # scipy takes a second to import
-
     ranked = ranking(sweep)
     names = [ranked.settings[position].name for position in ranked.ties]
     return f"; indistinguishable from it: {listed(names)}" if names else ""

@@ -201,7 +201,7 @@ def recorded(tmp_path, **settings):
 def scored(value, calls=50):
     blocks = [ScoredBlock((0, 0, 100), value, 0.01)]
     return RecordedScore(
-        *("ddim", calls, 10, "ema", "fd", "p", value, 0.01, 1, 100, 1.0, Path("scores.json")), lambda: blocks
+        *("ddim", calls, 10, "ema", "fd", "p", value, 0.01, 1, 100, 1.0, Path("scores.json")), lambda _: blocks
     )
 
 

@@ -24,7 +24,7 @@ def trials(monkeypatch, values, goal="minimize", kind="train"):
             parameters = {"optim.lr": lr, "seed": seed}
             rows.append(Row(len(rows), f"lr={lr},seed={seed}", parameters, record, value))
     monkeypatch.setattr(results, "_known", lambda sweep: rows)
-    file = SimpleNamespace(metric=SweepMetric("score/fd", goal), command=SimpleNamespace(kind=kind))
+    file = SimpleNamespace(metric=SweepMetric("score/fd", goal), command=SimpleNamespace(kind=kind), method="grid")
     return SimpleNamespace(file=file, path="s.yaml", trial=lambda index: SimpleNamespace(run=None))
 
 
@@ -69,6 +69,7 @@ def test_the_table_has_a_row_for_each_setting(monkeypatch):
     assert second == ["0–2", "0.1", "0.6 =", f"{low:.4g} to {high:.4g}", "3", "done", "3"]
     assert third[2:6] == ["9.45", "8.815 to 10.09", "2 of 3", "2 done, 1 failed"]
     assert "indistinguishable from it (paired by 3 seeds; 5 % over all pairs)" in below[-1][0]
+    assert "Settings that lack seeds are not compared." in below[-1][0]
     assert lines(as_trial_table(sweep))[2] == ["3", "0.2", "0", "0.4", "done", "1", "1"]
     assert [each["setting"] for each in json.loads(as_json(sweep))][::3] == ["lr=0.2", "lr=0.1", "lr=0.3"]
 
@@ -78,7 +79,9 @@ def test_one_seed_each_tells_nothing_apart(monkeypatch):
     head, _, first, *_, below = lines(as_table(sweep))
     assert head == ["trials", "lr", "score/fd", "state", "seconds"]
     assert first == ["0", "0.1", "0.1", "done", "1"]
-    assert below == ["Each setting has one seed. Without further seeds, they cannot be distinguished."]
+    (line,) = below
+    assert line.startswith("Each setting has one seed. Without further seeds, they cannot be distinguished.")
+    assert line.endswith("Add seeds: diffexp sweep extend s.yaml --seeds 3.")
     assert _ties(ranking(sweep)) == ["one seed each: indistinguishable from it without further ones"]
     assert "one image seed." in as_table(trials(monkeypatch, {0.1: [0.1], 0.2: [0.4]}, kind="evaluate"))
 
@@ -92,13 +95,15 @@ def test_the_best_config_names_what_cannot_be_told_from_it(monkeypatch):
     assert head == "settings that are indistinguishable from it (paired by 3 seeds):"
     assert line.startswith(f"  lr=0.1: +0.1 (95 % interval {low:.4g} to {high:.4g}), p = ")
     apart = trials(monkeypatch, {0.1: [1.0, 1.1, 1.2], 0.2: [9.0, 9.1, 9.21]})
-    assert _ties(ranking(apart)) == ["every other setting differs from it significantly (paired by 3 seeds)"]
+    assert _ties(ranking(apart)) == ["every other complete setting differs from it significantly (paired by 3 seeds)"]
 
 
 def test_a_setting_that_lacks_a_seed_is_behind_those_that_do_not(monkeypatch):
     sweep = trials(monkeypatch, {0.1: [0.1, None, None], 0.2: [0.2, 0.21, 0.19]})
     assert best_setting(sweep).name == "lr=0.2"
     assert [each.summary() for each in settings(sweep)] == ["0.2 (0.1752 to 0.2248), 3 seeds", "0.1, 1 of 3 seeds"]
+    assert "Settings that lack seeds are not compared. 95 %" in as_table(sweep)
+    assert "**" not in as_table(sweep)
     assert best_setting(trials(monkeypatch, {0.1: [0.1, None], 0.2: [None, None]})).summary() == "0.1, 1 of 2 seeds"
 
 
