@@ -95,18 +95,27 @@ def check(file: str, overrides: tuple[str, ...], config: str | None, plugins: tu
 @_FILE
 @_plan_options
 @click.option("--time", "timed", is_flag=True, help="Measure a trial's network on this machine (imports torch).")
-def plan(file: str, options: _PlanOptions, timed: bool) -> None:
-    """Expand FILE into an immutable plan and estimate its cost.
+@click.option(
+    "--pilot",
+    metavar="RUN|SWEEP",
+    help="Earlier results, from whose spread the power is computed. [default: the sweep's own finished trials]",
+)
+def plan(file: str, options: _PlanOptions, timed: bool, pilot: str | None) -> None:
+    """Expand FILE into an immutable plan; estimate its cost and the smallest difference that it detects.
 
     \b
-    FILE       sweep file, or name of a ready sweep
+    FILE       sweep file, name of a ready sweep, or directory of a planned sweep
     KEY=VALUE  override of a config key, for every trial
 
     \b
     Example:
       diffexp sweep plan timesteps --time
     """
-    _report_plan(_planned(file, options), timed)
+    from diffexp.sweeps.pilot import power_text
+
+    planned = _planned(file, options)
+    _report_plan(planned, timed)
+    click.echo(power_text(planned, pilot))
 
 
 @click.command()

@@ -13,7 +13,7 @@ neither on the largest number of trials nor on earlier looks, a race may be exte
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from diffexp.statistics.comparison import LEVEL, compare
 from diffexp.statistics.estimates import Estimates, over_replicates
@@ -73,5 +73,5 @@ def _smallest_p(estimates: Estimates, best: int) -> float:
     contrasts = np.delete(contrasts, best, axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = (contrasts @ estimates.values) / estimates.errors(contrasts)
-    largest = np.nanmax(statistic, initial=0.0)  # 0/0 is no difference
-    return float(2 * stats.t.sf(largest, estimates.df))
+    largest = float(np.nanmax(statistic, initial=0.0))  # 0/0 is no difference
+    return float(2 * special.stdtr(estimates.df, -largest))
