@@ -88,7 +88,8 @@ def check(file: str, overrides: tuple[str, ...], config: str | None, plugins: tu
     trials = planned(changed, seed=0)
     for line in notes(changed, before):
         click.echo(line)
-    click.echo(f"{file}: valid: {changed.method}, {len(trials) or changed.run_cap} trials")
+    most = "at most " if changed.method == "race" else ""
+    click.echo(f"{file}: valid: {changed.method}, {most}{len(trials) or changed.run_cap} trials")
 
 
 @click.command()
@@ -249,7 +250,13 @@ def report_run(planned: "Sweep", command: str) -> None:
 def _submit_agents(sweep: str, agents: int, engine: "Engine", out: Path | None, *, printed: bool) -> str:
     """Submit agents of a sweep on W&B's server, or with `printed` only write the script; returns the text to print."""
     from diffexp.sweeps.engines.slurm import print_agents, submit_agents
+    from diffexp.sweeps.plan import planned_directory
 
+    if planned_directory(sweep) is not None:
+        raise UserError(
+            f"--agents: expected ENTITY/PROJECT/ID, got the planned sweep {sweep}. Register its sweep.yaml with "
+            "`wandb sweep`, where a race is a grid, or submit it without --agents."
+        )
     if not re.fullmatch(r"[^/\s]+/[^/\s]+/[^/\s]+", sweep):
         raise UserError(f"--agents: expected ENTITY/PROJECT/ID, got {sweep!r}. `wandb sweep FILE` prints it.")
     folder = out or Path("runs") / f"agents-{sweep.rpartition('/')[2]}"

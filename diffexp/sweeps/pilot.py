@@ -52,9 +52,8 @@ class Spread:
         return self.sd * (self.df / low) ** 0.5, self.sd * (self.df / high) ** 0.5
 
     def with_images(self, times: float) -> float:
-        """Return the standard deviation with so many times the images."""
-        images = min(self.image_error or 0.0, self.sd)
-        return float((self.sd**2 - images**2 * (1 - 1 / times)) ** 0.5)
+        """Return the standard deviation with so many times the images, whose error must be below it."""
+        return float((self.sd**2 - (self.image_error or 0.0) ** 2 * (1 - 1 / times)) ** 0.5)
 
     def __str__(self) -> str:
         low, high = self.interval()
@@ -90,7 +89,7 @@ def power_text(sweep: Sweep, pilot: str | None) -> str:
     return "\n".join([*lines, spread or "power: unknown; --pilot RUN|SWEEP gives the spread over seeds or images"])
 
 
-_NO_SEEDS = "power: one seed for each setting, so no difference can be told from chance; --seeds adds seeds"
+_NO_SEEDS = "power: one seed for each setting cannot distinguish a difference from chance; --seeds adds seeds"
 
 
 def _size(sweep: Sweep) -> tuple[int, int]:
@@ -135,12 +134,22 @@ def _detects(spread: Spread, settings: int, seeds: int, grid: str) -> list[str]:
     ]
     lines.append(markdown_table(["seeds", "trials", "smallest difference"], rows).rstrip("\n"))
     if spread.image_error is not None and seeds > 1:
-        more = [f"{times}×: {_smallest(spread.with_images(times), seeds, settings, spread):.2g}" for times in (2, 4)]
-        lines.append(
-            f"images: they cause {min(spread.image_error, spread.sd):.2g} of this standard deviation; smallest "
-            f"difference with more images, and {seeds} seeds: {', '.join(more)}"
-        )
+        lines.append(_more_images(spread, spread.image_error, settings, seeds))
     return lines
+
+
+def _more_images(spread: Spread, error: float, settings: int, seeds: int) -> str:
+    """Return the line about more images, which reduce the part of the spread that the images cause."""
+    if error >= spread.sd:
+        return (
+            f"images: the standard error of one score ({error:.2g}) is no smaller than this spread. So most of it is "
+            "common to all trainings, which share the starting noise, and more images would change little"
+        )
+    more = [f"{times}×: {_smallest(spread.with_images(times), seeds, settings, spread):.2g}" for times in (2, 4)]
+    return (
+        f"images: at most {error:.2g} of this spread is the error of one score; the smallest difference with more "
+        f"images, and {seeds} seeds, is at best {', '.join(more)}"
+    )
 
 
 def _smallest(sd: float, seeds: int, settings: int, spread: Spread) -> float:
@@ -207,6 +216,7 @@ def _single_run(run: Run, name: str, metric: SweepMetric) -> str:
         return f"power: {name} is one run, which has no spread over seeds; give a sweep with several seeds"
     parts = [f"{times}× {detectable(error * (2 / times) ** 0.5, inf):.2g}" for times in (1, 2, 4)]
     return (
-        f"power: {name} is one run, which has no spread over seeds. Its images alone (standard error {error:.2g}) hide "
-        f"differences of two trainings below {parts[0].partition(' ')[2]} ({_POWER}); with {', '.join(parts[1:])}"
+        f"power: {name} is one run, which has no spread over seeds. The error of its images ({error:.2g}), if it is "
+        f"not common to two trainings, hides their differences below {parts[0].partition(' ')[2]} ({_POWER}); with "
+        f"more images: {', '.join(parts[1:])}"
     )

@@ -11,6 +11,7 @@ from scipy import stats
 from diffexp.cli.main import main
 from diffexp.errors import UserError
 from diffexp.statistics.power import detectable_over_seeds
+from diffexp.sweeps import pilot
 from diffexp.sweeps.pilot import Spread, power_text
 from diffexp.sweeps.plan import make_plan
 from diffexp.sweeps.spec.file import parse_sweep
@@ -67,8 +68,7 @@ def test_the_trials_of_the_sweep_itself_are_a_pilot(plan):
 
 
 def test_another_sweep_is_a_pilot(plan, tmp_path):
-    pilot = {"optim": {"parameters": {"lr": {"values": [1e-4]}}}}
-    plan("pilot", [0.0, 1.0, 2.0, 3.0, 4.0], seeds=5, parameters=pilot)
+    plan("pilot", [0.0, 1.0, 2.0, 3.0, 4.0], seeds=5, parameters={"optim": {"parameters": {"lr": {"value": 1e-4}}}})
     text = power_text(plan(seeds=2), "pilot")
     sd = np.std(range(5), ddof=1)
     assert f"a standard deviation of {sd:.2g} over seeds in runs/pilot (df 4; 95 % interval" in text
@@ -82,7 +82,7 @@ def test_settings_with_one_seed_cannot_be_told_apart(plan):
     plan("pilot", [0.0, 1.0], seeds=2, parameters={"optim": {"parameters": {"lr": {"values": [1e-4]}}}})
     made = plan()
     first, second = power_text(made, None).splitlines()
-    assert first == ("power: one seed for each setting, so no difference can be told from chance; --seeds adds seeds")
+    assert first == ("power: one seed for each setting cannot distinguish a difference from chance; --seeds adds seeds")
     assert second == "power: unknown; --pilot RUN|SWEEP gives the spread over seeds or images"
     assert power_text(made, "pilot").splitlines()[0] == first
     assert "| 2 | 4 |" in power_text(made, "pilot")
@@ -92,18 +92,27 @@ def test_more_images_reduce_their_part_of_the_variance():
     spread = Spread(0.5, 8, True, 0.3, "pilot")  # .25 = .16 (seeds) + .09 (images)
     assert spread.with_images(2) ** 2 == pytest.approx(0.16 + 0.045)
     assert spread.with_images(4) ** 2 == pytest.approx(0.16 + 0.0225)
-    assert Spread(0.2, 8, True, 0.3, "pilot").with_images(4) == pytest.approx(0.1)  # images explain all of it
     assert Spread(0.2, 8, True, None, "pilot").with_images(4) == 0.2
 
 
+def test_the_error_of_images_comes_from_the_scores(plan, monkeypatch):
+    made = plan(values=[0.0, 5.0, 7.0, 1.0, 7.0, 10.0], seeds=3)  # the standard deviation is .71
+    for error, text in ((0.3, "at best 2×: "), (0.8, "more images would change little")):
+        monkeypatch.setattr(pilot, "_image_error", lambda run, value, error=error: error)
+        assert text in power_text(made, None).splitlines()[-1]
+    smaller = detectable_over_seeds((0.5 - 0.3**2 / 2) ** 0.5, 3)
+    monkeypatch.setattr(pilot, "_image_error", lambda run, value: 0.3)
+    assert f"2×: {smaller:.2g}, " in power_text(made, None)
+
+
 @pytest.mark.parametrize(
-    ("pilot", "message"),
+    ("name", "message"),
     [("nowhere", "--pilot: expected a run or a planned sweep, got nowhere"), ("empty", "got none in empty")],
 )
-def test_a_pilot_that_is_none(plan, pilot, message):
+def test_a_pilot_that_is_none(plan, name, message):
     plan("empty")
     with pytest.raises(UserError, match=message):
-        power_text(plan(seeds=2), pilot)
+        power_text(plan(seeds=2), name)
 
 
 def test_a_race_and_a_search_have_a_power_too(plan):

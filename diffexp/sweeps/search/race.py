@@ -15,7 +15,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 from scipy import special
 
-from diffexp.statistics.comparison import LEVEL, compare
+from diffexp.statistics.comparison import compare
 from diffexp.statistics.estimates import Estimates, over_replicates
 from diffexp.statistics.influence import Array
 
@@ -53,9 +53,10 @@ def rejected(
     chosen = np.ix_(part, part)
     estimates = Estimates(every.values[part], every.first[chosen], every.cross[chosen], every.df, every.test)
     best = int(np.argmin(estimates.values))
-    if _smallest_p(estimates, best) >= LEVEL:  # no correction makes it smaller
+    level = look_level(look)
+    if _smallest_p(estimates, best) >= level:  # no correction makes it smaller
         return racing[best], {}
-    level, found = look_level(look), compare(estimates).differences
+    found = compare(estimates).differences
     equal = _EQUAL * np.abs(estimates.values).max()
     worse = {}
     for other in range(len(racing)):
