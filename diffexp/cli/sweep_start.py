@@ -88,25 +88,35 @@ def check(file: str, overrides: tuple[str, ...], config: str | None, plugins: tu
     trials = planned(changed, seed=0)
     for line in notes(changed, before):
         click.echo(line)
-    click.echo(f"{file}: valid: {changed.method}, {len(trials) or changed.run_cap} trials")
+    most = "at most " if changed.method == "race" else ""
+    click.echo(f"{file}: valid: {changed.method}, {most}{len(trials) or changed.run_cap} trials")
 
 
 @click.command()
 @_FILE
 @_plan_options
 @click.option("--time", "timed", is_flag=True, help="Measure a trial's network on this machine (imports torch).")
-def plan(file: str, options: _PlanOptions, timed: bool) -> None:
-    """Expand FILE into an immutable plan and estimate its cost.
+@click.option(
+    "--pilot",
+    metavar="RUN|SWEEP",
+    help="Earlier results, from whose spread the power is computed. [default: the sweep's own finished trials]",
+)
+def plan(file: str, options: _PlanOptions, timed: bool, pilot: str | None) -> None:
+    """Expand FILE into an immutable plan; estimate its cost and the smallest difference that it detects.
 
     \b
-    FILE       sweep file, or name of a ready sweep
+    FILE       sweep file, name of a ready sweep, or directory of a planned sweep
     KEY=VALUE  override of a config key, for every trial
 
     \b
     Example:
       diffexp sweep plan timesteps --time
     """
-    _report_plan(_planned(file, options), timed)
+    from diffexp.sweeps.pilot import power_text
+
+    planned = _planned(file, options)
+    _report_plan(planned, timed)
+    click.echo(power_text(planned, pilot))
 
 
 @click.command()
@@ -241,7 +251,13 @@ def report_run(planned: "Sweep", command: str) -> None:
 def _submit_agents(sweep: str, agents: int, engine: "Engine", out: Path | None, *, printed: bool) -> str:
     """Submit agents of a sweep on W&B's server, or with `printed` only write the script; returns the text to print."""
     from diffexp.sweeps.engines.slurm import print_agents, submit_agents
+    from diffexp.sweeps.plan import planned_directory
 
+    if planned_directory(sweep) is not None:
+        raise UserError(
+            f"--agents: expected ENTITY/PROJECT/ID, got the planned sweep {sweep}. Register its sweep.yaml with "
+            "`wandb sweep`, where a race is a grid, or submit it without --agents."
+        )
     if not re.fullmatch(r"[^/\s]+/[^/\s]+/[^/\s]+", sweep):
         raise UserError(f"--agents: expected ENTITY/PROJECT/ID, got {sweep!r}. `wandb sweep FILE` prints it.")
     folder = out or Path("runs") / f"agents-{sweep.rpartition('/')[2]}"

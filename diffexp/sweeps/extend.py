@@ -112,6 +112,8 @@ def extension(sweep: Sweep, growth: Growth) -> Extension:
         known = {_identity(each, found.seed) for each, found in zip(_trials(sweep), existing, strict=True)}
         fresh = (trial for trial in cells(file) if _identity(trial, existing[0].seed) not in known)
         trials = list(islice(fresh, None if file.run_cap is None else max(0, file.run_cap - len(sweep))))
+        if not trials and next(fresh, None) is not None:
+            raise UserError(f"{at}: expected a larger run_cap for more trials, got {file.run_cap}. Give --trials, too.")
     else:
         trials = known_trials(file, sweep.seed)[len(sweep) :]
     with chdir(sweep.working_directory):

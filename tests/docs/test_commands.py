@@ -46,6 +46,8 @@ ELSEWHERE = {
     "diffexp sweep best ": "tests/integration/test_sweeps.py, as it needs a sweep that has ended",
     "diffexp sweep extend ": "tests/sweeps/test_extend.py",
     "diffexp train digits --seeds ": "tests/integration/test_replicates.py",
+    "diffexp sweep plan timesteps --seeds ": "tests/sweeps/test_pilot.py",
+    "diffexp sweep plan runs/timesteps": "tests/sweeps/test_pilot.py",
     "diffexp dashboard push": "tests/reports/test_dashboard.py",
     "diffexp reproduce ENTITY": "tests/reports/test_dashboard.py",
 }

@@ -273,3 +273,19 @@ def test_agents_of_a_sweep_on_the_server(cluster, tmp_path):
     for run in server.runs.values():
         assert run["exit"] == 0
         assert [row["trainer/global_step"] for row in run["history"] if "train/loss" in row] == [2, 4]
+
+
+def test_a_race_trains_its_rounds_one_after_the_other(cluster, tmp_path):
+    sweep = Faulty(cluster, tmp_path, 0)
+    content = yaml.safe_load((tmp_path / "faults.yaml").read_text())
+    rates = {"optim": {"parameters": {"lr": {"values": [1e-3, 1.1e-3]}}}}
+    (tmp_path / "faults.yaml").write_text(
+        yaml.safe_dump({**content, "parameters": rates, "method": "race", "run_cap": 7})
+    )
+    assert sweep.submit().stdout.count(",") >= 1  # a job for the first round, and one for each later one
+    sweep.wait_until_done(*range(6))
+    assert [run.name.partition("seed=")[2] for run in sorted((sweep.path / "trials").iterdir())] == [*"001122"]
+    assert len(list((sweep.path / "looks").iterdir())) == 1  # a look that no trial needs is not recorded
+    status = cluster.diffexp("sweep", "status", "faults.yaml", cwd=tmp_path).stdout
+    assert status.startswith("faults: 7 trials: 6 done, 1 not chosen")
+    assert "no trial is left to run" in sweep.submit().stdout

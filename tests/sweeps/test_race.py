@@ -202,3 +202,12 @@ def test_every_setting_is_validated_before_anything_runs(tmp_path, monkeypatch, 
     with pytest.raises(SystemExit):
         main()
     assert "s.yaml: lr=-1: trial: optim.lr: expected a number > 0, got -1.0" in capsys.readouterr().err
+
+
+def test_agents_of_wandb_cannot_race(race, monkeypatch, capsys):
+    race()
+    monkeypatch.setattr(sys, "argv", ["diffexp", "sweep", "submit", "race", "--agents", "2", "--print"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "got the planned sweep race. Register its sweep.yaml" in capsys.readouterr().err

@@ -108,8 +108,10 @@ class LocalRun:
                     index = self._waiting.popleft()
                 verdict = try_trial(self.sweep, index, environment, self.stop)
                 with self._lock:
-                    if verdict in ("again", "early"):
+                    if verdict == "again":
                         self._waiting.appendleft(index)
+                    elif verdict == "early":  # it waits for the trials with lower numbers
+                        self._waiting = deque(sorted([index, *self._waiting]))
                     elif verdict == "taken":
                         self._waiting.append(index)
                 if verdict in ("taken", "early"):

@@ -13,9 +13,9 @@ neither on the largest number of trials nor on earlier looks, a race may be exte
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
-from diffexp.statistics.comparison import LEVEL, compare
+from diffexp.statistics.comparison import compare
 from diffexp.statistics.estimates import Estimates, over_replicates
 from diffexp.statistics.influence import Array
 
@@ -53,9 +53,10 @@ def rejected(
     chosen = np.ix_(part, part)
     estimates = Estimates(every.values[part], every.first[chosen], every.cross[chosen], every.df, every.test)
     best = int(np.argmin(estimates.values))
-    if _smallest_p(estimates, best) >= LEVEL:  # no correction makes it smaller
+    level = look_level(look)
+    if _smallest_p(estimates, best) >= level:  # no correction makes it smaller
         return racing[best], {}
-    level, found = look_level(look), compare(estimates).differences
+    found = compare(estimates).differences
     equal = _EQUAL * np.abs(estimates.values).max()
     worse = {}
     for other in range(len(racing)):
@@ -73,5 +74,5 @@ def _smallest_p(estimates: Estimates, best: int) -> float:
     contrasts = np.delete(contrasts, best, axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = (contrasts @ estimates.values) / estimates.errors(contrasts)
-    largest = np.nanmax(statistic, initial=0.0)  # 0/0 is no difference
-    return float(2 * stats.t.sf(largest, estimates.df))
+    largest = float(np.nanmax(statistic, initial=0.0))  # 0/0 is no difference
+    return float(2 * special.stdtr(estimates.df, -largest))
