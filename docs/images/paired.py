@@ -37,7 +37,7 @@ def main() -> None:
     folder, out = Path(sys.argv[1]), sys.argv[2]
     run = RunReader(folder.parents[1], "run")
     scores = [each for each in run.scores if each.source.parent == folder and each.network_calls == CALLS]
-    one, other = (each.scored() for each in scores)
+    one, other = (each.scored("fd") for each in scores)
     numbers = np.arange(1, len(one) + 1)
     mpl.rcParams["svg.hashsalt"] = "diffexp"
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", facecolor="white", sharex=True)
