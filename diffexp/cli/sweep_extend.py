@@ -39,7 +39,7 @@ def extend(
 
     \b
     FILE|DIR   sweep file, name of a ready sweep, or directory of a planned sweep
-    KEY=V1,V2  further values of a swept key
+    KEY=VALUE  further values of a swept key, separated by commas
 
     \b
     Example:

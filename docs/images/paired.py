@@ -1,5 +1,6 @@
 """Draw docs/images/paired.svg: blocks of images, of which each gives other scores but the same difference.
 
+diffexp evaluate runs/digits-1 --table docs/images/paired.yaml out=runs/digits-1/evaluations/paired
 python docs/images/paired.py runs/digits-1/evaluations/paired docs/images/paired.svg
 """
 

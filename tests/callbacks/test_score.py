@@ -186,7 +186,7 @@ def test_a_scoring_given_up_is_made_up_for_by_the_resumed_run(tmp_path):
     stop["now"] = False
     fit(callbacks(), 4, checkpoint=list_checkpoints(tmp_path / "checkpoints")[-1])
     assert sorted(file.name for file in (tmp_path / "scores").iterdir()) == [
-        f"step-0000000{step}.json" for step in (2, 4)
+        f"step-0000000{step}.{ending}" for step in (2, 4) for ending in ("json", "npz")
     ]
 
 

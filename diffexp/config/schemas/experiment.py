@@ -220,8 +220,9 @@ class Experiment:
 
     def _monitor_problems(self) -> Iterator[tuple[str, str]]:
         monitor = self.checkpoint.monitor
-        logged = training_metrics(self.model, self.score, self.validation, ema=self.ema is not None)
-        if monitor is None or re.fullmatch(logged, monitor):
+        if monitor is None:
+            return
+        if re.fullmatch(training_metrics(self.model, self.score, self.validation, ema=self.ema is not None), monitor):
             return
         section = monitor.partition("/")[0]
         off = {"val": self.validation, "score": self.score}.get(section, self) is None

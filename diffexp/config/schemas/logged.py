@@ -55,6 +55,6 @@ def _scores(model: ModelConfig, score: ScoreConfig) -> str:
     labels = "|".join(
         re.escape(f"{model.label(sampler)}-{score.weights}/")
         for sampler in score.samplers.values()
-        if sampler is not None
+        if isinstance(sampler, model.sampler_base)  # the section reports samplers of other models
     )
     return rf"score/(({labels})(({score_names()}){ending}|{distance}{ending}_best)|{distance}{ending}_best)"

@@ -49,7 +49,7 @@ def test_its_text_is_the_same_sweep():
 WRONG = [
     ([], "expected a mapping with method, parameters and command, got list"),
     (changed(methode="grid"), "unknown key 'methode' in a W&B sweep. Did you mean 'method'?"),
-    (changed(method="custom"), "method: expected grid, random or bayes, got 'custom'"),
+    (changed(method="custom"), "method: expected grid, random, bayes or race, got 'custom'"),
     (changed(method=None), "method: expected grid"),
     (changed(parameters=None), "parameters: expected a mapping of config keys to values, got none"),
     (changed(parameters={}), "parameters: expected a mapping of config keys to values, got {}"),
