@@ -37,7 +37,7 @@ def main() -> None:
     folder, out = Path(sys.argv[1]), sys.argv[2]
     run = RunReader(folder.parents[1], "run")
     scores = [each for each in run.scores if each.source.parent == folder and each.network_calls == CALLS]
-    one, other = (each.scored() for each in scores)
+    one, other = (each.scored("fd") for each in scores)
     numbers = np.arange(1, len(one) + 1)
     mpl.rcParams["svg.hashsalt"] = "diffexp"
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", facecolor="white", sharex=True)
@@ -45,7 +45,8 @@ def main() -> None:
         values, errors = ([getattr(each, key) for each in blocks] for key in ("value", "error"))
         left.errorbar(numbers, values, 1.96 * np.array(errors), color=colour, marker="o", label=score.sampler)
     left.set(ylabel=scores[0].metric, title="each sampler's score", xticks=numbers)
-    left.legend()
+    left.margins(y=0.2)
+    left.legend(loc="upper left", ncols=2)
     pairs = list(zip(one, other, strict=True))
     for shift, name, found, colour in (
         (-0.1, "as if from other seeds", [difference(unpaired(pair)) for pair in pairs], "0.6"),
@@ -56,7 +57,8 @@ def main() -> None:
         right.errorbar(numbers + shift, middle, (middle - low, high - middle), fmt="o", color=colour, label=name)
     right.axhline(0, color="black", linewidth=0.8)
     right.set(title="difference, 95 % intervals")
-    right.legend(loc="upper right")
+    right.margins(y=0.2)
+    right.legend(loc="upper left", ncols=2)
     figure.supxlabel("block of 500 images")
     figure.savefig(out, metadata={"Date": None})
 
