@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffexp.reports.heat_map import HeatMap
-from diffexp.reports.plots import validation_plots
+from diffexp.reports.validation_plots import validation_plots
 from diffexp.runs.reader import RunReader
 from diffexp.runs.validations import RecordedValidation, validation_file, write_validation
 
