@@ -47,7 +47,7 @@ class GroupComparison:
         parts = [f"# {table.title}\n\n{table.markdown()}" for table in _tables(self.runs)]
         if self.verdict is not None:
             legend = "".join(
-                f"{name}: {label} ({_runs(runs)})\n" for name, (label, runs) in self.groups.items() if name != label
+                f"{name}: {label}{_runs(label, runs)}\n" for name, (label, runs) in self.groups.items() if name != label
             )
             title, table = ("Verdict", "") if self.table is None else (self.table.title, self.table.markdown())
             lines = [f"# {title}\n", legend, table, self.verdict.sentence]
@@ -212,8 +212,11 @@ def _record(pair: ComparedPair) -> dict[str, Any]:
     return {**names, "values": values, "difference": tested, "outcome": pair.outcome}
 
 
-def _runs(runs: Sequence[RunReader]) -> str:
-    return str(runs[0].path) if len(runs) == 1 else f"{len(runs)} runs"
+def _runs(label: str, runs: Sequence[RunReader]) -> str:
+    """Return the number of runs of a group, or the path of its only run unless that is its label."""
+    if len(runs) > 1:
+        return f" ({len(runs)} runs)"
+    return "" if str(runs[0].path) == label else f" ({runs[0].path})"
 
 
 def _tables(runs: Sequence[RunReader]) -> list[Table]:

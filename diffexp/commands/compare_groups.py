@@ -50,7 +50,7 @@ class Side:
     @property
     def label(self) -> str:
         """The name of its runs in tables."""
-        return self.argument if self.settings else grouped(self.runs)[0].label
+        return grouped(self.runs)[0].label if self.metric is None and not self.settings else self.argument
 
 
 def find_sides(arguments: Sequence[str]) -> list[Side]:

@@ -95,7 +95,11 @@ def seeds_of(sides: Sequence[Sequence[RunReader]]) -> list[list[Hashable]]:
 
 def _label(labels: Sequence[str]) -> str:
     """Return the name of the trials without number and seeds, else the first and the last label."""
-    common = {_SEED.sub("", _INDEX.sub("", label)).lstrip(",") for label in labels}
+    common = set()
+    for label in labels:
+        folder, _, name = label.rpartition("/")
+        setting = _SEED.sub("", _INDEX.sub("", name)).lstrip(",")
+        common.add("/".join(filter(None, (folder, setting))))
     only = common.pop()
     return only if len(labels) > 1 and not common and only else _first_to_last(labels)
 

@@ -2,20 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from diffexp.config.trial import short_labels
 from diffexp.reports import schedules
+from diffexp.reports.curves import BAND_FROM, Curve, curves_of_seeds, over_seeds, seed_counts
 from diffexp.reports.figure import COLOURS, Line, Plot
 from diffexp.reports.groups import RunGroup, differing_settings, grouped
 from diffexp.reports.tables import Comparable, Replicates, losses_compare
 from diffexp.runs.reader import RunReader
 from diffexp.statistics.power import mean_interval
-
-# (value, error or None) by step.
-Curve = dict[int, tuple[float, float | None]]
-
-_BAND_FROM = 3  # seeds: the interval of two is 13 times as wide as they are apart
 
 
 def training_curves(runs: Sequence[RunReader]) -> list[Plot]:
@@ -24,11 +19,9 @@ def training_curves(runs: Sequence[RunReader]) -> list[Plot]:
     losses: list[Line] = []
     for number, group in enumerate(groups):
         series = [_finite(runs[index].series("train/loss")) for index in group.indices]
-        losses += _over_seeds(Line(number, group.label, [], []), series)
+        losses += over_seeds(Line(number, group.label, [], []), series)
     if losses:
-        caption = (
-            f"The mean training loss since the last logged point. {losses_compare(runs)}{_curves_of_seeds(groups)}"
-        )
+        caption = f"The mean training loss since the last logged point. {losses_compare(runs)}{curves_of_seeds(groups)}"
         plots.append(Plot("Training loss", caption, "step", "train/loss", losses, log_y=True))
     return plots + _scores_while_training(runs, groups)
 
@@ -51,59 +44,17 @@ def _scores_while_training(runs: Sequence[RunReader], groups: Sequence[RunGroup]
                 kinds.append(sampler)
             name = f"{group.label} {sampler}" if len(groups) > 1 else sampler
             line = Line(number, name, [], [], kind=kinds.index(sampler))
-            lines.setdefault((metric, protocol), []).extend(_over_seeds(line, list(by_run.values())))
+            lines.setdefault((metric, protocol), []).extend(over_seeds(line, list(by_run.values())))
     one = "; ± standard error" if any(len(group.indices) == 1 for group in groups) else ""
     return [
         Plot(
             f"Score while training, {metric}, {protocol}",
-            f"Lower is better{one}. From scores/ of each run, protocol {protocol}.{_curves_of_seeds(groups)}",
+            f"Lower is better{one}. From scores/ of each run, protocol {protocol}.{curves_of_seeds(groups)}",
             *("step", metric, found),
             log_y=True,
         )
         for (metric, protocol), found in lines.items()
     ]
-
-
-def _over_seeds(line: Line, curves: Sequence[Curve]) -> list[Line]:
-    """Return the lines of a setting: that of its only run, or the mean over its seeds at the steps that all have.
-
-    The mean of three and more seeds has a band, the 95 % interval (Student's t). That of two would hide everything
-    else, so the two are drawn instead.
-
-    Args:
-        line: the line without its points.
-        curves: for each seed, (value, error or None) by step.
-    """
-    curves = [curve for curve in curves if curve]
-    if len(curves) < 2:
-        return [_of_one(line, curve) for curve in curves]
-    steps = sorted(set.intersection(*map(set, curves)))
-    means = [mean_interval([curve[step][0] for curve in curves]) for step in steps]
-    mean = replace(line, x=steps, y=[value for value, _ in means])
-    if len(curves) >= _BAND_FROM:
-        return [replace(mean, errors=[half or 0.0 for _, half in means], band=True)] if steps else []
-    return [*(replace(_of_one(line, curve), errors=None, thin=True) for curve in curves), *([mean] if steps else [])]
-
-
-def _of_one(line: Line, curve: Curve) -> Line:
-    errors = [error for _, error in curve.values() if error is not None]
-    values = [value for value, _ in curve.values()]
-    return replace(line, x=list(curve), y=values, errors=errors if len(errors) == len(values) else None)
-
-
-def _curves_of_seeds(groups: Sequence[RunGroup]) -> str:
-    """Return a sentence on how the seeds of settings are drawn; "" if each setting has one run."""
-    counts = _counts(groups)
-    if not counts:
-        return ""
-    band = ["band: 95 % interval (Student's t)"] if counts[-1] >= _BAND_FROM else []
-    thin = ["thin: the two seeds"] if counts[0] < _BAND_FROM else []
-    return f" Means over n = {' or '.join(map(str, counts))} seeds; {'; '.join(band + thin)}."
-
-
-def _counts(groups: Sequence[RunGroup]) -> list[int]:
-    """Return the numbers of seeds that settings with several seeds have."""
-    return sorted({len(group.indices) for group in groups} - {1})
 
 
 def score_plots(group: Comparable, runs: Sequence[RunReader]) -> list[Plot]:
@@ -147,7 +98,7 @@ def _against_key(
         # repetitions of a run share a value: a joined line would zigzag
         lines.append(Line(number, name, x, y, errors, joined=len(set(x)) == len(x), of_run=False))
     spans_decades = min(values.values()) > 0 and max(values.values()) > 10 * min(values.values())
-    points_are = "setting" if _counts(groups) else "run"
+    points_are = "setting" if seed_counts(groups) else "run"
     caption = f"Lower is better. Each point is a {points_are}, by {key} of its config.yaml. {_bars(groups)}"
     title = f"Score against {key}, {group.metric}, {group.protocol}"
     return Plot(title, caption, key, group.metric, lines, log_x=spans_decades, log_y=True)
@@ -159,16 +110,16 @@ def _mean_and_bar(scores: Replicates) -> tuple[float, float]:
     if len(values) == 1:
         return values[0], next(iter(scores.values())).spread or 0.0
     mean, half = mean_interval(values)
-    return mean, (max(values) - min(values)) / 2 if len(values) < _BAND_FROM else half or 0.0
+    return mean, (max(values) - min(values)) / 2 if len(values) < BAND_FROM else half or 0.0
 
 
 def _bars(groups: Sequence[RunGroup]) -> str:
     """Return a sentence on what the bars are."""
-    counts = _counts(groups)
+    counts = seed_counts(groups)
     if not counts:
         return "Bars as in the table below."
-    interval = ["95 % interval (Student's t)"] if counts[-1] >= _BAND_FROM else []
-    span = ["the range of two"] if counts[0] < _BAND_FROM else []
+    interval = ["95 % interval (Student's t)"] if counts[-1] >= BAND_FROM else []
+    span = ["the range of two"] if counts[0] < BAND_FROM else []
     return f"Means over n = {' or '.join(map(str, counts))} seeds; bars: {', '.join(interval + span)}."
 
 

@@ -291,12 +291,17 @@ def read_runs(paths: Sequence[Path]) -> list[RunReader]:
     found = list(dict.fromkeys(found))
     names = [path.resolve().name for path in found]
     labels = [
-        name if names.count(name) == 1 else f"{path.resolve().parent.name}/{name}"
+        name if names.count(name) == 1 else f"{_parent(path.resolve()).name}/{name}"
         for path, name in zip(found, names, strict=True)
     ]
     if len(set(labels)) < len(labels):
         labels = [str(path) for path in found]
     return [RunReader(path, label) for path, label in zip(found, labels, strict=True)]
+
+
+def _parent(path: Path) -> Path:
+    """Return the folder of a run; of a trial, that of its sweep."""
+    return path.parent.parent if path.parent.name == "trials" else path.parent
 
 
 def in_runs(path: Path) -> Path:
