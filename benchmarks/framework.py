@@ -94,6 +94,7 @@ def main() -> None:
                 f"sample_grid.every={10**9}",
                 "sample_grid.samplers={'ddpm': None, 'ddim-50': {'name': 'ddim', 'steps': 1}}",
                 "score=null",
+                "validation=null",
                 f"checkpoint.every={10**9}",
                 f"run_dir={folder}/run",
             ],

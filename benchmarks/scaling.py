@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 from measuring import arguments, quotients, report, spread
 
-PLAIN = ["sample_grid=null", "score=null", "loggers=[csv]", f"checkpoint.every={10**9}"]
+PLAIN = ["sample_grid=null", "validation=null", "score=null", "loggers=[csv]", f"checkpoint.every={10**9}"]
 SHORT, LONG = 20, 120
 
 

@@ -23,6 +23,7 @@ TRAINING = [
     "training={'max_steps': 40, 'batch_size': 16, 'log_every_n_steps': 1, 'precision': '32-true'}",
     "sample_grid={'every': 10, 'count': 16}",
     "score={'every': 10, 'count': 64}",
+    "validation=null",
     "loggers=[]",
 ]
 

@@ -26,6 +26,7 @@ FIXED = [
     "training={'max_steps': 20, 'batch_size': 16, 'precision': '32-true'}",
     "sample_grid=null",
     "score=null",
+    "validation=null",
     "loggers=[csv]",
 ]
 

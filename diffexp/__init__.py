@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
+    from diffexp.callbacks.best_checkpoint import BestCheckpoint
     from diffexp.callbacks.checkpoint import StepCheckpoint
     from diffexp.callbacks.ema import EMA
     from diffexp.callbacks.gradient_variance import GradientVariance
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from diffexp.callbacks.score import ScoreSamples
     from diffexp.callbacks.status import StatusFile
     from diffexp.callbacks.stop_on_signal import StopOnSignal
+    from diffexp.callbacks.validation import Validation
+    from diffexp.callbacks.validation_images import ValidationImages
     from diffexp.commands.load import LoadedModel, load
     from diffexp.commands.train import Outcome, train
     from diffexp.config.load import load_experiment
@@ -62,6 +65,7 @@ _PUBLIC = {
     "OptimConfig": "diffexp.config.schemas.experiment",
     "ImageDataModule": "diffexp.data.datamodule",
     "MemoryImages": "diffexp.data.images",
+    "BestCheckpoint": "diffexp.callbacks.best_checkpoint",
     "EMA": "diffexp.callbacks.ema",
     "SampleGrid": "diffexp.callbacks.sample_grid",
     "ScoreSamples": "diffexp.callbacks.score",
@@ -70,6 +74,8 @@ _PUBLIC = {
     "StatusFile": "diffexp.callbacks.status",
     "StopOnSignal": "diffexp.callbacks.stop_on_signal",
     "GradientVariance": "diffexp.callbacks.gradient_variance",
+    "Validation": "diffexp.callbacks.validation",
+    "ValidationImages": "diffexp.callbacks.validation_images",
     **dict.fromkeys(("Metric", "Estimate"), "diffexp.evaluation.metrics.base"),
     "FrechetDistance": "diffexp.evaluation.metrics.frechet",
     "KernelDistance": "diffexp.evaluation.metrics.kernel",

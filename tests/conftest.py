@@ -17,6 +17,7 @@ from tests.helpers.warm import warm
 
 # before torch is imported, and for the processes that tests start
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # more are processes, each of which imports torch for a few kernels
 gc.disable()  # until all tests are collected: imports make a million objects and hardly any garbage
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["WANDB_ERROR_REPORTING"] = "false"  # at exit it waits for half a minute if no server answers

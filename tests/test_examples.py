@@ -34,7 +34,7 @@ def test_compare_samplers_draws_a_row_for_each(tmp_path):
 
 @pytest.mark.slow
 def test_own_network_learns_the_statistics_of_its_images(tmp_path):
-    printed = run("own_network.py", "--max-steps=300", cwd=tmp_path)
+    printed = run("own_network.py", "--max-steps=200", cwd=tmp_path)
     (data, std), (mean, spread) = re.findall(r"mean ([+-][\d.]+), std ([\d.]+)", printed)
     assert float(mean) == pytest.approx(float(data), abs=0.2)  # of noise: 0
     assert float(spread) == pytest.approx(float(std), abs=0.15)

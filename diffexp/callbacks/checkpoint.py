@@ -10,7 +10,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.loggers import Logger
 
 from diffexp.checkpoints.file import prune, read_checkpoint, write_checkpoint
-from diffexp.checkpoints.paths import list_checkpoints
+from diffexp.checkpoints.paths import checkpoint_file, list_checkpoints
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.data.images import Fingerprint
 from diffexp.errors import EnvironmentFailure, UserError
@@ -69,6 +69,9 @@ class StepCheckpoint(L.Callback):
         keep: number of latest checkpoints to keep; None keeps all.
         extra: called at each save; returns plain data to add to the checkpoint.
         on_saved: called with the file on the main process, after the file is safe.
+
+    Attributes:
+        spared: a further checkpoint to keep, or None.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class StepCheckpoint(L.Callback):
         self.keep = keep
         self.extra = extra
         self.on_saved = on_saved
+        self.spared: Path | None = None
         self._saved_step = -1
         self._error: OSError | None = None
         self._misses = 0
@@ -131,7 +135,7 @@ class StepCheckpoint(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Save if this batch ended a step that is due, or the last step."""
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
-            self._save(trainer)
+            self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the last step.
@@ -139,7 +143,7 @@ class StepCheckpoint(L.Callback):
         Raises:
             EnvironmentFailure: if the last save failed.
         """
-        self._save(trainer)
+        self.save(trainer)
         if self._misses:
             raise self._failure()
 
@@ -147,20 +151,26 @@ class StepCheckpoint(L.Callback):
         """Add the extra data."""
         checkpoint.update(self.extra())
 
-    def _save(self, trainer: L.Trainer) -> None:
+    def save(self, trainer: L.Trainer) -> None:
+        """Save the checkpoint of this step, unless it exists. Every process must call it.
+
+        Raises:
+            DivergedError: if the weights are not finite.
+            EnvironmentFailure: if saving has failed three times in a row.
+        """
         step = trainer.global_step
         if step == self._saved_step:
             return
         if not all(parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()):
             raise DivergedError(f"step {step}: the weights are not finite: training has diverged. {REMEDY}")
         self._saved_step = step
-        path = self.folder / f"step-{step:08d}.ckpt"
+        path = checkpoint_file(self.folder, step)
         why = self._write(trainer, path)
         if why is None:
             self._misses = 0
             self._last_good = path
             if trainer.is_global_zero:
-                self._prune()
+                self.prune()
                 if self.on_saved is not None:
                     self.on_saved(path)
             return
@@ -187,9 +197,10 @@ class StepCheckpoint(L.Callback):
         why: str | None = trainer.strategy.broadcast(None if self._error is None else reason(self._error))
         return why
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Remove the old checkpoints."""
         with self._pruning:
-            prune(self.folder, self.keep)
+            prune(self.folder, self.keep, self.spared)
 
     def _safe(self) -> str:
         return f"the last good checkpoint is {self._last_good}" if self._last_good else "there is no earlier checkpoint"

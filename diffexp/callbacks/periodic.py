@@ -19,11 +19,15 @@ class Periodic(L.Callback, ABC):
     Args:
         every: optimiser steps between two actions.
         should_stop: called after every network call; True interrupts the action, because the run is stopping.
+
+    Attributes:
+        ends_early: called after a step; True says that it is the last one, although not `max_steps`.
     """
 
     def __init__(self, every: int, should_stop: Callable[[], bool] = lambda: False) -> None:
         self.every = every
         self.should_stop = should_stop
+        self.ends_early: Callable[[], bool] = lambda: False
         self._step = 0
         self._tried = -1
 
@@ -55,7 +59,7 @@ class Periodic(L.Callback, ABC):
 
     def _due(self, trainer: L.Trainer) -> bool:
         step = trainer.global_step
-        return step > 0 and (step % self.every == 0 or step == trainer.max_steps)
+        return step > 0 and (step % self.every == 0 or step == trainer.max_steps or self.ends_early())
 
     def _catch_up(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         missing = self._due(trainer) and not self.finished(trainer.global_step) and not self.should_stop()

@@ -16,24 +16,32 @@ class StatusFile(L.Callback):
     """Reports state and step when training starts, every few seconds, and when it ends for any reason.
 
     Args:
-        write: called on the main process as write(state, step, steps, seconds=…, error=…). The state is "running",
-            "finished", "interrupted" or "failed". `seconds` is the time spent in training. `error` is a text, given
-            only if training was interrupted or failed with an exception.
+        write: called on the main process as write(state, step, steps, seconds=…, error=…, reason=…). The state is
+            "running", "finished", "interrupted" or "failed". `seconds` is the time spent in training. `error` is a
+            text, given only if training was interrupted or failed with an exception, and `reason` only if it ended
+            early.
         seconds: training time before the run was resumed.
+        ended_early: returns why training ends before its last step, or None.
     """
 
-    def __init__(self, write: Callable[..., None], seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        write: Callable[..., None],
+        seconds: float = 0.0,
+        ended_early: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.write = write
         self.seconds = seconds
+        self.ended_early = ended_early
         self._began = time.monotonic()
         self._written = 0.0
         self._trained = False
         self._best_effort = BestEffort("the run's status cannot be written")
 
     @classmethod
-    def from_run(cls, run: Run, *, resumed: bool) -> Self:
+    def from_run(cls, run: Run, *, resumed: bool, ended_early: Callable[[], str | None] = lambda: None) -> Self:
         """Build the callback that writes a run's status.json; for a resumed run, add the earlier training time."""
-        return cls(run.write_status, run.seconds() if resumed else 0.0)
+        return cls(run.write_status, run.seconds() if resumed else 0.0, ended_early)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the start."""
@@ -48,7 +56,11 @@ class StatusFile(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the end."""
-        self._report(trainer, "finished" if trainer.global_step >= trainer.max_steps else "interrupted")
+        reason = self.ended_early() if trainer.global_step < trainer.max_steps else None
+        if reason is not None:
+            self._report(trainer, "finished", reason=reason)
+        else:
+            self._report(trainer, "finished" if trainer.global_step >= trainer.max_steps else "interrupted")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the end of a run that was killed after its last checkpoint; the resumed run trains no step."""

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from diffexp.checkpoints.paths import list_checkpoints, named_step
+from diffexp.checkpoints.paths import best_checkpoint, list_checkpoints, named_step
 from diffexp.errors import EnvironmentFailure, UserError
 from diffexp.runs.directory import Run
 from diffexp.system.best_effort import reason
@@ -199,14 +199,15 @@ def _check_run(path: Path, content: dict[str, Any]) -> None:
         raise UserError(f"{path}: expected a checkpoint of the run {ours}, got one of {its}. Restore the run's own.")
 
 
-def prune(folder: Path, keep: int | None) -> None:
-    """Remove all but the latest `keep` checkpoints; None keeps all.
+def prune(folder: Path, keep: int | None, spared: Path | None = None) -> None:
+    """Remove all but the latest `keep` checkpoints, that which best.ckpt links to, and `spared`; None keeps all.
 
     Raises:
         OSError: if one cannot be removed.
     """
     for old in list_checkpoints(folder)[:-keep] if keep is not None else ():
-        old.unlink()
+        if old not in (spared, best_checkpoint(folder)):
+            old.unlink()
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:

@@ -1,5 +1,6 @@
 """Paths and names of a run's checkpoints."""
 
+import os
 import re
 from pathlib import Path
 
@@ -7,11 +8,14 @@ from diffexp.errors import UserError, file_error
 from diffexp.runs.directory import Run
 
 EXPORTED = ".safetensors"  # the suffix of exported files
+BEST = "best.ckpt"  # a link to the best checkpoint
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
 
 def find_checkpoint(path: Path) -> Path:
     """Find a checkpoint's file, or the latest checkpoint of a run's directory, which may be damaged.
+
+    For best.ckpt it is the file that it links to, whose name contains the step.
 
     Raises:
         UserError: if there is none.
@@ -25,7 +29,8 @@ def find_checkpoint(path: Path) -> Path:
                 )
             return found[-1]
         if path.is_file():
-            return path
+            linked = best_checkpoint(path.parent) if path.name == BEST else None
+            return linked or path
     except OSError as error:  # a name too long for the file system
         raise file_error(error, f"{path}: cannot be read: {error.strerror}.") from error
     raise UserError(f"{path}: no such checkpoint or run directory.")
@@ -35,6 +40,18 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder in the order of their steps."""
     files = [file for file in folder.glob("step-*.ckpt") if _CHECKPOINT.fullmatch(file.name)]
     return sorted(files, key=step_of)
+
+
+def checkpoint_file(folder: Path, step: int) -> Path:
+    """Return the file of the checkpoint of a step."""
+    return folder / f"step-{step:08d}.ckpt"
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint in a folder that its best.ckpt links to, or None without one."""
+    link = folder / BEST
+    target = folder / Path(os.readlink(link)).name if link.is_symlink() else link
+    return target if named_step(target) is not None and target.is_file() else None
 
 
 def step_of(path: Path) -> int:

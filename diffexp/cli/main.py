@@ -9,11 +9,12 @@ import sys
 import click
 
 from diffexp import __version__
+from diffexp.cli.compare import compare
 from diffexp.cli.config import config
 from diffexp.cli.evaluate import evaluate
 from diffexp.cli.export import export
 from diffexp.cli.import_ import import_
-from diffexp.cli.report import compare, dashboard, report
+from diffexp.cli.report import dashboard, report
 from diffexp.cli.reproduce import reproduce
 from diffexp.cli.sample import sample
 from diffexp.cli.score import score

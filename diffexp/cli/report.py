@@ -1,4 +1,4 @@
-"""`diffexp report`, `compare` and `dashboard`. Commands import what they need when they run, so that help is fast."""
+"""`diffexp report` and `dashboard`. Commands import what they need when they run, so that help is fast."""
 
 from pathlib import Path
 
@@ -58,43 +58,6 @@ def report(paths: tuple[Path, ...], out: Path, figures: Path | None, overwrite: 
     click.echo(f"{len(runs)} run{'s' * (len(runs) > 1)}: {out}")
     if figures is not None:
         click.echo(f"{len(written)} files: {figures}")
-
-
-@click.command()
-@_RUNS
-@PLUGIN
-def compare(paths: tuple[Path, ...], plugins: tuple[str, ...]) -> None:
-    """Print the differences between runs or trials.
-
-    Tables compare configs, scores, cost and versions.
-
-    \b
-    RUN|SWEEP  directories of runs, or of sweeps (all started trials)
-
-    \b
-    Example:
-      diffexp compare runs/digits-1 runs/digits-2
-    """
-    from diffexp.config.plugins import load_plugins
-    from diffexp.reports.tables import comparable, cost, differing_keys, environments, likelihoods, overview
-    from diffexp.runs.reader import read_runs
-
-    load_plugins(plugins)
-    runs = read_runs(paths)
-    summary = overview(runs)
-    # a few runs are easier to read as columns
-    tables = [summary.transposed() if len(runs) <= 4 else summary, *(group.table(runs) for group in comparable(runs))]
-    bits = likelihoods(runs)
-    tables += [*([bits] if bits is not None else []), cost(runs)]
-    if any(key.startswith(("model.schedule", "model.timesteps")) for key in differing_keys(runs)):
-        from diffexp.reports.schedules import schedules, terminal_signals  # imports torch
-
-        tables.append(terminal_signals(schedules(runs)))
-    versions = environments(runs)
-    if len(versions.head) > 1:
-        tables.append(versions.transposed() if len(runs) <= 4 else versions)
-    for table in tables:
-        click.echo(f"# {table.title}\n\n{table.markdown()}")
 
 
 @click.group()

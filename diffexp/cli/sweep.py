@@ -113,10 +113,12 @@ def cancel(sweep_file: str, plugins: tuple[str, ...]) -> None:
     show_default=True,
     help="Format of the output.",
 )
-def results(sweep_file: str, form: str) -> None:
-    """Print one row per trial, best setting first.
+@click.option("--trials", is_flag=True, help="Print one row per trial, as csv and json always do.")
+def results(sweep_file: str, form: str, trials: bool) -> None:
+    """Print one row per setting, best first.
 
-    Trials that differ only in seeds are one setting; its mean over the seeds ranks it.
+    Trials that differ only in seeds are one setting. Its row has the mean over the seeds and the 95 % interval. Bold
+    marks the best mean, = the settings that are indistinguishable from it.
 
     \b
     FILE|DIR  sweep file, name of a ready sweep, or directory of a planned sweep
@@ -126,9 +128,10 @@ def results(sweep_file: str, form: str) -> None:
       diffexp sweep results timesteps --format csv
     """
     from diffexp.sweeps.plan import open_sweep
-    from diffexp.sweeps.results import as_csv, as_json, as_table
+    from diffexp.sweeps.result_tables import as_csv, as_json, as_table, as_trial_table
 
-    click.echo({"table": as_table, "csv": as_csv, "json": as_json}[form](open_sweep(sweep_file)), nl=False)
+    table = as_trial_table if trials else as_table
+    click.echo({"table": table, "csv": as_csv, "json": as_json}[form](open_sweep(sweep_file)), nl=False)
 
 
 @sweep.command()
@@ -136,6 +139,8 @@ def results(sweep_file: str, form: str) -> None:
 @PLUGIN
 def best(sweep_file: str, plugins: tuple[str, ...]) -> None:
     """Print the config of the setting with the best mean over seeds.
+
+    A comment in it names the settings that are indistinguishable from the best one.
 
     `diffexp train` takes it as CONFIG, and `diffexp evaluate --table` as FILE.
 
@@ -146,8 +151,8 @@ def best(sweep_file: str, plugins: tuple[str, ...]) -> None:
     Example:
       diffexp sweep best timesteps > best.yaml
     """
+    from diffexp.sweeps.best import best_config
     from diffexp.sweeps.plan import open_sweep
-    from diffexp.sweeps.results import best_config
 
     load_plugins(plugins)
     click.echo(best_config(open_sweep(sweep_file)), nl=False)

@@ -226,7 +226,8 @@ def report_run(planned: "Sweep", command: str) -> None:
     from diffexp.sweeps.plan import Sweep
     from diffexp.sweeps.race import race_text, unfinished
     from diffexp.sweeps.replicates import mean_text
-    from diffexp.sweeps.results import as_table, is_target_reached, settings
+    from diffexp.sweeps.result_tables import as_table
+    from diffexp.sweeps.results import is_target_reached, settings
     from diffexp.sweeps.state import read_state
 
     planned = Sweep(planned.path)  # with the trials that another command may have added meanwhile

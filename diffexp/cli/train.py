@@ -117,6 +117,8 @@ def _report(outcome: "Outcome", plugins: tuple[str, ...]) -> None:
     """Print the run directory, the cost of sampling, and how to resume."""
     run = outcome.run
     click.echo(f"\n{outcome.step} of {outcome.steps} steps done: {run.path}")
+    if outcome.ended_early is not None:
+        click.echo(outcome.ended_early)
     if outcome.drawn:
         click.echo(f"\n{'sampler':<12} {'calls':>6} {'images':>7} {'seconds':>8}")
         for name, drawn in outcome.drawn.items():

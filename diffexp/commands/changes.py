@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 # Duration, place and recording, which do not change the result.
 _FREE = (
-    *("name", "runs_dir", "run_dir", "loggers", "wandb.", "sample_grid", "score", "checkpoint."),
+    *("name", "runs_dir", "run_dir", "loggers", "wandb.", "sample_grid", "score", "validation", "checkpoint."),
     *("training.max_steps", "training.log_every_n_steps"),
     *("optim.skip_nonfinite", "model.autoencoder", "model.gradient_variance"),
     *("data.path", "data.test_path", "data.root", "data.num_workers", "data.memory_gb", "data.on_decode_error"),

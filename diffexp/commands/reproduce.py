@@ -18,15 +18,11 @@ from diffexp.config.merge import as_dict, differing
 from diffexp.config.schemas.experiment import Experiment
 from diffexp.errors import UserError
 from diffexp.formatting import Table
-from diffexp.reports.tables import environment_facts, shown
-from diffexp.reproduction.compare import (
-    compare_checkpoints,
-    compare_metrics,
-    compare_pictures,
-    compare_scores,
-    scores_table,
-)
+from diffexp.reports.groups import shown
+from diffexp.reports.tables import environment_facts
+from diffexp.reproduction.compare import compare_checkpoints, compare_metrics, compare_pictures
 from diffexp.reproduction.recorded_run import RecordedRun, find_recorded_run
+from diffexp.reproduction.scores import compare_scores, is_same, scores_table, verdict
 from diffexp.reproduction.segments import Segment, segments
 from diffexp.runs.directory import Run
 from diffexp.runs.environment import describe_environment
@@ -190,12 +186,13 @@ def _bitwise(recording: RecordedRun, before: Experiment, run: Run, tell: Callabl
 
 
 def _by_scores(recording: RecordedRun, run: Run, seeds: list[Any], tell: Callable[[str], object]) -> bool:
-    compared = compare_scores(recording.metrics, read_metrics(run.metrics), seeds)
+    compared = compare_scores(recording.metrics, read_metrics(run.metrics), seeds, (recording.run, run))
     if not compared:
         tell("the result differs, and the runs share no score that measures by how much")
         return False
     tell(f"\n{scores_table(compared).markdown()}")
-    same = all(each.same for each in compared)
+    tell(verdict(compared))
+    same = is_same(compared)
     spread = f"the spread of {len(seeds) + 1} seeds" if seeds else "the spread of the scores"
     tell(f"the result is not the same bit for bit, and {'within' if same else 'outside'} {spread}")
     return same

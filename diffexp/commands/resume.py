@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffexp.checkpoints.best import best_saved, link_best
 from diffexp.checkpoints.file import latest_valid_checkpoint, prune
 from diffexp.checkpoints.paths import step_of
 from diffexp.commands.changes import check_changes, report_changes
@@ -163,7 +164,7 @@ def set_metrics_aside(run: Run) -> None:
 
 def tidy(run: Run, keep: int | None) -> None:
     """Remove the leftovers of a killed process: half-written files, and checkpoints beyond `keep`."""
-    for folder in (run.path, run.checkpoints, run.samples, run.scores):
+    for folder in (run.path, run.checkpoints, run.samples, run.scores, run.validation):
         remove_temporary_files(folder)
     with BestEffort(f"{run.checkpoints}: old checkpoints cannot be removed"):
         prune(run.checkpoints, keep)
@@ -173,6 +174,11 @@ def complete_records(run: Run, experiment: Experiment, start: ResumePoint) -> No
     """Complete the records of a run that was killed after its last step."""
     try:
         repair_metrics(experiment.loggers, run, start.step, start.checksum)
+        wanted = experiment.checkpoint
+        if wanted.monitor is not None:
+            best = best_saved(read_metrics(run.metrics), run.checkpoints, wanted.monitor, wanted.mode)
+            if best is not None:
+                link_best(best[1])
         status = run.read_status()
         if (status.get("state"), status.get("step")) != ("finished", start.step):
             run.write_status("finished", start.step, start.step, seconds=run.seconds())

@@ -9,6 +9,7 @@ from signal import Signals
 
 import lightning as L
 
+from diffexp.callbacks.best_checkpoint import BestCheckpoint
 from diffexp.callbacks.checkpoint import StepCheckpoint
 from diffexp.callbacks.ema import EMA
 from diffexp.callbacks.progress import StepProgress
@@ -17,6 +18,7 @@ from diffexp.callbacks.score import ScoreSamples
 from diffexp.callbacks.status import StatusFile
 from diffexp.callbacks.stop_on_signal import StopOnSignal
 from diffexp.callbacks.time_estimate import TimeEstimate
+from diffexp.callbacks.validation import Validation
 from diffexp.checkpoints.init import init_weights
 from diffexp.commands.locate import locate_run, located
 from diffexp.commands.overview import print_overview
@@ -58,6 +60,7 @@ class Outcome:
         drawn: the cost of the last grid, by sampler.
         score: the callback that scored, or None.
         stopped_by: the signal that stopped training before the last step, or None.
+        ended_early: why it ended before the last step otherwise, or None.
         is_main: whether this process reports, which is rank 0.
     """
 
@@ -67,6 +70,7 @@ class Outcome:
     drawn: dict[str, GridCost]
     score: ScoreSamples | None
     stopped_by: Signals | None
+    ended_early: str | None = None
     is_main: bool = True
 
 
@@ -159,6 +163,7 @@ def _train(
     ema = EMA.from_config(experiment)
     grids = SampleGrid.from_config(experiment, run, data, ema, stop.is_asked)
     score = ScoreSamples.from_config(experiment, run, data, ema, stop.is_asked)
+    validation = Validation.from_config(experiment, run, data, ema, stop.is_asked)
     fingerprint = data.images("train").brief_fingerprint()
     start = newest_checkpoint(experiment, run, fingerprint, allowed)
     if start is None:
@@ -167,7 +172,7 @@ def _train(
     if is_main_process():
         tidy(run, experiment.checkpoint.keep)
     steps, latest = experiment.training.max_steps, start.path if start is not None else None
-    periodic = [each for each in (grids, score) if each is not None]
+    periodic = [each for each in (validation, grids, score) if each is not None]
     if start is not None and start.step == steps and all(each.finished(steps) for each in periodic):
         if is_main_process():
             complete_records(run, experiment, start)
@@ -182,16 +187,24 @@ def _train(
     step, checksum = (start.step, start.checksum) if start is not None else (0, None)
     loggers = build_loggers(experiment.loggers, run, step, experiment.wandb, as_dict(experiment), checksum)
     saver = StepCheckpoint.from_config(experiment, run, fingerprint, loggers)
+    if validation is not None:
+        for each in periodic:
+            each.ends_early = validation.has_ended
+    intervals = [each.every for each in periodic]
     parts = [  # in this order at the end of a step: average, save, then the slow ones
         TimeEstimate(),
         StepProgress(),
         *(imported(place)(**settings) for place, settings in experiment.model.callbacks().items()),
         ema,
         saver,
+        validation,
         grids,
         score,
+        BestCheckpoint.from_config(experiment, saver, [experiment.training.log_every_n_steps, *intervals]),
         stop,
-        StatusFile.from_run(run, resumed=start is not None),
+        StatusFile.from_run(
+            run, resumed=start is not None, ended_early=lambda: None if validation is None else validation.reason
+        ),
         *callbacks,
     ]
     trainer = build_trainer(experiment, run, precision, loggers, saver, parts)
@@ -199,11 +212,12 @@ def _train(
     fit(trainer, model, data, latest, run, experiment.training.batch_size)
 
     step = trainer.global_step
-    complete = step >= steps and all(each.finished(step) for each in periodic)
+    ended_early = validation.reason if validation is not None and step < steps else None
+    complete = (step >= steps or ended_early is not None) and all(each.finished(step) for each in periodic)
     stopped_by = None if complete else stop.received
     finish_loggers(trainer.loggers, stopped_by)
     drawn = grids.drawn if grids is not None else {}
-    return Outcome(run, step, steps, drawn, score, stopped_by, is_main=trainer.is_global_zero)
+    return Outcome(run, step, steps, drawn, score, stopped_by, ended_early, is_main=trainer.is_global_zero)
 
 
 def _describe(experiment: Experiment, run: Run, plugins: list[str], precision: str, start: ResumePoint | None) -> None:

@@ -9,7 +9,7 @@ from diffexp.config.registry import Component
 from diffexp.config.select import hints_of
 
 _NAME = "NAME"  # in place of the name of a sampler
-_MOST = 3  # suggested keys
+_MOST = 4  # suggested keys
 
 # Names that other projects give to a key, by the ends of diffexp's keys.
 _SYNONYMS = {

@@ -30,6 +30,7 @@ class JSONLLogger(Logger):
     Attributes:
         kept: the rows kept from the file.
         known: the keys of the kept rows of `resume_step`, which a resumed run may log a second time.
+        latest: the step and the value of each metric that was logged, also a second time.
     """
 
     def __init__(self, path: Path, resume_step: int = 0, checksum: MetricsChecksum | None = None) -> None:
@@ -38,6 +39,7 @@ class JSONLLogger(Logger):
         self.kept = kept_rows(path, resume_step, checksum)
         at_step = (with_current_metric_names(row) for row in self.kept if row["step"] == resume_step)
         self.known = {row_key(row, resume_step) for row in at_step}
+        self.latest: dict[str, tuple[int, float]] = {}
         text = text_of(self.kept)
         atomic_write_text(path, text)
         self._length = len(text.encode())
@@ -57,9 +59,10 @@ class JSONLLogger(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append a line, unless the run wrote it before it was interrupted."""
+        values = {name: float(value) for name, value in metrics.items()}
+        self.latest |= {name: (step or 0, value) for name, value in values.items()}
         if row_key(metrics, step) in self.known:
             return
-        values = {name: float(value) for name, value in metrics.items()}
         self._waiting += (json.dumps({"step": step, **values}) + "\n").encode()
         with self._best_effort:
             self._write()

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -20,6 +21,19 @@ from diffexp.rng import PerSampleNoise
 OnCall = Callable[[], object]
 # (C, H, W) → the noise of a batch of images of this shape.
 NoiseOfShape = Callable[[tuple[int, int, int]], PerSampleNoise]
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """How well a model predicts images that it was not trained on; lower is better.
+
+    Attributes:
+        bits_per_dim: the model's likelihood, or a bound on it, of each image, shape (B,).
+        errors: the error of a denoising model by image and noise level, shape (B, levels); None for other models.
+    """
+
+    bits_per_dim: Tensor
+    errors: Tensor | None = None
 
 
 class GenerativeModel(L.LightningModule, ABC):
@@ -92,6 +106,31 @@ class GenerativeModel(L.LightningModule, ABC):
     ) -> dict[str, Tensor]:
         """Compute the result of `bits_per_dim`; models with a likelihood override it. Use no randomness but `noise`."""
         raise UserError(f"metrics: bpd: expected a model with a likelihood, got {type(self).__name__}. Remove bpd.")
+
+    def held_out_loss(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        indices: Sequence[int],
+        seed: int,
+        on_call: OnCall | None = None,
+    ) -> HeldOutLoss:
+        """Measure the loss of images, comparable between models of any family.
+
+        By default it is the model's only estimate of `bits_per_dim`.
+
+        Args:
+            images: uint8 (B, C, H, W), on the model's device.
+            labels: int64 (B,), likewise, for a class-conditional model; None for unlabelled images.
+            indices: numbers of the images in their set. The random numbers for image i depend only on (seed, i).
+            seed: seed of these random numbers.
+            on_call: called after every network call, for progress.
+
+        Raises:
+            UserError: if this model has no likelihood.
+        """
+        (bits,) = self.bits_per_dim(images, indices, seed, LikelihoodConfig(), on_call).values()
+        return HeldOutLoss(bits)
 
     def resolved_likelihood(self, wanted: LikelihoodConfig) -> LikelihoodConfig:
         """Return the settings of `bits_per_dim` with the model's defaults filled in."""

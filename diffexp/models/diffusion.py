@@ -14,6 +14,7 @@ from diffexp.config.schemas.samplers import DEFAULT_SPACING, SAMPLERS, Diffusion
 from diffexp.config.schemas.schedules import ScheduleConfig
 from diffexp.config.schemas.weightings import WEIGHTINGS, WeightingConfig
 from diffexp.data.images import to_float
+from diffexp.diffusion.denoising_error import DenoisingError
 from diffexp.diffusion.guidance import LabelledNetwork, guided, labelled
 from diffexp.diffusion.objectives import LossName, Objective
 from diffexp.diffusion.paths import Path, timestep_path
@@ -23,7 +24,7 @@ from diffexp.diffusion.schedules import LITTLE_SIGNAL, MUCH_SIGNAL, Schedule
 from diffexp.diffusion.timesteps import ImportanceSampler, StratifiedSampler, TimestepSampler, UniformSampler
 from diffexp.errors import UserError
 from diffexp.models import diffusion_likelihood
-from diffexp.models.base import NoiseOfShape, OnCall
+from diffexp.models.base import HeldOutLoss, NoiseOfShape, OnCall
 from diffexp.models.batch import Batch
 from diffexp.models.compile import Compiled
 from diffexp.models.cuda_graphs import CUDAGraphs
@@ -31,7 +32,7 @@ from diffexp.models.loss_meter import LossByTimestep, PerSampleLoss
 from diffexp.models.schedule import build_schedule, warn_of_signal
 from diffexp.models.training_module import TrainingModule
 from diffexp.models.training_noise import TrainingNoise, TrainingNoiseSampler
-from diffexp.rng import PerSampleNoise, derive_seed
+from diffexp.rng import DrawsAhead, PerSampleNoise, RandomNumbers, derive_seed
 from diffexp.system.devices import float64_device
 
 log = logging.getLogger(__name__)
@@ -346,6 +347,33 @@ class DiffusionModule(TrainingModule):
             network = labelled(network, torch.full((len(images),), self.classes, device=self.device))
         draw = noise(self.x_shape).draw
         return diffusion_likelihood.estimate(network, self.prediction, self.schedule, to_float(images), draw, wanted)
+
+    def held_out_loss(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        indices: Sequence[int],
+        seed: int,
+        on_call: OnCall | None = None,
+    ) -> HeldOutLoss:
+        """Measure the denoising error at fixed levels and the bound, with the images' own labels.
+
+        See `diffexp.diffusion.denoising_error` and `GenerativeModel.held_out_loss`.
+        """
+        network: Any = self.network if on_call is None else _telling(self.network, on_call)
+        if self.classes is not None:
+            assert labels is not None
+            network = labelled(network, labels)
+
+        def estimate(x_t: Tensor, t: Tensor) -> Tensor:
+            output, _ = self.prediction.split(network(x_t, t).float())
+            return self.prediction.x0(self.prediction.estimate(output, t), x_t, t)
+
+        numbers = RandomNumbers(derive_seed("held-out loss", seed), torch.tensor(list(indices), device=self.device))
+        with self.as_trained():
+            draws = DrawsAhead(numbers, self.x_shape)
+            errors, bits = DenoisingError(self.schedule).measure(estimate, to_float(images), draws.at)
+        return HeldOutLoss(bits, errors)
 
     def resolved_likelihood(self, wanted: LikelihoodConfig) -> LikelihoodConfig:
         """Return the options with their defaults; see `diffusion_likelihood.resolve`."""

@@ -11,7 +11,7 @@ from diffexp.config.schemas.models.base import MODELS
 from diffexp.config.schemas.models.vae import VAEConfig
 from diffexp.config.schemas.requests import LikelihoodConfig
 from diffexp.config.schemas.samplers import DiffusionSamplerConfig
-from diffexp.models.base import GenerativeModel, NoiseOfShape, OnCall
+from diffexp.models.base import GenerativeModel, HeldOutLoss, NoiseOfShape, OnCall
 from diffexp.models.batch import Batch
 from diffexp.models.diffusion import DiffusionModule
 from diffexp.models.loss_meter import PerSampleLoss
@@ -103,6 +103,17 @@ class LatentDiffusionModule(DiffusionModule):
     ) -> dict[str, Tensor]:
         """Raise a UserError: the likelihood of latents is not that of images."""
         return GenerativeModel.estimate_bits(self, images, noise, wanted, on_call)
+
+    def held_out_loss(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        indices: Sequence[int],
+        seed: int,
+        on_call: OnCall | None = None,
+    ) -> HeldOutLoss:
+        """Raise a UserError: the likelihood of latents is not that of images."""
+        return GenerativeModel.held_out_loss(self, images, labels, indices, seed, on_call)
 
     def likelihood_calls(self, wanted: LikelihoodConfig) -> dict[str, int]:
         """Return {}: there is no likelihood."""

@@ -5,15 +5,17 @@ from collections.abc import Sequence
 import wandb
 
 from diffexp.config.schemas.common import WandbConfig
-from diffexp.config.trial import is_seed
 from diffexp.errors import EnvironmentFailure, UserError, requires_extra
 from diffexp.loggers.wandb import STEP_IN_WANDB
-from diffexp.reports.tables import differing_keys
+from diffexp.reports.groups import differing_settings, grouped
 from diffexp.runs.reader import RunReader
 
 
 def push_view(runs: Sequence[RunReader], name: str, entity: str | None, project: str | None) -> str:
     """Save a view with sections for loss, scores, swept keys, samples and configs, and return its URL.
+
+    If some of the runs differ only in seeds, the view groups the runs by all other differing keys. Its plots then show
+    the mean of each group and a band of its standard error; W&B has no t-interval.
 
     Args:
         runs: the runs; the view shows their metrics, samplers and differing keys, and if they share one W&B group, only
@@ -27,6 +29,7 @@ def push_view(runs: Sequence[RunReader], name: str, entity: str | None, project:
         EnvironmentFailure: if W&B cannot save the view.
     """
     with requires_extra("dashboard", "dashboard"):
+        import wandb_workspaces.expr as expressions
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as views
     project = project or _project(runs)
@@ -36,19 +39,22 @@ def push_view(runs: Sequence[RunReader], name: str, entity: str | None, project:
     best = [m for m in distances if m.endswith("_best") and m.count("/") == 1]
     samplers = list(dict.fromkeys(f"samples/{sampler}" for run in runs for sampler in run.grids))
     step = STEP_IN_WANDB
-    swept = [
-        panels.ParallelCoordinatesPlotColumn(panels.Config(key)) for key in differing_keys(runs) if not is_seed(key)
-    ]
+    settings = differing_settings(runs)
+    swept = [panels.ParallelCoordinatesPlotColumn(panels.Config(key)) for key in settings]
     swept += [panels.ParallelCoordinatesPlotColumn(panels.SummaryMetric(each)) for each in best]
+    replicated = len(grouped(runs)) < len(runs)
+    # runs of one setting have one dataset, by which they form one group
+    keys = list(settings) or ["data.name"]
+    over_seeds = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"} if replicated else {}
     losses = [
-        panels.LinePlot(title=title, x=step, y=names, log_y=True)
+        panels.LinePlot(title=title, x=step, y=names, log_y=True, **over_seeds)
         for title, names in (
             ("Training loss", [m for m in metrics if m == "train/loss"]),
             ("by quarter of t", [m for m in metrics if m.startswith("train/loss_q")]),
         )
         if names
     ]
-    scores = [panels.LinePlot(title=each.split("/")[1], x=step, y=[each], log_y=True) for each in curves]
+    scores = [panels.LinePlot(title=each.split("/")[1], x=step, y=[each], log_y=True, **over_seeds) for each in curves]
     sections = [
         ("Loss", losses),
         ("Scores by sampler", scores),
@@ -64,7 +70,10 @@ def push_view(runs: Sequence[RunReader], name: str, entity: str | None, project:
             project=project,
             name=name,
             sections=[views.Section(title, found, is_open=True) for title, found in sections if found],
-            runset_settings=views.RunsetSettings(filters=f"Group == '{group}'" if group else ""),
+            runset_settings=views.RunsetSettings(
+                filters=f"Group == '{group}'" if group else "",
+                groupby=[expressions.Config(key) for key in keys] if replicated else [],
+            ),
         )
         view.save()
         return str(view.url)

@@ -1,11 +1,13 @@
 """Draw lines with error bars, for the page and for papers."""
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib import colormaps, rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
@@ -37,13 +39,15 @@ class Line:
     """A line of a plot.
 
     Attributes:
-        run: the index of the run, which selects the colour.
+        run: the index of the run, or of the group of runs that differ only in seeds, which selects the colour.
         name: the name in the legend.
         x: the x coordinates.
         y: the y coordinates.
         errors: half the lengths of the error bars, or None.
         kind: the index of the dash pattern, which distinguishes the lines of one run.
         joined: whether to join the points.
+        band: whether the errors are drawn as a band instead of bars.
+        thin: whether this is one seed of several: a thin line without a name in the legend.
         of_run: whether the line belongs to the run `run`; otherwise `run` only selects the colour.
     """
 
@@ -54,36 +58,32 @@ class Line:
     errors: Sequence[float] | None = None
     kind: int = 0
     joined: bool = True
+    band: bool = False
+    thin: bool = False
     of_run: bool = True
 
 
 @dataclass(frozen=True)
-class Plot:
+class Drawing(ABC):
     """A figure with its title and caption.
 
     Attributes:
         title: a short title, which also names the figure's files.
         caption: the content of the figure, and the files that it was read from.
-        x_label: the label of the x axis.
-        y_label: the label of the y axis.
-        lines: the lines to draw.
-        log_x: whether the x axis is logarithmic.
-        log_y: whether the y axis is logarithmic, if all y are positive.
     """
 
     title: str
     caption: str
-    x_label: str
-    y_label: str
-    lines: Sequence[Line] = field(repr=False)
-    log_x: bool = False
-    log_y: bool = False
+
+    @abstractmethod
+    def figure(self) -> Figure:
+        """Draw the figure."""
 
     def svg(self) -> str:
-        """Return an ``<svg>`` element, where each line of a run is a group with the id ``TITLE-rINDEX-NUMBER``."""
+        """Return an ``<svg>`` element."""
         with rc_context(_STYLE):
             text = io.StringIO()
-            self._figure().savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+            self.figure().savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         svg = text.getvalue()
         return svg[svg.index("<svg") :].replace(INK, "currentColor")
 
@@ -93,33 +93,38 @@ class Plot:
         for suffix in ("svg", "png"):
             with rc_context({**_STYLE, **{key: "black" for key, value in _STYLE.items() if value == INK}}):
                 content = io.BytesIO()
-                self._figure().savefig(content, format=suffix, dpi=200)
+                self.figure().savefig(content, format=suffix, dpi=200)
             found[suffix] = content.getvalue()
         return found
 
-    def _figure(self) -> Figure:
+
+@dataclass(frozen=True)
+class Plot(Drawing):
+    """Lines. In the SVG, each line of a run is a group with the id ``TITLE-rINDEX-NUMBER``.
+
+    Attributes:
+        x_label: the label of the x axis.
+        y_label: the label of the y axis.
+        lines: the lines to draw.
+        log_x: whether the x axis is logarithmic.
+        log_y: whether the y axis is logarithmic, if all y are positive.
+    """
+
+    x_label: str
+    y_label: str
+    lines: Sequence[Line] = field(repr=False)
+    log_x: bool = False
+    log_y: bool = False
+
+    def figure(self) -> Figure:
+        """Draw the lines."""
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         axes: Axes = figure.subplots()
         runs = sorted({line.run for line in self.lines})
+        named = [line for line in self.lines if not line.thin]
         for number, line in enumerate(self.lines):
             colour = _colour(runs.index(line.run), len(runs))
-            dashes = _DASHES[line.kind % len(_DASHES)] if line.joined else "none"
-            many = len(self.lines) > _MOST_NAMED
-            options: dict[str, Any] = {
-                "color": colour,
-                "linestyle": dashes,
-                "linewidth": 1 if many else 1.6,
-                "label": line.name,
-            }
-            marker = "o" if len(line.x) < 2 or line.errors is not None else None
-            (drawn,) = axes.plot(line.x, line.y, marker=marker, markersize=3.5, **options)
-            name = f"{slug(self.title)}-{'r' if line.of_run else 'line'}{line.run}-{number}"
-            drawn.set_gid(name)
-            if line.errors is not None:
-                low = [max(y - error, y / 20) if self.log_y else y - error for y, error in _pairs(line)]
-                high = [y + error for y, error in _pairs(line)]
-                bars = axes.vlines(line.x, low, high, color=colour, linewidth=1, alpha=0.6)
-                bars.set_gid(f"{name}-errors")
+            self._draw(axes, number, line, colour, width=1 if len(named) > _MOST_NAMED else 1.6)
         if self.log_x:
             axes.set_xscale("log")
         ys = [y for line in self.lines for y in line.y]
@@ -131,9 +136,31 @@ class Plot:
             if axis.get_scale() == "log":
                 axis.set_major_formatter("{x:g}")
                 axis.set_minor_formatter("{x:g}" if max(numbers) < 12 * min(numbers) else NullFormatter())
-        if 1 < len(self.lines) <= _MOST_NAMED:
+        if 1 < len(named) <= _MOST_NAMED:
             figure.legend(loc="outside right upper", fontsize=7)
         return figure
+
+    def _draw(self, axes: Axes, number: int, line: Line, colour: Any, width: float) -> None:
+        """Draw a line, and its errors as bars or as a band."""
+        options: dict[str, Any] = {
+            "color": colour,
+            "linestyle": _DASHES[line.kind % len(_DASHES)] if line.joined else "none",
+            "linewidth": 0.6 if line.thin else width,
+            "alpha": 0.6 if line.thin else 1,
+            "label": None if line.thin else line.name,
+        }
+        marker = "o" if len(line.x) < 2 or (line.errors is not None and not line.band) else None
+        (drawn,) = axes.plot(line.x, line.y, marker=marker, markersize=3.5, **options)
+        name = f"{slug(self.title)}-{'r' if line.of_run else 'line'}{line.run}-{number}"
+        drawn.set_gid(name)
+        if line.errors is not None:
+            low = [max(y - error, y / 20) if self.log_y else y - error for y, error in _pairs(line)]
+            high = [y + error for y, error in _pairs(line)]
+            if line.band:
+                errors: Artist = axes.fill_between(line.x, low, high, color=colour, alpha=0.2, linewidth=0)
+            else:
+                errors = axes.vlines(line.x, low, high, color=colour, linewidth=1, alpha=0.6)
+            errors.set_gid(f"{name}-errors")
 
 
 def slug(title: str) -> str:

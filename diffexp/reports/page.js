@@ -1,5 +1,6 @@
 "use strict";
-// The id of a line, TITLE-rINDEX-NUMBER, identifies its run; the run's name becomes its tooltip.
+// The id of a line, TITLE-rINDEX-NUMBER, identifies its run, or the runs that differ only in seeds; their name becomes
+// its tooltip.
 const labels = JSON.parse(document.getElementById("labels").textContent);
 for (const line of document.querySelectorAll("svg g[id]")) {
   const found = line.id.match(/-r(\d+)-\d+(-errors)?$/);

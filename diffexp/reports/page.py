@@ -12,11 +12,13 @@ from markupsafe import Markup
 import diffexp
 from diffexp.errors import writing
 from diffexp.formatting import Table
-from diffexp.reports.figure import Plot, slug
+from diffexp.reports.figure import Drawing, slug
+from diffexp.reports.groups import differing_keys, grouped
 from diffexp.reports.images import strips
 from diffexp.reports.plots import noise_schedules, score_plots, training_curves
 from diffexp.reports.schedules import schedules, terminal_signals
-from diffexp.reports.tables import comparable, cost, differing_keys, environments, likelihoods, overview
+from diffexp.reports.tables import comparable, cost, environments, likelihoods, overview
+from diffexp.reports.validation_plots import validation_plots
 from diffexp.runs.reader import RunReader
 from diffexp.system.files import atomic_write, atomic_write_text, refuse_existing
 
@@ -26,7 +28,7 @@ class Section:
     """A part of the page: a heading, then plots, then tables."""
 
     title: str
-    plots: Sequence[Plot] = ()
+    plots: Sequence[Drawing] = ()
     tables: Sequence[Table] = ()
 
 
@@ -38,6 +40,7 @@ def sections(runs: Sequence[RunReader]) -> list[Section]:
         Section("What differs" if len(runs) > 1 else "The run", (), [overview(runs)]),
         *(Section(f"Scores, {group.title}", score_plots(group, runs), [group.table(runs)]) for group in groups),
         Section("Curves", training_curves(runs)),
+        Section("Held-out loss", validation_plots(runs)),
         *([Section("Likelihood", (), [bits])] if bits else []),
         *([Section("Noise schedules", [noise_schedules(curves)], [terminal_signals(curves)])] if curves else []),
         Section("Cost", (), [cost(runs)]),
@@ -56,10 +59,13 @@ def write_page(runs: Sequence[RunReader], out: Path) -> None:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     here = files("diffexp.reports")
     grids, omitted = strips(runs)
+    settings = grouped(runs)
     text = environment.from_string((here / "page.html").read_text("utf-8")).render(
         style=Markup((here / "page.css").read_text("utf-8")),
         script=Markup((here / "page.js").read_text("utf-8")),
         runs=runs,
+        settings=settings,
+        setting_of={index: number for number, each in enumerate(settings) for index in each.indices},
         same=len(runs) > 1 and not differing_keys(runs),
         sections=sections(runs),
         strips=[(strip, strip.data()) for strip in grids],

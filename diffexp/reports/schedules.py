@@ -9,7 +9,7 @@ from diffexp.config.schemas.schedules import ScheduleConfig
 from diffexp.errors import UserError
 from diffexp.formatting import Table
 from diffexp.models.schedule import build_schedule
-from diffexp.reports.tables import shown
+from diffexp.reports.groups import shown
 from diffexp.runs.reader import RunReader
 
 

@@ -4,7 +4,7 @@ config.yaml        the resolved config; `diffexp train RUN/config.yaml` trains t
 environment.json   versions, git commit, device, Slurm ids
 status.json        the state and the step of the run
 metrics.jsonl      one JSON object per line: "step" and the metrics logged at it
-checkpoints/  samples/  scores/  evaluations/
+checkpoints/  samples/  scores/  validation/  evaluations/
 drawings/          images of `diffexp sample`; not part of the training, so nothing compares or reports them
 """
 
@@ -30,7 +30,7 @@ from diffexp.system.locks import LOCK_NAME
 log = logging.getLogger(__name__)
 
 # The types of the values that diffexp reads from status.json and environment.json.
-_STATUS = {"state": (str,), "step": (int,), "steps": (int,), "seconds": (int, float), "error": (str,)}
+_STATUS = {"state": (str,), "step": (int,), "steps": (int,), "seconds": (int, float), "error": (str,), "reason": (str,)}
 _ENVIRONMENT = {"run_id": str, "earlier": list, "plugins": list}
 
 # A launcher starts a node's other processes with the same command line; they read the run's directory from here.
@@ -56,6 +56,7 @@ class Run:
         self.samples = path / "samples"
         self.drawings = path / "drawings"
         self.scores = path / "scores"
+        self.validation = path / "validation"
 
     def exists(self) -> bool:
         """Whether the directory holds a run."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import Any
 
 from diffexp.config.load import load_experiment
@@ -19,8 +19,12 @@ from diffexp.runs.directory import Run, grids
 from diffexp.runs.influences import read_influences, table_influences
 from diffexp.runs.metrics import read_metrics
 from diffexp.runs.records import optional_object, optional_values, typed
+from diffexp.runs.validations import RecordedValidation, read_validations
 from diffexp.statistics.scores import ScoredBlock
 from diffexp.system.locks import in_use
+
+# Metrics that runs are compared by, other than the Fréchet distance.
+_OTHERS = ("kd", "precision", "recall")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class RecordedScore:
         count: images per block.
         seconds: seconds per block.
         source: the file that the score was read from.
-        scored: reads the blocks, with the influences of their images, for comparisons.
+        scored: reads the blocks of a metric, "fd" or one of `others`, with the influences of their images.
+        others: the values of the other metrics of the same images that are compared, by name.
     """
 
     sampler: str
@@ -55,7 +60,8 @@ class RecordedScore:
     count: int
     seconds: float
     source: Path
-    scored: Callable[[], list[ScoredBlock]] = field(compare=False, repr=False)
+    scored: Callable[[str], list[ScoredBlock]] = field(compare=False, repr=False)
+    others: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         texts = (self.sampler, self.weights, self.metric, self.protocol)
@@ -138,6 +144,11 @@ class RunReader:
         return sorted(found, key=lambda score: score.step)
 
     @cached_property
+    def validations(self) -> list[RecordedValidation]:
+        """The losses on held-out images that training measured, sorted by step."""
+        return read_validations(self.run.validation)
+
+    @cached_property
     def likelihoods(self) -> list[tuple[dict[str, Any], dict[str, list[float]], Path]]:
         """(about, bits per dimension of each image by estimate, file) of each evaluation with `metrics=bpd`."""
         files = sorted(self.path.glob("evaluations/*/likelihood.json"))
@@ -176,7 +187,8 @@ class RunReader:
                         count=each["scores"]["count"],
                         seconds=each["seconds"],
                         source=file,
-                        scored=partial(_of_file, file.with_suffix(".npz"), f"{sampler}/fd", images, distance),
+                        scored=partial(_of_file, file.with_suffix(".npz"), f"{sampler}/", images, each["scores"]),
+                        others=_others([each["scores"]]),
                     )
                 )
         return found
@@ -204,16 +216,20 @@ def _of_table(content: dict[str, Any], file: Path) -> list[RecordedScore]:
                 seconds=sum(cell["seconds"]) / len(cell["seconds"]),
                 source=file,
                 scored=partial(_of_cell, content["about"], cell, file.parent),
+                others=_others(cell["blocks"]),
             )
         )
     return found
 
 
-def _of_file(file: Path, name: str, images: tuple[int, int, int], distance: dict[str, Any]) -> list[ScoredBlock]:
-    return [ScoredBlock(images, distance["value"], distance["error"], read_influences(file).get(name))]
+def _of_file(
+    file: Path, prefix: str, images: tuple[int, int, int], scores: dict[str, Any], metric: str
+) -> list[ScoredBlock]:
+    influence = read_influences(file).get(f"{prefix}{metric}")
+    return [ScoredBlock(images, scores[metric]["value"], scores[metric]["error"], influence)]
 
 
-def _of_cell(about: dict[str, Any], cell: dict[str, Any], folder: Path) -> list[ScoredBlock]:
+def _of_cell(about: dict[str, Any], cell: dict[str, Any], folder: Path, metric: str) -> list[ScoredBlock]:
     seed, count = about["seed"], about["count"]
     files = (
         table_influences(folder, cell["row"], cell["network_calls"], repeat) for repeat in range(len(cell["blocks"]))
@@ -221,8 +237,18 @@ def _of_cell(about: dict[str, Any], cell: dict[str, Any], folder: Path) -> list[
     return [
         block
         for repeat, (file, scores) in enumerate(zip(files, cell["blocks"], strict=True))
-        for block in _of_file(file, "fd", (seed, repeat * count, count), scores["fd"])
+        for block in _of_file(file, "", (seed, repeat * count, count), scores, metric)
     ]
+
+
+def _others(blocks: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the means of the other metrics over blocks of images, of those that each block has."""
+    found = {}
+    for name in _OTHERS:
+        values = [each[name]["value"] for each in blocks if isinstance(each.get(name), dict)]
+        if len(values) == len(blocks) and all(isinstance(value, float) for value in values):
+            found[name] = fmean(values)
+    return found
 
 
 def _likelihood(content: dict[str, Any], file: Path) -> list[tuple[dict[str, Any], dict[str, list[float]], Path]]:
@@ -249,7 +275,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunReader]:
         UserError: if a directory holds neither a run nor a sweep, or a sweep has no started trial.
     """
     found: list[Path] = []
-    for path in map(_in_runs, paths):
+    for path in map(in_runs, paths):
         if (path / "plan.json").is_file():
             trials = [each for each in sorted((path / "trials").glob("*")) if Run(each).exists()]
             if not trials:
@@ -273,7 +299,8 @@ def read_runs(paths: Sequence[Path]) -> list[RunReader]:
     return [RunReader(path, label) for path, label in zip(found, labels, strict=True)]
 
 
-def _in_runs(path: Path) -> Path:
+def in_runs(path: Path) -> Path:
+    """Return the path, or if it is missing, that in runs/ if there is one."""
     return path if path.exists() or not (Path("runs") / path).exists() else Path("runs") / path
 
 

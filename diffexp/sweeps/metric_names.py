@@ -3,47 +3,28 @@
 import re
 
 from diffexp.config.schemas.extractors import ExtractorConfig
-from diffexp.config.schemas.metrics import metric_name, metrics
+from diffexp.config.schemas.logged import score_ending, score_names, training_metrics
+from diffexp.config.schemas.metrics import metric_name
 from diffexp.errors import UserError
 from diffexp.sweeps.resolve import Resolved
-
-# Extractors whose name in metrics starts with their name in the config; the weights of others contain their name.
-_NAMED = ("inception", "clip", "dinov2", "digits_v1", "fashion_mnist_v1")
 
 
 def metric_problem(name: str, resolved: Resolved) -> str | None:
     """Return an error message if the trial does not log the sweep's metric, else None."""
+    experiment = resolved.experiment
     if resolved.request is None:
-        if re.fullmatch(f"train/({'|'.join(('loss', 'lr', *resolved.experiment.model.logged))})", name):
+        ema = experiment.ema is not None
+        if re.fullmatch(training_metrics(experiment.model, experiment.score, experiment.validation, ema=ema), name):
             return None
-        if resolved.experiment.score is None:
+        if experiment.score is None:
             return f"expected a logged metric such as train/loss, got {name!r} with score: null"
-    elif name in ("network_calls", "seconds"):
-        return None
-    if re.fullmatch(_scores(resolved), name):
-        return None
+    else:
+        if name in ("network_calls", "seconds"):
+            return None
+        extractor, count = _scored(resolved)
+        if re.fullmatch(rf"score/({score_names()}){score_ending(extractor, count)}(_error)?", name):
+            return None
     return f"expected a logged metric such as {usual_metric(resolved)}, got {name!r}"
-
-
-def _scores(resolved: Resolved) -> str:
-    """Return a regular expression that matches the names of the scores."""
-    extractor, count = _scored(resolved)
-    names = [name for schema in metrics() for name in (schema.name, schema.inception_name) if name is not None]
-    distance = "(fd|fid)"
-    short = metric_name("fd", "", count, False).removeprefix("fd__")
-    named = rf"_{extractor.name}.*_{short}" if extractor.name in _NAMED else rf"_.+_{short}"
-    ending = rf"({named}|{short})" if extractor.name == "inception" else named
-    if resolved.request is not None:
-        return rf"score/({'|'.join(names)}){ending}(_error)?"
-    score = resolved.experiment.score
-    assert score is not None
-    model = resolved.experiment.model
-    labels = "|".join(
-        re.escape(f"{model.resolve(sampler).label()}-{score.weights}/")
-        for sampler in score.samplers.values()
-        if sampler is not None
-    )
-    return rf"score/(({labels})(({'|'.join(names)}){ending}|{distance}{ending}_best)|{distance}{ending}_best)"
 
 
 def usual_metric(resolved: Resolved) -> str:

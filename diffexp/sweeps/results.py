@@ -1,23 +1,14 @@
-"""The results of a sweep: one row per trial, sorted by the mean of its setting, and the best setting's config."""
+"""The results of a sweep: its trials, grouped by setting. The seeds of a setting are its replicates."""
 
-import csv
-import io
 import json
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-import yaml
-
-from diffexp.config.load import load_experiment
-from diffexp.config.renamed import with_current_names
-from diffexp.config.sources import parse_yaml
-from diffexp.config.trial import is_seed, leaves, short_labels, trial_name
-from diffexp.errors import UserError
-from diffexp.formatting import markdown_table
-from diffexp.runs.directory import config_text
+from diffexp.config.trial import is_seed, leaves, trial_name
+from diffexp.statistics.power import mean_interval
 from diffexp.sweeps.plan import PlannedTrial, Sweep
 from diffexp.sweeps.state import TrialState, history, read_state
 
@@ -37,42 +28,73 @@ class Row:
     record: TrialState
     value: float | None
 
+    @property
+    def seeds(self) -> tuple[tuple[str, Any], ...]:
+        """The keys and values of its seeds, which identify a replicate of its setting."""
+        return tuple((key, value) for key, value in self.parameters.items() if is_seed(key))
+
 
 @dataclass(frozen=True)
 class Setting:
-    """Trials that differ only in seeds: one setting with several samples of its result.
+    """Trials that differ only in seeds: one setting with several replicates of its result.
 
     Attributes:
         name: the name of its trials without their seeds.
+        parameters: its swept keys without the seeds, and their values.
         rows: its trials in order of their index.
     """
 
     name: str
+    parameters: dict[str, Any]
     rows: list[Row]
 
     @property
+    def by_seed(self) -> dict[Hashable, float]:
+        """The values of the trials that have one, by the values of their seeds; a repeated trial counts once."""
+        return {row.seeds: row.value for row in self.rows if row.value is not None}
+
+    @property
     def values(self) -> list[float]:
-        """The values of the trials that have one."""
-        return [row.value for row in self.rows if row.value is not None]
+        """The values by seed, without the seeds."""
+        return list(self.by_seed.values())
+
+    @property
+    def seeds(self) -> int:
+        """The number of different seeds, with and without a value."""
+        return len({row.seeds for row in self.rows})
 
     @property
     def mean(self) -> float | None:
-        """The mean over the trials that have a value; None if none has."""
+        """The mean over the seeds that have a value; None if none has."""
         return fmean(self.values) if self.values else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean (Student's t over the seeds); None with fewer than two values."""
+        if len(self.values) < 2:
+            return None
+        mean, half = mean_interval(self.values)
+        assert half is not None
+        return mean - half, mean + half
 
     @property
     def is_complete(self) -> bool:
         """Whether every trial has a value; the mean over some of the seeds may be over the lucky ones."""
-        return len(self.values) == len(self.rows)
+        return all(row.value is not None for row in self.rows)
 
     def summary(self) -> str:
-        """Format the mean: ``0.94``, ``0.94 ± 0.09, 5 seeds`` (standard deviation) or ``0.94, 1 of 3 seeds``."""
+        """Format the mean: ``0.94``, ``0.94 (0.85 to 1.03), 5 seeds`` (95 % interval) or ``0.94, 1 of 3 seeds``."""
         if not self.values:
             return ""
-        spread = f" ± {stdev(self.values):.2g}" if len(self.values) > 1 else ""
+        around = "" if self.interval is None else f" ({interval_text(self.interval)})"
         some = "" if self.is_complete else f"{len(self.values)} of "
-        seeds = f", {some}{len(self.rows)} seeds" if len(self.rows) > 1 else ""
-        return f"{self.mean:.4g}{spread}{seeds}"
+        seeds = f", {some}{self.seeds} seeds" if self.seeds > 1 else ""
+        return f"{self.mean:.4g}{around}{seeds}"
+
+
+def interval_text(interval: tuple[float, float]) -> str:
+    """Format an interval: ``0.85 to 1.03``."""
+    return f"{interval[0]:.4g} to {interval[1]:.4g}"
 
 
 def settings(sweep: Sweep) -> list[Setting]:
@@ -80,7 +102,7 @@ def settings(sweep: Sweep) -> list[Setting]:
     found: dict[str, Setting] = {}
     for row in _known(sweep):
         parameters = {key: value for key, value in row.parameters.items() if not is_seed(key)}
-        setting = found.setdefault(json.dumps(parameters, sort_keys=True), Setting(_name(parameters), []))
+        setting = found.setdefault(json.dumps(parameters, sort_keys=True), Setting(_name(parameters), parameters, []))
         setting.rows.append(row)
     metric = sweep.file.metric
     if metric is None:
@@ -150,114 +172,6 @@ def best_setting(sweep: Sweep) -> Setting | None:
     return found[0] if len(found) > 1 or len(found[0].rows) == 1 else None
 
 
-def best_config(sweep: Sweep) -> str:
-    """Return the best setting's config as a file for the command that its trials run.
-
-    The best setting has the best mean over its seeds. The config is that of its first seed with a value, because the
-    result of the luckiest seed would be biased.
-
-    Raises:
-        UserError: if there is none yet, or the trials differ only in seeds.
-    """
-    metric, best = sweep.file.metric, best_setting(sweep)
-    if metric is None:
-        raise UserError(f"{sweep.path}: metric: expected one to choose the best setting by, got none.")
-    if best is None and any(setting.values for setting in settings(sweep)):
-        (only,) = settings(sweep)
-        raise UserError(
-            f"{sweep.path}: expected settings to choose from, got trials that differ only in seeds "
-            f"({metric.name}: {only.summary()}). Use any of their configs."
-        )
-    if best is None:
-        raise UserError(f"{sweep.path}: expected a trial that has logged {metric.name}, got none yet. Run the sweep.")
-    command = sweep.file.command
-    row = next(row for row in best.rows if row.value is not None)
-    head = f"# trial {row.index} of {sweep.path}, {row.name}: {metric.name} = {row.value:.6g}\n"
-    if len(best.rows) > 1:
-        head += f"# the setting with the best mean over its seeds ({best.summary()}), at its first seed\n"
-    use = (
-        "diffexp train THIS_FILE" if command.kind == "train" else f"diffexp evaluate {command.target} --table THIS_FILE"
-    )
-    return f"{head}# use it with: {use}\n{_config_that_ran(sweep, row.index)}"
-
-
-def _config_that_ran(sweep: Sweep, index: int) -> str:
-    """Return the config in the trial's run directory as one of an independent run: no comment, and other names."""
-    run = sweep.trial(index).run
-    assert run is not None
-    if sweep.file.command.kind == "train":
-        names = [f"name={sweep.file.name}-best", "runs_dir=runs", "wandb.name=null", "wandb.group=null"]
-        return config_text(load_experiment(str(run.config), [*names, "wandb.job_type=null", "wandb.tags=[]"]))
-    values, _ = parse_yaml(run.config.read_text(), str(run.config))
-    return yaml.safe_dump(with_current_names(values), sort_keys=False, allow_unicode=True)
-
-
 def told_value(row: Row) -> str:
     """Format a row's value as ``", 0.536"``, or an empty string."""
     return "" if row.value is None else f", {row.value:.4g}"
-
-
-def _path(sweep: Sweep, index: int) -> Path | None:
-    run = sweep.trial(index).run
-    return None if run is None else run.path
-
-
-def as_records(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return one flat record per trial, for CSV and JSON."""
-    metric = sweep.file.metric
-    return [
-        {
-            "index": row.index,
-            "name": row.name,
-            "state": row.record.state,
-            **({metric.name: row.value} if metric is not None else {}),
-            **row.parameters,
-            "step": row.record.step,
-            "seconds": round(row.record.seconds, 1),
-            "tries": row.record.tries,
-            "run": str(_path(sweep, row.index)),
-        }
-        for row in rows(sweep)
-    ]
-
-
-def as_csv(sweep: Sweep) -> str:
-    """Format the records as CSV."""
-    records = as_records(sweep)
-    if not records:
-        return ""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for record in records for key in record)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
-
-
-def as_json(sweep: Sweep) -> str:
-    """Format the records as JSON."""
-    return json.dumps(as_records(sweep), indent=1) + "\n"
-
-
-def as_table(sweep: Sweep) -> str:
-    """Format the records as a Markdown table: swept parameters, metric, state, steps and seconds.
-
-    With several seeds, one column contains each setting's mean over them.
-    """
-    metric, found = sweep.file.metric, rows(sweep)
-    means = {each.rows[0].index: each.summary() for each in settings(sweep) if len(each.rows) > 1}
-    keys = list(dict.fromkeys(key for row in found for key in row.parameters))
-    labels = short_labels([tuple(key.split(".")) for key in keys])
-    over_seeds = ["mean over seeds"] if metric is not None and means else []
-    head = ["", *labels, *([metric.name] if metric is not None else []), *over_seeds, "state", "step", "seconds"]
-    lines = []
-    for row in found:
-        values = [_shown(row.parameters.get(key)) for key in keys]
-        value = [] if metric is None else ["" if row.value is None else f"{row.value:.4g}"]
-        value += [means.get(row.index, "")] if over_seeds else []
-        record = row.record
-        lines.append([str(row.index), *values, *value, record.state, str(record.step), f"{record.seconds:.0f}"])
-    return markdown_table(head, lines)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Collection
 from datetime import UTC, datetime
 
-from diffexp.formatting import duration
+from diffexp.formatting import duration, listed
 from diffexp.sweeps.plan import Sweep
+from diffexp.sweeps.ranking import ranking
 from diffexp.sweeps.results import Row, best_setting, rows
 
 _SHOWN = ("running", "interrupted", "lost", "failed", "cancelled")
@@ -30,8 +31,15 @@ def status_text(sweep: Sweep, gone: Collection[int] = ()) -> str:
     lines += [f"  {row.index:04d} {row.name}: {_line(sweep, row)}" for row in found if row.record.state in _SHOWN]
     best = best_setting(sweep)
     if best is not None and sweep.file.metric is not None:
-        lines.append(f"best {sweep.file.metric.name}: {best.summary()} ({best.name})")
+        lines.append(f"best {sweep.file.metric.name}: {best.summary()}, {best.name}{_ties(sweep)}")
     return "\n".join(lines)
+
+
+def _ties(sweep: Sweep) -> str:
+    """Return ``"; indistinguishable from it: a, b, c and 4 more"``, or "" if no setting was compared or ties."""
+    ranked = ranking(sweep)
+    names = [ranked.settings[position].name for position in ranked.ties]
+    return f"; indistinguishable from it: {listed(names)}" if names else ""
 
 
 def _line(sweep: Sweep, row: Row) -> str:

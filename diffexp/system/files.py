@@ -30,8 +30,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         OSError: if writing fails; an older file of this name then remains unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # not only the process ID, which a process on another machine with this folder may share
-    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    aside = _aside(path)
     try:
         with aside.open("xb") as file:
             yield file
@@ -85,13 +84,35 @@ def atomic_write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def atomic_symlink(path: Path, target: str) -> None:
+    """Make `path` a symbolic link to `target`, relative to its folder; an older link is replaced atomically.
+
+    Raises:
+        OSError: if it cannot be written; an older link then remains unchanged.
+    """
+    aside = _aside(path)
+    try:
+        os.symlink(target, aside)
+        aside.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    """Return a new name for a temporary file that will replace `path`."""
+    # not only the process ID, which a process on another machine with this folder may share
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
 def write_new(path: Path, text: str) -> bool:
     """Write a text file atomically unless it exists, and return whether it was written.
 
     If several processes try at once, exactly one succeeds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    aside = _aside(path)
     try:
         with aside.open("xb") as file:
             file.write(text.encode())

@@ -5,20 +5,19 @@ import re
 import shutil
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from diffexp.evaluation.ranking import ScoreEstimate
-from diffexp.reproduction.compare import (
-    Compared,
-    compare_checkpoints,
-    compare_metrics,
-    compare_pictures,
-    compare_scores,
-    scores_table,
-)
+from diffexp.reproduction.compare import compare_checkpoints, compare_metrics, compare_pictures
 from diffexp.reproduction.recorded_run import find_recorded_run
+from diffexp.reproduction.scores import compare_scores, is_same, scores_table, verdict
+from diffexp.runs.directory import Run
+from diffexp.runs.metrics import read_metrics
+from diffexp.statistics.influence import Influence
 from tests.helpers.resumes import resume
+from tests.helpers.scored_run import scored_run
 from tests.helpers.small import diffexp, fit
 
 pytestmark = pytest.mark.slow
@@ -193,23 +192,51 @@ def test_scores_are_the_last_distances_alone():
     }
     inception = {"step": 8, "score/ddpm-ema/fid50k": 3.0, "score/ddpm-ema/fd_error_inception_50k": 0.2}
     now = {**row, "score/ddim-5-eta0-ema/fd_digits_v1_500": 2.25}
-    (found,) = compare_scores([row], [now, {"step": 9, "train/loss": 1.0}], [])
-    assert (found.name, found.before.value, found.now.value, found.before.spread) == (
-        "score/ddim-5-eta0-ema/fd_digits_v1_500",
-        2.0,
-        2.25,
-        0.1,
-    )
-    assert found.same
+    compared = compare_scores([row], [now, {"step": 9, "train/loss": 1.0}], [])
+    (found,) = compared
+    assert found.name == "score/ddim-5-eta0-ema/fd_digits_v1_500"
+    # z = .25 / √(.1² + .1²) = 1.77
+    assert (found.difference.value, found.difference.error) == (0.25, pytest.approx(0.1 * 2**0.5))
+    assert found.difference.p == pytest.approx(2 * stats.norm.sf(0.25 / 0.1 / 2**0.5))
+    assert is_same(compared)
+    assert "then and now are not distinguishable by" in verdict(compared)
+    far = compare_scores([row], [{**now, "score/ddim-5-eta0-ema/fd_digits_v1_500": 2.3}], [])
+    assert not is_same(far)
+    assert verdict(far).startswith("now is worse: score/ddim-5-eta0-ema/fd_digits_v1_500 is higher by 0.3")
+    assert "Measure that spread with --seeds 3." in verdict(far)
     (found,) = compare_scores([inception], [inception], [])
-    assert (found.name, found.before.spread) == ("score/ddpm-ema/fid50k", 0.2)
+    assert (found.name, found.difference.error) == ("score/ddpm-ema/fid50k", pytest.approx(0.2 * 2**0.5))
     assert compare_scores([row], [{**now, "step": 4}], []) == []
 
 
-def test_few_seeds_decide_with_students_t():
-    before, now = ScoreEstimate(2.0, 0.0, ""), ScoreEstimate(1.0, 0.0, "")
-    assert not Compared("fd", before, now, []).same
-    # values 1.0, 1.2: mean 1.1, sd .1414; t(1, 97.5 %) = 12.71, so 2.0 is within 12.71 × .1414 × √1.5
-    assert Compared("fd", before, now, [1.2]).same
-    assert not Compared("fd", ScoreEstimate(3.4, 0.0, ""), now, [1.2]).same
-    assert "within it" in scores_table([Compared("fd", before, now, [1.2])]).markdown()
+def test_scores_of_the_same_images_are_paired(tmp_path):
+    random = np.random.default_rng(0)
+    one = random.normal(2, 1, 100)
+    two = one + random.normal(0.01, 0.1, 100)
+    rows, runs = [], []
+    for name, values in (("then", one), ("now", two)):
+        scored_run(tmp_path / name, values.mean(), influence=Influence.linear(values, 100))
+        runs.append(Run(tmp_path / name))
+        rows.append(read_metrics(runs[-1].metrics))
+    (found,) = compare_scores(rows[0], rows[1], [], (runs[0], runs[1]))
+    paired = stats.ttest_rel(two, one)
+    assert found.difference.p == pytest.approx(paired.pvalue, rel=1e-4)
+    assert found.difference.test == "paired over 100 images"
+    (found,) = compare_scores(rows[0], rows[1], [])  # a run that only W&B holds
+    assert found.difference is None
+
+
+def test_few_seeds_decide_with_the_prediction_interval():
+    def compared(before, *seeds):
+        rows = [[{"step": 8, "score/ddpm-ema/fid50k": value}] for value in (before, *seeds)]
+        return compare_scores(rows[0], rows[1], rows[2:])
+
+    # values 1.0, 1.2: mean 1.1, sd .1414; t(1, 97.5 %) = 12.71, so 2.0 is within 12.71 × .1414 × √1.5 = 2.2
+    assert is_same(compared(2.0, 1.0, 1.2))
+    assert not is_same(compared(3.4, 1.0, 1.2))
+    values = [1.0, 1.2, 1.15, 0.9]
+    (found,) = compared(1.5, *values)
+    half = stats.t.ppf(0.975, 3) * np.std(values, ddof=1) * (1 + 1 / 4) ** 0.5
+    low, high = found.difference.interval()
+    assert (high - low) / 2 == pytest.approx(half)
+    assert "| 1.5 " in scores_table(compared(1.5, *values)).markdown()

@@ -70,7 +70,7 @@ def make_world(folder):
     small = ["sample_grid=null", "loggers=[csv]", "model.timesteps=1000", "model.schedule.beta_end=0.02"]
     for name in ("digits-1", "v-1", "digits_classes-1"):
         classes = ["model.classes=10"] if "classes" in name else []
-        fit(folder / "runs" / name, *small, f"score={{{scored}}}", *classes)
+        fit(folder / "runs" / name, *small, f"score={{{scored}}}", "checkpoint.monitor=train/loss", *classes)
     for name, other in (("digits-2", "digits-1"), ("epsilon-1", "v-1")):
         shutil.copytree(folder / "runs" / other, folder / "runs" / name)
     large = ["data={'name': 'digits', 'image_size': 32}", "model.network.attention_resolutions=[]"]
@@ -140,11 +140,15 @@ def run_small(line, cwd, cache):
             words += ["--print"]
             if not (cwd / words[2]).is_dir():
                 words += [f"--out={cwd / 'submitted'}"]
+    elif "--data" in words:  # measures some steps
+        words += [*NARROW, "training.batch_size=8"]
     elif "--resume" not in words or not (cwd / words[1]).is_dir():  # of a run that is small already
         words += SMALLER.get(kind, [])
         narrowable = "network.name" not in line and "families/" not in line
         if kind == "train" and narrowable:
             words += NARROW
+        if kind == "train":
+            words.append("validation.count=2" if "checkpoint.monitor" in line else "validation=null")
         if kind == "sample" and "_gan" in line:
             words.remove("sampler.steps=3")
         if "metrics=bpd" in line:

@@ -39,9 +39,14 @@ def test_scores_are_the_cpus(device):
     )
 
 
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory):
+    return write_random_inception(tmp_path_factory.mktemp("inception") / "inception.pth")
+
+
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])
-def test_features_of_inception_are_the_cpus_whatever_a_program_allows(device, tmp_path, precision):
-    extractor = Inception(write_random_inception(tmp_path / "inception.pth"))
+def test_features_of_inception_are_the_cpus_whatever_a_program_allows(device, inception_weights, precision):
+    extractor = Inception(inception_weights)
     images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     there = extractor(images)
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)

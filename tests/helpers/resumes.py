@@ -9,8 +9,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import sys
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from diffexp.commands.locate import locate_run
 from diffexp.commands.train import train_run
 from diffexp.config.load import load_experiment
@@ -24,6 +22,5 @@ def resume(run, *overrides, allowed=()):
 
 
 if __name__ == "__main__":
-    rank_zero_only.rank = int(os.environ["LOCAL_RANK"])  # Lightning sets it when it is imported
     for each in sys.argv[1:]:
         resume(each)

@@ -12,12 +12,12 @@ from tests.helpers.small import SMALL, diffexp
 from tests.integration.test_training import assert_same, state
 
 CLUSTER = Path(__file__).parents[1] / "integration" / "local-slurm"
-STEPS, LOGGED = 100, 5
+STEPS, LOGGED = 60, 3
 LONG = [
     *SMALL,
     f"training.max_steps={STEPS}",
     f"training.log_every_n_steps={LOGGED}",
-    "checkpoint.every=20",
+    "checkpoint.every=12",
     "sample_grid=null",
     "model.network.dropout=0.2",
     "loggers=[csv,slow]",

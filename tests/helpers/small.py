@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffexp.commands.locate import start_run
@@ -20,6 +20,7 @@ SMALL = [
     "sample_grid={'every': 4, 'count': 6, 'samplers': {'ddim-50': None, 'ddim-5': {'name': 'ddim', 'steps': 5}}}",
     "checkpoint={'every': 4}",
     "score=null",
+    "validation=null",
     "loggers=[csv]",
 ]
 
@@ -45,7 +46,7 @@ def script(path: Path, *arguments: str, cwd: Path, **environment: str) -> subpro
 
 
 def finished(
-    process: "subprocess.Popen[str] | WarmProcess", command: list[str], expect: int, timeout: float = 300
+    process: WarmProcess, command: list[str], expect: int, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Wait for a process; fail unless it exits with `expect`, and without a traceback."""
     try:
@@ -59,15 +60,14 @@ def finished(
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def start(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Popen[str] | WarmProcess":
-    """Start the command line in a process of its own, which has imported everything already if that is possible."""
-    everything = {**os.environ, **environment}
-    # a training on several devices starts itself again, as it was started
-    if any("devices=" in each for each in arguments):
-        command = [sys.executable, "-m", "diffexp", *arguments]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=cwd, env=everything, text=True, **pipes)
-    return warm.start(arguments, cwd, everything)
+def start(
+    *arguments: str, cwd: Path, streams: Sequence[int] = (), terminal: int | None = None, **environment: str
+) -> WarmProcess:
+    """Start the command line in a process of its own, which has imported everything already.
+
+    It prints to files, unless there are descriptors of its standard input, output and error, or of its terminal.
+    """
+    return warm.start(arguments, cwd, {**os.environ, **environment}, streams=streams, terminal=terminal)
 
 
 def start_script(path: Path, *arguments: str, cwd: Path, **environment: str) -> WarmProcess:

@@ -1,11 +1,14 @@
 """Commands and scripts in processes forked from one that has imported everything, which is most of a short one's time.
 
 Each has its own process, folder, environment and exit, as if it had been started by a shell. The trials of a sweep that
-is started here are forked too; tests/integration/test_slurm.py and test_wandb.py start trials as users do.
+is started here are forked too, and the ranks of a training on several devices. tests/integration/test_slurm.py,
+test_wandb.py and test_faults.py start trials and ranks as users do.
 """
 
 import atexit
 import contextlib
+import ctypes
+import fcntl
 import gc
 import json
 import os
@@ -17,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import traceback
@@ -28,7 +32,7 @@ SOCKET = "TESTS_WARM_SOCKET"  # the environment variable with the path of the so
 
 
 class WarmProcess:
-    """A command that runs, with the interface of `subprocess.Popen`; what it prints goes to files.
+    """A command that runs, with the interface of `subprocess.Popen`; without streams, what it prints goes to files.
 
     Attributes:
         pid: its process id.
@@ -91,20 +95,30 @@ class Warm:
             command = [sys.executable, "-m", "tests.helpers.warm", *map(str, descriptors)]
             self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=descriptors)
 
-    def start(self, arguments, cwd, environment, script=None):
-        """Start one command of diffexp, or a Python script."""
+    def start(self, arguments, cwd, environment, script=None, streams=(), terminal=None):
+        """Start one command of diffexp, or a Python script; `streams` are its standard input, output and error."""
+        path = self._socket()
+        request = {"arguments": list(map(str, arguments)), "script": script and str(script)}
+        if terminal is not None:
+            request["session"], streams = True, [terminal] * 3
+        return fork(path, {**request, "cwd": str(cwd), "environment": {**environment, SOCKET: path}}, streams)
+
+    def command(self, *arguments):
+        """The words that start a command of diffexp in a shell script."""
+        self._socket()
+        return ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.helpers.forked", *arguments]
+
+    def _socket(self):
         if SOCKET not in os.environ:
             self.prepare()
-        path = os.environ[SOCKET]
-        request = {"arguments": list(map(str, arguments)), "script": script and str(script)}
-        return fork(path, {**request, "cwd": str(cwd), "environment": {**environment, SOCKET: path}})
+        return os.environ[SOCKET]
 
 
 warm = Warm()
 
 
 def fork(path, request, descriptors=()):
-    """Ask for a process; it gets copies of the descriptors: one that it writes to, and one to keep open."""
+    """Ask for a process; it gets copies of the descriptors: none, or its three streams and any to keep open."""
     folder = Path(tempfile.mkdtemp(dir=Path(path).parent))
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(120)
@@ -120,8 +134,16 @@ def start_trial(command, *, cwd, env, stdout, pass_fds, **options):
     """What `subprocess.Popen` does in `diffexp.sweeps.runner`."""
     assert command[:4] == [sys.executable, "-P", "-m", "diffexp"]
     assert options == {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
-    request = {"arguments": command[4:], "script": None, "cwd": str(cwd), "environment": dict(env)}
-    return fork(os.environ[SOCKET], request, [stdout.fileno(), *pass_fds])
+    request = {"arguments": command[4:], "script": None, "cwd": str(cwd), "environment": dict(env), "session": True}
+    with open(os.devnull) as nothing:
+        return fork(os.environ[SOCKET], request, [nothing.fileno(), stdout.fileno(), stdout.fileno(), *pass_fds])
+
+
+def start_rank(command, *, env, cwd):
+    """What `subprocess.Popen` does in Lightning's launcher: start this command once more, with another LOCAL_RANK."""
+    assert (command[1:], cwd) == (["-m", "tests.helpers.warm", *sys.argv[1:]], None)
+    request = {"arguments": sys.argv[1:], "script": None, "cwd": os.getcwd(), "environment": dict(env)}
+    return fork(os.environ[SOCKET], request, [0, 1, 2])
 
 
 def serve(listener, line):
@@ -131,7 +153,7 @@ def serve(listener, line):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         connection, _ = listener.accept()
-        _, descriptors, *_ = socket.recv_fds(connection, 1, 2)
+        _, descriptors, *_ = socket.recv_fds(connection, 1, 4)
         if os.fork() == 0:
             listener.close()
             os.close(line)
@@ -170,21 +192,26 @@ def _write(request, name, value):
 
 def become(request, descriptors):
     """This process as a shell, or a sweep, would have started it."""
+    if "mounts" in request:
+        with open(request["mounts"]) as namespace:
+            assert ctypes.CDLL(None).setns(namespace.fileno(), 0) == 0
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
     program = request["script"] or Path(sys.executable).with_name("diffexp")
     sys.argv = [str(program), *request["arguments"]]
     sys.path[:1] = [str(Path(program).parent), *([str(ROOT)] if request["script"] else [])]
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    if descriptors:
+    rank_zero_only.rank = _get_rank() or 0  # as Lightning does when it is imported
+    if request.get("session"):
         os.setsid()
-        os.dup2(descriptors[0], 1)
-        os.dup2(descriptors[0], 2)
-        os.close(descriptors[0])
-        return
-    for stream, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(Path(request["folder"], name), os.O_WRONLY | os.O_CREAT), stream)
+    if not descriptors:
+        files = [Path(request["folder"], name) for name in ("out", "err")]
+        descriptors = [os.open(os.devnull, os.O_RDONLY), *(os.open(file, os.O_WRONLY | os.O_CREAT) for file in files)]
+    for stream, descriptor in enumerate(descriptors[:3]):
+        os.dup2(descriptor, stream)
+        os.close(descriptor)
+    if request.get("session") and os.isatty(0):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def finish(main):
@@ -217,10 +244,15 @@ def run(request):
     diffexp.sweeps.runner.subprocess = SimpleNamespace(
         Popen=start_trial, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT
     )
+    subprocess_script.subprocess = SimpleNamespace(Popen=start_rank)
     main()
 
 
 if __name__ == "__main__":
+    from lightning.fabric.utilities.rank_zero import _get_rank
+    from lightning.pytorch.strategies.launchers import subprocess_script
+    from lightning.pytorch.utilities import rank_zero_only
+
     import diffexp.commands.evaluate
     import diffexp.commands.export
     import diffexp.commands.import_

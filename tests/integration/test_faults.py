@@ -1,6 +1,7 @@
 """Disks that are full, read-only or gone, and a W&B that does not answer: nothing saved is lost, and all is printed."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from diffexp.checkpoints.paths import list_checkpoints, step_of
 from tests.helpers.needs import require
 from tests.helpers.small import SMALL, diffexp, metrics, start
 from tests.helpers.wandb_server import WandbServer
+from tests.helpers.warm import warm
 from tests.integration.test_training import assert_same, state
 
 pytestmark = pytest.mark.slow
@@ -29,7 +31,7 @@ LONG = [
 ]
 # Seconds that W&B's server has; tests/loggers/test_wandb_timeouts.py tests the default.
 PATIENCE = {"WANDB_INIT_TIMEOUT": "6", "WANDB_FINISH_TIMEOUT": "6"}
-TRAIN = [sys.executable, "-m", "diffexp", "train", "digits", *LONG, "run_dir=disk/run"]
+TRAIN = ["train", "digits", *LONG, "run_dir=disk/run"]
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +55,8 @@ def on_a_disk(folder, megabytes, meanwhile):
         cp -r disk/run kept
         exit $code
     """
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", *TRAIN], cwd=folder, timeout=300, check=False
-    )
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", *warm.command(*TRAIN)]
+    done = subprocess.run(command, cwd=folder, timeout=300, check=False)
     require(done.returncode != 77, "the right to mount a disk")
     printed = (folder / "printed").read_text()
     assert "Traceback" not in printed, printed
@@ -105,7 +106,7 @@ def test_a_disk_that_is_full_before_the_first_checkpoint_loses_nothing(tmp_path,
         cp -r disk/run kept
         exit $code
     """
-    command = ["unshare", "--mount", "sh", "-c", script, "sh", *TRAIN, "--resume"]
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", *warm.command(*TRAIN, "--resume")]
     code = subprocess.run(command, cwd=tmp_path, timeout=300, check=False).returncode
     require(code != 77, "the right to mount a disk")
     full, printed = ((tmp_path / name).read_text() for name in ("full", "printed"))
@@ -132,12 +133,16 @@ def test_a_disk_that_becomes_read_only(tmp_path):
 
 def started(folder, *overrides):
     process = start("train", "digits", *LONG, *overrides, "run_dir=run", cwd=folder)
+    await_checkpoint(folder / "run", process)
+    return process
+
+
+def await_checkpoint(run, process):
     deadline = time.monotonic() + 120
-    while not list_checkpoints(folder / "run" / "checkpoints"):
+    while not list_checkpoints(run / "checkpoints"):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    return process
 
 
 def test_a_directory_that_is_taken_away(tmp_path):
@@ -247,16 +252,17 @@ def test_loggers_that_cannot_write_do_not_end_a_run(tmp_path, undisturbed):
 
 def test_a_log_on_the_full_disk_and_a_broken_pipe_end_nothing(tmp_path, undisturbed):
     """Standard error goes to /dev/full, then to a pipe that nobody reads; a signal still stops the run with a save."""
-    command = [sys.executable, "-m", "diffexp", "train", "digits", *LONG, "run_dir=run"]
+    command = ["train", "digits", *LONG]
     with open("/dev/full", "w") as full:
-        assert subprocess.run(command, cwd=tmp_path, stdout=full, stderr=full, timeout=200, check=False).returncode == 0
+        process = start(*command, "run_dir=run", cwd=tmp_path, streams=[0, full.fileno(), full.fileno()])
+    assert process.wait(timeout=200) == 0
     assert_same(state(tmp_path / "run"), state(undisturbed))
-    process = subprocess.Popen(
-        [*command[:-1], "run_dir=piped", "training.max_steps=100000"], cwd=tmp_path, stderr=subprocess.PIPE
-    )
+    reads, writes = os.pipe()
+    process = start(*command, "run_dir=piped", "training.max_steps=100000", cwd=tmp_path, streams=[0, 1, writes])
+    os.close(writes)
     while not list_checkpoints(tmp_path / "piped" / "checkpoints"):
         time.sleep(0.01)
-    process.stderr.close()
+    os.close(reads)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=100) == 128 + signal.SIGTERM
     status = json.loads((tmp_path / "piped" / "status.json").read_text())
@@ -265,8 +271,11 @@ def test_a_log_on_the_full_disk_and_a_broken_pipe_end_nothing(tmp_path, undistur
 
 
 def test_a_signal_to_any_of_several_processes_stops_all(tmp_path):
-    """And the incomplete run does not end as if it were complete."""
-    process = started(tmp_path, "training.max_steps=100000", "training.devices=2", "training.accelerator=cpu")
+    """And the incomplete run does not end as if it were complete. Lightning starts the second process itself."""
+    two = ["training.max_steps=100000", "training.devices=2", "training.accelerator=cpu", "run_dir=run"]
+    command = [sys.executable, "-m", "diffexp", "train", "digits", *LONG, *two]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    await_checkpoint(tmp_path / "run", process)
     (child,) = subprocess.run(
         ["pgrep", "-P", str(process.pid), "-f", "diffexp"], capture_output=True, text=True, check=True
     ).stdout.split()[:1]

@@ -119,7 +119,7 @@ def test_a_plan_does_not_change(finished):
 
 # --- interrupted and killed ----------------------------------------------------------------------
 
-LONG = [*SMALL, "training.max_steps=125", "training.log_every_n_steps=25", "checkpoint.every=25", "sample_grid=null"]
+LONG = [*SMALL, "training.max_steps=80", "training.log_every_n_steps=20", "checkpoint.every=20", "sample_grid=null"]
 SEEDS = {"seed": {"values": [0, 1, 2, 3]}}
 FEWER = {"seed": {"values": [0, 1, 2]}}  # more than two workers start at once
 
@@ -150,7 +150,7 @@ def assert_each_once(path, undisturbed):
     assert len(runs) == len(undisturbed)
     for run, expected in zip(runs, undisturbed, strict=True):
         assert_same(state(run), expected)
-        assert [row["step"] for row in metrics(run)] == list(range(25, 126, 25))
+        assert [row["step"] for row in metrics(run)] == list(range(20, 81, 20))
     assert [record["state"] for record in records(path)] == ["done"] * len(undisturbed)
 
 
@@ -158,7 +158,7 @@ def test_four_workers_whose_trials_are_killed_at_random(tmp_path, undisturbed):
     process = started(tmp_path, sweep_file(tmp_path, SEEDS, fixed=LONG), 4)
     path, source, killed = tmp_path / "runs" / "s", random.Random(0), Counter()
     while process.poll() is None and killed.total() < 5:
-        time.sleep(source.uniform(0.2, 1))
+        time.sleep(source.uniform(0.1, 0.6))
         # a trial that crashes three times without a further step has failed
         running = {run: pid for run, pid in trainings(path).items() if killed[run] < FRUITLESS_LIMIT - 1}
         if running:

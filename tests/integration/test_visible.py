@@ -6,8 +6,6 @@ import os
 import pty
 import re
 import struct
-import subprocess
-import sys
 import termios
 import time
 from types import SimpleNamespace
@@ -16,7 +14,7 @@ import pytest
 
 from diffexp.callbacks import time_estimate
 from diffexp.commands.overview import check_data
-from tests.helpers.small import SMALL, diffexp, experiment, fit
+from tests.helpers.small import SMALL, diffexp, experiment, fit, start
 
 pytestmark = pytest.mark.slow
 
@@ -32,30 +30,28 @@ def in_a_terminal(*arguments, cwd, term):
     """Run a command in a pseudo-terminal; return all that it prints, with the newlines of a file."""
     main, other = pty.openpty()
     fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    command = [sys.executable, "-m", "diffexp", *arguments]
-    environment = {**os.environ, "TERM": term, "WANDB_MODE": "offline"}
-    with subprocess.Popen(command, stdin=other, stdout=other, stderr=other, cwd=cwd, env=environment) as process:
-        os.close(other)
-        printed = b""
-        while True:
-            try:
-                part = os.read(main, 65536)
-            except OSError:  # the process has ended
-                break
-            if not part:
-                break
-            printed += part
+    process = start(*arguments, cwd=cwd, terminal=other, TERM=term, WANDB_MODE="offline")
+    os.close(other)
+    printed = b""
+    while True:
+        try:
+            part = os.read(main, 65536)
+        except OSError:  # the process has ended
+            break
+        if not part:
+            break
+        printed += part
     os.close(main)
-    assert process.returncode == 0, printed.decode()
+    assert process.wait(60) == 0, printed.decode()
     return printed.decode().replace("\r\n", "\n")
 
 
 def in_a_log(*arguments, cwd, **_):
     """Run a command with a file as its output; return what it prints."""
-    with (cwd / "log").open("w") as log:
-        command = [sys.executable, "-m", "diffexp", *arguments]
-        environment = {**os.environ, "WANDB_MODE": "offline"}
-        subprocess.run(command, stdout=log, stderr=log, cwd=cwd, check=True, env=environment)
+    with open(os.devnull) as nothing, (cwd / "log").open("w") as log:
+        streams = [nothing.fileno(), log.fileno(), log.fileno()]
+        process = start(*arguments, cwd=cwd, streams=streams, WANDB_MODE="offline")
+    assert process.wait(300) == 0, (cwd / "log").read_text()
     return (cwd / "log").read_text()
 
 
@@ -67,7 +63,7 @@ TRAIN = ["train", "digits", *SMALL, "loggers=[csv,wandb]", "run_dir=trained"]
     "command",
     [
         TRAIN,
-        ["sample", "RUN", "sampler.steps=20", "count=200", "batch_size=10", "out=x.npz"],
+        ["sample", "RUN", "sampler.steps=20", "count=60", "batch_size=10", "out=x.npz"],
         ["sweep", "run", "sweep.yaml"],
     ],
     ids=["train", "sample", "sweep"],
@@ -139,15 +135,15 @@ def test_a_check_of_the_data_measures_some_steps(tmp_path, monkeypatch, steps, e
 
 def test_the_time_is_estimated_from_the_first_steps(tmp_path):
     overrides = [*SMALL, "sample_grid=null", "training.max_steps=1000000", "training.batch_size=64"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "diffexp", "train", "digits", *overrides, "run_dir=x"],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    reads, writes = os.pipe()
+    process = start("train", "digits", *overrides, "run_dir=x", cwd=tmp_path, streams=[0, 1, writes])
+    os.close(writes)
     try:
-        line = next(line for line in process.stderr if line.startswith("estimated time"))
+        with open(reads) as printed:
+            line = next(line for line in printed if line.startswith("estimated time"))
         assert re.fullmatch(
             r"estimated time: about [\d.]+ h for the other 999,\d+ steps, without grids and scores\n", line
         )
     finally:
         process.kill()
-        process.communicate()
+        process.wait(60)

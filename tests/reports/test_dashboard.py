@@ -1,6 +1,8 @@
 """What W&B's server would receive of a view, and what is read back of a run to make it again."""
 
 import json
+import re
+import shutil
 
 import pytest
 from PIL import Image
@@ -42,6 +44,26 @@ def test_the_view_shows_loss_scores_swept_keys_samples_and_configs(runs, server)
     ]
     assert [each["config"]["mediaKeys"] for each in sections["Samples"]] == [["samples/ddim-5"], ["samples/ddpm"]]
     assert sections["Configs"][0]["viewType"] == "Run Comparer"
+
+
+def test_runs_that_differ_only_in_seeds_are_grouped(runs, server, tmp_path):
+    for name in ("one", "two"):
+        for seed in (0, 1):
+            folder = tmp_path / f"{name}-{seed}"
+            shutil.copytree(runs / name, folder, ignore=shutil.ignore_patterns("checkpoints"))
+            text = (folder / "config.yaml").read_text()
+            (folder / "config.yaml").write_text(re.sub("^seed: .*$", f"seed: {seed}", text, flags=re.MULTILINE))
+    diffexp("dashboard", "push", *sorted(each.name for each in tmp_path.iterdir()), cwd=tmp_path, **server.environment)
+    section = server.views[-1]["spec"]["section"]
+    (runset,) = section["runSets"]
+    grouping = [(each["section"], each["name"]) for each in runset["grouping"]]
+    assert grouping == [("config", "model.value.timesteps"), ("config", "optim.value.lr")]
+    panels = {each["name"]: each["panels"] for each in section["panelBankConfig"]["sections"]}
+    for each in panels["Loss"] + panels["Scores by sampler"]:
+        assert (each["config"]["groupAgg"], each["config"]["groupArea"]) == ("mean", "stderr")
+    diffexp("dashboard", "push", "one-0", "one-1", cwd=tmp_path, **server.environment)
+    (runset,) = server.views[-1]["spec"]["section"]["runSets"]
+    assert [each["name"] for each in runset["grouping"]] == ["data.value.name"]
 
 
 def test_a_server_that_does_not_answer_is_told(runs, server):

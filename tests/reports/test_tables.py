@@ -3,17 +3,21 @@
 import json
 import shutil
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from diffexp.errors import UserError
 from diffexp.formatting import Table
 from diffexp.reports import images
-from diffexp.reports.plots import score_plots
+from diffexp.reports.groups import differing_keys, grouped
+from diffexp.reports.plots import score_plots, training_curves
 from diffexp.reports.schedules import schedules
-from diffexp.reports.tables import Comparable, comparable, differing_keys, losses_compare
+from diffexp.reports.tables import Comparable, comparable, losses_compare, overview
 from diffexp.runs.directory import Run
 from diffexp.runs.reader import RecordedScore, RunReader, read_runs, without_steps
 from diffexp.statistics.scores import ScoredBlock
@@ -197,7 +201,7 @@ def recorded(tmp_path, **settings):
 def scored(value, calls=50):
     blocks = [ScoredBlock((0, 0, 100), value, 0.01)]
     return RecordedScore(
-        *("ddim", calls, 10, "ema", "fd", "p", value, 0.01, 1, 100, 1.0, Path("scores.json")), lambda: blocks
+        *("ddim", calls, 10, "ema", "fd", "p", value, 0.01, 1, 100, 1.0, Path("scores.json")), lambda _: blocks
     )
 
 
@@ -205,16 +209,60 @@ def model(schedule, timesteps=20):
     return f"{{name: diffusion, timesteps: {timesteps}, schedule: {{name: {schedule}}}}}"
 
 
-def test_the_luckiest_of_several_seeds_is_not_marked(tmp_path):
-    values = [8.4, 8.2, 8.6]
-    seeds = [recorded(tmp_path, seed=seed) for seed in range(3)]
-    sheet = Comparable("fd", "p", [(index, scored(value)) for index, value in enumerate(values)]).table(seeds)
-    assert [row[1] for row in sheet.rows] == ["8.4 ± 0.01", "8.2 ± 0.01", "8.6 ± 0.01"]
-    assert sheet.bold == frozenset()
-    assert "differ only in seeds" in sheet.source
-    settings = [recorded(tmp_path, seed=seed, optim=f"{{lr: {seed + 1}e-3}}") for seed in range(3)]
-    sheet = Comparable("fd", "p", [(index, scored(value)) for index, value in enumerate(values)]).table(settings)
+def interval(values):
+    return stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+
+
+def mean_cell(values):
+    low, high = interval(values)
+    return f"{np.mean(values):.4g} ({low:.4g} to {high:.4g})"
+
+
+def test_runs_that_differ_only_in_seeds_are_one_row(tmp_path):
+    """The luckiest seed, 8.2, is not marked: the setting of the best mean is."""
+    first, second = [8.4, 8.2, 8.6], [8.3, 8.25, 8.4]
+    runs = [recorded(tmp_path, seed=seed, optim=f"{{lr: {lr}e-3}}") for lr in (1, 2) for seed in range(3)]
+    group = Comparable("fd", "p", [(index, scored(value)) for index, value in enumerate(first + second)])
+    sheet = group.table(runs)
+    assert [row[1] for row in sheet.rows] == [f"{mean_cell(first)} =", mean_cell(second)]
     assert sheet.bold == {(1, 1)}
+    assert stats.ttest_rel(first, second).pvalue > 0.05
+    assert "over n = 3 seeds" in sheet.source
+    apart = [8.9, 8.72, 9.11]
+    assert stats.ttest_rel(apart, second).pvalue < 0.05
+    sheet = Comparable("fd", "p", [(i, scored(value)) for i, value in enumerate(apart + second)]).table(runs)
+    assert sheet.rows[0][1] == mean_cell(apart)
+    alone = Comparable("fd", "p", [(index, scored(value)) for index, value in enumerate(first)]).table(runs[:3])
+    assert ([row[1] for row in alone.rows], alone.bold) == ([mean_cell(first)], frozenset())
+    head, row = overview(runs[:3]).head, overview(runs[:3]).rows[0]
+    assert dict(zip(head, row, strict=True))["seed"] == "0, 1, 2"
+
+
+def test_a_run_and_its_repetition_are_no_replicates(tmp_path):
+    runs = [recorded(tmp_path, seed=seed) for seed in (0, 1, 0)]
+    assert [group.indices for group in grouped(runs)] == [(0, 1), (2,)]
+    assert [group.label for group in grouped(runs)] == ["run-0 … run-1", "run-2"]
+
+
+def test_a_group_of_trials_has_their_name_without_seeds(tmp_path):
+    names = ["0000-lr=0.001,seed=0", "0001-lr=0.001,seed=1", "0002-lr=0.002,seed=0", "0003-lr=0.002,seed=1"]
+    for number, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        config = f"name: x\ndata: {{name: digits}}\nseed: {number % 2}\noptim: {{lr: {number // 2 + 1}e-3}}\n"
+        (tmp_path / name / "config.yaml").write_text(config)
+    runs = [RunReader(tmp_path / name, name) for name in names]
+    assert [group.label for group in grouped(runs)] == ["lr=0.001", "lr=0.002"]
+
+
+def test_a_group_is_scored_at_the_last_step_of_most_of_its_runs(tmp_path):
+    runs = [recorded(tmp_path, seed=seed) for seed in range(3)]
+    for run, steps in zip(runs, ([1, 2, 3], [1, 2, 3], [1, 2]), strict=True):
+        run.__dict__["scores"] = [replace(scored(float(step)), step=step) for step in steps]
+    (group,) = comparable(runs)
+    assert {(index, each.step) for index, each in group.scores} == {(0, 2), (1, 2), (2, 2)}
+    runs[2].__dict__["scores"] = [replace(scored(9.0), step=7)]  # it alone went on
+    (group,) = comparable(runs)
+    assert {(index, each.step) for index, each in group.scores} == {(0, 3), (1, 3)}
 
 
 def test_a_seed_is_on_no_axis_and_schedules_are_lines_of_their_own(tmp_path):
@@ -222,19 +270,43 @@ def test_a_seed_is_on_no_axis_and_schedules_are_lines_of_their_own(tmp_path):
         recorded(tmp_path, seed=seed, model=model(schedule, timesteps))
         for schedule in ("linear", "cosine")
         for timesteps in (20, 30)
-        for seed in (0, 1)
+        for seed in (0, 1, 2)
     ]
-    group = Comparable("fd", "p", [(index, scored(float(index))) for index in range(len(runs))])
+    values = [1.0, 1.1, 1.3, 2.0, 2.2, 2.3, 3.0, 3.5, 3.6, 4.0, 4.1, 4.5]
+    group = Comparable("fd", "p", [(index, scored(value)) for index, value in enumerate(values)])
     [plot] = score_plots(group, runs)
     assert plot.x_label == "model.timesteps"
-    assert [(line.x, line.y) for line in plot.lines] == [
-        ([20, 20, 30, 30], [0, 1, 2, 3]),
-        ([20, 20, 30, 30], [4, 5, 6, 7]),
-    ]
+    assert [line.x for line in plot.lines] == [(20, 30)] * 2
+    settings = np.reshape(values, (4, 3))
+    assert np.allclose([line.y for line in plot.lines], settings.mean(axis=1).reshape(2, 2))
+    halves = [(high - low) / 2 for low, high in map(interval, settings)]
+    assert np.allclose([line.errors for line in plot.lines], np.reshape(halves, (2, 2)))
     assert ["linear" in line.name for line in plot.lines] == [True, False]
     assert len({line.run for line in plot.lines}) == 2
+    assert "n = 3 seeds" in plot.caption
     alone = Comparable("fd", "p", [(index, scored(float(index))) for index in range(2)])
     assert score_plots(alone, runs[:2]) == []
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_training_curves_are_means_over_seeds(tmp_path, seeds):
+    runs = [recorded(tmp_path, seed=seed) for seed in range(seeds)]
+    losses = np.array([[0.9, 0.5], [0.8, 0.3], [0.6, 0.35]])[:seeds]
+    for run, loss in zip(runs, losses, strict=True):
+        rows = [{"step": step, "train/loss": value} for step, value in zip((10, 20), loss, strict=True)]
+        run.__dict__["metrics"] = [*rows, *([{"step": 30, "train/loss": 0.1}] if run is runs[0] else [])]
+    (plot,) = training_curves(runs)
+    *thin, line = plot.lines
+    assert (len(thin), [each.thin for each in thin]) == ((2, [True] * 2) if seeds == 2 else (0, []))
+    if seeds == 1:
+        assert (line.x, line.y) == ([10, 20, 30], [0.9, 0.5, 0.1])
+        return
+    assert line.x == [10, 20]  # the steps that all have
+    assert np.allclose(line.y, losses.mean(axis=0))
+    assert (f"n = {seeds} seeds" in plot.caption, line.band) == (True, seeds == 3)
+    if seeds == 3:
+        assert np.allclose(line.errors, [(high - low) / 2 for low, high in map(interval, losses.T)])
+    assert plot.svg().count("training-loss-r0-") == (3 if seeds == 2 else 2)
 
 
 def test_training_losses_compare_between_seeds_and_not_across_schedules_or_timesteps(tmp_path):

@@ -71,6 +71,21 @@ def test_samples_are_those_of_the_cpu(sampler):
     on_pocket(check)
 
 
+@pytest.mark.parametrize("family", ["diffusion", "vae", "flow", "pixel_rnn"])
+def test_held_out_losses_are_those_of_the_cpu(family):
+    model = build_model(load_experiment(f"families/digits_{family}", SMALL[family]))
+    images = torch.arange(3 * 64, dtype=torch.uint8).view(3, 1, 8, 8)
+    expected = model.held_out_loss(images, None, range(3), 0)
+
+    def check(device):
+        found = model.to(device).held_out_loss(images.to(device), None, range(3), 0)
+        torch.testing.assert_close(found.bits_per_dim.cpu(), expected.bits_per_dim)
+        if expected.errors is not None:
+            torch.testing.assert_close(found.errors.cpu(), expected.errors)
+
+    on_pocket(check)
+
+
 @pytest.mark.parametrize("family", ["gan", "vae", "flow", "pixel_rnn", "transformer"])
 def test_the_other_families_sample_as_on_the_cpu(family):
     wanted = load_experiment(f"families/digits_{family}", SMALL[family])

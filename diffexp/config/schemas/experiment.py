@@ -1,5 +1,6 @@
 """The schema of an experiment: the complete input of `diffexp train`."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,13 @@ from diffexp.config.context import Context
 from diffexp.config.fields import number
 from diffexp.config.schemas.common import Accelerator, Precision, WandbConfig, Weights
 from diffexp.config.schemas.data import DataConfig
+from diffexp.config.schemas.logged import training_metrics
 from diffexp.config.schemas.loggers import LOGGERS
 from diffexp.config.schemas.models.base import ModelConfig
 from diffexp.config.schemas.models.diffusion import DiffusionConfig
 from diffexp.config.schemas.samplers import SamplerConfig
 from diffexp.config.schemas.scoring import ScoreConfig
+from diffexp.config.schemas.validation import ValidationConfig
 
 
 @dataclass
@@ -115,10 +118,15 @@ class CheckpointConfig:
     Keys:
         every: steps between two checkpoints.
         keep: number of latest checkpoints to keep; null keeps all.
+        monitor: metric, such as val/bits_per_dim, whose best checkpoint is kept, too, as checkpoints/best.ckpt. It is
+            saved at the step at which the metric is logged. null keeps none.
+        mode: whether the lowest or the highest value is the best.
     """
 
     every: int = number(1_000, at_least=1)
     keep: int | None = number(2, at_least=1)
+    monitor: str | None = None
+    mode: Literal["min", "max"] = "min"
 
 
 @dataclass
@@ -168,6 +176,7 @@ class Experiment:
         ema: Set it to null to train without an average of the weights.
         sample_grid: Set it to null to draw no grids.
         score: Null, the default, computes no scores.
+        validation: Null, the default, measures no loss on held-out images.
         loggers: loggers to use in addition to metrics.jsonl.
     """
 
@@ -185,6 +194,7 @@ class Experiment:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     sample_grid: SampleGridConfig | None = field(default_factory=SampleGridConfig)
     score: ScoreConfig | None = None
+    validation: ValidationConfig | None = None
     loggers: list[str] = field(default_factory=lambda: ["csv", "wandb"])
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
@@ -192,6 +202,13 @@ class Experiment:
         if not self.name.isprintable() or not self.name or "/" in self.name or self.name.startswith("."):
             rules = "not empty, printable, no '/', not starting with '.'"
             yield "name", f"expected a directory name ({rules}), got {self.name!r}."
+        if self.validation is not None and self.model.held_out_calls is None:
+            yield (
+                "validation",
+                f"expected null with model.name: {self.model.name}, which has no likelihood, got a mapping. "
+                "Set validation=null.",
+            )
+        yield from self._monitor_problems()
         for name in self.loggers:
             if name not in LOGGERS.names:
                 yield "loggers", LOGGERS.unknown(name)
@@ -200,6 +217,17 @@ class Experiment:
         for key in self.init_allow:
             if not key.startswith("model."):
                 yield "init_allow", f"expected keys of model, such as model.prediction, got {key}."
+
+    def _monitor_problems(self) -> Iterator[tuple[str, str]]:
+        monitor = self.checkpoint.monitor
+        logged = training_metrics(self.model, self.score, self.validation, ema=self.ema is not None)
+        if monitor is None or re.fullmatch(logged, monitor):
+            return
+        section = monitor.partition("/")[0]
+        off = {"val": self.validation, "score": self.score}.get(section, self) is None
+        reason = f", which needs {'validation' if section == 'val' else section}" if off else ""
+        example = "train/loss" if self.validation is None else "val/bits_per_dim"
+        yield "checkpoint.monitor", f"expected a metric that training logs, such as {example}, got {monitor!r}{reason}."
 
     def unavailable(self, context: Context) -> Iterator[tuple[str, str]]:
         """Yield the problems of trained weights, of loggers whose packages are not installed, and of W&B's limits."""

@@ -16,7 +16,7 @@ from diffexp.statistics.influence import Influence
 NEIGHBORS = 3  # k of precision and recall
 MOST = 10_000  # features per side, as is customary
 _CHUNK = 1_000  # rows of the matrix of distances per chunk
-_GROUPS = 20  # groups of sampled images of which the jackknife of recall leaves out one
+_GROUPS = 20  # groups of sampled images; the jackknife of recall omits one at a time
 _LISTED = 16  # nearest features that are listed, to find the 3rd without a group
 
 

@@ -21,6 +21,7 @@ class AutoregressiveConfig(ModelConfig):
     """
 
     sampler_base: ClassVar[type[SamplerConfig]] = AncestralConfig
+    held_out_calls: ClassVar[int | None] = 1
 
     name: str = "autoregressive"
     network: AutoregressiveNetworkConfig = field(default_factory=TransformerConfig)

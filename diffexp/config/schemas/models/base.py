@@ -25,6 +25,10 @@ class ModelConfig(Component):
     bounded: ClassVar[bool] = True
     # Names that it logs as train/NAME in addition to loss and lr, as regular expressions.
     logged: ClassVar[tuple[str, ...]] = ()
+    # Network calls per image of `GenerativeModel.held_out_loss`; None for a model without a likelihood.
+    held_out_calls: ClassVar[int | None] = None
+    # The levels of log SNR at which that measures an error.
+    held_out_levels: ClassVar[tuple[int, ...]] = ()
 
     def default_samplers(self) -> dict[str, SamplerConfig]:
         """Return the samplers of a config that names none, by name: the first for samples and scores, all for grids."""
@@ -33,6 +37,10 @@ class ModelConfig(Component):
     def resolve(self, sampler: SamplerConfig) -> SamplerConfig:
         """Return the sampler with the keys that it leaves to the model filled in."""
         return sampler
+
+    def label(self, sampler: SamplerConfig) -> str:
+        """Return the sampler's label in the names of a training's metrics, as the model's `label` does."""
+        return sampler.label()
 
     def network_calls(self, sampler: SamplerConfig, data: DataConfig) -> int:
         """Return the number of network calls per batch of samples."""

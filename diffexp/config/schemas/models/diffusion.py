@@ -79,6 +79,8 @@ class DiffusionConfig(ModelConfig):
     training_only: ClassVar[tuple[str, ...]] = (
         *("loss", "weighting", "timestep_sampling", "class_dropout_prob", "gradient_variance"),
     )
+    held_out_levels: ClassVar[tuple[int, ...]] = tuple(range(9, -7, -1))  # of diffexp.diffusion.denoising_error
+    held_out_calls: ClassVar[int | None] = 18
     FEW: ClassVar[int] = 50  # steps of the usual DDIM
 
     name: str = "diffusion"
@@ -116,6 +118,10 @@ class DiffusionConfig(ModelConfig):
     def resolve(self, sampler: SamplerConfig) -> SamplerConfig:
         sampler = cast(DiffusionSamplerConfig, sampler)
         return replace(sampler, steps=sampler.steps or self.timesteps)
+
+    def label(self, sampler: SamplerConfig) -> str:
+        sampler = cast(DiffusionSamplerConfig, sampler)
+        return sampler.label(sampler.steps or self.timesteps)
 
     def network_calls(self, sampler: SamplerConfig, data: DataConfig) -> int:
         return cast(DiffusionSamplerConfig, sampler).network_calls(self.timesteps)

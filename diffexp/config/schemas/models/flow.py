@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from diffexp.config.context import Context
 from diffexp.config.fields import number
@@ -20,6 +21,8 @@ class FlowConfig(PriorModelConfig):
         steps_per_level: couplings per level.
         width: channels of the couplings' networks.
     """
+
+    held_out_calls: ClassVar[int | None] = 1
 
     name: str = "flow"
     levels: int = number(2, at_least=1, at_most=16)

@@ -27,6 +27,8 @@ class LatentDiffusionConfig(DiffusionConfig):
 
     bounded: ClassVar[bool] = False
     default_table: ClassVar[str] = "evaluate/eta_latent"
+    held_out_levels: ClassVar[tuple[int, ...]] = ()
+    held_out_calls: ClassVar[int | None] = None  # the likelihood of latents is not that of images
 
     training_only: ClassVar[tuple[str, ...]] = (*DiffusionConfig.training_only, "autoencoder")
 

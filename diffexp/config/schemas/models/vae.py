@@ -21,6 +21,7 @@ class VAEConfig(PriorModelConfig):
         beta: weight of the KL divergence (Higgins et al. 2017); 1 gives the evidence lower bound.
     """
 
+    held_out_calls: ClassVar[int | None] = 1
     logged: ClassVar[tuple[str, ...]] = ("reconstruction", "kl")
 
     training_only: ClassVar[tuple[str, ...]] = ("beta",)
