@@ -59,7 +59,7 @@ def race(means: Sequence[float], run_cap: int, random: np.random.Generator) -> R
             for setting in racing:
                 values[setting][seed] = means[setting] + shared + random.standard_normal()
         trials, look = trials + new * len(racing), look + 1
-        _, worse = rejected(values, racing, look)
+        worse = {racing[place] for place in rejected([values[setting] for setting in racing], look)[1]}
         racing, gone = [each for each in racing if each not in worse], [*gone, *worse]
     found = min(racing, key=lambda setting: fmean(values[setting].values()))
     return Race(trials, found, gone, len(racing) == 1)

@@ -128,10 +128,14 @@ def results(sweep_file: str, form: str, trials: bool) -> None:
       diffexp sweep results timesteps --format csv
     """
     from diffexp.sweeps.plan import open_sweep
+    from diffexp.sweeps.race import race_text
     from diffexp.sweeps.result_tables import as_csv, as_json, as_table, as_trial_table
 
     table = as_trial_table if trials else as_table
-    click.echo({"table": table, "csv": as_csv, "json": as_json}[form](open_sweep(sweep_file)), nl=False)
+    opened = open_sweep(sweep_file)
+    click.echo({"table": table, "csv": as_csv, "json": as_json}[form](opened), nl=False)
+    if form == "table" and opened.file.method == "race":
+        click.echo(race_text(opened))
 
 
 @sweep.command()

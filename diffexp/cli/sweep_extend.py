@@ -58,8 +58,8 @@ def extend(
     click.echo(_described(found))
     if printed or not found.count:
         return
-    if sys.stdin.isatty() and not yes:
-        click.confirm("add them?", abort=True)
+    if sys.stdin.isatty() and not yes and not click.confirm("add them?"):
+        return
     extended = add(opened, growth)
     click.echo(
         f"{extended.path}: {len(extended)} trials; train the new ones with: diffexp sweep run {extended.path}, "

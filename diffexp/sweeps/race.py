@@ -236,10 +236,8 @@ def _take_look(sweep: Sweep, rounds: list[_Round]) -> dict[str, Any]:
     ]
     best, worse = (racing[0] if racing else None), dict[int, float]()
     if len(racing) > 1:
-        # a setting that failed has no part in the estimate of the spread
-        kept = [setting for setting in range(len(values)) if setting not in failed]
-        place, found = rejected([values[each] for each in kept], [kept.index(each) for each in racing], last.look)
-        best, worse = kept[place], {kept[other]: p for other, p in found.items()}
+        place, found = rejected([values[setting] for setting in racing], last.look)
+        best, worse = racing[place], {racing[other]: p for other, p in found.items()}
         gone += [{"setting": other, "reason": f"worse than {names[best]} (p = {p:.2g})"} for other, p in worse.items()]
     return {
         "look": last.look,

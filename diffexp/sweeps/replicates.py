@@ -10,7 +10,7 @@ from diffexp.config.plugins import require_plugins
 from diffexp.config.trial import Trial
 from diffexp.errors import UserError
 from diffexp.statistics.power import mean_interval
-from diffexp.sweeps.metric_names import usual_metric
+from diffexp.sweeps.metric_names import metric_problem, usual_metric
 from diffexp.sweeps.resolve import Resolved, resolve
 from diffexp.sweeps.spec.command import Command
 from diffexp.sweeps.spec.file import SweepFile, parse_sweep
@@ -19,6 +19,7 @@ from diffexp.sweeps.spec.seeds import SEED, with_seed_values
 
 # Keys of the experiment that the sweep sets for each replicate.
 _OURS = ("name", "runs_dir")
+_HELD_OUT = "val/bits_per_dim"
 
 
 def with_seeds(sweep: SweepFile) -> SweepFile:
@@ -83,15 +84,21 @@ def replicates_of(config: str, overrides: Sequence[str], plugins: Sequence[str],
         )
     name = re.sub(r"[^A-Za-z0-9._-]", "-", experiment.name) + "-seeds"
     shared = [text for text in overrides if text.partition("=")[0] not in _OURS]
-    metric = "train/loss" if experiment.score is None else usual_metric(Resolved(experiment))
     content = {
         "method": "grid",
         "name": name,
         "command": Command("train", config, name, tuple(shared), tuple(plugins)).words(),
-        "metric": {"name": metric, "goal": "minimize"},
+        "metric": {"name": _metric(Resolved(experiment)), "goal": "minimize"},
         "seeds": seeds,
     }
     return parse_sweep(content, f"{config} --seeds {seeds}"), Path(experiment.runs_dir) / name
+
+
+def _metric(resolved: Resolved) -> str:
+    """Return the metric of replicates: the loss on held-out images if it is logged, else a score, else the loss."""
+    if metric_problem(_HELD_OUT, resolved) is None:
+        return _HELD_OUT
+    return "train/loss" if resolved.experiment.score is None else usual_metric(resolved)
 
 
 def mean_text(metric: str, values: Sequence[float], seeds: int) -> str:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from diffexp.formatting import duration, listed
 from diffexp.sweeps.plan import Sweep
+from diffexp.sweeps.race import race_text
 from diffexp.sweeps.ranking import ranking
 from diffexp.sweeps.results import Row, best_setting, rows
 
@@ -32,6 +33,8 @@ def status_text(sweep: Sweep, gone: Collection[int] = ()) -> str:
     best = best_setting(sweep)
     if best is not None and sweep.file.metric is not None:
         lines.append(f"best {sweep.file.metric.name}: {best.summary()}, {best.name}{_ties(sweep)}")
+    if sweep.file.method == "race":
+        lines.append(race_text(sweep))
     return "\n".join(lines)
 
 

@@ -93,7 +93,7 @@ def test_a_bayesian_search_gets_further_trials(plan):
 
 def test_a_capped_grid_grows_in_the_order_of_the_grid(plan):
     made = plan(content({**RATES, "seed": {"values": [0, 1]}}, run_cap=3))
-    with pytest.raises(UserError, match=r"expected a larger run_cap for more trials, got 3\. Give --trials, too"):
+    with pytest.raises(UserError, match=r"expected a larger run_cap for more trials, got 3\. Give --trials"):
         extend(made, Growth(seeds=3))
     assert cells(extend(made, Growth(trials=4)))[3:] == [(2e-3, 1)]
 

@@ -20,6 +20,7 @@ from diffexp.sweeps.race import race_state, race_text, race_trial, unfinished
 from diffexp.sweeps.runner import Stop, try_trial
 from diffexp.sweeps.spec.file import parse_sweep, read_sweep
 from diffexp.sweeps.state import read_state
+from diffexp.sweeps.status import status_text
 
 # lr=1 is the best; lr=3 is clearly worse; a seed shifts all
 VALUES = """
@@ -82,6 +83,7 @@ def test_a_race_trains_further_seeds_of_the_undecided_settings_only(race):
     assert text[0].startswith("race: undecided between lr=1, lr=2 with 5 seeds each; best mean: lr=")
     assert text[1].startswith("  left after 2 seeds: lr=3: worse than lr=")
     assert unfinished(done) == []
+    assert status_text(done).splitlines()[-2:] == text
 
 
 def test_a_decided_race_ends(race):

@@ -79,12 +79,23 @@ def test_the_command_line_sets_seeds(tmp_path, monkeypatch, capsys):
 
 
 def test_replicates_of_a_config_are_a_sweep_in_its_directory():
-    sweep, folder = replicates_of("digits", ["name=my run", "runs_dir=here", "optim.lr=0.1", "seed=3"], ["tests"], 2)
+    words = ["name=my run", "runs_dir=here", "optim.lr=0.1", "seed=3"]
+    sweep, folder = replicates_of("digits", words, ["tests"], 2)
     assert str(folder) == "here/my-run-seeds"
     assert sweep.command.overrides == ("optim.lr=0.1", "seed=3")
     assert sweep.command.plugins == ("tests",)
-    assert sweep.metric.name == "score/fd_digits_v1_500_best"
-    assert replicates_of("digits", ["score=null"], [], 2)[0].metric.name == "train/loss"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "metric"),
+    [
+        ([], "val/bits_per_dim"),
+        (["validation=null"], "score/fd_digits_v1_500_best"),
+        (["validation=null", "score=null"], "train/loss"),
+    ],
+)
+def test_the_metric_of_replicates(overrides, metric):
+    assert replicates_of("digits", overrides, [], 2)[0].metric.name == metric
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ FOLDER = Path(__file__).parents[3] / "benchmarks"
 LEVELS = np.array([look_level(look) for look in range(1, LOOKS + 1)])
 
 
-@pytest.mark.parametrize("settings", [2, pytest.param(5, marks=pytest.mark.slow)])
-def test_five_percent_of_races_of_equal_settings_reject_any_of_them(settings):
+@pytest.mark.parametrize("settings", [2, *(pytest.param(k, marks=pytest.mark.slow) for k in (5, 30))])
+def test_at_most_five_percent_of_races_of_equal_settings_reject_any_of_them(settings):
     """By Student's t of two settings, and by Tukey's distribution of the range, drawn from its definition."""
     random = np.random.default_rng(settings)
     races, seeds = 20_000, np.arange(2, LOOKS + 2)
@@ -37,31 +37,23 @@ def test_five_percent_of_races_of_equal_settings_reject_any_of_them(settings):
                 ranges = np.ptp(random.standard_normal((100_000, settings)), axis=1)
                 critical = np.quantile(ranges / np.sqrt(random.chisquare(df, 100_000) / df), 1 - level)
             rejects |= largest > critical
-    assert rejects.mean() == pytest.approx(0.05, abs=0.006)
+    assert 0.04 < rejects.mean() < 0.054  # the standard error is .0015
 
 
 def test_two_settings_are_compared_by_the_paired_t_test():
     one, other = [0.3, -0.2, 0.5, 0.1], [2.1, 1.6, 2.5, 2.0]
     p = stats.ttest_rel(one, other).pvalue
     values = [dict(enumerate(each)) for each in (other, one)]
-    assert rejected(values, [0, 1], look=3) == (1, {0: pytest.approx(p)})
+    assert rejected(values, look=3) == (1, {0: pytest.approx(p)})
     assert p > 1e-5
     noisy = [dict(enumerate(each)) for each in (one, [0.4, -0.2, 0.4, 0.2])]
-    assert rejected(noisy, [0, 1], look=3) == (0, {})
-
-
-def test_a_setting_that_has_left_is_not_judged_again_but_counts_for_the_spread():
-    values = [{0: 1.0, 1: 1.1, 2: 0.9}, {0: 1.1, 1: 1.0, 2: 1.2}, {0: 9.0, 1: 9.1}]
-    assert rejected(values, [0, 1], look=2) == (0, {})
-    first = [{0: 1.0, 1: 1.1}, {0: 1.1, 1: 1.05}, {0: 9.0, 1: 9.1}]
-    best, worse = rejected(first, [0, 1, 2], look=1)
-    assert (best, set(worse)) == (0, {2})
+    assert rejected(noisy, look=3) == (0, {})
 
 
 def test_values_without_any_spread():
     same = {0: 1.0, 1: 1.0}
-    assert rejected([same, same], [0, 1], look=1)[1] == {}
-    best, worse = rejected([{0: 2.0, 1: 2.0}, same, same], [0, 1, 2], look=1)
+    assert rejected([same, same], look=1)[1] == {}
+    best, worse = rejected([{0: 2.0, 1: 2.0}, same, same], look=1)
     assert best in (1, 2)
     assert set(worse) == {0}
 
