@@ -22,7 +22,7 @@ def compare(groups: tuple[str, ...], metric: str | None, as_json: bool, plugins:
     \b
     GROUP  one of
              directory of a run
-             runs that differ only in seeds: RUN,RUN,… or a pattern: 'runs/a-*'
+             runs that differ only in seeds: RUN,RUN,… or a wildcard in quotes
              directory of a sweep; two sweeps are compared setting by setting,
              one alone by its settings
 
