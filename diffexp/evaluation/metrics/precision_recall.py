@@ -3,6 +3,7 @@
 from functools import cached_property
 
 import torch
+from scipy.linalg import hadamard
 from torch import Tensor
 
 from diffexp.evaluation.extractors.base import Extractor
@@ -16,8 +17,8 @@ from diffexp.statistics.influence import Influence
 NEIGHBORS = 3  # k of precision and recall
 MOST = 10_000  # features per side, as is customary
 _CHUNK = 1_000  # rows of the matrix of distances per chunk
-_GROUPS = 20  # groups of sampled images; the jackknife of recall omits one at a time
-_LISTED = 16  # nearest features that are listed, to find the 3rd without a group
+_GROUPS = 16  # groups of sampled images, which form the half samples of recall
+_LISTED = 40  # nearest features that are listed, to find the 3rd in a half sample
 
 
 class _ManifoldMetric(FeatureMetric):
@@ -65,17 +66,19 @@ class Precision(_ManifoldMetric):
 class Recall(_ManifoldMetric):
     """The fraction of real images within the radius of some sampled image.
 
-    It depends on single images by their neighbours, for which influences of single images have no meaning. Its error is
-    the jackknife that omits one of 20 groups of sampled images in turn; image i is in group i mod 20.
+    It depends on sampled images by their neighbours, so the influence of a single one has no meaning, and a jackknife
+    overstates the error. Instead, 16 groups of images (image i is in group i mod 16) form 15 pairs of complementary
+    halves, balanced by a Hadamard matrix (McCarthy 1969). Half the difference of the recall of two halves has the
+    variance of the recall of all images, if this falls as 1/n. The influences of groups are those with these contrasts.
     """
 
     def _measure(self, summary: FeatureSummary) -> Estimate:
         sample = self._centred(summary.features)
-        within = _within(self._real, sample, _reach_without_groups(sample)).double().mean(dim=0)
-        everything, without = within[0], within[1:]
-        pseudo = _GROUPS * everything - (_GROUPS - 1) * without
-        influence = Influence.linear(pseudo.cpu().numpy(), _GROUPS)
-        return Estimate(float(everything), influence.error, influence=influence)
+        signs = torch.from_numpy(hadamard(_GROUPS)[:, 1:]).to(sample)  # (groups, contrasts)
+        found = _within(self._real, sample, _reach_of_halves(sample, signs)).double().mean(dim=0).cpu()
+        contrasts = (found[1::2] - found[2::2]) / 2
+        influence = Influence.linear((signs.double().cpu() @ contrasts).numpy(), _GROUPS)
+        return Estimate(float(found[0]), influence.error, influence=influence)
 
 
 def _reach(features: Tensor) -> Tensor:
@@ -84,22 +87,28 @@ def _reach(features: Tensor) -> Tensor:
     return torch.cat([rank_smallest(each, NEIGHBORS + 1) for each in distances])
 
 
-def _reach_without_groups(features: Tensor) -> Tensor:
-    """Return the radii (m, 21): of all features, then without each group, whose own features have the radius -1."""
-    groups = torch.arange(len(features), device=features.device) % _GROUPS
+def _reach_of_halves(features: Tensor, signs: Tensor) -> Tensor:
+    """Return the radii (m, 1 + 2c) among all features, then in both halves of each contrast.
+
+    Features that are not in a half have the radius -1.
+
+    Args:
+        features: (m, d).
+        signs: ±1 (groups, c), the half of each group in each contrast.
+    """
+    half = signs[torch.arange(len(features), device=features.device) % len(signs)] > 0  # (m, c)
+    members = torch.stack([half, ~half], dim=2).flatten(1)
     listed = min(_LISTED, len(features))
     parts = []
-    for rows in torch.split(features, _CHUNK):
-        distances, nearest = torch.cdist(rows, features).topk(listed, largest=False)  # the first is the feature itself
-        columns = [distances[:, NEIGHBORS]]
-        for group in range(_GROUPS):
-            left = (groups[nearest] != group).cumsum(dim=1) > NEIGHBORS
-            place = torch.where(left.any(dim=1), left.byte().argmax(dim=1), listed - 1)
-            columns.append(distances.gather(1, place[:, None])[:, 0])
+    for rows in torch.split(torch.arange(len(features), device=features.device), _CHUNK):
+        distances, nearest = torch.cdist(features[rows], features).topk(listed, largest=False)
+        columns = [distances[:, NEIGHBORS]]  # the nearest is the feature itself
+        for inside in members.T:
+            enough = inside[nearest].cumsum(dim=1) > NEIGHBORS
+            place = torch.where(enough.any(dim=1), enough.byte().argmax(dim=1), listed - 1)
+            columns.append(distances.gather(1, place[:, None])[:, 0].masked_fill(~inside[rows], -1))
         parts.append(torch.stack(columns, dim=1))
-    reach = torch.cat(parts)
-    reach[torch.arange(len(features), device=features.device), 1 + groups] = -1
-    return reach
+    return torch.cat(parts)
 
 
 def _within(asked: Tensor, centres: Tensor, reach: Tensor) -> Tensor:
