@@ -5,7 +5,6 @@
 The first folder contains timesteps/, schedules/ and sampling_steps/, as `diffexp sweep run` writes them.
 """
 
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -16,28 +15,31 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from diffexp.runs.metrics import read_metrics
+from diffexp.runs.reader import RunReader
 from diffexp.sweeps.plan import Sweep
-from diffexp.sweeps.results import Row, rows
+from diffexp.sweeps.results import Setting, settings
+
+NORMAL = 1.96  # standard errors of a 95 % interval
 
 
-def error(sweep: Sweep, row: Row) -> float:
-    """The error of a trial's distance: its standard error, or the spread over its blocks of images."""
-    run = sweep.run(row.index)
-    files = sorted(run.scores.glob("step-*.json"))
-    if files:
-        scores = json.loads(files[-1].read_text())["scores"].values()
-        return float(min((each["scores"]["fd"] for each in scores), key=lambda fd: fd["value"])["error"])
-    assert sweep.file.metric is not None
-    return float(read_metrics(run.metrics)[-1][f"{sweep.file.metric.name}_error"])
+def half_width(sweep: Sweep, setting: Setting) -> float:
+    """Half the 95 % interval of a setting's mean: over its seeds, or for a single seed over its images."""
+    if setting.interval is not None:
+        return (setting.interval[1] - setting.interval[0]) / 2
+    run = sweep.trial(setting.rows[0].index).run
+    assert run is not None
+    (score,) = (each for each in RunReader(run.path, "").scores if each.value == setting.mean)
+    return NORMAL * (score.spread or 0.0) / score.blocks**0.5
 
 
 def curves(sweep: Sweep, x: str, line: str) -> dict[str, list[tuple[float, float, float]]]:
-    """Points (x, distance, error of the distance) for each value of the parameter `line`, sorted by x."""
+    """Points (x, mean distance, half its interval) for each value of the parameter `line`, sorted by x."""
     found = defaultdict(list)
-    for row in rows(sweep):
-        if row.value is not None:
-            found[str(row.parameters[line])].append((row.parameters[x], row.value, error(sweep, row)))
+    for setting in settings(sweep):
+        if setting.mean is not None:
+            found[str(setting.parameters[line])].append(
+                (setting.parameters[x], setting.mean, half_width(sweep, setting))
+            )
     return {name: sorted(points) for name, points in sorted(found.items())}
 
 
@@ -64,15 +66,14 @@ def draw(sweep: Sweep, x: str, line: str, xlabel: str, out: Path) -> None:
 
 
 def draw_schedules(sweep: Sweep, out: Path) -> None:
-    """Draw the distance of each training, grouped by schedule."""
+    """Draw the distance of each training in grey, and the mean of each schedule with its interval."""
     figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
-    found = curves(sweep, "seed", "model.schedule.name")
-    for place, points in enumerate(found.values()):
-        offsets = [place + 0.15 * (index - (len(points) - 1) / 2) for index in range(len(points))]
-        values, errors = [point[1] for point in points], [point[2] for point in points]
-        axes.errorbar(offsets, values, errors, marker="o", linestyle="", capsize=3)
-    axes.set_xticks(range(len(found)), list(found))
-    axes.set(ylabel=ylabel(sweep), xlabel="schedule (a point for each seed)")
+    found = settings(sweep)
+    for place, setting in enumerate(found):
+        axes.plot([place] * len(setting.values), setting.values, "o", color="0.7")
+        axes.errorbar([place + 0.15], [setting.mean], [half_width(sweep, setting)], marker="o", capsize=3)
+    axes.set_xticks(range(len(found)), [str(setting.parameters["model.schedule.name"]) for setting in found])
+    axes.set(ylabel=ylabel(sweep), xlabel="schedule (grey: a point for each seed)")
     figure.savefig(out, dpi=120)
 
 
