@@ -1,6 +1,6 @@
 """Draw docs/images/paired.svg: blocks of images, of which each gives other scores but the same difference.
 
-diffexp evaluate runs/digits-1 --table docs/images/paired.yaml out=runs/digits-1/evaluations/paired
+diffexp evaluate runs/digits-1 --table evaluate/few_calls out=runs/digits-1/evaluations/paired
 python docs/images/paired.py runs/digits-1/evaluations/paired docs/images/paired.svg
 """
 
@@ -18,7 +18,6 @@ from diffexp.statistics.comparison import Difference, compare
 from diffexp.statistics.estimates import Estimates
 from diffexp.statistics.scores import ScoredBlock, estimate_scores
 
-CALLS = 5
 COLOURS = "tab:blue", "tab:orange"
 
 
@@ -37,7 +36,9 @@ def main() -> None:
     """Draw the scores of each block, and the difference that each block shows with and without pairing."""
     folder, out = Path(sys.argv[1]), sys.argv[2]
     run = RunReader(folder.parents[1], "run")
-    scores = [each for each in run.scores if each.source.parent == folder and each.network_calls == CALLS]
+    found = [each for each in run.scores if each.source.parent == folder]
+    fewest = min(each.network_calls for each in found)
+    scores = [each for each in found if each.network_calls == fewest]
     one, other = (each.scored("fd") for each in scores)
     numbers = np.arange(1, len(one) + 1)
     mpl.rcParams["svg.hashsalt"] = "diffexp"

@@ -42,6 +42,7 @@ ELSEWHERE = {
     "python benchmarks/families": "tests/test_benchmarks.py, for some steps of one family",
     "python benchmarks/spacings": "tests/test_benchmarks.py compares its functions with simulations",
     "python docs/results/": "train for minutes, or draw what sweeps and tables have found; tests/docs/test_results.py",
+    "python docs/images/paired.py": "draws what an evaluation has found; tests/docs/test_images.py",
     "diffexp import ": "tests/convert/test_import.py",
     "diffexp sweep best ": "tests/integration/test_sweeps.py, as it needs a sweep that has ended",
     "diffexp sweep extend ": "tests/sweeps/test_extend.py",
