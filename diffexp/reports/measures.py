@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffexp.reports.groups import seeds_of
-from diffexp.runs.reader import RunReader, without_steps
+from diffexp.runs.reader import RunReader, full_name, without_steps
 from diffexp.statistics.estimates import Estimates, over_replicates
 from diffexp.statistics.influence import Influence
 from diffexp.statistics.scores import ScoredBlock, estimate_scores
@@ -175,19 +175,11 @@ def _scores(run: RunReader) -> dict[_Key, dict[int, _Reading]]:
     for score in sorted(run.scores, key=lambda score: score.blocks):  # at one step, that of most blocks counts
         raw = "" if score.weights == "ema" else f", {score.weights} weights"
         for metric, value in {"fd": score.value, **score.others}.items():
-            name = _full_name(metric, score.metric)
+            name = full_name(metric, score.metric)
             label = f"{name} of {score.sampler} ({score.network_calls} calls{raw})"
             reading = _Reading(value, partial(score.scored, metric))
             found.setdefault(_Key(name, label, score.protocol), {})[score.step] = reading
     return found
-
-
-def _full_name(metric: str, distance: str) -> str:
-    """Return the full name of a metric of the images of a Fréchet distance: kd_digits_v1_500 for fd_digits_v1_500."""
-    if metric == "fd" or distance.startswith("fd_"):
-        return distance.replace("fd_", f"{metric}_", 1)
-    count = distance.removeprefix("fid")
-    return f"kid{count}" if metric == "kd" else f"{metric}_inception_{count}"
 
 
 def _losses(run: RunReader) -> dict[_Key, dict[int, _Reading]]:

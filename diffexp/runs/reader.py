@@ -260,6 +260,14 @@ def _likelihood(content: dict[str, Any], file: Path) -> list[tuple[dict[str, Any
     return [(about, values, file)]
 
 
+def full_name(metric: str, distance: str) -> str:
+    """Return the full name of a metric of the images of a Fréchet distance: kd_digits_v1_500 for fd_digits_v1_500."""
+    if metric == "fd" or distance.startswith("fd_"):
+        return distance.replace("fd_", f"{metric}_", 1)
+    count = distance.removeprefix("fid")
+    return f"kid{count}" if metric == "kd" else f"{metric}_inception_{count}"
+
+
 def without_steps(label: str) -> str:
     """Return a sampler's label without its steps: ddim-eta0 for ddim-50-eta0."""
     return re.sub(r"^([a-z_]+)-\d+(?=-|$)", r"\1", label)

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, replace
 
+from diffexp.runs.reader import RunReader, full_name
 from diffexp.statistics.comparison import Difference, compare
-from diffexp.statistics.estimates import over_replicates
+from diffexp.statistics.estimates import Estimates, over_replicates
+from diffexp.statistics.scores import estimate_scores
 from diffexp.sweeps.plan import Sweep
 from diffexp.sweeps.results import Setting, settings
 
@@ -65,19 +67,21 @@ def ranking(sweep: Sweep) -> Ranking:
         advice = f" Add seeds: diffexp sweep extend {sweep.path} --seeds 3." if sweep.file.method == "grid" else ""
     if sweep.file.metric is None:
         return Ranking(found, {}, replicates)
-    return Ranking(found, _from_best(found, replicates), replicates, advice)
+    return Ranking(found, _from_best(sweep, found, replicates), replicates, advice)
 
 
-def _from_best(found: list[Setting], replicates: str) -> dict[int, Difference]:
+def _from_best(sweep: Sweep, found: list[Setting], replicates: str) -> dict[int, Difference]:
     """Return the difference of each complete setting from the first one, by position.
 
     The seeds that a setting lacks may be those that failed, so that its mean promises too much.
     """
     positions = [position for position, each in enumerate(found) if each.values and each.is_complete][:_MOST]
-    values = [found[position].by_seed for position in positions]
-    if len(values) < 2 or max(map(len, values)) < 2:
+    if len(positions) < 2:
         return {}
-    estimates = over_replicates(values, replicates)
+    complete = [found[position] for position in positions]
+    estimates = _over_images(sweep, complete) if sweep.file.command.kind == "evaluate" else None
+    if estimates is None:
+        estimates = over_replicates([each.by_seed for each in complete], replicates)
     if estimates is None:
         return {}
     pairs = compare(estimates).differences
@@ -86,3 +90,23 @@ def _from_best(found: list[Setting], replicates: str) -> dict[int, Difference]:
         for number, position in enumerate(positions)
         if number > 0
     }
+
+
+def _over_images(sweep: Sweep, found: list[Setting]) -> Estimates | None:
+    """Return the scores of one training with the errors of their images; None if the metric is no recorded score."""
+    assert sweep.file.metric is not None
+    name = sweep.file.metric.name.removeprefix("score/")
+    settings_blocks = []
+    for setting in found:
+        runs = [sweep.trial(row.index).run for row in setting.rows]
+        scores = [score for run in runs if run is not None for score in RunReader(run.path, run.path.name).scores]
+        named = [(score, metric) for score in scores for metric in ("fd", *score.others)]
+        settings_blocks.append(
+            [
+                block
+                for score, metric in named
+                if full_name(metric, score.metric) == name
+                for block in score.scored(metric)
+            ]
+        )
+    return estimate_scores(settings_blocks) if all(settings_blocks) else None

@@ -9,12 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffexp.config.schemas.samplers import DDIMConfig
-from diffexp.evaluation.metrics.base import Estimate
-from diffexp.evaluation.score_entry import ScoreEntry
-from diffexp.evaluation.scores import Scores
-from diffexp.evaluation.table import ScoreTable
-from diffexp.statistics.influence import Influence
+from tests.helpers.scored import write_evaluation
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "images" / "paired.py"
 COUNT = 200
@@ -33,19 +28,8 @@ def test_the_picture_shows_the_paired_t_intervals(picture, tmp_path, monkeypatch
     images = [[eta + random.normal(size=COUNT) for eta in (0.0, 1.0)] for _ in range(3)]
     for block in images:
         block[1] += block[0]  # the same luck for both
-    entries = []
-    for number, eta in enumerate((0.0, 1.0)):
-        means = [Influence.linear(block[number], COUNT) for block in images]
-        repeats = [
-            Scores(COUNT, {"fd": Estimate(float(block[number].mean()), each.error, 0.0, each)})
-            for block, each in zip(images, means, strict=True)
-        ]
-        sampler = DDIMConfig(steps=5, eta=eta)
-        entries.append(ScoreEntry(sampler, sampler.label(), 5, repeats, [1.0] * len(repeats)))
-    about = {"name": "x", "step": 1, "weights": "ema", "count": COUNT, "seed": 0, "reference": "r", "extractor": "e"}
     folder = tmp_path / "evaluations" / "paired"
-    ScoreTable({**about, "quantisation": "q", "device": "cpu"}, "fd_e_200", "p", entries).write(folder)
-    (tmp_path / "config.yaml").write_text("name: x\ndata: {name: digits}\n")
+    write_evaluation(folder, {float(eta): [block[eta] for block in images] for eta in (0, 1)}, run=tmp_path)
     drawn = []
     difference = picture.difference
     monkeypatch.setattr(picture, "difference", lambda estimates: drawn.append(difference(estimates)) or drawn[-1])

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from diffexp.runs.directory import Run
 from diffexp.sweeps import results
 from diffexp.sweeps.best import _ties
 from diffexp.sweeps.ranking import ranking
 from diffexp.sweeps.result_tables import as_json, as_table, as_trial_table
 from diffexp.sweeps.results import Row, best_setting, settings
 from diffexp.sweeps.spec.file import SweepMetric
+from tests.helpers.scored import write_evaluation
 
 
 def trials(monkeypatch, values, goal="minimize", kind="train"):
@@ -118,3 +120,21 @@ def test_a_trial_that_was_drawn_twice_is_one_replicate(monkeypatch):
     monkeypatch.setattr(results, "_known", lambda sweep, before=results._known: [*before(sweep), again])
     twice = next(each for each in settings(sweep) if each.name == "lr=0.1")
     assert (len(twice.rows), twice.seeds, twice.mean) == (3, 2, pytest.approx(0.2))
+
+
+def test_samplers_of_one_training_are_paired_by_their_images(monkeypatch, tmp_path):
+    """One image seed each is enough, as the same images decide."""
+    random = np.random.default_rng(0)
+    luck = 5 * random.normal(size=300)
+    images = {eta: luck + eta + random.normal(size=300) for eta in (0.0, 0.5)}
+    for number, (eta, numbers) in enumerate(images.items()):
+        write_evaluation(tmp_path / str(number), {eta: [numbers]})
+    sweep = trials(monkeypatch, {eta: [float(numbers.mean())] for eta, numbers in images.items()}, kind="evaluate")
+    sweep.file.metric = SweepMetric("score/fd_e_300")
+    sweep.trial = lambda index: SimpleNamespace(run=Run(tmp_path / str(index)))
+    (difference,) = ranking(sweep).differences.values()
+    expected = stats.ttest_rel(images[0.5], images[0.0])
+    assert difference.p == pytest.approx(expected.pvalue, rel=1e-3)
+    assert "paired over 300 images" in as_table(sweep)
+    sweep.file.metric = SweepMetric("seconds")
+    assert ranking(sweep).differences == {}
