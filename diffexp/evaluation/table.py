@@ -183,6 +183,8 @@ class ScoreTable:
         found = {}
         for calls in {entry.network_calls for entry in self.entries}:
             column = [each for each in self.entries if each.network_calls == calls and each.values("fd")]
+            if len({len(each.values("fd")) for each in column}) > 1:
+                continue  # an evaluation that is not complete: the shown means are of other images
             estimates = estimate_scores([each.scored("fd", self.about["seed"]) for each in column])
             if estimates is None or len(column) < 2:
                 continue

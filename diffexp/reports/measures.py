@@ -1,5 +1,6 @@
 """Quantities that several groups of runs have in common, measured alike, so that the groups can be compared by them."""
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -105,7 +106,7 @@ def find_measure(
     """Return the measure of this name or label, or the logged metric of this name; None if there is none.
 
     Without several seeds, a logged score has no error. The score itself then replaces it, of the same sampler if the
-    metric names one: fd_digits_v1_500 for score/fd_digits_v1_500_best.
+    metric names one: fd_digits_v1_500 for score/fd_digits_v1_500_best. The same holds for val/bits_per_dim.
 
     Args:
         found: the measures of the groups.
@@ -120,6 +121,8 @@ def find_measure(
     if logged is not None and logged.is_over_seeds:
         return logged
     *above, last = name.removesuffix("_best").split("/")
+    if above == ["val"]:
+        return next((measure for measure in found if measure.name == last), logged)
     sampler = f" of {without_steps(above[1].rpartition('-')[0])} " if len(above) == 2 else ""
     scores = (measure for measure in found if above[:1] == ["score"] and measure.name == last)
     return next((measure for measure in scores if sampler in measure.label), logged)
@@ -135,12 +138,19 @@ def logged_measure(
         name: the name of the metric.
         lower_is_better: the direction; None for that of the metric, which is lower unless its name says otherwise.
     """
-    members = [[run for run in runs if run.series(name)] for runs in sides]
-    if not all(members):
+    logged = [[(run, _logged(run, name)) for run in runs] for runs in sides]
+    found = [[(run, series) for run, series in each if series] for each in logged]
+    if not all(found):
         return None
-    series = [[{step: _Reading(value) for step, value in run.series(name)} for run in runs] for runs in members]
+    members = [[run for run, _ in each] for each in found]
+    series = [[values for _, values in each] for each in found]
     measure = _measure(_Key(name, name, ""), members, series)
     return measure if lower_is_better is None else replace(measure, lower_is_better=lower_is_better)
+
+
+def _logged(run: RunReader, name: str) -> _Readings:
+    """Return the finite values of a metric in metrics.jsonl, by step."""
+    return {step: _Reading(value) for step, value in run.series(name) if math.isfinite(value)}
 
 
 def _measure(key: _Key, sides: Sequence[Sequence[RunReader]], series: Sequence[Sequence[_Readings]]) -> Measure:
@@ -174,7 +184,8 @@ def _scores(run: RunReader) -> dict[_Key, dict[int, _Reading]]:
     found: dict[_Key, dict[int, _Reading]] = {}
     for score in sorted(run.scores, key=lambda score: score.blocks):  # at one step, that of most blocks counts
         raw = "" if score.weights == "ema" else f", {score.weights} weights"
-        for metric, value in {"fd": score.value, **score.others}.items():
+        finite = {name: value for name, value in {"fd": score.value, **score.others}.items() if math.isfinite(value)}
+        for metric, value in finite.items():
             name = full_name(metric, score.metric)
             label = f"{name} of {score.sampler} ({score.network_calls} calls{raw})"
             reading = _Reading(value, partial(score.scored, metric))
@@ -187,6 +198,8 @@ def _losses(run: RunReader) -> dict[_Key, dict[int, _Reading]]:
     for each in run.validations:
         key = _Key("bits_per_dim", f"held-out bits/dim ({each.weights} weights)", each.protocol)
         bits = each.bits_per_dim[each.weights].astype(np.float64)
+        if not np.isfinite(bits).all():
+            continue  # a model that diverged, or gives an image no probability, has no loss to compare
         found.setdefault(key, {})[each.step] = _Reading(float(bits.mean()), partial(_of_images, bits))
     return found
 
@@ -194,5 +207,7 @@ def _losses(run: RunReader) -> dict[_Key, dict[int, _Reading]]:
 def _of_images(values: NDArray[np.float64]) -> list[ScoredBlock]:
     """Return the mean of values (images,) as a block; one protocol has the same images in each run."""
     count = len(values)
+    if count < 2:
+        return [ScoredBlock((0, 0, count), float(values.mean()))]
     influence = Influence.linear(values, count)
     return [ScoredBlock((0, 0, count), float(values.mean()), influence.error, influence)]

@@ -39,7 +39,7 @@ def difference_of(measure: Measure) -> Difference | None:
     if estimates is None:
         return None
     found = compare(estimates).differences[0, 1]
-    return replace(found, value=-found.value)
+    return replace(found, value=0.0 - found.value)
 
 
 def verdict_on_pair(
@@ -116,7 +116,7 @@ def _unknown(measure: Measure, groups: str) -> str:
 
 def _needed(measure: Measure, difference: Difference) -> str:
     """Return a sentence on how many seeds or images would show a true difference as large as the observed one."""
-    if not difference.value:
+    if not difference.value or not math.isfinite(difference.error):
         return ""
     k = len(measure.values)
     level = LEVEL / (k * (k - 1) / 2)  # of one of all pairs

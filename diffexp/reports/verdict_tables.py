@@ -33,7 +33,7 @@ class ComparedPair:
         """What the second group is at 5 % over all rows; "" if the errors are unknown."""
         if self.difference is None or self.adjusted is None:
             return ""
-        if self.adjusted >= LEVEL:
+        if not self.adjusted < LEVEL:
             return "indistinguishable"
         return "better" if (self.difference.value < 0) == self.measure.lower_is_better else "worse"
 

@@ -13,6 +13,8 @@ from diffexp.system.files import atomic_write
 from diffexp.system.notices import warn_once
 from diffexp.system.reading import open_regular
 
+# Errors of a .npz with changed bytes.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 _PARTS = ".parts"  # ending of the name of an array's `Influence.parts`
 
 
@@ -37,7 +39,7 @@ def read_influences(path: Path) -> dict[str, Influence]:
             return {name: _influence(arrays[name], int(arrays[f"{name}{_PARTS}"])) for name in names}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (*_DAMAGE, OSError, ValueError, KeyError, TypeError, EOFError) as error:
         warn_once(
             f"{path}: expected the influences of scored images, got a damaged file ({type(error).__name__}). diffexp "
             "compares its scores without pairing."

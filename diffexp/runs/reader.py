@@ -201,6 +201,7 @@ def _of_table(content: dict[str, Any], file: Path) -> list[RecordedScore]:
         if not values:
             continue
         error = cell["blocks"][0]["fd"]["error"]
+        _ = content["about"]["seed"], [block["fd"]["error"] for block in cell["blocks"]]  # of `scored`, read later
         found.append(
             RecordedScore(
                 sampler=cell["row"],

@@ -1,5 +1,6 @@
 """What a sequence of validations says: the best one, whether the loss has risen for long, and whether to stop."""
 
+import math
 from collections.abc import Sequence
 
 from diffexp.runs.validations import RecordedValidation
@@ -16,7 +17,7 @@ def comparable(found: Sequence[RecordedValidation], last: RecordedValidation) ->
 
 def best(found: Sequence[RecordedValidation]) -> RecordedValidation:
     """Return the validation with the lowest loss on held-out images, the earliest of equal ones."""
-    return min(found, key=lambda each: each.mean().value)
+    return min(found, key=lambda each: each.mean().value if math.isfinite(each.mean().value) else math.inf)
 
 
 def exhausted(found: Sequence[RecordedValidation], patience: int) -> str | None:

@@ -8,6 +8,7 @@ and the weights.
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Losses = Mapping[str, "NDArray[Any]"]
+# Errors of a .npz with changed bytes.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def read_validation(path: Path) -> RecordedValidation:
                 raise ValueError(f"bits_{name} has the shape {bits.shape}")
             if errors is not None and (errors.dtype.kind != "f" or errors.shape != (*bits.shape, *found.levels.shape)):
                 raise ValueError(f"errors_{name} has the shape {errors.shape}")
-    except (ValueError, KeyError, TypeError, OSError, EOFError, RecursionError, zipfile.BadZipFile) as error:
+    except (*_DAMAGE, ValueError, KeyError, TypeError, OSError, EOFError) as error:
         raise UserError(f"{path}: expected losses of a validation, got a damaged file ({error}). Remove it.") from error
     return found
 

@@ -19,6 +19,7 @@ from diffexp.statistics.influence import Array
 LEVEL = 0.05  # of significance, two-sided
 _DRAWS = 10_000  # of the joint distribution
 _MOST = 30  # settings; for more, Holm's bound is used
+_ROUNDING = 1e-9  # relative difference that rounding explains
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,14 @@ class Comparison:
 
 
 def compare(estimates: Estimates) -> Comparison:
-    """Compare all pairs of estimates."""
+    """Compare all pairs of estimates, which are finite. Values that differ by rounding only are equal."""
     k = len(estimates.values)
     pairs = list(itertools.combinations(range(k), 2))
     contrasts = np.zeros((len(pairs), k))
     for row, (one, other) in enumerate(pairs):
         contrasts[row, one], contrasts[row, other] = 1, -1
     values, errors = contrasts @ estimates.values, estimates.errors(contrasts)
+    values[np.abs(values) <= _ROUNDING * np.abs(estimates.values).max(initial=0.0)] = 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.where(values == 0, 0.0, np.abs(values) / errors)
     p: Array = 2 * special.stdtr(estimates.df, -statistic).astype(np.float64)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from statistics import fmean, stdev
 
 import numpy as np
 from scipy import special
@@ -15,11 +14,12 @@ _QUANTILES = (np.arange(1000) + 0.5) / 1000  # over which the estimated spread i
 
 
 def mean_interval(values: Sequence[float], level: float = 1 - LEVEL) -> tuple[float, float | None]:
-    """Return the mean and half the width of its Student t interval; None for a single value."""
-    if len(values) < 2:
-        return fmean(values), None
+    """Return the mean and half the width of its Student t interval; None for a single or a non-finite value."""
+    mean = float(np.mean(values))
+    if len(values) < 2 or not np.isfinite(mean):
+        return mean, None
     quantile = float(special.stdtrit(len(values) - 1, (1 + level) / 2))
-    return fmean(values), quantile * stdev(values) / len(values) ** 0.5
+    return mean, quantile * float(np.std(values, ddof=1)) / len(values) ** 0.5
 
 
 def detectable(error: float, df: float, settings: int = 2, power: float = POWER, level: float = LEVEL) -> float:

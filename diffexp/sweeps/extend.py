@@ -176,7 +176,7 @@ def extend(sweep: Sweep, growth: Growth) -> Sweep:
     while True:
         added = extension(sweep, growth)
         if not added.count:
-            return sweep
+            return _with_current_file(sweep, added.resolved[0]) if added.resolved else sweep
         file = extension_file(sweep.path, sweep.extensions + 1)
         with writing(str(sweep.path)):
             is_new = write_new(file, json.dumps(added.content(), indent=1) + "\n")

@@ -84,6 +84,7 @@ class Sweep:
             self.seed: int = self.plan["seed"]
             self.id: str = self.plan["id"]
             self.working_directory = Path(self.plan["working_directory"])
+            joined(self.plan, [self.plan])  # raises unless it has all keys
         except FileNotFoundError as error:
             raise UserError(f"{path}: expected a sweep directory with {PLAN}, got none.") from error
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -80,6 +80,7 @@ def _read_extension(file: Path, plan: dict[str, Any], start: int) -> dict[str, A
         indices = [trial["index"] for trial in extension["trials"]]
         known = range(start, start + extension["count"]) if plan["trials"] else range(0)
         is_sound = extension["id"] == plan["id"] and extension["start"] == start and indices == list(known)
+        joined(plan, [extension])  # raises unless it has all keys
         problem = None if is_sound else "not of this plan"
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = type(error).__name__

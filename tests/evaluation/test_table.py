@@ -35,3 +35,16 @@ def test_every_metric_with_a_spread_has_a_column_for_it():
     (record,) = table(Scores(2, one), Scores(2, two)).records()
     assert (record["fd"], record["recall"]) == (2.0, pytest.approx(0.2))
     assert (record["fd_spread"], record["recall_spread"]) == (pytest.approx(2**0.5), pytest.approx(0.2 / 2**0.5))
+
+
+def test_an_incomplete_column_has_no_marks():
+    """ddim has one block, of high values; ddpm also has later ones, of low values: the means are of other images."""
+    low, high = ({"fd": Estimate(value, 0.1)} for value in (1.0, 10.0))
+    one, other = DDIMConfig(steps=5), DDIMConfig(steps=5, eta=1.0)
+    entries = [
+        ScoreEntry(one, one.label(), 5, [Scores(2, high)], [1.0]),
+        ScoreEntry(other, other.label(), 5, [Scores(2, {"fd": Estimate(10.5, 0.1)}), Scores(2, low)], [1.0] * 2),
+    ]
+    assert ScoreTable(ABOUT, "fd_e_2", "p", entries).marks() == {}
+    entries[0].repeats.append(Scores(2, low))
+    assert ScoreTable(ABOUT, "fd_e_2", "p", entries).marks()[one.label(), 5][0] == "best"

@@ -1,5 +1,7 @@
 """Comparisons against scipy's tests, and simulations of their error rate and power."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -175,3 +177,13 @@ def test_the_interval_of_a_mean_is_students():
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert (mean - half, mean + half) == pytest.approx((low, high))
     assert mean_interval([2.0]) == (2.0, None)
+    mean, half = mean_interval([math.nan, 1.0])
+    assert math.isnan(mean)
+    assert half is None
+
+
+def test_values_that_differ_by_rounding_are_equal():
+    row = np.random.default_rng(3).normal(size=5)
+    found = compare(over_replicates(by_seed([row, row + 1e-15, row * (1 + 1e-15), row])))
+    assert [each.value for each in found.differences.values()] == [0] * 6
+    assert not any(each.is_significant for each in found.differences.values())
