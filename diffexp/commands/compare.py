@@ -100,7 +100,9 @@ def compare_groups(arguments: Sequence[str], metric: str | None) -> GroupCompari
     if len(sides) == 2 and all(side.settings for side in sides):
         return _compare_sweeps(sides[0], sides[1], metric)
     if len(sides) == 1 and sides[0].settings:
-        groups = [(each.name, each.runs) for each in sides[0].settings[:_MOST]]
+        # the seeds that a setting lacks may be those that failed
+        complete = [each for each in sides[0].settings if each.name not in sides[0].incomplete]
+        groups = [(each.name, each.runs) for each in (complete if len(complete) > 1 else sides[0].settings)[:_MOST]]
     elif any(side.settings for side in sides):
         several = next(side for side in sides if side.settings)
         raise UserError(
@@ -122,7 +124,7 @@ def compare_groups(arguments: Sequence[str], metric: str | None) -> GroupCompari
     found = [measure, *(each for each in found if each != measure)]
     if len(groups) == 2:
         pairs = compared_pairs([(each.label, each) for each in found])
-        verdict = _with_caveat(verdict_on_pair(measure, PAIR), measure, runs)
+        verdict = _with_missing(_with_caveat(verdict_on_pair(measure, PAIR), measure, runs), sides, groups)
         return GroupComparison(
             runs,
             by_name,
@@ -131,7 +133,7 @@ def compare_groups(arguments: Sequence[str], metric: str | None) -> GroupCompari
             measure,
             verdict,
         )
-    verdict = _with_caveat(verdict_on_best(measure, names), measure, runs)
+    verdict = _with_missing(_with_caveat(verdict_on_best(measure, names), measure, runs), sides, groups)
     return GroupComparison(runs, by_name, groups_table(found, names), (), measure, verdict)
 
 
@@ -171,6 +173,18 @@ def _with_caveat(verdict: Verdict, measure: Measure, runs: Sequence[RunReader]) 
     if not measure.name.startswith("train/") or not caveat.startswith("Not comparable"):
         return verdict
     return replace(verdict, sentence=f"{verdict.sentence} {caveat}")
+
+
+def _with_missing(
+    verdict: Verdict, sides: Sequence[Side], groups: Sequence[tuple[str, Sequence[RunReader]]]
+) -> Verdict:
+    """Add the names of the settings of a sweep that are not compared, because they lack results."""
+    compared = {label for label, _ in groups}
+    missing = [name for side in sides for name in side.incomplete if side.settings and name not in compared]
+    if not missing:
+        return verdict
+    text = f"{verdict.sentence} Not compared, because a trial has no result: {', '.join(missing)}."
+    return replace(verdict, sentence=text)
 
 
 def _chosen(

@@ -40,12 +40,14 @@ class Side:
         runs: its runs.
         settings: the settings of a sweep that has several; [] for runs that differ only in seeds.
         metric: the metric of its sweep; None without one.
+        incomplete: the names of the settings of which a trial has no result.
     """
 
     argument: str
     runs: list[RunReader]
     settings: list[SettingRuns]
     metric: SweepMetric | None = None
+    incomplete: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -113,12 +115,15 @@ def _side(argument: str, runs: list[RunReader], sweep: Sweep | None) -> Side:
     if sweep is None:
         return Side(argument, _checked(argument, runs), [])
     by_path = {run.path: run for run in runs}
+    known = settings(sweep)
     found = [
         SettingRuns(json.dumps(setting.parameters, sort_keys=True), setting.name, members)
-        for setting in settings(sweep)
-        if (members := [by_path[path] for path in _started(sweep, setting)])
+        for setting in known
+        # a trial that has started since its run was looked for is not compared
+        if (members := [by_path[path] for path in _started(sweep, setting) if path in by_path])
     ]
-    return Side(argument, runs, found if len(found) > 1 else [], sweep.file.metric)
+    incomplete = tuple(setting.name for setting in known if not setting.is_complete)
+    return Side(argument, runs, found if len(found) > 1 else [], sweep.file.metric, incomplete)
 
 
 def _checked(argument: str, runs: list[RunReader]) -> list[RunReader]:

@@ -1,21 +1,19 @@
 """The difference of two sweeps over all settings that both have."""
 
 from collections.abc import Hashable, Sequence
+from statistics import fmean, stdev
 
-import numpy as np
 from scipy import special
 
 from diffexp.reports.measures import Measure
 from diffexp.statistics.comparison import Difference
-from diffexp.statistics.estimates import over_replicates
 
 
 def over_settings(rows: Sequence[tuple[str, Measure]]) -> tuple[Measure, Difference | None]:
     """Return the mean over the settings as a measure, and the second sweep minus the first.
 
-    With several common seeds, the difference is the mean over these settings of the mean paired difference of each. Its
-    error is pooled over the settings, so that it may differ from setting to setting. With one seed each, the
-    differences of the settings are the replicates.
+    With several seeds that all settings have in both sweeps, each of these seeds gives one difference, the mean over
+    the settings: a seed may move all settings of a sweep alike. With one seed, the settings are the replicates.
 
     Args:
         rows: the name of each setting, and its measure of the two sweeps.
@@ -29,15 +27,23 @@ def over_settings(rows: Sequence[tuple[str, Measure]]) -> tuple[Measure, Differe
     label = f"the mean of {first.label} over {len(rows)} settings"
     measure = Measure(first.name, label, first.lower_is_better, (), tuple(sides), "trainings")
     paired = [
-        {(name, seed): each.values[1][seed] - value for seed, value in each.values[0].items() if seed in each.values[1]}
-        for name, each in rows
+        {seed: each.values[1][seed] - value for seed, value in each.values[0].items() if seed in each.values[1]}
+        for _, each in rows
     ]
-    estimates = over_replicates(paired) if all(paired) else None
-    if estimates is None:
+    if not all(paired):
         return measure, None
-    weights = np.full((1, len(rows)), 1 / len(rows))
-    value, error = float(np.mean(estimates.values)), float(estimates.errors(weights)[0])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * float(special.stdtr(estimates.df, -np.abs(value) / np.float64(error))) if value else 1.0
-    test = f"paired by seed in each of {len(rows)} settings"
-    return measure, Difference(value, error, estimates.df, p, p, test)
+    common = sorted(set.intersection(*map(set, paired)), key=str)
+    if len(common) > 1:
+        return measure, _of_sample(
+            [fmean(each[seed] for each in paired) for seed in common],
+            f"paired by {len(common)} seeds, as means over {len(rows)} settings",
+        )
+    return measure, _of_sample([fmean(each.values()) for each in paired], f"over {len(rows)} settings as replicates")
+
+
+def _of_sample(values: Sequence[float], test: str) -> Difference:
+    """Return the mean of independent differences, with Student's t."""
+    value, df = fmean(values), len(values) - 1
+    error = stdev(values) / len(values) ** 0.5
+    p = 1.0 if not value else 0.0 if not error else 2 * float(special.stdtr(df, -abs(value) / error))
+    return Difference(value, error, df, p, p, test)

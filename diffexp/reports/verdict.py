@@ -121,14 +121,16 @@ def _needed(measure: Measure, difference: Difference) -> str:
     k = len(measure.values)
     level = LEVEL / (k * (k - 1) / 2)  # of one of all pairs
     if measure.is_over_seeds:
-        counts = sorted(map(len, measure.values))[-2:]
-        sd = difference.error / sum(1 / count for count in counts) ** 0.5
+        estimates = measure.estimates()
+        assert estimates is not None
+        assert estimates.sd is not None
+        sd, count = estimates.sd, min(map(len, measure.values))
         settings = k - 1 if difference.test.startswith("paired") else k
 
         def smallest(seeds: int) -> float:
             return detectable(sd * (2 / seeds) ** 0.5, settings * (seeds - 1), level=level)
 
-        needed = replicates_needed(difference.value, smallest, counts[-1])
+        needed = replicates_needed(difference.value, smallest, max(count, 2))
         what = f"{'more than 100,000' if needed is None else needed} {measure.replicates} each"
     else:
         images = measure.images()

@@ -15,7 +15,7 @@ from diffexp.commands.compare import compare_groups
 from diffexp.errors import UserError
 from diffexp.runs.validations import RecordedValidation, validation_file, write_validation
 from diffexp.statistics.influence import Influence
-from diffexp.sweeps.plan import make_plan
+from diffexp.sweeps.plan import Sweep, make_plan
 from diffexp.sweeps.spec.file import parse_sweep
 from diffexp.sweeps.state import TrialState, write_state
 from tests.helpers.scored_run import NAME, scored_run
@@ -172,11 +172,11 @@ def test_two_sweeps_are_compared_setting_by_setting(folder):
     p = sorted(each.pvalue for each in tests)
     assert sorted(each.adjusted for each in found.pairs) == pytest.approx([2 * p[0], max(2 * p[0], p[1])])
     d = np.array([np.subtract(two[lr], one[lr]) for lr in (0.001, 0.002)])  # differences by setting and seed
-    error = (d.var(axis=1, ddof=1).mean() / d.size) ** 0.5  # pooled over the settings, with 2 × 2 degrees of freedom
     assert found.verdict.difference.value == pytest.approx(d.mean())
-    assert found.verdict.difference.p == pytest.approx(2 * stats.t.sf(abs(d.mean()) / error, 4))
+    # a seed may move all settings of a sweep alike
+    assert found.verdict.difference.p == pytest.approx(stats.ttest_1samp(d.mean(axis=0), 0).pvalue)
     assert f"the mean of score/{NAME}_best over 2 settings" in found.verdict.sentence
-    assert "paired by seed in each of 2 settings" in found.verdict.sentence
+    assert "paired by 3 seeds, as means over 2 settings" in found.verdict.sentence
     assert found.verdict.sentence.endswith("B is better in 1, worse in 0, indistinguishable in 1 of 2 shared settings.")
     with pytest.raises(UserError, match="a: expected a sweep over seeds alone, or two sweeps, got one of 2 settings"):
         compare_groups(["a", "b/trials/0000-lr=0.001,seed=0"], None)
@@ -187,7 +187,7 @@ def test_two_sweeps_of_one_seed_are_paired_by_setting(folder):
     found = compare_groups([sweep(folder, "a", one), sweep(folder, "b", two)], None)
     paired = stats.ttest_rel([0.7, 4.6, 6.8], [1.0, 5.0, 7.0])
     assert found.verdict.difference.p == pytest.approx(paired.pvalue)
-    assert "paired by 3 trainings" in found.verdict.sentence
+    assert "over 3 settings as replicates" in found.verdict.sentence
 
 
 def test_seeds_that_only_one_group_has_do_not_count_in_a_paired_difference(folder):
@@ -267,3 +267,12 @@ def test_losses_on_held_out_images_are_paired_by_image(folder):
     assert found.verdict.difference.p == pytest.approx(stats.ttest_rel(two, one).pvalue, rel=1e-3)
     assert found.verdict.sentence.startswith("B is better: held-out bits/dim (raw weights) is lower by")
     assert "paired over 50 images" in found.verdict.sentence
+
+
+def test_a_setting_that_lacks_a_seed_is_not_compared_and_named(folder):
+    """Its remaining mean may be that of the lucky seeds."""
+    name = sweep(folder, "a", {0.001: [1.0, 2.1, 3.05], 0.002: [5.0, 6.0, 7.1], 0.003: [0.1, 0.2, 0.3]})
+    trials = Sweep(folder / name).trials()
+    write_state(trials[-1], TrialState("failed"))
+    sentence = compare_groups([name], None).verdict.sentence
+    assert sentence.endswith("Not compared, because a trial has no result: lr=0.003.")
