@@ -1,6 +1,7 @@
 """Quantities that several groups of runs have in common, measured alike, so that the groups can be compared by them."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -85,10 +86,24 @@ def measures(sides: Sequence[Sequence[RunReader]]) -> list[Measure]:
     They are those of the last step that all groups have, else of the last step of each. A step of a group is one that
     most of its runs have, so that a run that has crashed does not count.
 
+    Groups of evaluations, each of another sampler, have no score of one sampler in common. Their only ones are
+    compared.
+
     Args:
         sides: for each group, its runs.
     """
     readings = [[_scores(run) | _losses(run) for run in runs] for runs in sides]
+    found = _common(sides, readings)
+    if found:
+        return found
+    of_samplers = _common(sides, [[_without_samplers(each) for each in runs] for runs in readings])
+    return [replace(each, replicates="image seeds") for each in of_samplers]
+
+
+def _common(
+    sides: Sequence[Sequence[RunReader]], readings: Sequence[Sequence[Mapping[_Key, _Readings]]]
+) -> list[Measure]:
+    """Return the measures that all groups have."""
     found = []
     for key in dict.fromkeys(key for each in readings[0] for key in each):
         series = [[each[key] for each in runs if key in each] for runs in readings]
@@ -98,6 +113,16 @@ def measures(sides: Sequence[Sequence[RunReader]]) -> list[Measure]:
         if all(series):
             found.append(_measure(key, members, series))
     return found
+
+
+def _without_samplers(readings: Mapping[_Key, _Readings]) -> dict[_Key, _Readings]:
+    """Return the readings of the metrics that a run has for one sampler only, without its name."""
+    counts = Counter((key.name, key.protocol) for key in readings)
+    return {
+        _Key(key.name, key.name, key.protocol): each
+        for key, each in readings.items()
+        if counts[key.name, key.protocol] == 1
+    }
 
 
 def find_measure(

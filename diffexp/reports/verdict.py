@@ -63,7 +63,7 @@ def verdict_on_pair(
     found = difference or difference_of(measure)
     if found is None:
         return Verdict("unknown", _unknown(measure, f"{one} and {two}"))
-    if note is None and not measure.is_over_seeds:
+    if note is None and not measure.is_over_seeds and measure.replicates == "seeds":
         note = ONE_SEED
     note = f" {note}" if note else ""
     low, high = found.interval()
@@ -94,7 +94,7 @@ def verdict_on_best(measure: Measure, names: Sequence[str]) -> Verdict:
     tied = [names[number] for number in sorted(ties)]
     test = f"{estimates.test}; 5 % over all pairs"
     head = f"{names[best]} has the best {measure.label}, {number(float(estimates.values[best]))}"
-    note = "" if measure.is_over_seeds else f" {ONE_SEED}"
+    note = f" {ONE_SEED}" if not measure.is_over_seeds and measure.replicates == "seeds" else ""
     if not tied:
         return Verdict("better", f"{head}, and differs from all others ({test}).{note}")
     differs = f"; it differs from {listed(others)}" if others else ""
@@ -109,8 +109,8 @@ def _pair(comparison: Comparison, one: int, two: int) -> Difference:
 
 def _unknown(measure: Measure, groups: str) -> str:
     return (
-        f"No verdict: {groups} have one seed each, and the runs record no errors of {measure.label}. Train more seeds: "
-        "diffexp train CONFIG --seeds 5."
+        f"No verdict: {groups} have one seed each, and the runs record no errors of {measure.label}. Train more seeds "
+        "(diffexp train CONFIG --seeds 5), or give a score with --metric."
     )
 
 

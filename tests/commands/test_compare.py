@@ -1,6 +1,7 @@
 """The verdict on two runs, groups of seeds or sweeps, against scipy's tests and closed forms."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from diffexp.statistics.influence import Influence
 from diffexp.sweeps.plan import Sweep, make_plan
 from diffexp.sweeps.spec.file import parse_sweep
 from diffexp.sweeps.state import TrialState, write_state
+from tests.helpers.scored import write_evaluation
 from tests.helpers.scored_run import NAME, scored_run
 
 
@@ -276,3 +278,25 @@ def test_a_setting_that_lacks_a_seed_is_not_compared_and_named(folder):
     write_state(trials[-1], TrialState("failed"))
     sentence = compare_groups([name], None).verdict.sentence
     assert sentence.endswith("Not compared, because a trial has no result: lr=0.003.")
+
+
+def test_samplers_of_one_training_are_compared_by_their_images(folder):
+    random = np.random.default_rng(0)
+    luck = 5 * random.normal(size=300)
+    one, two = luck + random.normal(size=300), luck + 0.5 + random.normal(size=300)
+    for name, eta, numbers in (("a", 0.0, one), ("b", 0.5, two)):
+        write_evaluation(folder / name, {eta: [numbers]})
+    found = compare_groups(["a", "b"], None)
+    expected = stats.ttest_rel(two, one)
+    assert found.verdict.difference.p == pytest.approx(expected.pvalue, rel=1e-3)
+    assert found.verdict.sentence.startswith("B is worse: fd_e_300 is higher by")
+    assert "training moves FID" not in found.verdict.sentence  # both are of one training
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_value_that_is_not_finite_gives_no_verdict_and_no_crash(folder, broken):
+    scored_run(folder / "a", 1.0, lr=1e-3)
+    scored_run(folder / "b", broken, lr=2e-3)
+    assert compare_groups(["a", "b"], None).verdict.outcome == "unknown"
+    group(folder, "c", [1.0, broken], 1e-3)
+    assert compare_groups(["a", "c-*"], None).text()
