@@ -91,7 +91,13 @@ def _paths(argument: str) -> tuple[list[Path], Sweep | None]:
         if not paths:
             raise UserError(f"{argument}: expected a pattern of run directories, got one that matches none.")
         return paths, None
-    return [in_runs(Path(each)) for each in _split(argument)], None
+    several = [in_runs(Path(each)) for each in _split(argument)]
+    for each in several:
+        if (each / "plan.json").is_file():
+            raise UserError(
+                f"{argument}: expected runs in a list, got the sweep {each}. Give it as a group of its own."
+            )
+    return several, None
 
 
 def _split(argument: str) -> list[str]:

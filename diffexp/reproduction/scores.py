@@ -1,5 +1,6 @@
 """Compare the last scores of a recorded run with those of its repetitions."""
 
+import math
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
@@ -63,8 +64,8 @@ def scores_table(compared: Sequence[ComparedPair]) -> Table:
 
 
 def verdict(compared: Sequence[ComparedPair]) -> str:
-    """Return a sentence on the score that differs most."""
-    most = min(compared, key=lambda each: -1.0 if each.adjusted is None else each.adjusted)
+    """Return a sentence on the score that differs most; one without an error only if there is no other."""
+    most = min(compared, key=lambda each: math.inf if each.adjusted is None else each.adjusted)
     note = ""
     if not most.measure.is_over_seeds and most.outcome not in ("", "indistinguishable"):
         note = "Rounding alone can change a training as much as another seed does. Measure that spread with --seeds 3."

@@ -199,7 +199,10 @@ def _spread_of_sweep(sweep: Sweep, metric: SweepMetric) -> Spread | None:
 
 def _image_error(run: Run, value: float) -> float | None:
     """Return the standard error that the images of a run's score cause; None if the value is no score."""
-    scores = RunReader(run.path, run.path.name).scores if run.config.is_file() else []
+    try:
+        scores = RunReader(run.path, run.path.name).scores
+    except UserError:  # without a readable config; the error of the images is only an addition
+        return None
     for score in scores:
         if score.value == value and score.spread is not None:
             return float(score.spread / score.blocks**0.5)

@@ -300,3 +300,10 @@ def test_a_value_that_is_not_finite_gives_no_verdict_and_no_crash(folder, broken
     assert compare_groups(["a", "b"], None).verdict.outcome == "unknown"
     group(folder, "c", [1.0, broken], 1e-3)
     assert compare_groups(["a", "c-*"], None).text()
+
+
+def test_a_sweep_in_a_list_is_a_mistake(folder):
+    name = sweep(folder, "a", {0.001: [1.0, 2.0], 0.002: [2.0, 3.0]})
+    scored_run(folder / "b", 1.0)
+    with pytest.raises(UserError, match=r"a,b: expected runs in a list, got the sweep a\. Give it"):
+        compare_groups([f"{name},b"], None)
