@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -364,16 +365,17 @@ class DiffusionModule(TrainingModule):
         if self.classes is not None:
             assert labels is not None
             network = labelled(network, labels)
-
-        def estimate(x_t: Tensor, t: Tensor) -> Tensor:
-            output, _ = self.prediction.split(network(x_t, t).float())
-            return self.prediction.x0(self.prediction.estimate(output, t), x_t, t)
-
         numbers = RandomNumbers(derive_seed("held-out loss", seed), torch.tensor(list(indices), device=self.device))
+        draw = DrawsAhead(numbers, self.x_shape).at
         with self.as_trained():
-            draws = DrawsAhead(numbers, self.x_shape)
-            errors, bits = DenoisingError(self.schedule).measure(estimate, to_float(images), draws.at)
+            errors, bits = diffusion_likelihood.held_out(
+                network, self.prediction, self._denoising_error, to_float(images), draw
+            )
         return HeldOutLoss(bits, errors)
+
+    @cached_property
+    def _denoising_error(self) -> DenoisingError:
+        return DenoisingError(self.schedule)  # its weights are those of the schedule alone
 
     def resolved_likelihood(self, wanted: LikelihoodConfig) -> LikelihoodConfig:
         """Return the options with their defaults; see `diffusion_likelihood.resolve`."""

@@ -1,4 +1,4 @@
-"""Likelihood estimates of a diffusion model: the variational bound and the probability-flow ODE."""
+"""Likelihood estimates of a diffusion model: the variational bound, the probability-flow ODE, and the held-out loss."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,10 +10,12 @@ from torch import Tensor
 from diffexp.config.schemas.requests import LikelihoodConfig
 from diffexp.config.schemas.samplers import DDPMConfig
 from diffexp.diffusion.bound import Bound
+from diffexp.diffusion.denoising_error import DenoisingError
 from diffexp.diffusion.likelihood import bound, dequantised, ode
 from diffexp.diffusion.paths import timestep_path
 from diffexp.diffusion.predictions import Prediction
 from diffexp.diffusion.schedules import Schedule
+from diffexp.rng import Draw
 
 
 def resolve(wanted: LikelihoodConfig, timesteps: int, *, learned_variance: bool) -> LikelihoodConfig:
@@ -72,3 +74,30 @@ def estimate(
         x, probe = dequantised(x0, draw()), draw().sign()
         found["ode"] = ode(prediction.denoiser(network), schedule, path, x, probe)
     return found
+
+
+def held_out(
+    network: Callable[..., Any],
+    prediction: Prediction,
+    error: DenoisingError,
+    x0: Tensor,
+    draw: Callable[[int], Draw],
+) -> tuple[Tensor, Tensor]:
+    """Measure the denoising error at fixed levels, and the bound; see `DenoisingError.measure`.
+
+    Args:
+        network: (x_t (B, C, H, W), indices t (B,)) → its output.
+        prediction: what the network predicts.
+        error: of the model's schedule.
+        x0: images in [-1, 1], shape (B, C, H, W).
+        draw: the random numbers of each draw, of the shape of x0.
+
+    Returns:
+        (B, levels) and bits per dimension (B,), float64 on the CPU.
+    """
+
+    def estimate(x_t: Tensor, t: Tensor) -> Tensor:
+        output, _ = prediction.split(network(x_t, t).float())
+        return prediction.x0(prediction.estimate(output, t), x_t, t)
+
+    return error.measure(estimate, x0, draw)

@@ -134,24 +134,24 @@ def test_overfitting_is_warned_of_once_with_its_best_step(tmp_path, caplog):
 
 
 def test_patience_ends_training_and_a_resumed_run_does_not_go_on(tmp_path):
-    told = []
+    statuses = []
 
     def callbacks():
         ends = validation(tmp_path, every=1, patience=3)
         status = StatusFile(
-            lambda *args, **more: told.append((*args, more.get("reason"))), ended_early=lambda: ends.reason
+            lambda *args, **more: statuses.append((*args, more.get("reason"))), ended_early=lambda: ends.reason
         )
         return [StepCheckpoint(tmp_path / "checkpoints", every=100), ends, status]
 
     trainer, _ = fit(tmp_path, callbacks(), 50)
     saved = list_checkpoints(tmp_path / "checkpoints")
     assert [step_of(file) for file in saved] == [trainer.global_step] == [7]
-    assert told[-1][:3] == ("finished", 7, 50)
-    assert "no better held-out loss in 3 successive validations" in told[-1][3]
-    assert "step 4" in told[-1][3]
+    assert statuses[-1][:3] == ("finished", 7, 50)
+    assert "no better held-out loss in 3 successive validations" in statuses[-1][3]
+    assert "step 4" in statuses[-1][3]
     resumed, _ = fit(tmp_path, callbacks(), 50, checkpoint=saved[-1])
     assert resumed.global_step == 7
-    assert told[-1][:3] == ("finished", 7, 50)
+    assert statuses[-1][:3] == ("finished", 7, 50)
 
 
 def test_an_interrupted_validation_is_repeated_by_the_resumed_run(tmp_path):
