@@ -33,6 +33,7 @@ from diffexp.models.loss_meter import LossByTimestep, PerSampleLoss
 from diffexp.models.schedule import build_schedule, warn_of_signal
 from diffexp.models.training_module import TrainingModule
 from diffexp.models.training_noise import TrainingNoise, TrainingNoiseSampler
+from diffexp.models.wrapped_network import in_bfloat16, with_callback
 from diffexp.rng import DrawsAhead, PerSampleNoise, RandomNumbers, derive_seed
 from diffexp.system.devices import float64_device
 
@@ -243,9 +244,9 @@ class DiffusionModule(TrainingModule):
         network: Any = self._compiled.get("sampling") or self.graphs or self.network
         weights = next(self.network.parameters(), None)
         if weights is not None and weights.dtype == torch.bfloat16:
-            network = _in_bfloat16(network)
+            network = in_bfloat16(network)
         if on_call is not None:
-            network = _telling(network, on_call)
+            network = with_callback(network, on_call)
         if self.classes is None:
             denoiser = self.prediction.denoiser(network)
         else:
@@ -342,7 +343,7 @@ class DiffusionModule(TrainingModule):
         """
         wanted = self.resolved_likelihood(wanted)
         self.network.eval()
-        network: Any = self.network if on_call is None else _telling(self.network, on_call)
+        network: Any = self.network if on_call is None else with_callback(self.network, on_call)
         if self.classes is not None:
             self._require_no_class("bits per dimension: expected a model trained with the null label too")
             network = labelled(network, torch.full((len(images),), self.classes, device=self.device))
@@ -361,7 +362,7 @@ class DiffusionModule(TrainingModule):
 
         See `diffexp.diffusion.denoising_error` and `GenerativeModel.held_out_loss`.
         """
-        network: Any = self.network if on_call is None else _telling(self.network, on_call)
+        network: Any = self.network if on_call is None else with_callback(self.network, on_call)
         if self.classes is not None:
             assert labels is not None
             network = labelled(network, labels)
@@ -393,19 +394,3 @@ class DiffusionModule(TrainingModule):
     def label(self, sampler: DiffusionSamplerConfig) -> str:
         """Return the sampler's name, steps and keys, such as "ddim-50-eta0"."""
         return sampler.label(sampler.steps or self.schedule.timesteps)
-
-
-def _in_bfloat16(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Wrap a network so that it receives x_t in bfloat16."""
-    return lambda x, *others: network(x.bfloat16(), *others)
-
-
-def _telling(network: Callable[..., Tensor], on_call: Callable[[], object]) -> Callable[..., Tensor]:
-    """Wrap a network so that it calls `on_call` after every call."""
-
-    def call(*inputs: Tensor) -> Tensor:
-        output = network(*inputs)
-        on_call()
-        return output
-
-    return call
